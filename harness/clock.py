@@ -1,0 +1,69 @@
+"""The only module that reads time.
+
+Every `_ns` in a record is on CLOCK_MONOTONIC of this machine. Kernel receive stamps come on CLOCK_REALTIME; an
+`Anchor` says how far the two clocks were apart at one instant, and a list of anchors taken through a run maps
+one to the other and shows a clock that was stepped.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+NS = 1_000_000_000
+
+monotonic_ns = time.monotonic_ns
+sleep = time.sleep
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """One reading of both clocks: `offset_ns` = CLOCK_REALTIME - CLOCK_MONOTONIC, good to `error_ns`."""
+
+    monotonic_ns: int
+    offset_ns: int
+    error_ns: int
+
+
+def anchor(tries: int = 5) -> Anchor:
+    """Read CLOCK_REALTIME between two reads of CLOCK_MONOTONIC, `tries` times, and keep the tightest bracket."""
+    best: Anchor | None = None
+    for _ in range(tries):
+        before = time.monotonic_ns()
+        wall = time.time_ns()
+        after = time.monotonic_ns()
+        middle = (before + after) // 2
+        seen = Anchor(middle, wall - middle, (after - before + 1) // 2)
+        if best is None or seen.error_ns < best.error_ns:
+            best = seen
+    assert best is not None
+    return best
+
+
+def to_monotonic(realtime_ns: int, anchors: Sequence[Anchor]) -> int:
+    """Map a CLOCK_REALTIME stamp to CLOCK_MONOTONIC with the last anchor taken at or before it (the first if none)."""
+    at = bisect_right(anchors, realtime_ns, key=lambda a: a.monotonic_ns + a.offset_ns)
+    return realtime_ns - anchors[max(0, at - 1)].offset_ns
+
+
+def largest_step_ns(anchors: Sequence[Anchor]) -> int:
+    """The largest change of offset between neighbouring anchors: slewing is microseconds, a step is not."""
+    return max((abs(b.offset_ns - a.offset_ns) for a, b in zip(anchors, anchors[1:], strict=False)), default=0)
+
+
+def utc_now() -> datetime:
+    """The wall clock, for names and provenance; never for durations."""
+    return datetime.now(UTC)
+
+
+def utc_stamp() -> str:
+    """`20261124T113000Z`: sortable, safe in a file name."""
+    return utc_now().strftime("%Y%m%dT%H%M%SZ")
+
+
+def process_cpu_s() -> float:
+    """CPU seconds (user + system) of this process so far."""
+    return time.process_time()

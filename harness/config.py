@@ -1,0 +1,232 @@
+"""YAML -> frozen, validated specs. An unknown key is an error that names the nearest key.
+
+The specs here are what an experiment file may say; `load_experiment` reads one. Workload short forms
+(`fixed:128x32`) stay text here: `plan` reads them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from harness.errors import ConfigError
+from harness.records import Load, Timeouts
+
+_ROOT = Path(__file__).resolve().parent
+
+
+def data_dir(name: str) -> Path:
+    """`workloads` or `configs`: inside the installed package, else beside it in a checkout."""
+    packaged = _ROOT / "_data" / name
+    return packaged if packaged.is_dir() else _ROOT.parent / name
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class HardwareSpec(_Spec):
+    """Price of the machine that a target runs on, as the user declares it."""
+
+    name: str
+    usd_per_hour: float = Field(ge=0, description="whole instance, per paid hour")
+    source: str = Field(description="where the price comes from")
+    as_of: str = Field(description="date of the price, YYYY-MM-DD")
+
+
+class PriceRef(_Spec):
+    """A hosted price: provider and model id as genai-prices names them, or an own price per million tokens."""
+
+    provider: str
+    model: str
+    input_usd_per_million: float | None = Field(default=None, ge=0)
+    output_usd_per_million: float | None = Field(default=None, ge=0)
+    cached_input_usd_per_million: float | None = Field(default=None, ge=0)
+    source: str | None = None
+    as_of: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.provider}/{self.model}"
+
+
+class TargetSpec(_Spec):
+    """One server. `vllm`: started by us. `adopt`: a vLLM server at `url` that somebody else started.
+    `hosted`: any OpenAI-compatible API at `url`, key in the environment variable `api_key_env`."""
+
+    name: str
+    kind: Literal["vllm", "adopt", "hosted"]
+    model: str = Field(description="embedded:smollm2-135m | embedded:tiny | path | hub name; for a URL its served name")
+    url: str | None = None
+    api: Literal["completions", "chat"] = "completions"
+    api_key_env: str | None = None
+    ca_file: str | None = None
+    flags: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict)
+    port: int | None = Field(default=None, ge=1, le=65535)
+    start_timeout_s: float = Field(default=900, gt=0)
+    hardware: HardwareSpec | None = None
+
+    @model_validator(mode="after")
+    def _url_where_needed(self) -> TargetSpec:
+        if self.kind != "vllm" and not self.url:
+            raise ValueError(f"target {self.name!r} of kind {self.kind} needs a url")
+        if self.kind == "vllm" and self.url:
+            raise ValueError(f"target {self.name!r}: kind vllm starts its own server; use kind adopt with url")
+        return self
+
+
+class LoadSpec(_Spec):
+    """Points of offered load: a list of `concurrency` (closed loop) or of `rate` in requests/s (open loop)."""
+
+    concurrency: list[int] = Field(default_factory=list)
+    rate: list[float] = Field(default_factory=list)
+    arrivals: Literal["poisson", "constant"] = "poisson"
+    requests: int | None = Field(default=None, ge=1, description="requests a cell; or use duration_s")
+    requests_per_slot: int | None = Field(default=None, ge=1, description="closed loop: requests = this x concurrency")
+    duration_s: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> LoadSpec:
+        if bool(self.concurrency) == bool(self.rate):
+            raise ValueError("a load needs exactly one of concurrency: [..] and rate: [..], not empty")
+        if any(c < 1 for c in self.concurrency) or any(r <= 0 for r in self.rate):
+            raise ValueError("concurrency must be >= 1 and rate > 0")
+        given = [k for k in ("requests", "requests_per_slot", "duration_s") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a load needs exactly one of requests, requests_per_slot, duration_s; given: {given or 'none'}")
+        if self.rate and self.requests_per_slot:
+            raise ValueError("requests_per_slot belongs to concurrency; use requests or duration_s with rate")
+        return self
+
+    def points(self) -> list[Load]:
+        return [Load(concurrency=c) for c in self.concurrency] + [
+            Load(rate_rps=r, arrivals=self.arrivals) for r in self.rate
+        ]
+
+
+class SloSpec(_Spec):
+    """Promise to users, in seconds. Requests meeting all of them are good."""
+
+    ttft_from_schedule_s: float | None = Field(default=None, gt=0)
+    ttft_s: float | None = Field(default=None, gt=0)
+    tpot_s: float | None = Field(default=None, gt=0)
+    e2el_s: float | None = Field(default=None, gt=0)
+    attainment: float = Field(default=0.99, gt=0, le=1)
+
+
+class CostSpec(_Spec):
+    """What the cost stage is told: never measured, always printed."""
+
+    utilisation: float = Field(default=1.0, gt=0, le=1, description="served load / paid capacity, declared")
+    input_output_price_ratio: float | None = Field(default=None, gt=0, description="output $/token over input $/token")
+    hosted: list[PriceRef] = Field(default_factory=list)
+
+
+class ObserveSpec(_Spec):
+    gpu: Literal["auto", "required", "off"] = "auto"
+    gpu_hz: float = Field(default=10, gt=0, le=100)
+    server_hz: float = Field(default=1, gt=0, le=10)
+    host_hz: float = Field(default=2, gt=0, le=10)
+
+
+class TimeoutSpec(_Spec):
+    connect_s: float | None = Field(default=10, gt=0)
+    first_token_s: float | None = Field(default=300, gt=0)
+    idle_s: float | None = Field(default=120, gt=0)
+    total_s: float | None = Field(default=900, gt=0)
+
+    def record(self) -> Timeouts:
+        return Timeouts(self.connect_s, self.first_token_s, self.idle_s, self.total_s)
+
+
+class ExperimentSpec(_Spec):
+    """An experiment file: every cell of targets x workloads x loads x repetitions."""
+
+    experiment: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    seed: int = Field(default=1, ge=0, lt=2**63)
+    targets: list[TargetSpec] = Field(min_length=1)
+    workloads: list[str] = Field(min_length=1)
+    loads: list[LoadSpec] = Field(min_length=1)
+    repetitions: int = Field(default=1, ge=1)
+    warmup_requests: int = Field(default=4, ge=0)
+    context_limit_tokens: int | None = Field(default=None, ge=2, description="prompt + output above it are redrawn and counted")
+    driver: Literal["wire", "sdk"] = "wire"
+    workers: int = Field(default=1, ge=1, le=64)
+    timeouts: TimeoutSpec = TimeoutSpec()
+    observe: ObserveSpec = ObserveSpec()
+    slo: SloSpec | None = None
+    cost: CostSpec = CostSpec()
+
+    @field_validator("targets")
+    @classmethod
+    def _names_differ(cls, targets: list[TargetSpec]) -> list[TargetSpec]:
+        names = [t.name for t in targets]
+        if len(set(names)) != len(names):
+            raise ValueError(f"target names must differ: {names}")
+        return targets
+
+
+def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
+    """Names allowed where an unknown key was found, by walking the specs along pydantic's location."""
+    spec: type[BaseModel] = ExperimentSpec
+    for part in loc[:-1]:
+        if isinstance(part, int):
+            continue
+        inner = spec.model_fields[part].annotation if part in spec.model_fields else None
+        found = [a for a in (inner, *get_args(inner)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not found:
+            return []
+        spec = found[0]
+    return list(spec.model_fields)
+
+
+def _config_error(source: str, error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    loc = first["loc"]
+    where = ".".join(str(p) for p in loc) or "(top level)"
+    if first["type"] == "extra_forbidden":
+        allowed = _fields_at(loc)
+        near = difflib.get_close_matches(str(loc[-1]), allowed, n=1, cutoff=0.5)
+        advice = f"did you mean {near[0]!r}?" if near else f"keys allowed here: {', '.join(allowed)}"
+        return ConfigError(f"{source}: unknown key", where, advice)
+    if first["type"] == "missing":
+        return ConfigError(f"{source}: missing key", where, "add it; README.md and configs/experiments/quickstart.yaml show every key")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return ConfigError(f"{source}: bad value", f"{where} = {first.get('input')!r}"[:300], f"{first['msg'].removeprefix('Value error, ')}{more}")
+
+
+def parse_experiment(data: Any, source: str) -> ExperimentSpec:
+    """Validate plain data as an experiment; `source` names it in errors. Raises ConfigError."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: not an experiment", type(data).__name__, "the file must be a YAML mapping with the key 'experiment'")
+    try:
+        return ExperimentSpec.model_validate(data)
+    except ValidationError as error:
+        raise _config_error(source, error) from None
+
+
+def load_yaml(path: Path) -> Any:
+    """Read a YAML file; raises ConfigError with line and column where it does not parse."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError("no such config file", path, "configs/experiments/ has examples") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("config file cannot be read", path, str(error)) from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise ConfigError("config file is not valid YAML", at, str(getattr(error, "problem", error))) from None
+
+
+def load_experiment(path: Path) -> ExperimentSpec:
+    """Read and validate an experiment file. Raises ConfigError."""
+    return parse_experiment(load_yaml(path), str(path))
