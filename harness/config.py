@@ -69,7 +69,9 @@ class TargetSpec(_Spec):
     env: dict[str, str] = Field(default_factory=dict)
     port: int | None = Field(default=None, ge=1, le=65535)
     start_timeout_s: float = Field(default=900, gt=0)
-    hardware: HardwareSpec | None = None
+    hardware: HardwareSpec | str | None = Field(
+        default=None, description="a price, or an instance's name: aws/g5.12xlarge"
+    )
 
     @model_validator(mode="after")
     def _url_where_needed(self) -> TargetSpec:
@@ -98,7 +100,9 @@ class LoadSpec(_Spec):
             raise ValueError("concurrency must be >= 1 and rate > 0")
         given = [k for k in ("requests", "requests_per_slot", "duration_s") if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ValueError(f"a load needs exactly one of requests, requests_per_slot, duration_s; given: {given or 'none'}")
+            raise ValueError(
+                f"a load needs exactly one of requests, requests_per_slot, duration_s; given: {given or 'none'}"
+            )
         if self.rate and self.requests_per_slot:
             raise ValueError("requests_per_slot belongs to concurrency; use requests or duration_s with rate")
         return self
@@ -155,7 +159,9 @@ class ExperimentSpec(_Spec):
     loads: list[LoadSpec] = Field(min_length=1)
     repetitions: int = Field(default=1, ge=1)
     warmup_requests: int = Field(default=4, ge=0)
-    context_limit_tokens: int | None = Field(default=None, ge=2, description="prompt + output above it are redrawn and counted")
+    context_limit_tokens: int | None = Field(
+        default=None, ge=2, description="prompt + output above it are redrawn and counted"
+    )
     driver: Literal["wire", "sdk"] = "wire"
     workers: int = Field(default=1, ge=1, le=64)
     timeouts: TimeoutSpec = TimeoutSpec()
@@ -187,7 +193,8 @@ def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
 
 
 def _config_error(source: str, error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
+    found = error.errors()  # an unknown key explains a missing one: report it first
+    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
     loc = first["loc"]
     where = ".".join(str(p) for p in loc) or "(top level)"
     if first["type"] == "extra_forbidden":
@@ -196,15 +203,25 @@ def _config_error(source: str, error: ValidationError) -> ConfigError:
         advice = f"did you mean {near[0]!r}?" if near else f"keys allowed here: {', '.join(allowed)}"
         return ConfigError(f"{source}: unknown key", where, advice)
     if first["type"] == "missing":
-        return ConfigError(f"{source}: missing key", where, "add it; README.md and configs/experiments/quickstart.yaml show every key")
+        return ConfigError(
+            f"{source}: missing key", where, "add it; README.md and configs/experiments/quickstart.yaml show every key"
+        )
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return ConfigError(f"{source}: bad value", f"{where} = {first.get('input')!r}"[:300], f"{first['msg'].removeprefix('Value error, ')}{more}")
+    return ConfigError(
+        f"{source}: bad value",
+        f"{where} = {first.get('input')!r}"[:300],
+        f"{first['msg'].removeprefix('Value error, ')}{more}",
+    )
 
 
 def parse_experiment(data: Any, source: str) -> ExperimentSpec:
     """Validate plain data as an experiment; `source` names it in errors. Raises ConfigError."""
     if not isinstance(data, dict):
-        raise ConfigError(f"{source}: not an experiment", type(data).__name__, "the file must be a YAML mapping with the key 'experiment'")
+        raise ConfigError(
+            f"{source}: not an experiment",
+            type(data).__name__,
+            "the file must be a YAML mapping with the key 'experiment'",
+        )
     try:
         return ExperimentSpec.model_validate(data)
     except ValidationError as error:

@@ -28,7 +28,14 @@ METRICS: dict[str, Metric] = {
         Metric("send_lag_s", "send lag", "s", "sent - scheduled", "closed loop", "request"),
         Metric("ttft_s", "TTFT", "s", "first token - sent", "no token", "request"),
         Metric("ttft_from_schedule_s", "TTFT from schedule", "s", "first token - scheduled", "closed loop", "request"),
-        Metric("tpot_s", "TPOT", "s", "(last token - first token) / (output tokens - tokens of the first chunk)", "fewer than 2 tokens", "request"),
+        Metric(
+            "tpot_s",
+            "TPOT",
+            "s",
+            "(last token - first token) / (output tokens - tokens of the first chunk)",
+            "fewer than 2 tokens",
+            "request",
+        ),
         Metric("itl_s", "ITL", "s", "gaps between tokens", "a chunk held other than one token", "chunk"),
         Metric("icl_s", "ICL", "s", "gaps between token-bearing chunks", "fewer than 2 chunks", "chunk"),
         Metric("e2el_s", "E2EL", "s", "last token - sent", "not ok", "request"),
@@ -37,17 +44,75 @@ METRICS: dict[str, Metric] = {
         Metric("offered_rate_rps", "offered rate", "1/s", "asked for", "closed loop", "run"),
         Metric("scheduled_rate_rps", "scheduled rate", "1/s", "drawn in the plan", "closed loop", "run"),
         Metric("achieved_rate_rps", "achieved rate", "1/s", "sent in the window / window", "no window", "run"),
-        Metric("request_rps", "request throughput", "1/s", "requests completed in the window / window", "no window", "run"),
-        Metric("output_tps", "output throughput", "tokens/s", "output tokens stamped in the window / window", "no window", "run"),
-        Metric("total_tps", "total throughput", "tokens/s", "output_tps + prompt tokens of the first tokens stamped in the window / window", "no window or usage missing", "run"),
-        Metric("input_tps", "input throughput", "tokens/s", "prompt tokens of the first tokens stamped in the window / window", "no window or usage missing", "run"),
-        Metric("output_tps_whole", "output throughput, whole phase", "tokens/s", "output tokens of ok requests / (last token - first send)", "no ok request", "run"),
+        Metric(
+            "request_rps", "request throughput", "1/s", "requests completed in the window / window", "no window", "run"
+        ),
+        Metric(
+            "output_tps",
+            "output throughput",
+            "tokens/s",
+            "output tokens stamped in the window / window",
+            "no window",
+            "run",
+        ),
+        Metric(
+            "total_tps",
+            "total throughput",
+            "tokens/s",
+            "output_tps + prompt tokens of the first tokens stamped in the window / window",
+            "no window or usage missing",
+            "run",
+        ),
+        Metric(
+            "input_tps",
+            "input throughput",
+            "tokens/s",
+            "prompt tokens of the first tokens stamped in the window / window",
+            "no window or usage missing",
+            "run",
+        ),
+        Metric(
+            "output_tps_whole",
+            "output throughput, whole phase",
+            "tokens/s",
+            "output tokens of ok requests / (last token - first send)",
+            "no ok request",
+            "run",
+        ),
         Metric("goodput_rps", "goodput", "1/s", "requests meeting every SLO / window", "no SLO", "run"),
-        Metric("goodput_tps", "token goodput", "tokens/s", "output tokens of requests meeting every SLO / window", "no SLO", "run"),
+        Metric(
+            "goodput_tps",
+            "token goodput",
+            "tokens/s",
+            "output tokens of requests meeting every SLO / window",
+            "no SLO",
+            "run",
+        ),
         Metric("attainment", "attainment", "", "good / offered", "no SLO", "run"),
-        Metric("energy_j", "GPU energy", "J", "energy counters at window end - start, summed over the target's GPUs", "counter missing", "run"),
-        Metric("energy_per_output_token_j", "GPU energy per output token", "J/token", "energy_j / output tokens in the window", "counter missing", "run"),
-        Metric("harness_cpu_share", "harness CPU / server CPU", "", "CPU seconds of the harness / of the server, over the measured phase", "server not ours", "run"),
+        Metric(
+            "energy_j",
+            "GPU energy",
+            "J",
+            "energy counters at window end - start, summed over the target's GPUs",
+            "counter missing",
+            "run",
+        ),
+        Metric(
+            "energy_per_output_token_j",
+            "GPU energy per output token",
+            "J/token",
+            "energy_j / output tokens in the window",
+            "counter missing",
+            "run",
+        ),
+        Metric(
+            "harness_cpu_share",
+            "harness CPU / server CPU",
+            "",
+            "CPU seconds of the harness / of the server, over the measured phase",
+            "server not ours",
+            "run",
+        ),
     )
 }
 
@@ -57,7 +122,9 @@ def seconds(later_ns: int | None, earlier_ns: int | None) -> float | None:
     return None if later_ns is None or earlier_ns is None else (later_ns - earlier_ns) / NS
 
 
-def tpot_s(first_token_ns: int | None, last_token_ns: int | None, output_tokens: int | None, first_chunk_tokens: int | None) -> float | None:
+def tpot_s(
+    first_token_ns: int | None, last_token_ns: int | None, output_tokens: int | None, first_chunk_tokens: int | None
+) -> float | None:
     """Seconds per output token after the first chunk; None with fewer than 2 tokens, or none after the first chunk."""
     if output_tokens is None or output_tokens < 2:
         return None

@@ -38,7 +38,7 @@ class Outcome(StrEnum):
     PROTOCOL_ERROR = "protocol_error"  # bytes that are not HTTP or not SSE
     RESET = "reset"  # the connection was reset
     TIMEOUT_CONNECT = "timeout_connect"
-    TIMEOUT_FIRST_TOKEN = "timeout_first_token"
+    TIMEOUT_FIRST_TOKEN = "timeout_first_token"  # noqa: S105 (a token of text)
     TIMEOUT_IDLE = "timeout_idle"  # too long between two tokens
     TIMEOUT_TOTAL = "timeout_total"
     CANCELLED = "cancelled"  # by us, on Ctrl-C or at the end of the run
@@ -62,7 +62,9 @@ class RunState(StrEnum):
 class PlannedRequest:
     """One request as drawn; a row of plan.parquet."""
 
-    seq: int = col("", "Position in the plan: 0.. for measured requests, -1, -2, .. for warm-up (not stored in plan.parquet)")
+    seq: int = col(
+        "", "Position in the plan: 0.. for measured requests, -1, -2, .. for warm-up (not stored in plan.parquet)"
+    )
     scheduled_ns: int | None = col("ns", "When to send, as an offset from the start; null in a closed loop")
     target_prompt_tokens: int = col("tokens", "Prompt length asked for")
     target_output_tokens: int = col("tokens", "Output length asked for")
@@ -185,7 +187,9 @@ class RequestRecord:
     tls_ns: int | None = col("ns", "TLS handshake done; null if reused or no TLS")
     sent_ns: int | None = col("ns", "The kernel had taken the request's last byte")
     first_byte_ns: int | None = col("ns", "First byte of the response arrived")
-    first_token_ns: int | None = col("ns", "First token-bearing chunk arrived (a role-only or empty one does not count)")
+    first_token_ns: int | None = col(
+        "ns", "First token-bearing chunk arrived (a role-only or empty one does not count)"
+    )
     last_token_ns: int | None = col("ns", "Last token-bearing chunk arrived")
     ended_ns: int | None = col("ns", "Response complete, or the request given up")
     chunk_ns: tuple[int, ...] = col("ns", "One stamp per token-bearing chunk")
@@ -194,7 +198,9 @@ class RequestRecord:
     cached_prompt_tokens: int | None = col("tokens", "Of those, from the prefix cache, by usage")
     output_tokens: int | None = col("tokens", "Output tokens by the server's usage; null when usage is missing")
     reasoning_tokens: int | None = col("tokens", "Of those, reasoning, by usage")
-    counted_output_tokens: int | None = col("tokens", "Our own count: sum of chunk_tokens; null where chunks do not say")
+    counted_output_tokens: int | None = col(
+        "tokens", "Our own count: sum of chunk_tokens; null where chunks do not say"
+    )
     merged_reads: int = col("", "Reads of this response that held several token-bearing chunks")
     reads: int = col("", "Reads of this response")
     response_bytes: int = col("bytes", "Bytes received, headers and framing included")
@@ -260,7 +266,9 @@ class GpuSample:
     gpu_uuid: str = col("", "UUID of the board or MIG slice")
     power_mw: int | None = col("mW", "Board power as the driver reports it (sampled; see energy_mj for totals)")
     energy_mj: int | None = col("mJ", "The board's energy counter since driver load")
-    sm_util_pct: int | None = col("%", "Share of the sample period with at least one kernel running: not utilisation of capacity")
+    sm_util_pct: int | None = col(
+        "%", "Share of the sample period with at least one kernel running: not utilisation of capacity"
+    )
     mem_util_pct: int | None = col("%", "Share of the sample period with memory reads or writes")
     mem_used_bytes: int | None = col("bytes", "Memory in use on the board")
     sm_clock_mhz: int | None = col("MHz", "SM clock")
@@ -294,7 +302,9 @@ class HostSample:
     mem_available_bytes: int | None = col("bytes", "Memory available")
     harness_cpu_s: float | None = col("s", "CPU time of the harness and its workers since the sampler began")
     harness_rss_bytes: int | None = col("bytes", "Resident size of the harness and its workers")
-    server_cpu_s: float | None = col("s", "CPU time of the server's processes since the sampler began; null if not ours")
+    server_cpu_s: float | None = col(
+        "s", "CPU time of the server's processes since the sampler began; null if not ours"
+    )
     server_rss_bytes: int | None = col("bytes", "Resident size of the server's processes; null if not ours")
 
 
@@ -312,7 +322,9 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.target}_{self.workload}_{self.load.name}_rep{self.repetition}".replace("/", "-").replace(":", "-")
+        return f"{self.target}_{self.workload}_{self.load.name}_rep{self.repetition}".replace("/", "-").replace(
+            ":", "-"
+        )
 
 
 @dataclass(frozen=True, slots=True)

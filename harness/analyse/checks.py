@@ -1,0 +1,237 @@
+"""Checks of tokens and telemetry: did the server do the work that was asked for, and was anything else going on?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from harness.analyse.columns import BoolArray, ints
+from harness.analyse.evidence import Evidence, invalid, unknown, warning
+from harness.records import Reason
+
+MAX_LENGTH_MISMATCH = 0.01  # of ok requests whose length is another than asked for
+MAX_HARNESS_CPU = 0.05  # of the server's CPU time: both may share the cores
+MAX_THROTTLED = 0.01  # of the GPU samples in the window
+
+# NVML clocks-event-reasons, nvml.h: a board that is held back by heat or by its power supply, not by its set power limit
+_THROTTLED = 0x08 | 0x20 | 0x40 | 0x80  # HwSlowdown, SwThermalSlowdown, HwThermalSlowdown, HwPowerBrakeSlowdown
+_POWER_CAPPED = 0x04  # SwPowerCap: usual under full load
+
+_OURS = ("vllm", "adopt")  # vLLM servers: lengths can be forced and prompts given as token ids
+
+
+def _off(e: Evidence, got: Any, asked: Any) -> tuple[int, int]:
+    """How many ok requests with usage have another length than asked for, of how many."""
+    known: BoolArray = e.requests.ok & got.present & asked.present
+    return int((got.data != asked.data)[known].sum()), int(known.sum())
+
+
+def output_length(e: Evidence) -> Reason | None:
+    off, of = _off(e, e.requests.output, e.requests.target_output)
+    if off <= MAX_LENGTH_MISMATCH * of:
+        return None
+    message = f"{off} of {of} replies have another length than asked for"
+    if e.kind not in _OURS:
+        return warning(
+            "output_length",
+            f"{message}: this API cannot be made to write a given number of tokens",
+            "compare per token or per request of the measured lengths, not of the planned ones",
+        )
+    return invalid(
+        "output_length",
+        f"{message}, though ignore_eos and min_tokens force it",
+        "check max-model-len against the workload and that the server is vLLM",
+    )
+
+
+def prompt_length(e: Evidence) -> Reason | None:
+    off, of = _off(e, e.requests.prompt, e.requests.target_prompt)
+    if off <= MAX_LENGTH_MISMATCH * of:
+        return None
+    message = f"{off} of {of} prompts have another length by the server's usage than planned"
+    said = str((e.run.manifest.target.get("checks") or {}).get("vocabulary", "" if e.kind in _OURS else "unverified"))
+    if said.startswith("unverified"):
+        return warning(
+            "prompt_length",
+            f"{message}: the words of the prompts could not be verified with this server's tokenizer",
+            "compare by the measured prompt tokens",
+        )
+    return invalid(
+        "prompt_length",
+        message,
+        "the tokenizer behind the prompts is another than the server's: check the model and the chat template",
+    )
+
+
+def _usage_against_server(e: Evidence, kind: str) -> Reason | None:
+    check = e.tokens_of(kind)
+    usage, server = check.usage, check.server_counter
+    if usage is None or server is None or usage == server or e.kind not in _OURS:
+        return None
+    failed = ~e.requests.ok
+    target = e.requests.target_prompt if kind == "prompt" else e.requests.target_output
+    if 0 < server - usage <= int(target.data[failed].sum()):
+        return None  # the server also counts what it did for requests that did not succeed
+    message = f"{kind} tokens: usage says {usage}, the server's counter rose by {server}"
+    if e.kind == "adopt" and server > usage:
+        return unknown(
+            "foreign_traffic",
+            f"{message}: {server - usage} were somebody else's",
+            "measure when nobody else uses the server",
+        )
+    return invalid(
+        "token_mismatch",
+        message,
+        "check that /metrics belongs to the server that answers, and that no request was retried",
+    )
+
+
+def prompt_against_server(e: Evidence) -> Reason | None:
+    return _usage_against_server(e, "prompt")
+
+
+def output_against_server(e: Evidence) -> Reason | None:
+    return _usage_against_server(e, "output")
+
+
+def counted_against_usage(e: Evidence) -> Reason | None:
+    """Request by request: two errors must not cancel in the sum."""
+    r = e.requests
+    both = r.ok & r.counted.present & r.output.present
+    off = int((r.counted.data != r.output.data)[both].sum())
+    if not off:
+        return None
+    message = f"{off} of {int(both.sum())} replies have another number of tokens in their chunks than in their usage"
+    if e.kind not in _OURS:
+        return warning(
+            "token_mismatch",
+            f"{message}: this API may bill tokens that it does not send (reasoning)",
+            "usage is what it bills, and what the cost uses",
+        )
+    return invalid(
+        "token_mismatch",
+        message,
+        "compare counted_output_tokens and output_tokens in requests.parquet, and report one such reply",
+    )
+
+
+def usage_missing(e: Evidence) -> Reason | None:
+    r = e.requests
+    lacking = int((r.ok & ~(r.output.present & r.prompt.present)).sum())
+    if not lacking:
+        return None
+    return unknown(
+        "usage_missing",
+        f"{lacking} of {int(r.ok.sum())} ok requests came without usage: tokens, throughput and cost are not known",
+        "the API must answer stream_options.include_usage",
+    )
+
+
+def server_counters_missing(e: Evidence) -> Reason | None:
+    should = e.kind == "vllm" or (e.kind == "adopt" and e.run.manifest.target.get("metrics_url"))
+    if not should or all(t.server_counter is not None for t in e.tokens):
+        return None
+    why = e.run.manifest.telemetry.get("server", "not recorded")
+    return unknown(
+        "server_counters_missing",
+        f"no server counters at both edges of the measured phase ({why}): tokens cannot be checked against the server",
+        "look at /metrics of the server; it must not run with --disable-log-stats",
+    )
+
+
+def harness_cpu(e: Evidence) -> Reason | None:
+    share = e.scalars.get("harness_cpu_share")
+    if share is None or share <= MAX_HARNESS_CPU:
+        return None
+    return warning(
+        "harness_cpu",
+        f"the harness used {share:.1%} of the CPU time that the server used, above {MAX_HARNESS_CPU:.0%}",
+        "on shared cores it slows the server: run it on another machine",
+    )
+
+
+def host_telemetry_missing(e: Evidence) -> Reason | None:
+    if e.kind != "vllm" or (e.run.host is not None and len(e.run.host)):
+        return None
+    why = e.run.manifest.telemetry.get("host", "not recorded")
+    return warning(
+        "host_telemetry_missing",
+        f"no host telemetry ({why}): a load generator that starves the server would not show",
+        "see `harness doctor`",
+    )
+
+
+def _in_window(e: Evidence) -> Any | None:
+    if e.run.gpu is None or e.window is None:
+        return None
+    stamps = ints(e.run.gpu, "stamp_ns")
+    rows = e.run.gpu[stamps.inside(e.window)]
+    return rows if len(rows) else None
+
+
+def gpu_throttled(e: Evidence) -> Reason | None:
+    rows = _in_window(e)
+    if rows is None:
+        return None
+    bits = ints(rows, "throttle_reasons")
+    known = max(1, int(bits.present.sum()))
+    held = int(((bits.data & _THROTTLED) != 0).sum()) / known
+    if held > MAX_THROTTLED:
+        return invalid(
+            "gpu_throttled",
+            f"in {held:.1%} of the GPU samples the clocks were held down by heat or the power supply",
+            "cool the machine, check nvidia-smi -q -d PERFORMANCE, run again",
+        )
+    capped = int(((bits.data & _POWER_CAPPED) != 0).sum()) / known
+    if capped > MAX_THROTTLED:
+        return warning(
+            "gpu_power_capped",
+            f"in {capped:.1%} of the GPU samples the power limit held the clocks down",
+            "compare only with runs under the same power limit (nvidia-smi -q -d POWER)",
+        )
+    return None
+
+
+def other_gpu_processes(e: Evidence) -> Reason | None:
+    rows = _in_window(e)
+    if rows is None:
+        return None
+    others = int(ints(rows, "other_process_count").data.max(initial=0))
+    if not others:
+        return None
+    message = f"up to {others} other processes had work on the target's GPUs"
+    advice = "end them (nvidia-smi shows their ids) and run again"
+    # of a server that we did not start we do not know the processes: they may be its own
+    return (
+        invalid("other_gpu_processes", message, advice)
+        if e.kind == "vllm"
+        else warning("other_gpu_processes", message, advice)
+    )
+
+
+def gpu_board_failed(e: Evidence) -> Reason | None:
+    rows = _in_window(e)
+    if rows is None or "error" not in rows:
+        return None
+    failed = rows[rows["error"].notna()]
+    if failed.empty:
+        return None
+    boards = ", ".join(str(i) for i in np.unique(failed["gpu_index"]))
+    return unknown(
+        "gpu_board_failed",
+        f"GPU {boards} stopped answering in the window: {failed['error'].iloc[0]}",
+        "look at dmesg for Xid errors; throttling and energy of this run are not known",
+    )
+
+
+TOKEN_CHECKS = (
+    output_length,
+    prompt_length,
+    counted_against_usage,
+    prompt_against_server,
+    output_against_server,
+    usage_missing,
+    server_counters_missing,
+)
+TELEMETRY_CHECKS = (gpu_throttled, other_gpu_processes, gpu_board_failed, harness_cpu, host_telemetry_missing)

@@ -1,0 +1,166 @@
+"""The requests frame as numpy arrays: what every other module of `analyse` computes on.
+
+Only rows of the measured phase. A nullable column becomes `Ints`: int64 values beside a mask, because a float cannot
+hold a nanosecond stamp of a machine that has been up for more than 104 days.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from harness.records import Outcome, Phase, Window
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+NS = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Ints:
+    """A nullable integer column: `data` is 0 where `present` is False."""
+
+    data: IntArray
+    present: BoolArray
+
+    def minus(self, other: Ints) -> FloatArray:
+        """(self - other) in seconds, NaN where either is absent. Both must be ns."""
+        return np.where(self.present & other.present, (self.data - other.data) / NS, np.nan)
+
+    def floats(self) -> FloatArray:
+        """As floats, NaN where absent. For counts, not for stamps."""
+        return np.where(self.present, self.data.astype(np.float64), np.nan)
+
+    def inside(self, window: Window) -> BoolArray:
+        """Stamps with start < stamp <= end; absent ones are outside."""
+        return self.present & (self.data > window.start_ns) & (self.data <= window.end_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """All token-bearing chunks, flat, in row order.
+
+    `stamp_ns[i]` and `tokens[i]` belong to row `row[i]`; `tokens` is NaN where no source tells. `first[r]` is the
+    index of row r's first chunk and `count[r]` how many it has. `exact[r]`: the tokens of each of its chunks are
+    known; otherwise usage was spread evenly over them, or they are NaN.
+    """
+
+    stamp_ns: IntArray
+    tokens: FloatArray
+    row: IntArray
+    first: IntArray
+    count: IntArray
+    exact: BoolArray
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """The measured phase, one array entry a request. Names are the columns of RequestRecord."""
+
+    ok: BoolArray
+    outcome: npt.NDArray[np.object_]
+    sent: Ints
+    scheduled: Ints
+    due: Ints
+    first_token: Ints
+    last_token: Ints
+    ended: Ints
+    target_prompt: Ints
+    target_output: Ints
+    prompt: Ints
+    cached: Ints
+    output: Ints
+    reasoning: Ints
+    counted: Ints
+    merged_reads: int
+    reads: int
+    chunks: Chunks
+
+    @property
+    def count(self) -> int:
+        return len(self.ok)
+
+
+def ints(frame: Any, name: str) -> Ints:
+    """A column of nullable integers; a column that is not there is absent everywhere."""
+    if name not in frame:
+        return Ints(np.zeros(len(frame), dtype=np.int64), np.zeros(len(frame), dtype=np.bool_))
+    column = frame[name]
+    if column.dtype == object:  # an all-None column, or Python integers
+        column = column.astype("Int64")
+    present = column.notna().to_numpy(dtype=np.bool_)
+    return Ints(column.fillna(0).to_numpy(dtype=np.int64), present)
+
+
+def floats(frame: Any, name: str) -> FloatArray:
+    """A column as floats, NaN where null; all NaN where the column is not there."""
+    if name not in frame:
+        return np.full(len(frame), np.nan)
+    return np.asarray(pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _lengths(column: Any) -> IntArray:
+    """Length of each list, -1 where there is none."""
+    sized = (len(c) if isinstance(c, np.ndarray | list | tuple) else -1 for c in column)
+    return np.fromiter(sized, dtype=np.int64, count=len(column))
+
+
+def _flat(column: Any) -> IntArray:
+    lists = [c for c in column if isinstance(c, np.ndarray | list | tuple) and len(c)]
+    return np.concatenate(lists).astype(np.int64, copy=False) if lists else np.zeros(0, dtype=np.int64)
+
+
+def _chunks(frame: Any, output: Ints) -> Chunks:
+    n = len(frame)
+    stamps = frame["chunk_ns"].to_numpy(dtype=object)
+    count = np.maximum(_lengths(stamps), 0)
+    said = frame["chunk_tokens"].to_numpy(dtype=object) if "chunk_tokens" in frame else np.full(n, None, dtype=object)
+    given = (_lengths(said) == count) & (count > 0)
+    # every token-bearing chunk holds at least one: as many chunks as tokens means one each
+    singles = ~given & output.present & (output.data == count)
+    each = np.full(n, np.nan)
+    np.divide(output.data, count, out=each, where=output.present & (count > 0) & ~given)
+    tokens = np.repeat(each, count)
+    tokens[np.repeat(given, count)] = _flat(said[given])
+    first = np.cumsum(count) - count
+    row = np.repeat(np.arange(n, dtype=np.int64), count)
+    return Chunks(_flat(stamps), tokens, row, first, count, given | singles)
+
+
+def measured(frame: Any) -> Requests:
+    """The rows of `frame` (a DataFrame with the columns of RequestRecord) that belong to the measured phase."""
+    rows = frame[frame["phase"] == Phase.MEASURE.value]
+    outcome = rows["outcome"].to_numpy(dtype=object)
+    columns: Mapping[str, Ints] = {
+        field: ints(rows, column)
+        for field, column in (
+            ("sent", "sent_ns"),
+            ("scheduled", "scheduled_ns"),
+            ("due", "due_ns"),
+            ("first_token", "first_token_ns"),
+            ("last_token", "last_token_ns"),
+            ("ended", "ended_ns"),
+            ("target_prompt", "target_prompt_tokens"),
+            ("target_output", "target_output_tokens"),
+            ("prompt", "prompt_tokens"),
+            ("cached", "cached_prompt_tokens"),
+            ("output", "output_tokens"),
+            ("reasoning", "reasoning_tokens"),
+            ("counted", "counted_output_tokens"),
+        )
+    }
+    return Requests(
+        ok=np.asarray(outcome == Outcome.OK.value, dtype=np.bool_),
+        outcome=outcome,
+        merged_reads=int(ints(rows, "merged_reads").data.sum()),
+        reads=int(ints(rows, "reads").data.sum()),
+        chunks=_chunks(rows, columns["output"]),
+        **columns,
+    )

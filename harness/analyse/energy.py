@@ -1,0 +1,68 @@
+"""GPU energy of a window from the boards' own energy counters.
+
+The counter (`nvmlDeviceGetTotalEnergyConsumption`) is differenced between the window's edges, each interpolated between
+the two samples around it. Power is never integrated: on A100 and H100 the power sensor sees about a quarter of the run time
+(arXiv 2312.02741). This is GPU energy, not wall energy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.analyse.columns import IntArray, ints
+from harness.records import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """`energy_j` summed over `boards`; None with the `reason` where any board's share is not known."""
+
+    energy_j: float | None
+    boards: int
+    reason: str | None
+
+
+def _at(stamps: IntArray, energy_mj: IntArray, when_ns: int) -> float:
+    # differences first: the counter and the stamps are too large for float arithmetic to keep their last digits
+    return float(np.interp(when_ns - int(stamps[0]), stamps - stamps[0], energy_mj - energy_mj[0]))
+
+
+def _board_mj(board: Any, window: Window, name: str) -> float | str:
+    """Millijoules of one board over the window, or why they are not known."""
+    counter = ints(board, "energy_mj")
+    if not counter.present.any():
+        return f"{name} has no energy counter"
+    stamps = ints(board, "stamp_ns").data[counter.present]
+    order = np.argsort(stamps, kind="stable")
+    stamps, energy_mj = stamps[order], counter.data[counter.present][order]
+    if stamps[0] > window.start_ns or stamps[-1] < window.end_ns:
+        return f"{name} gave no energy reading {'before the window' if stamps[0] > window.start_ns else 'after the window'}"
+    lo = np.searchsorted(stamps, window.start_ns, side="right") - 1
+    hi = np.searchsorted(stamps, window.end_ns, side="left")
+    if (np.diff(energy_mj[lo : hi + 1]) < 0).any():
+        return f"{name}: the energy counter went backwards inside the window"
+    return _at(stamps, energy_mj, window.end_ns) - _at(stamps, energy_mj, window.start_ns)
+
+
+def gpu_energy(gpu: Any | None, window: Window | None) -> Energy:
+    """Energy over the window, summed over the boards in `gpu` (rows of GpuSample).
+
+    MIG slices of one board share its counter: a board is counted once, by `gpu_index`. A board that stopped answering and
+    did not come back before the window's end makes the sum unknown: the others' sum would be too small.
+    """
+    if gpu is None or not len(gpu):
+        return Energy(None, 0, "no GPU telemetry")
+    if window is None:
+        return Energy(None, 0, "no window")
+    total_mj, boards = 0.0, 0
+    for index, rows in gpu.groupby("gpu_index", sort=True):
+        with_counter = rows[rows["energy_mj"].notna()]
+        one = rows if with_counter.empty else rows[rows["gpu_uuid"] == with_counter["gpu_uuid"].iloc[0]]
+        found = _board_mj(one, window, f"GPU {index}")
+        if isinstance(found, str):
+            return Energy(None, boards, found)
+        total_mj, boards = total_mj + found, boards + 1
+    return Energy(total_mj / 1e3, boards, None)

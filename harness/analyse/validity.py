@@ -1,0 +1,206 @@
+"""VALID, INVALID or UNKNOWN, with reasons and advice.
+
+INVALID: something is known to be wrong, the numbers must not be used. UNKNOWN: what would show it is missing, or there is
+too little of it. A warning changes nothing about the verdict. Checks of the requests and of the load generator stand here, those of
+tokens and telemetry in `checks.py`; limits are constants with their reason beside them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from harness.analyse.checks import TELEMETRY_CHECKS, TOKEN_CHECKS
+from harness.analyse.evidence import Evidence, invalid, unknown, warning
+from harness.analyse.window import WHOLE_PHASE
+from harness.records import Outcome, Reason, RunState, Verdict
+
+MAX_FAILED = 0.01  # above it the load that the server really had is another than the one asked for
+MAX_SEND_LAG_S = 0.005  # p99: what an unhurried event loop keeps to on a busy machine
+MAX_SEND_LAG_GAPS = 0.1  # or 10 % of the mean gap between sends, where that is longer
+MIN_ACHIEVED = 0.98  # of the scheduled rate
+MAX_CLOCK_STEP_NS = 1_000_000  # slewing moves microseconds between two anchors
+MAX_MERGED_READS = 0.01  # beyond it the p99 of ITL consists of upper bounds
+MIN_REQUESTS = 10  # ok requests in the window: below it not even a median is given
+MIN_WINDOW_S = 5.0  # five samples of a server's 1 Hz counters
+MAX_GROWTH = 0.10  # of the requests offered in the window still unanswered at its end, more than at its start
+MAX_TTFT_GROWTH = 1.5  # median TTFT of the last third over that of the first
+
+
+def run_state(e: Evidence) -> Reason | None:
+    manifest = e.run.manifest
+    if manifest.state == RunState.COMPLETE:
+        return None
+    return invalid(
+        "run_not_complete",
+        f"the run is {manifest.state}{f': {manifest.error}' if manifest.error else ''}",
+        "run it again",
+    )
+
+
+def stopped_early(e: Evidence) -> Reason | None:
+    why = e.drive.get("stop_reason")
+    if why == "worker_died":
+        return invalid(
+            "worker_died",
+            "a load-generator process died: its requests are missing",
+            "look for an out-of-memory kill (dmesg) and run again with fewer workers",
+        )
+    if why == "target_died":
+        return invalid(
+            "target_died",
+            "the server died during the measured phase",
+            "read the end of server.log in the run directory",
+        )
+    return None
+
+
+def rows_missing(e: Evidence) -> Reason | None:
+    plan = e.run.plan
+    if plan is None or e.drive.get("stop_reason") != "done" or e.requests.count == len(plan):
+        return None
+    return invalid(
+        "rows_missing",
+        f"{len(plan)} requests were planned and {e.requests.count} recorded, though the driver says it is done",
+        "report this: every planned request must be a row",
+    )
+
+
+def ok_requests(e: Evidence) -> Reason | None:
+    if e.requests.ok.any():
+        return None
+    seen = ", ".join(f"{n} {o}" for o, n in sorted(Counter(e.requests.outcome.tolist()).items())) or "no request"
+    return invalid(
+        "no_ok_requests", f"nothing succeeded: {seen}", "the `error` column of requests.parquet has the server's words"
+    )
+
+
+def failures(e: Evidence) -> Reason | None:
+    """Requests that we cut off at the end of a timed run did not fail."""
+    bad = ~e.requests.ok
+    if e.drive.get("stop_reason") == "duration":
+        bad &= e.requests.outcome != Outcome.CANCELLED.value
+    share = bad.sum() / max(1, e.requests.count)
+    if share <= MAX_FAILED:
+        return None
+    seen = ", ".join(f"{n} {o}" for o, n in sorted(Counter(e.requests.outcome[bad].tolist()).items()))
+    return invalid(
+        "too_many_failures",
+        f"{share:.1%} of {e.requests.count} requests failed ({seen}); at most {MAX_FAILED:.0%} may",
+        "lower the load, or lengthen the timeouts if the server was only slow",
+    )
+
+
+def send_lag(e: Evidence) -> Reason | None:
+    if not e.open_loop or e.window is None:
+        return None
+    lag = e.values["send_lag_s"][e.requests.sent.inside(e.window)]
+    lag = lag[~np.isnan(lag)]
+    rate = e.scalars.get("scheduled_rate_rps")
+    if not len(lag) or not rate:
+        return None
+    limit = max(MAX_SEND_LAG_S, MAX_SEND_LAG_GAPS / rate)
+    p99 = float(np.quantile(lag, 0.99))
+    if p99 <= limit:
+        return None
+    return invalid(
+        "send_lag",
+        f"p99 send lag is {p99 * 1e3:.1f} ms, above {limit * 1e3:.1f} ms: the client was late",
+        "use more workers or another machine for the load generator; `harness calibrate` shows its ceiling",
+    )
+
+
+def achieved_rate(e: Evidence) -> Reason | None:
+    scheduled, achieved = e.scalars.get("scheduled_rate_rps"), e.scalars.get("achieved_rate_rps")
+    if not e.open_loop or not scheduled or achieved is None or achieved >= MIN_ACHIEVED * scheduled:
+        return None
+    return invalid(
+        "achieved_below_scheduled",
+        f"{achieved:.3g} requests/s were sent where {scheduled:.3g} were scheduled ({achieved / scheduled:.1%})",
+        "use more workers, or offer a rate that this client can send (`harness calibrate`)",
+    )
+
+
+def clock_step(e: Evidence) -> Reason | None:
+    step = int(e.drive.get("largest_clock_step_ns") or 0)
+    if step <= MAX_CLOCK_STEP_NS:
+        return None
+    message = f"the wall clock was stepped by {step / 1e6:.1f} ms during the run"
+    advice = "let the time daemon slew (chrony: makestep only at start) and run again"
+    if e.drive.get("stamp_source") == "user":
+        return warning("clock_stepped", f"{message}; stamps were taken on the monotonic clock and stand", advice)
+    return invalid("clock_stepped", f"{message}: kernel stamps around it are wrong by as much", advice)
+
+
+def merged_reads(e: Evidence) -> Reason | None:
+    merged, reads = e.requests.merged_reads, e.requests.reads
+    if merged <= MAX_MERGED_READS * reads:
+        return None
+    return warning(
+        "merged_reads",
+        f"{merged} of {reads} reads held several chunks under one stamp: high ITL and ICL percentiles are upper bounds",
+        "give the load generator a core of its own or more workers",
+    )
+
+
+def no_window(e: Evidence) -> Reason | None:
+    if e.window is not None or not e.requests.ok.any():
+        return None  # without ok requests the run is INVALID already
+    return unknown("no_window", f"no steady part: {e.rule}", "send more requests")
+
+
+def window_too_short(e: Evidence) -> Reason | None:
+    w = e.window
+    if w is None or (w.seconds >= MIN_WINDOW_S and not w.rule.startswith(WHOLE_PHASE)):
+        return None
+    what = w.rule if w.rule.startswith(WHOLE_PHASE) else f"the window is {w.seconds:.2f} s, below {MIN_WINDOW_S:g} s"
+    return unknown(
+        "window_too_short", what, "send more requests: at least 3 x concurrency, or a few minutes of an open loop"
+    )
+
+
+def too_few_requests(e: Evidence) -> Reason | None:
+    n = int(e.population.sum())
+    if e.window is None or n >= MIN_REQUESTS:
+        return None
+    return unknown("too_few_requests", f"{n} requests in the window, below {MIN_REQUESTS}", "send more requests")
+
+
+def queue_growing(e: Evidence) -> Reason | None:
+    """Open loop above capacity: the unanswered requests pile up and TTFT rises through the window, so it has no steady value."""
+    if not e.open_loop or e.window is None:
+        return None
+    sent, last = e.requests.sent, e.requests.ended
+    arrived = int(sent.inside(e.window).sum())
+    growth = arrived - int((sent.present & last.inside(e.window)).sum())
+    third = (e.window.end_ns - e.window.start_ns) // 3
+    ttft = np.where(e.population, e.values["ttft_s"], np.nan)
+    early = ttft[e.population & (sent.data <= e.window.start_ns + third)]
+    late = ttft[e.population & (sent.data > e.window.end_ns - third)]
+    if min(len(early), len(late)) < 5 or growth <= MAX_GROWTH * arrived:
+        return None
+    before, after = float(np.nanmedian(early)), float(np.nanmedian(late))
+    if after <= MAX_TTFT_GROWTH * before:
+        return None
+    return unknown(
+        "queue_growing",
+        f"offered above capacity: {growth} of {arrived} requests more were unanswered at the window's end than at its start, and median TTFT rose from {before:.3g} s to {after:.3g} s",
+        "this point shows that the rate is too high, not a steady latency; offer less",
+    )
+
+
+CHECKS = (
+    run_state, stopped_early, rows_missing, ok_requests, failures, send_lag, achieved_rate, clock_step, *TOKEN_CHECKS,
+    no_window, window_too_short, too_few_requests, queue_growing, merged_reads, *TELEMETRY_CHECKS,
+)  # fmt: skip
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Run every check; INVALID if any reason is, else UNKNOWN if any is, else VALID. Reasons come worst first."""
+    found = [reason for check in CHECKS if (reason := check(evidence)) is not None]
+    order = ("invalid", "unknown", "warning")
+    found.sort(key=lambda r: order.index(r.severity))
+    worst = found[0].severity if found else "warning"
+    state = {"invalid": "INVALID", "unknown": "UNKNOWN", "warning": "VALID"}[worst]
+    return Verdict(state, tuple(found))

@@ -1,0 +1,412 @@
+"""Commands: parse, call one function, print, exit code. What they do is in pipeline.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from harness import __version__, cli_catalogue, clock
+from harness.config import CostSpec, ExperimentSpec, PriceRef, load_experiment, parse_experiment
+from harness.errors import ConfigError, HarnessError
+from harness.records import Hardware
+
+INTERRUPTED = 130
+
+
+class _WithDefault(click.Group):
+    """A group whose first word may be a directory: `harness cost DIR` is `harness cost of DIR`."""
+
+    default = "of"
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            args = [self.default, *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="harness")
+@click.option("--debug", is_flag=True, help="Show a traceback instead of the three-line error.")
+def cli(debug: bool) -> None:
+    """Measures real vLLM servers and hosted LLM APIs, and turns what it measures into dollars per token.
+
+    Exit codes: 2 config, 3 target, 4 required telemetry missing, 5 store, 6 not comparable, 7 INVALID run, 8 regression.
+    """
+
+
+def main() -> None:
+    """Entry point: a HarnessError becomes three lines on stderr and its exit code."""
+    debug = "--debug" in sys.argv[1:] or bool(os.environ.get("HARNESS_DEBUG"))
+    try:
+        code = cli.main(standalone_mode=False)
+    except HarnessError as error:
+        if debug:
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"error: not foreseen\n{type(error).__name__}: {error}\nrun it again with `harness --debug ..` and report what it prints", err=True)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+# ---------------------------------------------------------------- run and plan
+
+
+def _shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The words that `run` and `plan` share."""
+    for option in reversed(
+        (
+            click.argument("config", required=False, type=click.Path(path_type=Path)),
+            click.option("--url", help="An OpenAI-compatible server that is already running: http://HOST:PORT/v1"),
+            click.option("--model", help="Model name at the URL; with CONFIG, replaces the config's model."),
+            click.option("--workload", help="Preset, YAML file, fixed:PROMPTxOUTPUT or uniform:LO-HIxLO-HI."),
+            click.option("--concurrency", type=click.IntRange(min=1), help="Closed loop with N requests in flight."),
+            click.option(
+                "--rate", type=click.FloatRange(min=0, min_open=True), help="Open loop at R requests a second."
+            ),
+            click.option(
+                "--arrivals", type=click.Choice(["poisson", "constant"]), default="poisson", show_default=True
+            ),
+            click.option("--requests", type=click.IntRange(min=1), help="How many requests to measure."),
+            click.option(
+                "--duration", "duration_s", type=click.FloatRange(min=0, min_open=True), help="Seconds of sending."
+            ),
+            click.option("--seed", type=click.IntRange(min=0), help="Seed of the plan  [default: 1, or the config's]"),
+            click.option(
+                "--warmup", type=click.IntRange(min=0), help="Warm-up requests  [default: 4, or the config's]"
+            ),
+            click.option(
+                "--context-limit", type=click.IntRange(min=2), help="Redraw requests longer than this many tokens."
+            ),
+            click.option("--api", type=click.Choice(["completions", "chat"]), default="completions", show_default=True),
+            click.option(
+                "--kind",
+                type=click.Choice(["adopt", "hosted"]),
+                help="[default: hosted with --api-key-env, else adopt]",
+            ),
+            click.option("--api-key-env", help="Environment variable that holds the API key."),
+            click.option("--ca-file", type=click.Path(exists=True), help="Certificates to trust besides the system's."),
+            click.option("--driver", type=click.Choice(["wire", "sdk"]), help="[default: wire, or the config's]"),
+            click.option("--workers", type=click.IntRange(min=1), help="Load-generator processes  [default: 1]"),
+            click.option(
+                "--usd-per-hour", type=click.FloatRange(min=0), help="Price of the measured machine, per paid hour."
+            ),
+            click.option(
+                "--utilisation", type=click.FloatRange(min=0, max=1, min_open=True), help="Served load / paid capacity."
+            ),
+            click.option(
+                "--hosted-price", multiple=True, metavar="PROVIDER/MODEL", help="Price the same tokens there too."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _spec(words: dict[str, Any]) -> ExperimentSpec:
+    """The experiment that the words of `run` or `plan` describe."""
+    config: Path | None = words["config"]
+    spec = load_experiment(config) if config else _ad_hoc(words)
+    changes: dict[str, Any] = {
+        key: words[word]
+        for key, word in (
+            ("seed", "seed"),
+            ("warmup_requests", "warmup"),
+            ("driver", "driver"),
+            ("workers", "workers"),
+            ("context_limit_tokens", "context_limit"),
+        )
+        if words[word] is not None
+    }
+    data = spec.model_dump(mode="json") | changes
+    if config:
+        for target in data["targets"]:
+            if words["model"]:
+                target["model"] = words["model"]
+            if words["url"]:
+                target |= {"kind": "adopt", "url": words["url"], "flags": {}, "env": {}, "port": None}
+                target["model"] = words["model"] or target["model"].removeprefix("embedded:")
+    if words["usd_per_hour"] is not None:
+        hardware = _hardware(words["usd_per_hour"])
+        for target in data["targets"]:
+            target["hardware"] = {**asdict(hardware), "usd_per_hour": words["usd_per_hour"]}
+    if words["utilisation"] is not None:
+        data["cost"]["utilisation"] = words["utilisation"]
+    if words["hosted_price"]:
+        data["cost"]["hosted"] = [_price_ref(text).model_dump(mode="json") for text in words["hosted_price"]]
+    return parse_experiment(data, str(config or "command line"))
+
+
+def _hardware(usd_per_hour: float) -> Hardware:
+    return Hardware("declared", str(usd_per_hour), "declared on the command line", clock.utc_now().date().isoformat())
+
+
+def _price_ref(text: str) -> PriceRef:
+    provider, _, model = text.partition("/")
+    if not model:
+        raise ConfigError(
+            "a hosted price is PROVIDER/MODEL", text, "e.g. groq/llama-3.1-8b-instant; harness prices show lists them"
+        )
+    return PriceRef(provider=provider, model=model)
+
+
+def _ad_hoc(words: dict[str, Any]) -> ExperimentSpec:
+    """One target, one workload, one load, from the command line alone."""
+    if not words["workload"]:
+        raise ConfigError(
+            "no workload",
+            "neither CONFIG nor --workload was given",
+            "e.g. --workload fixed:128x32 --concurrency 4 --requests 32",
+        )
+    if (words["concurrency"] is None) == (words["rate"] is None):
+        raise ConfigError(
+            "a load is either closed or open",
+            "give exactly one of --concurrency and --rate",
+            "e.g. --concurrency 8 --requests 64, or --rate 2 --duration 60",
+        )
+    if (words["requests"] is None) == (words["duration_s"] is None):
+        raise ConfigError(
+            "how much to send is not clear",
+            "give exactly one of --requests and --duration",
+            "e.g. --requests 64, or --duration 60",
+        )
+    kind = words["kind"] or ("hosted" if words["api_key_env"] else "adopt")
+    load = {"arrivals": words["arrivals"], "requests": words["requests"], "duration_s": words["duration_s"]}
+    load |= {"concurrency": [words["concurrency"]]} if words["concurrency"] else {"rate": [words["rate"]]}
+    target = {
+        "name": "url",
+        "kind": kind,
+        "url": words["url"] or "http://127.0.0.1:8000/v1",
+        "model": words["model"] or "default",
+    }
+    target |= {"api": words["api"], "api_key_env": words["api_key_env"], "ca_file": words["ca_file"]}
+    data = {"experiment": "adhoc", "targets": [target], "workloads": [words["workload"]], "loads": [load]}
+    return parse_experiment(data, "command line")
+
+
+@contextmanager
+def _signals(stop: Any) -> Iterator[None]:
+    """Ctrl-C once drains, twice (or SIGTERM) aborts; outside a measurement it ends at once. Cleaning up is not interrupted."""
+
+    def handle(signum: int, _frame: FrameType | None) -> None:
+        stop.request()
+        if signum == signal.SIGTERM:
+            stop.request()
+        if not stop.driving or stop.asked > 2:
+            for name in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(name, signal.SIG_IGN)
+            raise KeyboardInterrupt
+        click.echo("draining: Ctrl-C again aborts" if stop.asked == 1 else "aborting", err=True)
+
+    before = {name: signal.signal(name, handle) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+@cli.command()
+@_shape_options
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Run directory (with --url), or experiment directory (with CONFIG)."
+)
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Where experiment directories stand.",
+)
+@click.option("--allow-invalid", is_flag=True, help="Price INVALID runs too; every page then says so.")
+@click.option("--json", "as_json", is_flag=True, help="The results as JSON on stdout.")
+def run(out: Path | None, results: Path, allow_invalid: bool, as_json: bool, **words: Any) -> int:
+    """Run an experiment: CONFIG, or one cell against --url."""
+    from harness import pipeline
+    from harness.report.live import Live
+
+    if words["config"] is None and not words["url"]:
+        raise ConfigError(
+            "nothing to run", "neither CONFIG nor --url was given", "harness run configs/experiments/quickstart.yaml"
+        )
+    spec = _spec(words)
+    single = words["config"] is None
+    directory = out or (
+        results / spec.experiment / f"{clock.utc_stamp()}_adhoc" if single else results / spec.experiment
+    )
+    stop = pipeline.Stop()
+    with _signals(stop), Live() as live:
+        done = pipeline.run_experiment(spec, directory, live, stop, single_run=single)
+    campaign = done[-1].name.split("_", 1)[0] if done and not single else None
+    code = _offline(directory, campaign, allow_invalid=allow_invalid, as_json=as_json) if done else 0
+    return INTERRUPTED if stop.asked else code
+
+
+def _offline(directory: Path, campaign: str | None, *, allow_invalid: bool, as_json: bool) -> int:
+    """Analyse, price, report, print; the exit code says whether a run was INVALID."""
+    from harness import pipeline
+    from harness.errors import InvalidRunError
+
+    analysis = pipeline.analyse(directory, campaign)
+    try:
+        costs = pipeline.cost(analysis, allow_invalid=allow_invalid)
+    except InvalidRunError:
+        costs = []
+    paths = pipeline.report(directory, analysis, costs, allow_invalid=allow_invalid)
+    _print(analysis, costs, paths, allow_invalid=allow_invalid, as_json=as_json)
+    return InvalidRunError.exit_code if any(s.verdict.state == "INVALID" for s in analysis.summaries) else 0
+
+
+def _print(
+    analysis: Any, costs: Any, paths: dict[str, Path], *, allow_invalid: bool, as_json: bool, money: bool = True
+) -> None:
+    from rich.console import Console
+
+    from harness.report import tables
+    from harness.report.answer import answer
+
+    for problem in analysis.problems:
+        click.echo(f"not read: {problem}", err=True)
+    summaries = list(analysis.summaries)
+    if as_json:
+        document = tables.as_json(summaries, list(costs), allow_invalid=allow_invalid)
+        document["files"] = {name: str(path) for name, path in paths.items()}
+        click.echo(json.dumps(document, indent=2, default=str))
+        return
+    console = Console()
+    tables.render(console, summaries, list(costs), allow_invalid=allow_invalid)
+    if money:
+        tables.render_costs(console, list(costs))
+        console.print(answer(summaries, list(costs), allow_invalid=allow_invalid), style="bold", highlight=False, markup=False)
+    for name, path in paths.items():
+        click.echo(f"{name}: {path}")
+
+
+@cli.command("plan")
+@_shape_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Directory for plan.parquet (one a cell, for a CONFIG with several).",
+)
+@click.option("--json", "as_json", is_flag=True)
+def plan_command(out: Path, as_json: bool, **words: Any) -> None:
+    """Draw and write the plan of what `run` would send; sends nothing."""
+    from harness import pipeline
+
+    spec = _spec(words)
+    written = pipeline.write_plans(spec, out)
+    if as_json:
+        click.echo(json.dumps(written, indent=2))
+        return
+    for row in written:
+        click.echo(f"{row['path']}: {row['requests']} requests, sha256 {row['sha256']}")
+        for note in row["notes"]:
+            click.echo(f"  {note}")
+
+
+# ---------------------------------------------------------------- the offline half
+
+_directory = click.argument("directory", type=click.Path(path_type=Path))
+_campaign = click.option("--campaign", help='Another campaign\'s id, or "all"  [default: the newest]')
+_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+_allow = click.option("--allow-invalid", is_flag=True, help="Show money for INVALID runs too.")
+
+
+@cli.command("analyse")
+@_directory
+@_campaign
+@_json
+def analyse_command(directory: Path, campaign: str | None, as_json: bool) -> int:
+    """Metrics and verdict of a run or experiment directory, complete or interrupted."""
+    from harness import pipeline
+    from harness.errors import InvalidRunError
+
+    analysis = pipeline.analyse(directory, campaign)
+    _print(analysis, [], {}, allow_invalid=True, as_json=as_json, money=False)
+    return InvalidRunError.exit_code if all(s.verdict.state == "INVALID" for s in analysis.summaries) else 0
+
+
+@cli.group("cost", cls=_WithDefault)
+def cost_group() -> None:
+    """Dollars: `harness cost RUN_OR_EXPERIMENT_DIR`."""
+
+
+@cost_group.command("of")
+@_directory
+@_campaign
+@_allow
+@_json
+@click.option("--usd-per-hour", type=click.FloatRange(min=0), help="Another price of the measured machine.")
+@click.option("--utilisation", type=click.FloatRange(min=0, max=1, min_open=True), help="Another declared utilisation.")
+@click.option("--hosted-price", multiple=True, metavar="PROVIDER/MODEL")
+def cost_of(
+    directory: Path,
+    campaign: str | None,
+    allow_invalid: bool,
+    as_json: bool,
+    usd_per_hour: float | None,
+    utilisation: float | None,
+    hosted_price: tuple[str, ...],
+) -> None:
+    """Price the measured tokens of a run or experiment, here and at hosted prices."""
+    from rich.console import Console
+
+    from harness import pipeline
+    from harness.report import tables
+    from harness.report.answer import answer
+
+    analysis = pipeline.analyse(directory, campaign)
+    base = CostSpec.model_validate(analysis.summaries[0].config.get("cost", {}))
+    changes: dict[str, Any] = {}
+    if utilisation is not None:
+        changes["utilisation"] = utilisation
+    if hosted_price:
+        changes["hosted"] = [_price_ref(text) for text in hosted_price]
+    hardware = _hardware(usd_per_hour) if usd_per_hour is not None else None
+    costs = pipeline.cost(analysis, base.model_copy(update=changes), hardware, allow_invalid=allow_invalid)
+    if as_json:
+        click.echo(json.dumps(tables.as_json(list(analysis.summaries), costs, allow_invalid=allow_invalid), indent=2, default=str))
+        return
+    console = Console()
+    tables.render_costs(console, costs)
+    console.print(answer(list(analysis.summaries), costs, allow_invalid=allow_invalid), style="bold", highlight=False, markup=False)
+
+
+@cli.command("report")
+@_directory
+@_campaign
+@_allow
+@_json
+def report_command(directory: Path, campaign: str | None, allow_invalid: bool, as_json: bool) -> int:
+    """Write report.md and report.html of a run or experiment again, from its raw files."""
+    return _offline(directory, campaign, allow_invalid=allow_invalid, as_json=as_json)
+
+
+for command in (cli_catalogue.workloads, cli_catalogue.prices, cli_catalogue.doctor):
+    cli.add_command(command)

@@ -1,0 +1,119 @@
+"""The commands that look things up: workloads, prices, this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+
+
+@click.group()
+def workloads() -> None:
+    """Presets of token lengths and arrivals, with their sources."""
+
+
+@workloads.command("list")
+@_json
+def workloads_list(as_json: bool) -> None:
+    """Names of the presets."""
+    from harness import plan
+
+    names = plan.presets()
+    click.echo(json.dumps(names) if as_json else "\n".join(names))
+
+
+@workloads.command("show")
+@click.argument("name")
+@_json
+def workloads_show(name: str, as_json: bool) -> None:
+    """Quantiles, means, source and licence of a workload SPEC."""
+    from harness import plan
+
+    shown = plan.describe(name)
+    if as_json:
+        click.echo(json.dumps(shown, indent=2))
+        return
+    for key, value in shown.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        click.echo(f"{key.replace('_', ' ')}: {text}")
+
+
+@workloads.command("sample")
+@click.argument("name")
+@click.option("--n", "count", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@_json
+def workloads_sample(name: str, count: int, seed: int, as_json: bool) -> None:
+    """Draw a few requests: prompt and output tokens."""
+    from harness import plan
+    from harness.records import Load
+
+    drawn, _ = plan.draw(
+        name,
+        Load(concurrency=1),
+        requests=count,
+        duration_s=None,
+        seed=seed,
+        warmup_requests=0,
+        context_limit_tokens=None,
+    )
+    rows = [(r.target_prompt_tokens, r.target_output_tokens) for r in drawn.requests]
+    if as_json:
+        click.echo(json.dumps([{"prompt_tokens": p, "output_tokens": o} for p, o in rows]))
+        return
+    click.echo("prompt_tokens output_tokens")
+    for prompt_tokens, output_tokens in rows:
+        click.echo(f"{prompt_tokens:13} {output_tokens:13}")
+
+
+@click.group()
+def prices() -> None:
+    """Hosted prices and instance prices, offline and dated."""
+
+
+@prices.command("show")
+@click.argument("pattern", default="")
+@_json
+def prices_show(pattern: str, as_json: bool) -> None:
+    """Hosted models and instances whose name contains PATTERN, with USD per million tokens or per hour."""
+    from harness.cost.catalogue import catalogue
+
+    rows = catalogue(pattern)
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in rows], indent=2, default=str))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading, justify in (
+        ("kind", "left"),
+        ("name", "left"),
+        ("USD", "right"),
+        ("unit", "left"),
+        ("as of", "left"),
+        ("source", "left"),
+    ):
+        table.add_column(heading, justify="right" if justify == "right" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(row.kind, row.name, row.usd, row.unit, row.as_of, row.source)
+    Console().print(table)
+
+
+@click.command()
+@_json
+def doctor(as_json: bool) -> None:
+    """What this machine has, what is missing, and how to get it."""
+    from harness.observe.environment import doctor as examine
+
+    lines = examine()
+    if as_json:
+        click.echo(json.dumps([asdict(line) for line in lines], indent=2))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    marks = {"ok": "[green]ok[/]", "missing": "[red]missing[/]", "warn": "[yellow]warn[/]"}
+    for line in lines:
+        table.add_row(marks[line.state], line.item, line.detail, line.how_to_get or "")
+    Console().print(table)

@@ -1,0 +1,192 @@
+"""The parent's reading end: spooled messages of all workers into rows, progress and the report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import clock
+from harness.drive import dialect, shard
+from harness.drive.exchange import Context, Raw, StampMap, record
+from harness.drive.processes import WorkerProcess
+from harness.drive.spool import Tail
+from harness.records import (
+    DriveProgress,
+    DriveReport,
+    Endpoint,
+    Load,
+    Outcome,
+    Phase,
+    PlannedRequest,
+    RequestRecord,
+)
+
+MIXED_STAMPS_SHARE = 0.001  # more reads than this without a kernel stamp, and the run's stamps are called user stamps
+
+
+def _thread_cpu_s() -> float:
+    """CPU seconds of this thread; of the whole process where the system cannot tell."""
+    if sys.platform == "linux":
+        import resource
+
+        usage = resource.getrusage(resource.RUSAGE_THREAD)
+        return usage.ru_utime + usage.ru_stime
+    return clock.process_cpu_s()
+
+
+class Collector:
+    """Reads what workers spool. `started_ns` is set by the driver once known."""
+
+    def __init__(
+        self,
+        requests: Sequence[PlannedRequest],
+        owner: Sequence[int],
+        workers: int,
+        load: Load,
+        endpoint: Endpoint,
+        phase: Phase,
+        run_id: str,
+        scratch: Path,
+    ) -> None:
+        self.requests, self.run_id, self.phase = requests, run_id, phase
+        self.context = Context(phase, load.concurrency is None, endpoint.api_key)
+        self.places = [array("q") for _ in range(workers)]  # worker -> position in `requests` of each of its requests
+        for i, w in enumerate(owner):
+            self.places[w].append(i)
+        self.has_row = [bytearray(len(p)) for p in self.places]
+        self.sent = [shard.load(shard.files(scratch, w)).sent for w in range(workers)]
+        self.tails = [Tail(scratch, w) for w in range(workers)]
+        self.stamps = [StampMap() for _ in range(workers)]
+        self.reports: dict[int, dict[str, Any]] = {}
+        self.in_flight = [0] * workers
+        self.started_ns = 0
+        self.parse_cpu_s = 0.0
+        self.done = self.failed = self.tokens = self.reads = self.merged = self.late_lost = 0
+        self.notes: list[str] = []
+
+    @property
+    def cut(self) -> bool:
+        """A worker stopped sending because the duration was over."""
+        return any(report["cut"] for report in self.reports.values())
+
+    def collect(self, processes: Iterable[WorkerProcess], budget_ns: int) -> list[RequestRecord]:
+        """Rows of what the given workers have spooled, at most `budget_ns` of work."""
+        rows: list[RequestRecord] = []
+        cpu = _thread_cpu_s()
+        until = clock.monotonic_ns() + budget_ns
+        for process in processes:
+            worker = process.number
+            for kind, *values in self.tails[worker].messages():
+                match kind:
+                    case "exchange":
+                        rows.append(self._row(worker, Raw(*values)))
+                    case "facts":
+                        rows.append(self._sdk_row(worker, *values))
+                    case "status":
+                        self.in_flight[worker] = values[1]
+                    case "anchor":
+                        self.stamps[worker].add(clock.Anchor(*values))
+                    case "ready":
+                        process.ready = True
+                    case "report":
+                        self.reports[worker] = json.loads(values[0])
+                        self.in_flight[worker] = 0
+                if clock.monotonic_ns() > until:
+                    break
+        self.parse_cpu_s += _thread_cpu_s() - cpu
+        return rows
+
+    def _request(self, worker: int, index: int) -> tuple[PlannedRequest, str]:
+        request = self.requests[self.places[worker][index]]
+        return request, shard.request_id(self.run_id, self.phase, request.seq)
+
+    def _row(self, worker: int, raw: Raw) -> RequestRecord:
+        request, name = self._request(worker, raw.index)
+        return self._count(worker, raw.index, record(raw, request, name, worker, self.stamps[worker], self.context))
+
+    def _sdk_row(self, worker: int, index: int, facts: dict[str, Any]) -> RequestRecord:
+        request, name = self._request(worker, index)
+        due = facts["due_ns"]
+        if facts["error"] is not None:
+            facts["error"] = dialect.clean_error(facts["error"], self.context.api_key)
+        row = RequestRecord(
+            request_id=name,
+            seq=request.seq,
+            phase=self.phase.value,
+            worker=worker,
+            session_id=request.session_id,
+            target_prompt_tokens=request.target_prompt_tokens,
+            target_output_tokens=request.target_output_tokens,
+            scheduled_ns=due if self.context.open_loop else None,
+            **facts,
+        )
+        return self._count(worker, index, row)
+
+    def _count(self, worker: int, index: int, row: RequestRecord) -> RequestRecord:
+        self.has_row[worker][index] = 1
+        self.done += 1
+        self.failed += row.outcome != Outcome.OK
+        self.tokens += len(row.chunk_ns)
+        self.reads += row.reads
+        self.merged += row.merged_reads
+        return row
+
+    def lost(self, worker: int, why: str) -> list[RequestRecord]:
+        """Rows for the requests of a worker that died: sent ones are cancelled, the others dropped."""
+        now = clock.monotonic_ns()
+        self.in_flight[worker] = 0
+        why = dialect.clean_error(why, self.context.api_key)
+        self.notes.append(why)
+        rows = []
+        for index, seen in enumerate(self.has_row[worker]):
+            if seen:
+                continue
+            request, _ = self._request(worker, index)
+            due = 0 if request.scheduled_ns is None else self.started_ns + request.scheduled_ns
+            sent = self.sent[worker][index]
+            outcome = Outcome.CANCELLED if sent else Outcome.DROPPED
+            raw = Raw(index, outcome.value, why, due, 0, 0, 0, None, sent, now, False, b"", b"", b"")
+            rows.append(self._row(worker, raw))
+        return rows
+
+    def progress(self, now_ns: int) -> DriveProgress:
+        elapsed = max(0, now_ns - self.started_ns) / 1e9 if self.started_ns else 0.0
+        return DriveProgress(self.done, len(self.requests), sum(self.in_flight), self.failed, self.tokens, elapsed)
+
+    def report(self, driver: str, stop_reason: str) -> DriveReport:
+        """What the load generator says of itself; workers that died are missing from its sums, and noted."""
+        reports = list(self.reports.values())
+        lags = [r["loop_lag_max_s"] for r in reports if r["loop_lag_max_s"] is not None]
+        user_reads = sum(r["user_reads"] for r in reports)
+        kernel = driver == "wire" and user_reads <= MIXED_STAMPS_SHARE * self.reads
+        notes = list(self.notes)
+        if kernel and user_reads:
+            notes.append(
+                f"{user_reads} of {self.reads} reads came without a kernel stamp and were stamped in user space"
+            )
+        if driver == "wire":
+            notes.append(
+                "timeout_first_token counts from the send to the first byte of the body; timeout_idle between reads"
+            )
+        anchors = next((s.anchors for s in self.stamps if s.anchors), [])
+        return DriveReport(
+            driver=driver,
+            workers=len(self.places),
+            started_ns=self.started_ns,
+            ended_ns=max((r["ended_ns"] for r in reports), default=clock.monotonic_ns()),
+            stamp_source="kernel" if kernel else "user",
+            stop_reason=stop_reason,
+            reads=self.reads,
+            merged_reads=self.merged,
+            cpu_s=sum(r["cpu_s"] for r in reports),
+            parse_cpu_s=self.parse_cpu_s if driver == "wire" else None,
+            loop_lag_max_s=max(lags, default=None),
+            late_sends=sum(r["late_sends"] for r in reports),
+            largest_clock_step_ns=max(clock.largest_step_ns(s.anchors) for s in self.stamps),
+            anchors=[(a.monotonic_ns, a.offset_ns, a.error_ns) for a in anchors],
+            notes=notes,
+        )

@@ -1,0 +1,236 @@
+"""The driver: offers a plan to an endpoint, one worker process or several, and hands rows out as requests end.
+
+`drive` writes the shards, starts the workers, gives them one start instant, and then only reads what they spool:
+parsing happens here, never in a worker's loop. The driver obeys the plan; it decides nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from harness import clock
+from harness.drive import dialect, shard, wire
+from harness.drive.collect import Collector
+from harness.drive.processes import WorkerProcess, start_workers
+from harness.errors import ConfigError
+from harness.records import (
+    DriveProgress,
+    DriveReport,
+    Endpoint,
+    Load,
+    Phase,
+    PlannedRequest,
+    Prompt,
+    RequestRecord,
+    Timeouts,
+)
+
+READY_S = 60.0
+LEAD_NS = 50_000_000  # the start instant lies this far ahead, so that every worker has heard of it
+ABORT_S = 10.0
+STOP_POLL_NS = 100_000_000
+PROGRESS_NS = 250_000_000
+SLICE_NS = 50_000_000  # parse at most this long between two looks at should_stop
+REST_S = 0.01
+
+
+def drive(
+    requests: Sequence[PlannedRequest],
+    prompts: Iterable[Prompt],
+    load: Load,
+    endpoint: Endpoint,
+    *,
+    phase: Phase,
+    run_id: str,
+    driver: str,
+    workers: int,
+    timeouts: Timeouts,
+    duration_s: float | None,
+    scratch: Path,
+    on_rows: Callable[[list[RequestRecord]], None],
+    on_progress: Callable[[DriveProgress], None],
+    should_stop: Callable[[], str | None],
+    on_start: Callable[[int], None],
+) -> DriveReport:
+    """Offer `requests` (with their `prompts`, in the same order) to `endpoint` and report every one that was begun.
+
+    `driver`: wire | sdk. `duration_s`: no new sends after it, what is in flight ends by itself; requests never sent
+    because of it make no row. `should_stop` is asked ten times a second: "drain" ends sending, "abort" (or any other
+    word, which then is the stop_reason) also cancels what is in flight. `on_rows` gets rows as requests end, from
+    this thread; `on_start` gets the start instant before the first send. Raises ConfigError on words it cannot use.
+    Files under `scratch` are removed at the end; the API key is never among them.
+    """
+    if driver not in ("wire", "sdk"):
+        raise ConfigError("unknown driver", driver, "use wire or sdk")
+    if (load.concurrency is None) == (load.rate_rps is None):
+        raise ConfigError("a load is either closed or open", load, "set one of concurrency and rate_rps")
+    head = request_head(endpoint)
+    if not requests:
+        return _nothing_to_do(driver, on_start)
+    count = max(1, min(workers, len(requests), load.concurrency or workers))
+    owner = owners(requests, load, count)
+    place = Path(tempfile.mkdtemp(prefix="drive-", dir=scratch))
+    processes: list[WorkerProcess] = []
+    try:
+        shard.write(requests, prompts, owner, count, endpoint, run_id, phase, place)
+        collector = Collector(requests, owner, count, load, endpoint, phase, run_id, place)
+        processes = start_workers(
+            place, count, driver, endpoint, head, load, timeouts, duration_s, kernel_stamps=KERNEL_STAMPS
+        )
+        session = _Session(processes, collector, on_rows, on_progress, should_stop)
+        session.wait_ready()
+        started_ns = clock.monotonic_ns() + LEAD_NS
+        collector.started_ns = started_ns
+        on_start(started_ns)
+        session.run(started_ns)
+        return collector.report(driver, session.stop_reason)
+    finally:
+        for process in processes:
+            process.kill()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+KERNEL_STAMPS = True  # False: stamps are taken in user space even where the kernel has them (for tests)
+
+
+def request_head(endpoint: Endpoint) -> bytes:
+    """Request line and the headers that all requests share. Raises ConfigError without quoting the key."""
+    to = wire.destination(endpoint.base_url)
+    lines = [
+        f"POST {to.base_path}{dialect.path(endpoint)} HTTP/1.1",
+        f"host: {to.host_header}",
+        "user-agent: vllm-cost-harness",
+        "content-type: application/json",
+        "accept: text/event-stream",
+    ]
+    if endpoint.api_key is not None:
+        if not endpoint.api_key.isascii() or not endpoint.api_key.isprintable():
+            raise ConfigError(
+                "the API key cannot be sent in a header", "(not shown)", "it may hold printable ASCII only"
+            )
+        lines.append(f"authorization: Bearer {endpoint.api_key}")
+    return "".join(f"{line}\r\n" for line in lines).encode("ascii")
+
+
+def owners(requests: Sequence[PlannedRequest], load: Load, workers: int) -> list[int]:
+    """Which worker sends each request: by seq in an open loop, by slot in a closed one (so that a worker with more
+    slots gets more requests)."""
+    if load.concurrency is None:
+        return [request.seq % workers for request in requests]
+    slot_owner = [slot % workers for slot in range(load.concurrency)]
+    return [slot_owner[i % load.concurrency] for i in range(len(requests))]
+
+
+class _Session:
+    """The parent's loop over running workers."""
+
+    def __init__(
+        self,
+        processes: list[WorkerProcess],
+        collector: Collector,
+        on_rows: Callable[[list[RequestRecord]], None],
+        on_progress: Callable[[DriveProgress], None],
+        should_stop: Callable[[], str | None],
+    ) -> None:
+        self.processes, self.collector = processes, collector
+        self.on_rows, self.on_progress, self.should_stop = on_rows, on_progress, should_stop
+        self.asked = ""  # "" | drain | abort
+        self.stop_word: str | None = None
+        self.abort_by_ns: int | None = None
+        self.died = False
+
+    @property
+    def stop_reason(self) -> str:
+        if self.died:
+            return "worker_died"
+        if self.stop_word is not None:
+            return "interrupted" if self.stop_word in ("drain", "abort") else self.stop_word
+        return "duration" if self.collector.cut else "done"
+
+    def wait_ready(self) -> None:
+        """Until every worker is ready, has died, or READY_S is over."""
+        give_up = clock.monotonic_ns() + int(READY_S * 1e9)
+        while not all(p.ready or p.finished for p in self.processes):
+            self._collect()
+            self._bury()
+            self._look_at_stop()
+            if self.asked or clock.monotonic_ns() > give_up:
+                break
+            clock.sleep(REST_S)
+        for process in self.processes:
+            if not process.ready and not self.asked:
+                process.kill()
+
+    def run(self, started_ns: int) -> None:
+        if not self.asked:
+            self._tell(f"go {started_ns}")
+        next_stop = next_progress = 0
+        while True:
+            got = self._collect()
+            self._bury()
+            now = clock.monotonic_ns()
+            if now >= next_stop:
+                next_stop = now + STOP_POLL_NS
+                self._look_at_stop()
+            if now >= next_progress:
+                next_progress = now + PROGRESS_NS
+                self.on_progress(self.collector.progress(now))
+            if all(p.finished for p in self.processes):
+                break
+            if self.abort_by_ns is not None and now > self.abort_by_ns:
+                for process in self.processes:
+                    process.kill()
+            if not got:
+                clock.sleep(REST_S)
+        self.on_progress(self.collector.progress(clock.monotonic_ns()))
+
+    def _tell(self, word: str) -> None:
+        for process in self.processes:
+            process.tell(word)
+
+    def _look_at_stop(self) -> None:
+        word = self.should_stop()
+        if word is None or self.asked == "abort":
+            return
+        action = "drain" if word == "drain" else "abort"
+        if action == self.asked:
+            return
+        self.asked, self.stop_word = action, self.stop_word if self.stop_word not in (None, "drain") else word
+        self._abort() if action == "abort" else self._tell("drain")
+
+    def _abort(self) -> None:
+        self.asked = "abort"
+        self.abort_by_ns = self.abort_by_ns or clock.monotonic_ns() + int(ABORT_S * 1e9)
+        self._tell("abort")
+
+    def _collect(self) -> bool:
+        rows = self.collector.collect(self.processes, SLICE_NS)
+        if rows:
+            self.on_rows(rows)
+        return bool(rows)
+
+    def _bury(self) -> None:
+        """Notice workers that ended: properly, or by dying; a dead one's requests become rows and the run stops."""
+        for worker, process in enumerate(self.processes):
+            if process.finished or not process.exited():
+                continue
+            while rows := self.collector.collect([process], SLICE_NS):
+                self.on_rows(rows)
+            process.finished = True
+            if worker in self.collector.reports:
+                continue
+            self.died = True
+            self.on_rows(self.collector.lost(worker, process.epitaph()))
+            if self.asked != "abort":
+                self._abort()
+
+
+def _nothing_to_do(driver: str, on_start: Callable[[int], None]) -> DriveReport:
+    now = clock.monotonic_ns()
+    on_start(now)
+    return DriveReport(
+        driver, 0, now, now, "kernel" if driver == "wire" else "user", "done", 0, 0, 0.0, None, None, 0, 0, ()
+    )  # fmt: skip

@@ -1,0 +1,333 @@
+"""Connections and the exchanges on them: opened, sent, answered, ended. The loop owns the time, this owns the states."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections import deque
+from typing import Any
+
+from harness import clock
+from harness.drive import http1, wire
+from harness.drive.deadlines import Deadlines
+from harness.drive.shard import Shard
+from harness.records import Outcome
+
+LATE_NS = 5_000_000
+ENDS = b"\r\n\r\n"  # of a last chunk, with or without trailers
+_LAST_CHUNK = b"0\r\n\r\n"
+_DONE_CHUNK = b"data: [DONE]\n\n\r\n"
+_DONE_END = _DONE_CHUNK + _LAST_CHUNK
+_IN, _OUT = 1, 4  # EPOLLIN, EPOLLOUT
+
+
+class Exchanges:
+    """All connections of one worker. `hot` holds the streams that the loop reads itself; every other event comes to
+    `event`. Ended exchanges stand in `outbox` as flat tuples, the fields of exchange.Raw with the reads not yet packed."""
+
+    def __init__(
+        self,
+        base_url: str,
+        ca_file: str | None,
+        head: bytes,
+        shard: Shard,
+        poll: Any,
+        deadlines: Deadlines,
+        *,
+        kernel_stamps: bool,
+    ) -> None:
+        self.head, self.shard, self.epoll, self.deadlines = head, shard, poll, deadlines
+        self.to = wire.destination(base_url)
+        self.context: ssl.SSLContext | None = wire.tls_context(ca_file) if self.to.tls else None
+        self.kernel_stamps = kernel_stamps
+        self.addresses: list[wire.Address] = []
+        self.resolve_error = ""
+        self.conns: dict[int, wire.Conn] = {}
+        self.hot: dict[int, tuple[Any, list[wire.Stamped], wire.Conn]] = {}
+        self.idle: list[wire.Conn] = []
+        self.ready: deque[wire.Conn] = deque()  # connected, their request not yet sent
+        self.again: deque[tuple[int, int, int, int, bool, int]] = deque()  # to be tried on a new connection
+        self.freed: deque[int] = deque()  # when each exchange that ended did so: the closed loop's free slots
+        self.outbox: deque[tuple[Any, ...]] = deque()
+        self.in_flight = self.opening = 0
+        self.sent = self.user_reads = self.late_sends = 0
+
+    def resolve(self) -> None:
+        """Look the host up once, before the start; a name that is not found fails every request, in its row."""
+        try:
+            self.addresses = wire.resolve(self.to)
+        except OSError as error:
+            self.resolve_error = f"name resolution: {error.strerror or error}"
+
+    # ------------------------------------------------------------ sending
+
+    def start(self, index: int, due_ns: int) -> None:
+        began = clock.monotonic_ns()
+        while self.idle:
+            conn = self.idle.pop()
+            if conn.state == wire.IDLE:
+                conn.index, conn.due_ns, conn.begun_ns = index, due_ns, began
+                self.deadlines.set(conn, began)
+                self.send(conn)
+                return
+        self.start_on_new(index, due_ns, began, 0, False, 0)
+
+    def start_on_new(
+        self, index: int, due_ns: int, began: int, address_at: int, retried: bool, connect_started: int
+    ) -> None:
+        if not self.addresses:
+            self._fail_unsent(index, due_ns, Outcome.CONNECT_ERROR, self.resolve_error, retried=retried)
+            return
+        try:
+            conn = self.open(address_at)
+        except OSError as error:
+            what = Outcome.DROPPED if error.errno in wire.NO_RESOURCES else Outcome.CONNECT_ERROR
+            self._fail_unsent(index, due_ns, what, error.strerror or str(error), retried=retried)
+            return
+        conn.index, conn.due_ns, conn.begun_ns, conn.retried = index, due_ns, began, retried
+        conn.connect_started_ns = connect_started or conn.connect_started_ns
+        self.deadlines.set(conn, clock.monotonic_ns())
+
+    def open(self, address_at: int) -> wire.Conn:
+        conn = wire.connect(self.to, self.addresses, address_at, self.context, kernel_stamps=self.kernel_stamps)
+        self.conns[conn.fd] = conn
+        self.epoll.register(conn.fd, _OUT)
+        self.opening += 1
+        return conn
+
+    def send(self, conn: wire.Conn) -> None:
+        if conn.state not in (wire.IDLE, wire.SENDING):
+            return  # failed while it stood in the queue
+        offset, length = self.shard.offset[conn.index], self.shard.length[conn.index]
+        conn.state = wire.SENDING
+        try:
+            wire.begin_send(conn, self.head, self.shard.bodies[offset : offset + length])
+        except OSError as error:
+            self.lost(conn, error)
+            return
+        self._send_rest(conn)
+
+    def _send_rest(self, conn: wire.Conn) -> None:
+        try:
+            gone = wire.send_more(conn)
+        except OSError as error:
+            self.lost(conn, error)
+            return
+        self._watch_out(conn, not gone)
+        if gone:
+            conn.state = wire.WAITING
+            conn.last_ns = conn.sent_ns
+            self.sent += 1
+            self.shard.sent[conn.index] = conn.sent_ns
+            if conn.sent_ns - conn.due_ns > LATE_NS:
+                self.late_sends += 1
+
+    def _watch_out(self, conn: wire.Conn, wanted: bool) -> None:
+        if conn.waits_out != wanted:
+            conn.waits_out = wanted
+            self.epoll.modify(conn.fd, _IN | _OUT if wanted else _IN)
+
+    # ------------------------------------------------------------ everything that is not a read in mid-stream
+
+    def event(self, conn: wire.Conn, event: int) -> None:
+        """An epoll event on a connection that is not in `hot`."""
+        if conn.state == wire.CONNECTING:
+            self._connected(conn)
+        elif conn.state == wire.HANDSHAKE:
+            self._handshake(conn, readable=bool(event & ~_OUT))
+        elif conn.state == wire.IDLE:
+            self._read_idle(conn)
+        else:
+            if conn.state == wire.SENDING and event & _OUT:
+                self._send_rest(conn)
+            if event & ~_OUT and conn.state != wire.CLOSED:
+                self._read_slow(conn)
+
+    def _connected(self, conn: wire.Conn) -> None:
+        code = wire.connect_error(conn)
+        if code:
+            self._connect_failed(conn, os.strerror(code))
+            return
+        conn.connect_ns = clock.monotonic_ns()
+        if conn.tls is None:
+            self._usable(conn)
+        else:
+            conn.state = wire.HANDSHAKE
+            self._handshake(conn, readable=False)
+
+    def _handshake(self, conn: wire.Conn, *, readable: bool) -> None:
+        assert conn.tls is not None
+        try:
+            done = conn.tls.handshake(readable)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            reason = (
+                getattr(error, "verify_message", "") or getattr(error, "reason", "") or error.strerror or str(error)
+            )
+            self._connect_failed(conn, f"TLS: {reason}", try_next=False)
+            return
+        self._watch_out(conn, bool(conn.tls.pending))
+        if done:
+            conn.tls_ns = clock.monotonic_ns()
+            self._usable(conn)
+
+    def _usable(self, conn: wire.Conn) -> None:
+        self.opening -= 1
+        self._watch_out(conn, wanted=False)
+        if conn.index >= 0:
+            conn.state = wire.SENDING
+            self.ready.append(conn)
+        else:
+            conn.state = wire.IDLE
+            self.idle.append(conn)
+
+    def _connect_failed(self, conn: wire.Conn, reason: str, *, try_next: bool = True) -> None:
+        after = conn.address_at + 1
+        if try_next and after < len(self.addresses) and conn.index >= 0:
+            self.again.append((conn.index, conn.due_ns, conn.begun_ns, after, conn.retried, conn.connect_started_ns))
+            self._discard(conn)
+            return
+        if conn.index >= 0:
+            self.finish(conn, Outcome.CONNECT_ERROR, reason, reuse=False)
+        else:
+            self._discard(conn)
+
+    def _read_idle(self, conn: wire.Conn) -> None:
+        """A kept-alive connection speaks only to say that it is closed; anything else makes it unusable too."""
+        try:
+            conn.recv(wire.RECV_BYTES, wire.ANCILLARY_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._discard(conn)
+
+    def _read_slow(self, conn: wire.Conn) -> None:
+        try:
+            read = conn.recv(wire.RECV_BYTES, wire.ANCILLARY_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.lost(conn, error)
+            return
+        data = read[0]
+        if not data:
+            self._closed_by_peer(conn)
+            return
+        if not read[1]:
+            read = (data, wire.user_stamp())
+            self.user_reads += 1
+        first = conn.fresh()
+        conn.buf.append(read)
+        if first and conn.state == wire.WAITING and self._usual(conn, data):
+            conn.state = wire.STREAMING
+            self.hot[conn.fd] = (conn.recv, conn.buf, conn)
+            if data.endswith(ENDS):
+                self.candidate(conn)
+            return
+        if conn.careful is None:
+            conn.careful = http1.Response()
+            if not first:  # a stream that left the hot path: read all of it again
+                data = b"".join((*(p[2] for p in conn.packed), *(r[0] for r in conn.buf)))
+        self._feed_careful(conn, data)
+
+    @staticmethod
+    def _usual(conn: wire.Conn, data: bytes) -> bool:
+        """True for the head of a chunked 200 that came whole; such a stream may take the hot path."""
+        head = data[: data.find(b"\r\n\r\n") + 2].lower()
+        if not head.startswith(b"http/1.1 200") or b"\r\ntransfer-encoding: chunked\r\n" not in head:
+            return False
+        conn.reusable = b"\r\nconnection: close\r\n" not in head
+        return True
+
+    def candidate(self, conn: wire.Conn) -> None:
+        """The bytes so far end like a last chunk. After `data: [DONE]` they are: the stream has said that it is over.
+        Otherwise the framing parser decides, and reads along from here on."""
+        buf = conn.buf
+        last = buf[-1][0]
+        if last.endswith(_DONE_END) or (last == _LAST_CHUNK and len(buf) > 1 and buf[-2][0].endswith(_DONE_CHUNK)):
+            self.finish(conn, "", "", reuse=conn.reusable)
+            return
+        self.hot.pop(conn.fd, None)
+        conn.state = wire.CAREFUL
+        conn.careful = http1.Response()
+        self._feed_careful(conn, b"".join((*(p[2] for p in conn.packed), *(r[0] for r in buf))))
+
+    def short_read(self, conn: wire.Conn) -> None:
+        if conn.buf[-1][0]:
+            self.candidate(conn)
+        else:
+            conn.buf.pop()
+            self._closed_by_peer(conn)
+
+    def _feed_careful(self, conn: wire.Conn, data: bytes) -> None:
+        assert conn.careful is not None
+        try:
+            conn.careful.feed(data)
+        except http1.HttpError as error:
+            self.finish(conn, Outcome.PROTOCOL_ERROR, str(error), reuse=False)
+            return
+        if conn.careful.complete:
+            self.finish(conn, "", "", reuse=conn.careful.reusable and conn.state != wire.SENDING)
+
+    def _closed_by_peer(self, conn: wire.Conn) -> None:
+        if conn.fresh() and conn.reused and not conn.retried:
+            self._retry(conn)
+        else:
+            self.finish(conn, "eof", "", reuse=False)
+
+    def lost(self, conn: wire.Conn, error: OSError) -> None:
+        if conn.fresh() and conn.reused and not conn.retried:
+            self._retry(conn)
+        else:
+            self.finish(conn, Outcome.RESET, error.strerror or type(error).__name__, reuse=False)
+
+    def _retry(self, conn: wire.Conn) -> None:
+        """A kept-alive connection that the server had closed: once more, on a new one. The row says so."""
+        self.again.append((conn.index, conn.due_ns, conn.begun_ns, 0, True, 0))
+        self._discard(conn)
+
+    # ------------------------------------------------------------ ends
+
+    def finish(self, conn: wire.Conn, outcome: str, error: str, *, reuse: bool) -> None:
+        now = clock.monotonic_ns()
+        self.hot.pop(conn.fd, None)
+        self.outbox.append(
+            (conn.index, str(outcome), error, conn.due_ns, conn.connect_started_ns, conn.connect_ns, conn.tls_ns,
+             conn.reused, conn.sent_ns if conn.state != wire.SENDING else 0, now, conn.retried, conn.packed, conn.buf)
+        )  # fmt: skip
+        if reuse:
+            conn.clear()
+            conn.reused, conn.state = True, wire.IDLE
+            self.idle.append(conn)
+        else:
+            self._discard(conn, hard=bool(outcome) and outcome != "eof")
+        self._slot_free(now)
+
+    def _fail_unsent(self, index: int, due_ns: int, outcome: Outcome, error: str, *, retried: bool) -> None:
+        now = clock.monotonic_ns()
+        self.outbox.append((index, str(outcome), error, due_ns, 0, 0, 0, None, 0, now, retried, [], []))
+        self._slot_free(now)
+
+    def _slot_free(self, now: int) -> None:
+        self.in_flight -= 1
+        self.freed.append(now)
+
+    def _discard(self, conn: wire.Conn, *, hard: bool = False) -> None:
+        if conn.state in (wire.CONNECTING, wire.HANDSHAKE):
+            self.opening -= 1
+        self.conns.pop(conn.fd, None)
+        self.hot.pop(conn.fd, None)
+        self.epoll.unregister(conn.fd)
+        conn.epoch += 1
+        wire.close(conn, hard=hard)
+
+    def cancel_all(self) -> None:
+        """End everything in flight now; the connections are reset, so that the server stops generating."""
+        for conn in [c for c in self.conns.values() if c.index >= 0]:
+            self.finish(conn, Outcome.CANCELLED, "", reuse=False)
+        self.ready.clear()
+        while self.again:
+            index, due, _, _, retried, _ = self.again.popleft()
+            self._fail_unsent(index, due, Outcome.CANCELLED, "", retried=retried)

@@ -1,0 +1,184 @@
+"""The response side of HTTP/1.1 (RFC 9112): bytes in, body bytes out, no I/O.
+
+Hand-written because it decides, per read, which bytes of which read belong to the body, and when a kept-alive
+connection is free again. Handles chunked, content-length and close-delimited bodies, and skips 1xx responses.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum, auto
+
+MAX_HEAD_BYTES = 256 * 1024
+_MAX_SIZE_LINE = 4096
+_HEX = re.compile(rb"[0-9A-Fa-f]{1,15}$")
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: .*)?$")
+
+
+class HttpError(Exception):
+    """Bytes that are not HTTP/1.1; the message never quotes them."""
+
+
+class _At(Enum):
+    HEAD = auto()
+    SIZE = auto()  # a chunk's size line
+    DATA = auto()  # inside a chunk
+    CRLF = auto()  # the line end after a chunk
+    TRAILER = auto()
+    LENGTH = auto()  # a body of known length
+    CLOSE = auto()  # a body that ends with the connection
+    DONE = auto()
+
+
+class Response:
+    """One response, fed as it arrives.
+
+    `status` and `headers` (lower-case names) are set once the head is in; `complete` once the body is.
+    `reusable`: the connection may carry another request after this response.
+    """
+
+    __slots__ = ("_at", "_held", "_left", "headers", "reusable", "status", "surplus")
+
+    def __init__(self) -> None:
+        self._at = _At.HEAD
+        self._held = b""
+        self._left = 0
+        self.status: int | None = None
+        self.headers: dict[str, str] = {}
+        self.reusable = False
+        self.surplus = 0  # bytes that came after the end
+
+    @property
+    def complete(self) -> bool:
+        return self._at is _At.DONE
+
+    @property
+    def close_delimited(self) -> bool:
+        return self._at is _At.CLOSE
+
+    def feed(self, data: bytes) -> bytes:
+        """Body bytes contained in `data`. Raises HttpError on bytes that are not HTTP/1.1 framing."""
+        if self._at is _At.SIZE and not self._held:
+            # What nearly every server sends: one read holds exactly one chunk.
+            end = data.find(b"\r\n", 0, 18)
+            if end > 0 and _HEX.match(data, 0, end):
+                size = int(data[:end], 16)
+                if size and len(data) == end + 4 + size and data.endswith(b"\r\n"):
+                    return data[end + 2 : -2]
+        if self._at is _At.HEAD:
+            data = self._head(data)
+        if self._at is _At.LENGTH or self._at is _At.CLOSE:
+            return self._plain(data)
+        return self._chunks(data) if data else b""
+
+    def end_of_input(self) -> bool:
+        """The peer closed: True if that ends the response properly."""
+        if self._at is _At.CLOSE:
+            self._at = _At.DONE
+        return self.complete
+
+    def _head(self, data: bytes) -> bytes:
+        self._held += data
+        while self._at is _At.HEAD:
+            end = self._held.find(b"\r\n\r\n")
+            if end < 0:
+                if len(self._held) > MAX_HEAD_BYTES:
+                    raise HttpError(f"response head longer than {MAX_HEAD_BYTES} bytes")
+                if not b"HTTP/1.".startswith(self._held[:7]):
+                    raise HttpError("the response does not begin with HTTP/1.x")
+                return b""
+            head, self._held = self._held[:end], self._held[end + 4 :]
+            self._read_head(head)
+        rest, self._held = self._held, b""
+        return rest
+
+    def _read_head(self, head: bytes) -> None:
+        first, *lines = head.split(b"\r\n")
+        match = _STATUS.match(first)
+        if not match:
+            raise HttpError("the response does not begin with an HTTP/1.x status line")
+        status = int(match[1])
+        if 100 <= status < 200:
+            return  # an interim response: the real one follows
+        for line in lines:
+            name, colon, value = line.partition(b":")
+            if not colon or not name or name != name.strip():
+                raise HttpError("a response header line has no name")
+            self.headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
+        self.status = status
+        connection = self.headers.get("connection", "").lower()
+        self.reusable = "close" not in connection and (not first.startswith(b"HTTP/1.0") or "keep-alive" in connection)
+        length = self.headers.get("content-length")
+        if status in (204, 304):
+            self._at = _At.DONE
+        elif self.headers.get("transfer-encoding", "").lower().endswith("chunked"):
+            self._at = _At.SIZE
+        elif length is None:
+            self._at, self.reusable = _At.CLOSE, False
+        elif not length.isascii() or not length.isdigit():
+            raise HttpError("content-length is not a number")
+        else:
+            self._left = int(length)
+            self._at = _At.LENGTH if self._left else _At.DONE
+
+    def _plain(self, data: bytes) -> bytes:
+        if self._at is _At.CLOSE:
+            return data
+        body = data[: self._left]
+        self._left -= len(body)
+        if not self._left:
+            self._at = _At.DONE
+            self._over(len(data) - len(body))
+        return body
+
+    def _over(self, surplus: int) -> None:
+        if surplus:
+            self.surplus += surplus
+            self.reusable = False
+
+    def _chunks(self, data: bytes) -> bytes:
+        body: list[bytes] = []
+        if self._held:
+            data, self._held = self._held + data, b""
+        at, end = 0, len(data)
+        while at < end:
+            if self._at is _At.DATA:
+                piece = data[at : at + self._left]
+                body.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+                if not self._left:
+                    self._at = _At.CRLF
+            elif self._at is _At.CRLF:
+                if end - at < 2:
+                    break
+                if data[at : at + 2] != b"\r\n":
+                    raise HttpError("a chunk is longer than its size says")
+                at += 2
+                self._at = _At.SIZE
+            elif self._at is _At.DONE:
+                self._over(end - at)
+                return b"".join(body)
+            else:
+                line_end = data.find(b"\r\n", at)
+                if line_end < 0:
+                    if end - at > _MAX_SIZE_LINE:
+                        raise HttpError("a chunk size line does not end")
+                    if self._at is _At.SIZE and not data[at : at + 1].isalnum():
+                        raise HttpError("a chunk size is not hexadecimal")
+                    break
+                self._line(data[at:line_end])
+                at = line_end + 2
+        self._held = data[at:]
+        return b"".join(body)
+
+    def _line(self, line: bytes) -> None:
+        if self._at is _At.TRAILER:
+            if not line:
+                self._at = _At.DONE
+            return
+        size = line.partition(b";")[0].rstrip(b" \t")
+        if not _HEX.match(size):
+            raise HttpError("a chunk size is not hexadecimal")
+        self._left = int(size, 16)
+        self._at = _At.DATA if self._left else _At.TRAILER

@@ -1,0 +1,277 @@
+"""The worker's loop: send what is due, receive, stamp, append. Nothing is parsed, built or written while bytes wait.
+
+A reply's end is seen by its last bytes; a candidate that is not the usual `[DONE]` ending is confirmed by the real
+framing parser before the connection is used again, and the parent checks every reply's framing once more. Ended
+exchanges wait in `outbox` and are packed and spooled one at a time, only when a poll found nothing to read.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from dataclasses import dataclass
+from typing import Any
+
+from harness import clock
+from harness.drive import wire
+from harness.drive.deadlines import Deadlines, compact, pack
+from harness.drive.exchanges import ENDS, Exchanges
+from harness.drive.shard import Shard
+from harness.drive.spool import Writer
+from harness.drive.timer import WakeTimer
+from harness.records import Outcome, Timeouts
+
+SENDS_PER_POLL = 32
+TIMERS_PER_POLL = 4
+OUTBOX_MAX = 8192  # beyond it replies are packed even while bytes wait, so that memory stays bounded
+MAX_RESPONSE_BYTES = 256 * 1024 * 1024
+TICK_NS = 250_000_000
+ANCHOR_NS = 1_000_000_000
+PREPARE_S = 5.0
+FOREVER_NS = 1 << 62
+_SHORT = 8  # a read of fewer bytes may be the rest of an end that was split
+_IN = 1  # EPOLLIN
+
+
+@dataclass(frozen=True, slots=True)
+class LoopConfig:
+    """What a worker needs besides its shard. `slots`: concurrency of a closed loop, None in an open one."""
+
+    base_url: str
+    ca_file: str | None
+    head: bytes  # request line and the headers that all requests share; holds the API key
+    slots: int | None
+    timeouts: Timeouts
+    duration_ns: int | None
+    kernel_stamps: bool
+
+
+class Loop:
+    """One worker. `prepare` opens connections, `run` returns when all its requests are over."""
+
+    def __init__(self, config: LoopConfig, shard: Shard, spool: Writer, control_fd: int) -> None:
+        self.config, self.shard, self.spool, self.control_fd = config, shard, spool, control_fd
+        self.order = sorted(range(len(shard)), key=lambda i: shard.scheduled_ns[i])
+        self.next = 0  # position in `order`
+        self.epoll = make_poll()
+        self.timer = WakeTimer()
+        self.armed_ns = FOREVER_NS
+        self.holder = wire.hold_kernel_stamping() if config.kernel_stamps else None
+        self.deadlines = Deadlines(config.timeouts)
+        self.exchanges = Exchanges(
+            config.base_url,
+            config.ca_file,
+            config.head,
+            shard,
+            self.epoll,
+            self.deadlines,
+            kernel_stamps=self.holder is not None,
+        )
+        self.started_ns = FOREVER_NS
+        self.stop_at_ns = FOREVER_NS
+        self.stopping = False
+        self.cut = False  # the duration ended the sending
+        self.next_anchor_ns = 0
+        self.lag_max_ns = 0
+        self.cpu_start_s = 0.0
+
+    def prepare(self) -> None:
+        """Resolve the name, and in a closed loop open the connections, a few at a time."""
+        exchanges = self.exchanges
+        exchanges.resolve()
+        self.epoll.register(self.control_fd, _IN)
+        if self.timer.fd >= 0:
+            self.epoll.register(self.timer.fd, _IN)
+        give_up = clock.monotonic_ns() + int(1e9 * min(PREPARE_S, self.config.timeouts.connect_s or PREPARE_S))
+        wanted = min(self.config.slots or 0, len(self.shard)) if exchanges.addresses else 0
+        while (wanted or exchanges.opening) and clock.monotonic_ns() < give_up and not self.stopping:
+            while wanted and exchanges.opening < SENDS_PER_POLL:
+                wanted -= 1
+                try:
+                    exchanges.open(0)
+                except OSError:
+                    wanted = 0
+            for fd, event in self.epoll.poll(0.05):
+                self._event(fd, event)
+
+    def run(self) -> None:
+        """The hot loop; returns when nothing is left to send, read or pack."""
+        ex = self.exchanges
+        now, hot, outbox, poll, other = clock.monotonic_ns, ex.hot, ex.outbox, self.epoll.poll, self._event
+        ends, short, size, room, stamp = ENDS, _SHORT, wire.RECV_BYTES, wire.ANCILLARY_BYTES, wire.user_stamp
+        self.cpu_start_s = clock.process_cpu_s()
+        next_tick = 0
+        woke = now()
+        while not self._over():
+            before = now()
+            if before - woke > self.lag_max_ns and self.started_ns <= before:
+                self.lag_max_ns = before - woke
+            events = poll(self._wait_s(before, next_tick))
+            woke = now()
+            for fd, event in events:
+                h = hot.get(fd)
+                if h is None:
+                    other(fd, event)
+                    continue
+                recv, buf, conn = h
+                try:
+                    read = recv(size, room)
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    ex.lost(conn, error)
+                    continue
+                data = read[0]
+                if not read[1]:
+                    read = (data, stamp())
+                    ex.user_reads += 1
+                buf.append(read)
+                if data.endswith(ends):
+                    ex.candidate(conn)
+                elif len(data) < short:
+                    ex.short_read(conn)
+            self._send_due()
+            if outbox and (not events or len(outbox) > OUTBOX_MAX):
+                self._pack_one()
+            self._check_limits(woke)
+            if woke >= next_tick:
+                next_tick = woke + TICK_NS
+                self._tick(woke)
+
+    def _over(self) -> bool:
+        ex = self.exchanges
+        if ex.in_flight or ex.outbox:
+            return False
+        return self.stopping or (self.started_ns != FOREVER_NS and self.next >= len(self.order))
+
+    def _wait_s(self, now: int, next_tick: int) -> float:
+        ex = self.exchanges
+        if ex.outbox or ex.ready or ex.again:
+            return 0
+        limit = self.deadlines.next_ns
+        wake = next_tick if limit is None else min(limit, next_tick)
+        if not self.stopping and self.next < len(self.order):
+            if self.config.slots is None:
+                due = self.started_ns + self.shard.scheduled_ns[self.order[self.next]]
+            else:
+                due = self.started_ns if ex.freed else FOREVER_NS
+            due = min(due, self.stop_at_ns)
+            if due <= now:
+                return 0
+            if due < wake:
+                if self.timer.fd < 0:
+                    wake = due
+                elif due != self.armed_ns:
+                    self.armed_ns = due
+                    self.timer.arm(due)
+        return max(0, wake - now) / 1e9
+
+    def _tick(self, now: int) -> None:
+        if now >= self.next_anchor_ns:
+            self.next_anchor_ns = now + ANCHOR_NS
+            anchor = clock.anchor()
+            self.deadlines.offset_ns = anchor.offset_ns
+            self.spool.put(("anchor", anchor.monotonic_ns, anchor.offset_ns, anchor.error_ns))
+        self.spool.put(("status", self.exchanges.sent, self.exchanges.in_flight))
+
+    def _send_due(self) -> None:
+        ex, budget = self.exchanges, SENDS_PER_POLL
+        while ex.again and budget:
+            budget -= 1
+            ex.start_on_new(*ex.again.popleft())
+        while ex.ready and budget:
+            budget -= 1
+            ex.send(ex.ready.popleft())
+        if self.stopping or self.next >= len(self.order):
+            return
+        now = clock.monotonic_ns()
+        if now < self.started_ns:
+            return
+        if now >= self.stop_at_ns:
+            self.stopping = self.cut = True
+            return
+        order, scheduled = self.order, self.shard.scheduled_ns
+        while budget and self.next < len(order):
+            budget -= 1
+            if self.config.slots is None:
+                due = self.started_ns + scheduled[order[self.next]]
+                if due > now:
+                    return
+            elif ex.freed:
+                due = ex.freed.popleft()
+            else:
+                return
+            index = order[self.next]
+            self.next += 1
+            ex.in_flight += 1
+            ex.start(index, due)
+
+    def _pack_one(self) -> None:
+        *meta, packed, buf = self.exchanges.outbox.popleft()
+        pieces = [*packed, pack(buf)] if buf else packed
+        stamps, lengths, data = (
+            (b"".join(column) for column in zip(*pieces, strict=True)) if pieces else (b"", b"", b"")
+        )
+        self.spool.put(("exchange", *meta, stamps, lengths, data))
+
+    def _check_limits(self, now: int) -> None:
+        for _ in range(TIMERS_PER_POLL):
+            conn = self.deadlines.pop(now)
+            if conn is None:
+                return
+            limit = self.deadlines.passed(conn, now)
+            if limit is not None:
+                self.exchanges.finish(conn, limit[1], f"limit {limit[2]:g} s", reuse=False)
+            elif compact(conn) > MAX_RESPONSE_BYTES:
+                what = f"response longer than {MAX_RESPONSE_BYTES} bytes"
+                self.exchanges.finish(conn, Outcome.PROTOCOL_ERROR, what, reuse=False)
+            else:
+                self.deadlines.set(conn, now)
+
+    def _event(self, fd: int, event: int) -> None:
+        conn = self.exchanges.conns.get(fd)
+        if conn is not None:
+            self.exchanges.event(conn, event)
+        elif fd == self.control_fd:
+            self._commands()
+        elif fd == self.timer.fd:
+            self.armed_ns = FOREVER_NS
+            self.timer.arm(FOREVER_NS)
+
+    def _commands(self) -> None:
+        try:
+            words = os.read(self.control_fd, 4096)
+        except BlockingIOError:
+            return
+        if not words:
+            os._exit(3)  # the parent is gone: nobody will read what we spool
+        for line in words.split(b"\n"):
+            word, _, value = line.partition(b" ")
+            match word:
+                case b"go":
+                    self.started_ns = int(value)
+                    if self.config.duration_ns is not None:
+                        self.stop_at_ns = self.started_ns + self.config.duration_ns
+                    if self.config.slots is not None:
+                        self.exchanges.freed.extend([self.started_ns] * self.config.slots)
+                case b"drain":
+                    self.stopping = True
+                case b"abort":
+                    self.stopping = True
+                    self.exchanges.cancel_all()
+
+
+class _Poll:
+    """select.poll in the shape of epoll, for systems without epoll."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self.register, self.modify, self.unregister = self._poll.register, self._poll.modify, self._poll.unregister
+
+    def poll(self, timeout_s: float) -> list[tuple[int, int]]:
+        return self._poll.poll(timeout_s * 1000)
+
+
+def make_poll() -> Any:
+    """epoll, or the nearest thing this system has."""
+    return select.epoll() if hasattr(select, "epoll") else _Poll()

@@ -1,0 +1,98 @@
+"""A worker's share of the plan, on disk: request bytes back to back, an index beside them, and a column of send stamps.
+
+The bytes begin after the lines that all requests share (those hold the API key and stay in memory):
+`x-request-id`, `content-length`, an empty line, the body. The stamps survive a worker that is killed, so that
+the parent knows which of its requests were on their way.
+"""
+
+from __future__ import annotations
+
+import mmap
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.drive import dialect
+from harness.records import Endpoint, Phase, PlannedRequest, Prompt
+
+UNSCHEDULED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFiles:
+    bodies: Path
+    index: Path  # int64 triples: offset, length, scheduled_ns (UNSCHEDULED in a closed loop)
+    sent: Path  # int64 per request: CLOCK_MONOTONIC of the send, 0 before it
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard mapped into memory; `sent` is writable and shared with the parent."""
+
+    bodies: memoryview
+    offset: Sequence[int]
+    length: Sequence[int]
+    scheduled_ns: Sequence[int]
+    sent: memoryview
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+
+def request_id(run_id: str, phase: Phase, seq: int) -> str:
+    """Unique within a campaign and safe as a header value."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in run_id)
+    return f"{safe}-{phase.value[0]}{abs(seq)}"
+
+
+def files(scratch: Path, worker: int) -> ShardFiles:
+    stem = f"shard-{worker}"
+    return ShardFiles(scratch / f"{stem}.bodies", scratch / f"{stem}.index", scratch / f"{stem}.sent")
+
+
+def write(
+    requests: Sequence[PlannedRequest],
+    prompts: Iterable[Prompt],
+    owner: Sequence[int],
+    workers: int,
+    endpoint: Endpoint,
+    run_id: str,
+    phase: Phase,
+    scratch: Path,
+) -> list[ShardFiles]:
+    """Encode every request into the shard of its owner; `owner[i]` is the worker of `requests[i]`."""
+    shards = [files(scratch, w) for w in range(workers)]
+    index = [array("q") for _ in range(workers)]
+    at = [0] * workers
+    out = [shard.bodies.open("wb") for shard in shards]
+    try:
+        for i, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
+            body = dialect.encode(endpoint, request, prompt)
+            name = request_id(run_id, phase, request.seq)
+            piece = f"x-request-id: {name}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+            w = owner[i]
+            out[w].write(piece)
+            due = UNSCHEDULED if request.scheduled_ns is None else request.scheduled_ns
+            index[w].extend((at[w], len(piece), due))
+            at[w] += len(piece)
+    finally:
+        for file in out:
+            file.close()
+    for shard, rows in zip(shards, index, strict=True):
+        shard.index.write_bytes(rows.tobytes())
+        shard.sent.write_bytes(bytes(8 * (len(rows) // 3)))
+    return shards
+
+
+def load(shard: ShardFiles) -> Shard:
+    """Map a shard that `write` made; an empty one has length 0."""
+    rows = array("q")
+    rows.frombytes(shard.index.read_bytes())
+    if not rows:
+        return Shard(memoryview(b""), rows, rows, rows, memoryview(b"").cast("q"))
+    with shard.bodies.open("rb") as file:
+        bodies = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    with shard.sent.open("r+b") as file:
+        sent = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
+    return Shard(bodies, rows[0::3], rows[1::3], rows[2::3], sent)

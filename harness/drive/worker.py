@@ -1,0 +1,96 @@
+"""A worker process: `python -m harness.drive.worker`, its config as one line of JSON on standard input.
+
+After that line standard input carries commands (`go START_NS`, `drain`, `abort`); its end means that the parent
+is gone and ends the worker. The API key comes over this pipe and is never written down.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness import clock
+from harness.drive import shard
+from harness.drive.loop import Loop, LoopConfig
+from harness.drive.spool import Writer
+from harness.records import Timeouts
+
+CONTROL_FD = 0
+
+
+def read_line(fd: int) -> bytes:
+    """One line from a pipe, byte-exact: what follows it stays in the pipe."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(fd, 1)
+        if not byte:
+            raise SystemExit(3)
+        line += byte
+    return bytes(line)
+
+
+def raise_file_limit() -> None:
+    """A connection is a file descriptor: use what the system lets us."""
+    try:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ImportError, ValueError, OSError):
+        pass
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    config: dict[str, Any] = json.loads(read_line(CONTROL_FD))
+    raise_file_limit()
+    scratch, worker = Path(config["scratch"]), int(config["worker"])
+    spool = Writer(scratch, worker)
+    share = shard.load(shard.files(scratch, worker))
+    if config["driver"] == "sdk":
+        from harness.drive import sdk
+
+        sdk.run(config, share, spool, CONTROL_FD)
+    else:
+        _wire(config, share, spool)
+    spool.close()
+
+
+def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer) -> None:
+    os.set_blocking(CONTROL_FD, False)
+    wire_config = LoopConfig(
+        base_url=config["base_url"],
+        ca_file=config["ca_file"],
+        head=config["head"].encode("latin-1"),
+        slots=config["slots"],
+        timeouts=Timeouts(*config["timeouts"]),
+        duration_ns=config["duration_ns"],
+        kernel_stamps=config["kernel_stamps"],
+    )
+    loop = Loop(wire_config, share, spool, CONTROL_FD)
+    loop.prepare()
+    gc.collect()
+    gc.disable()  # a full collection over the replies in flight would stop the reads for up to half a second
+    spool.put(("ready",))
+    loop.run()
+    anchor = clock.anchor()
+    spool.put(("anchor", anchor.monotonic_ns, anchor.offset_ns, anchor.error_ns))
+    report = {
+        "cpu_s": clock.process_cpu_s() - loop.cpu_start_s,
+        "loop_lag_max_s": loop.lag_max_ns / 1e9,
+        "late_sends": loop.exchanges.late_sends,
+        "user_reads": loop.exchanges.user_reads,
+        "cut": loop.cut,
+        "ended_ns": clock.monotonic_ns(),
+    }
+    spool.put(("report", json.dumps(report)))
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(0)

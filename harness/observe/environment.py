@@ -1,0 +1,89 @@
+"""Provenance: what a run stood on, as plain JSON values for the manifest. Nothing is imported to find it out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psutil
+
+from harness import __version__
+from harness.observe import machine
+from harness.observe.doctor import DoctorLine, doctor
+
+__all__ = ["DoctorLine", "collect", "doctor"]
+
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH", re.IGNORECASE)
+_NAMES = (
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "NVIDIA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "HF_HUB_OFFLINE",
+)
+_PREFIXES = ("VLLM_", "NCCL_")
+
+
+def public_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that change what vLLM does, without any whose name says secret, without credentials in URLs."""
+    kept = {
+        name: _without_credentials(value)
+        for name, value in environ.items()
+        if (name in _NAMES or name.startswith(_PREFIXES)) and not _SECRET.search(name)
+    }
+    return dict(sorted(kept.items()))
+
+
+def _without_credentials(value: str) -> str:
+    if "://" not in value or "@" not in value:
+        return value
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return "(not shown)"
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def collect(gpus_static: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment of a run. `gpus_static`: Observers.gpu_static. `extra`: further facts of the caller, kept as given.
+
+    The host's name may be private, so only the beginning of its SHA-256 is kept: equal for equal machines, no more.
+    """
+    versions = {name: machine.version(name) for name in machine.PACKAGES}
+    return {
+        "harness_version": __version__,
+        "python": platform.python_version(),
+        "os": _os_name(),
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "cpu_model": machine.cpu_model(),
+        "cores": machine.cores(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "cpu_governor": machine.governor(),
+        "clock_source": machine.clock_source(),
+        "container": machine.container(),
+        "cgroup": machine.cgroup_limits(),
+        "machine": machine.virtualisation(),
+        "virtual_machine": machine.is_virtual_machine(),
+        "open_files_limit": machine.open_files_limit(),
+        "host_sha256": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+        "git": machine.git_state(str(Path.cwd())),
+        "packages": {name: found for name, found in versions.items() if found is not None},
+        "gpus": [dict(gpu) for gpu in gpus_static],
+        "variables": public_environment(os.environ),
+        **extra,
+    }
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME") or platform.system()
+    except OSError:
+        return platform.system()

@@ -1,0 +1,294 @@
+"""The cells of the results table: one row per target x workload x load, its repetitions gathered as median and min-max."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from statistics import median
+from typing import Any
+
+from harness.metrics import METRICS
+from harness.records import CostLine, CostReport, Load, RunSummary
+from harness.report import formats
+
+DEFAULT_ATTAINMENT = 0.99
+_STATES = ("VALID", "UNKNOWN", "INVALID")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of numbers. `kind`: scalar | distribution | cost, and `source` (with `point`) says where it is read.
+
+    `keep`: the higher, the longer it stays when a terminal is narrow. `optional`: left out where no cell has it.
+    """
+
+    key: str
+    header: str
+    unit: str  # s is shown as ms where the column is small
+    kind: str
+    source: str
+    point: str = ""
+    keep: int = 5
+    optional: bool = False
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("output_tps", "output", "tok/s", "scalar", "output_tps", keep=10),
+    Column("total_tps", "total", "tok/s", "scalar", "total_tps", keep=2),
+    Column("request_rps", "requests", "req/s", "scalar", "request_rps", keep=3),
+    Column("ttft_p50_s", "TTFT p50", "s", "distribution", "ttft_s", "p50", keep=7),
+    Column("ttft_p99_s", "TTFT p99", "s", "distribution", "ttft_s", "p99", keep=6),
+    Column(
+        "ttft_from_schedule_p50_s",
+        "TTFT from schedule p50",
+        "s",
+        "distribution",
+        "ttft_from_schedule_s",
+        "p50",
+        keep=0,
+        optional=True,
+    ),
+    Column(
+        "ttft_from_schedule_p99_s",
+        "TTFT from schedule p99",
+        "s",
+        "distribution",
+        "ttft_from_schedule_s",
+        "p99",
+        keep=1,
+        optional=True,
+    ),
+    Column("tpot_p50_s", "TPOT p50", "s", "distribution", "tpot_s", "p50", keep=7),
+    Column("e2el_p50_s", "E2EL p50", "s", "distribution", "e2el_s", "p50", keep=4),
+    Column("goodput_rps", "goodput", "req/s", "scalar", "goodput_rps", keep=5, optional=True),
+    Column("attainment", "SLO met", "%", "scalar", "attainment", keep=8, optional=True),
+    Column("usd_per_million_output_tokens", "$/M output", "USD", "cost", "output", keep=10),
+    Column("usd_per_million_total_tokens", "$/M total", "USD", "cost", "total", keep=9),
+    Column("usd_per_thousand_requests", "$/1k requests", "USD", "cost", "requests", keep=8),
+    Column("usd_per_thousand_good_requests", "$/1k in SLO", "USD", "cost", "good", keep=5, optional=True),
+)
+_COST_NAMES = {  # the end of a cost line's name, after self_ or hosted_
+    "output": "usd_per_million_output_tokens",
+    "total": "usd_per_million_total_tokens",
+    "requests": "usd_per_1000_requests",
+    "good": "usd_per_1000_good_requests",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A number over repetitions; dollars are Decimal."""
+
+    median: float | Decimal
+    minimum: float | Decimal
+    maximum: float | Decimal
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One cell. `used`: the runs behind its numbers: those not INVALID, or all where every one is.
+
+    `values`: column key -> Spread, None where absent, and then `absent` says why. `verdict`: the worst of `used`.
+    """
+
+    experiment: str
+    campaign_id: str
+    model: str
+    target: str
+    target_kind: str
+    workload: str
+    load: Load
+    runs: tuple[RunSummary, ...]
+    used: tuple[RunSummary, ...]
+    verdict: str
+    values: Mapping[str, Spread | None]
+    absent: Mapping[str, str]
+    priced: bool  # a cost was computed for one of `used`
+
+    @property
+    def verdict_words(self) -> str:
+        """`VALID`, or `VALID 2/3` where some repetitions are INVALID and left out."""
+        return self.verdict if len(self.used) == len(self.runs) else f"{self.verdict} {len(self.used)}/{len(self.runs)}"
+
+    def middle(self, key: str) -> float | Decimal | None:
+        spread = self.values.get(key)
+        return spread.median if spread is not None else None
+
+
+def rows(summaries: Sequence[RunSummary], costs: Sequence[CostReport], *, allow_invalid: bool = False) -> list[Row]:
+    """One Row per target x workload x load, sorted by target, workload and load.
+
+    Repetitions of several campaigns are pooled only while no repetition number occurs twice. Dollars of an INVALID
+    run are absent unless `allow_invalid`.
+    """
+    cells: dict[tuple[Any, ...], list[RunSummary]] = {}
+    for run in summaries:
+        cell = run.cell
+        cells.setdefault(
+            (cell.target, cell.workload, cell.load, run.experiment, run.model, run.target_kind), []
+        ).append(run)
+    groups: list[list[RunSummary]] = []
+    for group in cells.values():
+        if len({run.cell.repetition for run in group}) == len(group):
+            groups.append(group)
+            continue
+        campaigns = sorted({run.campaign_id for run in group})
+        groups.extend([run for run in group if run.campaign_id == campaign] for campaign in campaigns)
+    by_run = {cost.run_id: cost for cost in costs}
+    return sorted((_row(group, by_run, allow_invalid) for group in groups), key=_order)
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    load = row.load
+    return (
+        row.experiment,
+        row.target,
+        row.workload,
+        load.rate_rps is not None,
+        load.concurrency or 0,
+        load.rate_rps or 0,
+        row.campaign_id,
+    )
+
+
+def worst(states: Sequence[str]) -> str:
+    """INVALID beats UNKNOWN beats VALID; a state that is none of these, or none at all, is UNKNOWN."""
+    known = [state if state in _STATES else "UNKNOWN" for state in states]
+    return max(known, key=_STATES.index, default="UNKNOWN")
+
+
+def _row(group: list[RunSummary], costs: Mapping[str, CostReport], allow_invalid: bool) -> Row:
+    runs = sorted(group, key=lambda run: (run.cell.repetition, run.run_id))
+    used = [run for run in runs if run.verdict.state != "INVALID"] or runs
+    values: dict[str, Spread | None] = {}
+    absent: dict[str, str] = {}
+    for column in COLUMNS:
+        found = [_value(column, run, costs.get(run.run_id), allow_invalid) for run in used]
+        seen = [value for value, _ in found if value is not None]
+        values[column.key] = Spread(median(seen), min(seen), max(seen), len(seen)) if seen else None
+        if len(seen) < len(found):
+            absent[column.key] = next(why for value, why in found if value is None)
+    first = runs[0]
+    return Row(
+        experiment=first.experiment,
+        campaign_id=first.campaign_id,
+        model=first.model,
+        target=first.cell.target,
+        target_kind=first.target_kind,
+        workload=first.cell.workload,
+        load=first.cell.load,
+        runs=tuple(runs),
+        used=tuple(used),
+        verdict=worst([run.verdict.state for run in used]),
+        values=values,
+        absent=absent,
+        priced=any(run.run_id in costs for run in used),
+    )
+
+
+def _value(column: Column, run: RunSummary, cost: CostReport | None, allow_invalid: bool) -> tuple[Any, str]:
+    """The run's number, or None and why it is absent."""
+    undefined = METRICS[column.source].undefined if column.source in METRICS else "not recorded"
+    match column.kind:
+        case "scalar":
+            return formats.finite(run.scalars.get(column.source)), undefined
+        case "distribution":
+            seen = run.distributions.get(column.source)
+            if seen is None or seen.count == 0:
+                return None, "no window" if run.window is None else undefined
+            why = f"{seen.count} values do not support a {column.point}"
+            return formats.finite(getattr(seen, column.point)), why
+        case _:
+            if run.verdict.state == "INVALID" and not allow_invalid:
+                return None, "no dollar for an INVALID run unless it is asked for by name"
+            if cost is None:
+                return None, "no cost was computed for this run"
+            line = cost_line(cost.own, column.source)
+            if line is None:
+                return None, "no hardware price declared" if cost.hardware is None else "not among the computed costs"
+            return formats.money(line.usd), formats.clean(line.formula, 200) or "could not be computed"
+
+
+def cost_line(lines: Sequence[CostLine], quantity: str) -> CostLine | None:
+    """The line of `quantity` (output | total | requests | good) of an own or hosted group, None where there is none."""
+    return next((line for line in lines if line.name.partition("_")[2] == _COST_NAMES[quantity]), None)
+
+
+def price_words(table: Sequence[Row], costs: Sequence[CostReport]) -> list[tuple[str, str]]:
+    """(column header, the cost stage's words for it) where a price needs a convention: output alone is a split."""
+    found: list[tuple[str, str]] = []
+    for column in shown_columns(table):
+        lines = [line for cost in costs if column.source == "output" and (line := cost_line(cost.own, column.source))]
+        found += [(column.header, formats.clean(lines[0].label, 120))] if lines else []
+    return found
+
+
+def slo_target(run: RunSummary) -> float | None:
+    """The attainment that the run's config promises; None where no SLO is declared."""
+    slo = run.config.get("slo")
+    if isinstance(slo, Mapping):
+        share = slo.get("attainment")
+        return float(share) if isinstance(share, int | float) else DEFAULT_ATTAINMENT
+    return DEFAULT_ATTAINMENT if run.scalars.get("attainment") is not None else None
+
+
+def shown_columns(table: Sequence[Row]) -> list[Column]:
+    """The columns of a table: optional ones only where some cell has the number, dollars only where something was priced."""
+    priced = any(row.priced for row in table)
+
+    def shown(column: Column) -> bool:
+        return any(row.values.get(column.key) is not None for row in table) or (
+            not column.optional and (priced or column.kind != "cost")
+        )
+
+    return [column for column in COLUMNS if shown(column)]
+
+
+def absent_reasons(table: Sequence[Row], columns: Sequence[Column]) -> list[tuple[str, str, list[Row]]]:
+    """(column header, why, rows) of every "-" of a table, equal reasons gathered."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for column in columns:
+        for row in table:
+            if row.values.get(column.key) is None and column.key in row.absent:
+                found.setdefault((column.header, row.absent[column.key]), []).append(row)
+    merged: dict[tuple[str, tuple[int, ...]], tuple[list[str], list[Row]]] = {}
+    for (header, why), where in found.items():
+        merged.setdefault((why, tuple(id(row) for row in where)), ([], where))[0].append(header)
+    return [(", ".join(headers), why, where) for (why, _), (headers, where) in merged.items()]
+
+
+# ---------------------------------------------------------------- cells as text
+
+
+def unit_and_writer(column: Column, table: Sequence[Row]) -> tuple[str, Callable[[float | Decimal], str]]:
+    """The unit of a whole column and how its numbers are written: ms where every median is below ten seconds."""
+    if column.unit == "s":
+        middles = [middle for row in table if (middle := row.middle(column.key)) is not None]
+        if all(abs(float(middle)) < 10 for middle in middles):
+            return "ms", lambda value: formats.number(float(value) * 1000)
+        return "s", formats.number
+    if column.unit == "%":
+        return "%", lambda share: formats.percent(share).removesuffix(" %")
+    if column.unit == "USD":
+        return "USD", lambda value: formats.usd(value if isinstance(value, Decimal) else Decimal(str(value)))
+    return column.unit, formats.number
+
+
+def spread_text(
+    spread: Spread | None, write: Callable[[float | Decimal], str], *, short: bool = False
+) -> tuple[str, str]:
+    """(median, range) as text; the range is empty where there is one value or all are written alike.
+
+    `short`: the range as half of max - min over the median, in percent.
+    """
+    if spread is None:
+        return formats.ABSENT, ""
+    low, high = write(spread.minimum), write(spread.maximum)
+    if spread.count < 2 or low == high:
+        return write(spread.median), ""
+    if short and spread.median > 0:
+        half = (spread.maximum - spread.minimum) / 2 / spread.median  # type: ignore[operator]
+        return write(spread.median), f"±{float(half) * 100:.1f}%"
+    return write(spread.median), f"{low}-{high}"

@@ -1,0 +1,210 @@
+"""Writes the report: report.html (one file, nothing loaded from elsewhere), report.md and results.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.errors import StoreError
+from harness.metrics import METRICS
+from harness.records import CostReport, RunSummary
+from harness.report import cells, figures, formats, sections
+from harness.report.answer import Answer, find_answer
+from harness.report.markdown import markdown
+
+_KPIS = (
+    ("usd_per_million_output_tokens", "per million output tokens"),
+    ("usd_per_million_total_tokens", "per million input + output tokens"),
+    ("usd_per_thousand_requests", "per 1,000 requests"),
+    ("output_tps", "output throughput"),
+    ("ttft_p50_s", "TTFT, median"),
+    ("tpot_p50_s", "TPOT, median"),
+)
+_MAX_COSTS = 12  # runs whose formulas are printed in full; every run's prices are in the results table
+_FORMULA_START = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write(
+    out_dir: Path,
+    title: str,
+    summaries: Sequence[RunSummary],
+    costs: Sequence[CostReport],
+    *,
+    allow_invalid: bool = False,
+) -> dict[str, Path]:
+    """Write report.html, report.md and results.csv into `out_dir` (made if missing); returns them by kind.
+
+    Equal inputs give equal bytes. Dollars of INVALID runs are left out unless `allow_invalid`, and then flagged.
+    Raises StoreError where a file cannot be written.
+    """
+    texts = {
+        "html": ("report.html", html(title, summaries, costs, allow_invalid=allow_invalid)),
+        "markdown": ("report.md", markdown(title, summaries, costs, allow_invalid=allow_invalid)),
+        "csv": ("results.csv", results_csv(cells.rows(summaries, costs, allow_invalid=allow_invalid))),
+    }
+    paths: dict[str, Path] = {}
+    for kind, (name, text) in texts.items():
+        path = out_dir / name
+        try:
+            out_dir.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_name(f".{name}.new")
+            fresh.write_text(text, encoding="utf-8", newline="\n")
+            fresh.replace(path)
+        except OSError as error:
+            raise StoreError("the report cannot be written", path, error.strerror or str(error)) from None
+        paths[kind] = path
+    return paths
+
+
+def html(
+    title: str, summaries: Sequence[RunSummary], costs: Sequence[CostReport], *, allow_invalid: bool = False
+) -> str:
+    """The whole report as one HTML text. Every word from outside is escaped by the template."""
+    table = cells.rows(summaries, costs, allow_invalid=allow_invalid)
+    found = find_answer(summaries, costs, allow_invalid=allow_invalid)
+    # dollars first: they are what most readers came for, and stay in sight on a phone
+    columns = sorted(cells.shown_columns(table), key=lambda column: column.kind != "cost")
+    shown = sections.timeline_run(found, table, summaries)
+    anchors = sections.anchors(summaries)
+    priced = sections.costs_shown(found, costs, summaries, allow_invalid=allow_invalid)
+    environment = Environment(
+        loader=PackageLoader("harness.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "clean": formats.clean,
+        "usd": formats.usd,
+        "percent": formats.percent,
+        "duration": formats.duration,
+        "number": formats.number,
+    }
+    return environment.get_template("template.html.j2").render(
+        title=formats.clean(title, 200) or "report",
+        answer=found,
+        allow_invalid=allow_invalid,
+        kpis=_kpis(found),
+        summaries=summaries,
+        invalid=[run for run in summaries if run.verdict.state == "INVALID"],
+        headers=[(column, *cells.unit_and_writer(column, table)[:1]) for column in columns],
+        rows=[_html_row(row, columns, table, found) for row in table],
+        absent=[(names, why, [table.index(row) + 1 for row in where] if len(where) < len(table) else []) for names, why, where in cells.absent_reasons(table, columns)],
+        figures=[
+            ("Throughput against concurrency", _svg(figures.throughput_against_concurrency(summaries)), False),
+            ("Timeline", _svg(figures.timeline(shown)), True),
+            ("Latency against rate", _svg(figures.latency_against_rate(summaries)), False),
+        ],
+        price_words=cells.price_words(table, costs),
+        timeline_run=shown,
+        anchors=anchors,
+        costs=priced[:_MAX_COSTS],
+        costs_left_out=len(priced[_MAX_COSTS:]),
+        cells_of={run.run_id: run for run in summaries},
+        findings=sections.findings(summaries),
+        tokens=(token_lines := sections.token_lines(summaries)),
+        token_verdict=sections.token_verdict(token_lines),
+        startups=sections.startups(summaries),
+        environment=sections.facts([run.environment for run in summaries]),
+        config=sections.facts([run.config for run in summaries]),
+        outcome_words=sections.outcome_words,
+        load_words=formats.load_words,
+        metrics=list(METRICS.values()),
+    )  # fmt: skip
+
+
+def _svg(text: str) -> Markup:
+    """A figure as it stands: figures.py escapes every word in it."""
+    return Markup(text)  # noqa: S704
+
+
+def _html_row(
+    row: cells.Row, columns: Sequence[cells.Column], table: Sequence[cells.Row], found: Answer
+) -> dict[str, Any]:
+    texts = []
+    for column in columns:
+        _, write_number = cells.unit_and_writer(column, table)
+        middle, between = cells.spread_text(row.values.get(column.key), write_number)
+        texts.append((middle, between, row.absent.get(column.key, "") if row.values.get(column.key) is None else ""))
+    return {
+        "row": row,
+        "load": formats.load_words(row.load),
+        "best": found.row is not None and row.used == found.row.used,
+        "cells": texts,
+        "ids": formats.run_ids([run.run_id for run in row.used]),
+    }
+
+
+def _kpis(found: Answer) -> list[tuple[str, str, str]]:
+    """(value, words, range) of the chosen cell's main numbers, absent ones left out."""
+    if found.row is None:
+        return []
+    kpis = []
+    for key, words in _KPIS:
+        column = next(column for column in cells.COLUMNS if column.key == key)
+        spread = found.row.values.get(key)
+        if spread is None:
+            continue
+        unit, write_number = cells.unit_and_writer(column, [found.row])
+        middle, between = cells.spread_text(spread, write_number)
+        kpis.append((f"{middle}{'' if unit == 'USD' else ' ' + unit}", words, between))
+    return kpis
+
+
+def results_csv(table: Sequence[cells.Row]) -> str:
+    """The results table with full numbers: a row a cell, each number as median, min and max; empty where absent.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    words = [
+        "experiment",
+        "target",
+        "target_kind",
+        "model",
+        "workload",
+        "load",
+        "concurrency",
+        "rate_rps",
+        "repetitions",
+        "repetitions_used",
+        "verdict",
+        "run_ids",
+    ]
+    writer.writerow([*words, *(f"{column.key}{part}" for column in cells.COLUMNS for part in ("", "_min", "_max"))])
+    for row in table:
+        numbers: list[float | Decimal | str] = []
+        for column in cells.COLUMNS:
+            spread = row.values.get(column.key)
+            numbers += ["", "", ""] if spread is None else [spread.median, spread.minimum, spread.maximum]
+        load = row.load
+        writer.writerow(
+            [
+                *(
+                    _plain_cell(text)
+                    for text in (row.experiment, row.target, row.target_kind, row.model, row.workload, load.name)
+                ),
+                "" if load.concurrency is None else load.concurrency,
+                "" if load.rate_rps is None else load.rate_rps,
+                len(row.runs),
+                len(row.used),
+                row.verdict,
+                _plain_cell(" ".join(run.run_id for run in row.runs)),
+                *numbers,
+            ]
+        )
+    return out.getvalue()
+
+
+def _plain_cell(text: str) -> str:
+    plain = formats.clean(text)
+    return f"'{plain}" if plain.startswith(_FORMULA_START) else plain

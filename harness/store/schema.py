@@ -1,0 +1,221 @@
+"""Parquet schemas, derived from the records: a `col` of records.py is described there and nowhere else.
+
+`python -m harness.store.schema > results/README.md` writes the page for readers.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+
+from harness.records import (
+    SCHEMA_VERSION,
+    GpuSample,
+    HostSample,
+    Manifest,
+    PlannedRequest,
+    RequestRecord,
+    RunState,
+    ServerSample,
+)
+
+TABLES: dict[str, type] = {
+    "plan": PlannedRequest,
+    "requests": RequestRecord,
+    "gpu": GpuSample,
+    "server": ServerSample,
+    "host": HostSample,
+}
+
+# pandas dtypes that keep a nullable int64 exact; also written into the files, so that plain pandas gives the same
+PANDAS_DTYPES = {pa.int64(): "Int64", pa.float64(): "Float64", pa.bool_(): "boolean", pa.string(): "string"}
+
+_ARROW: dict[Any, Any] = {
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    str: pa.string(),
+    tuple[int, ...]: pa.list_(pa.field("element", pa.int64(), nullable=False)),
+}
+
+
+def _arrow_type(hint: Any) -> tuple[Any, bool]:
+    """Python annotation -> (Arrow type, nullable)."""
+    if isinstance(hint, types.UnionType):
+        kept = [a for a in typing.get_args(hint) if a is not type(None)]
+        return _ARROW[kept[0]], True
+    return _ARROW[hint], False
+
+
+def _pandas_metadata(columns: list[Any]) -> bytes:
+    """What pandas reads back its dtypes from; without it a null turns an int64 column into floats."""
+    described = [
+        {
+            "name": f.name,
+            "field_name": f.name,
+            "pandas_type": "unicode" if f.type == pa.string() else str(f.type),
+            "numpy_type": PANDAS_DTYPES.get(f.type, "object"),
+            "metadata": None,
+        }
+        for f in columns
+    ]
+    return json.dumps(
+        {"index_columns": [], "column_indexes": [], "columns": described, "pandas_version": "2.2"}
+    ).encode()
+
+
+@cache
+def schema_of(table: str) -> Any:
+    """The pyarrow.Schema of one of TABLES: field metadata {unit, doc}, table metadata schema_version."""
+    record = TABLES[table]
+    hints = typing.get_type_hints(record)
+    columns = []
+    for f in fields(record):
+        kind, nullable = _arrow_type(hints[f.name])
+        columns.append(pa.field(f.name, kind, nullable, {"unit": f.metadata["unit"], "doc": f.metadata["doc"]}))
+    return pa.schema(
+        columns, {"schema_version": str(SCHEMA_VERSION), "table": table, "pandas": _pandas_metadata(columns)}
+    )
+
+
+@cache
+def parquet_options(table: str) -> dict[str, Any]:
+    """Keyword arguments for the Parquet writer: zstd, int64 as deltas (stamps are near-monotonic), strings as dictionaries."""
+    encodings: dict[str, str] = {}
+    strings: list[str] = []
+    for f in schema_of(table):
+        if f.type == pa.string():
+            strings.append(f.name)
+        elif f.type == pa.int64():
+            encodings[f.name] = "DELTA_BINARY_PACKED"
+        elif pa.types.is_list(f.type):
+            encodings[f"{f.name}.list.element"] = "DELTA_BINARY_PACKED"
+    return {"compression": "zstd", "compression_level": 3, "use_dictionary": strings, "column_encoding": encodings}
+
+
+# ---------------------------------------------------------------- the page for readers
+
+_TABLE_DOCS = {
+    "plan": "What was to be sent and when, drawn and written before the first byte went out. Measured requests only.",
+    "requests": "One row per request as it happened, warm-up, failed and dropped ones included.",
+    "gpu": "One row per GPU and sample. No file where there is no NVML.",
+    "server": "The server's Prometheus metrics, long format: one row per series and scrape. No file where the server has none.",
+    "host": "The machine that the harness ran on, one row per sample.",
+}
+
+MANIFEST_DOCS = {
+    "schema_version": "Version of this layout; a reader refuses a newer one than its own",
+    "run_id": "Name of the run, printed beside every number made from it",
+    "experiment": "Name from the experiment file",
+    "campaign_id": "The invocation of `harness run` that made it",
+    "cell": "Target, workload, load (`concurrency`, or `rate_rps` and `arrivals`) and repetition",
+    "state": "running, complete, interrupted or failed. A run that was killed still says running on disk; "
+    "the harness reports it as interrupted once its process is gone",
+    "created_utc": "When the run directory was made",
+    "owner_pid": "Process that writes it",
+    "owner_start_ticks": "That process's start time in clock ticks since boot, which tells it from a later process with its number",
+    "harness_version": "Version of the harness",
+    "config": "The resolved experiment",
+    "config_sha256": "Digest of the resolved experiment",
+    "plan_sha256": "Digest of the plan: equal digests, equal requests at equal times",
+    "seed": "Seed of the plan",
+    "environment": "Versions, hardware, driver, git state and the like",
+    "target": "What the server really is, read back from it",
+    "drive": "Per phase, what the load generator says of itself, clock anchors included",
+    "telemetry": "gpu, server, host: ok, or why there is none",
+    "row_counts": "Rows per table",
+    "error": "Why the run failed or stopped; null if it did not",
+}
+
+_HEAD = """# Results
+
+Everything here but this page is made by runs. This page is generated from `harness/records.py`:
+`python -m harness.store.schema > results/README.md`. Schema version {version}.
+
+## Layout
+
+    results/<experiment>/<run_id>/
+      manifest.json       what was run, on what, and how it ended
+      plan.parquet        the plan, written before the first byte went out
+      requests.parquet    one row per request
+      gpu.parquet         GPU telemetry, where there is a GPU
+      server.parquet      the server's own metrics, where it exposes them
+      host.parquet        this machine
+      server.log          output of a server that the harness started
+      parts/              only while a run goes on, or after it was killed: part files of the same tables
+    results/<experiment>/derived/   summaries and reports; can always be made again
+
+While a run goes on its rows stand in `parts/<table>-00001.parquet`, .. , written at most once a second. At the end they
+are merged into `<table>.parquet` and removed. Where both stand, `<table>.parquet` is complete and the parts are not to be
+read; names ending in `.tmp` are unfinished and never to be read. `harness.store.reader.read_run` follows these rules.
+
+Every `_ns` is CLOCK_MONOTONIC of the machine that ran the harness, in nanoseconds, except `scheduled_ns` of the plan, which
+counts from the start of the phase. Null means not observed; it is never 0. Units stand in the field metadata of the files too.
+"""
+
+_READING = """
+## Reading
+
+pandas, with nullable dtypes (`Int64`, `Float64`, `boolean`, `string`): an int64 of nanoseconds must not become a float.
+The files carry these dtypes, so the plain call gives them; list columns hold NumPy arrays, null where absent.
+
+    import pandas as pd
+    requests = pd.read_parquet("results/EXPERIMENT/RUN_ID/requests.parquet")
+    ok = requests[(requests["phase"] == "measure") & (requests["outcome"] == "ok")]
+    ttft_s = (ok["first_token_ns"] - ok["sent_ns"]) / 1e9
+
+DuckDB, over one run or many:
+
+    SELECT outcome, count(*), median(first_token_ns - sent_ns) / 1e9 AS ttft_s
+    FROM 'results/EXPERIMENT/*/requests.parquet' WHERE phase = 'measure' GROUP BY outcome;
+
+    -- one row per token-bearing chunk
+    SELECT request_id, unnest(chunk_ns) AS chunk_ns FROM 'results/EXPERIMENT/RUN_ID/requests.parquet';
+
+A run that is going on or was killed, its part files read as one:
+
+    from harness.store.reader import read_run
+    run = read_run("results/EXPERIMENT/RUN_ID")   # run.manifest, run.requests, run.plan, run.gpu, run.server, run.host
+"""
+
+
+def _type_name(arrow_type: Any) -> str:
+    return (
+        "list<int64>" if pa.types.is_list(arrow_type) else {"double": "float64"}.get(str(arrow_type), str(arrow_type))
+    )
+
+
+def _table_section(table: str) -> str:
+    lines = [
+        f"\n## {table}.parquet\n",
+        _TABLE_DOCS[table],
+        "",
+        "| column | type | unit | may be null | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for f in schema_of(table):
+        unit, doc = f.metadata[b"unit"].decode(), f.metadata[b"doc"].decode()
+        lines.append(f"| `{f.name}` | {_type_name(f.type)} | {unit} | {'yes' if f.nullable else ''} | {doc} |")
+    return "\n".join(lines) + "\n"
+
+
+def schema_page() -> str:
+    """Markdown of results/README.md: layout, every table's columns, the manifest's keys, how to read them."""
+    manifest = "\n".join(f"| `{f.name}` | {MANIFEST_DOCS[f.name]} |" for f in fields(Manifest))
+    states = ", ".join(state.value for state in RunState)
+    return (
+        _HEAD.format(version=SCHEMA_VERSION)
+        + "".join(_table_section(table) for table in TABLES)
+        + f"\n## manifest.json\n\nStates: {states}.\n\n| key | meaning |\n|---|---|\n{manifest}\n"
+        + _READING
+    )
+
+
+if __name__ == "__main__":
+    print(schema_page(), end="")

@@ -1,0 +1,116 @@
+"""What vLLM's log says: how far a start has come, how long the weights took, and why a server died."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_TAIL_BYTES = 400_000
+_CAUSE_CHARS = 500
+
+# "(EngineCore pid=12) ERROR 11-24 11:55:33 [core.py:133] " before what was said
+_PREFIX = re.compile(
+    r"^(?:\([^()]*pid=\d+\)\s*)?(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d-]+ [\d:.]+ \[[^\]]*\] ?)?",
+)
+# A traceback logged at these levels was survived.
+_MILD = re.compile(r"^(?:\([^()]*pid=\d+\)\s*)?(?:DEBUG|INFO|WARNING) [\d-]+ ")
+_UP = "Application startup complete"
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt)\b(?:: .*|:?$)")
+_ARGPARSE = re.compile(r"^\S*: error: (.+)$")
+# Raised by whoever notices that another process failed: never the cause itself.
+_ECHO = re.compile(
+    r"Engine core initialization failed|See root cause|see stack trace|EngineDeadError|WorkerProc initialization failed"
+    r"|Executor failed|^(?:asyncio\.)?CancelledError|^(?:\w+\.)*KeyboardInterrupt|RuntimeError: Worker failed",
+    re.IGNORECASE,
+)
+_WEIGHTS = re.compile(r"Loading weights took ([\d.]+) seconds")
+_PHASES = (
+    (re.compile(_UP), "up, waiting for the first token"),
+    (re.compile(r"Capturing CUDA graph", re.IGNORECASE), "capturing CUDA graphs"),
+    (re.compile(r"torch\.compile takes|Compiling a graph|Dynamo bytecode|Start compiling", re.IGNORECASE), "compiling"),
+    (re.compile(r"KV cache size: ([\d,]+) tokens"), "warming up, KV cache of {} tokens"),
+    (re.compile(r"Loading safetensors checkpoint shards: +(\d+)% Completed"), "loading weights, {} %"),
+    (re.compile(r"Loading weights took ([\d.]+) seconds"), "weights loaded in {} s"),
+    (re.compile(r"Starting to load model"), "loading weights"),
+    (re.compile(r"Initializing a V1 LLM engine"), "starting the engine"),
+    (re.compile(r"Resolved architecture: (\w+)"), "reading the model's config ({})"),
+)
+
+
+def _bare(line: str) -> str:
+    return _PREFIX.sub("", _ANSI.sub("", line)).rstrip()
+
+
+def phase(text: str) -> str | None:
+    """What the newest telling line in `text` says the server is doing; None if no line tells."""
+    for line in reversed(text.splitlines()):
+        for pattern, words in _PHASES:
+            if found := pattern.search(line):
+                return words.format(*found.groups())
+    return None
+
+
+def weights_s(text: str) -> float | None:
+    """Seconds the server says it took to load weights (the slowest of its workers); None where it does not say."""
+    return max((float(s) for s in _WEIGHTS.findall(text)), default=None)
+
+
+def tail(path: Path) -> str:
+    """The last part of a log, empty where there is none."""
+    try:
+        with path.open("rb") as log:
+            log.seek(0, 2)
+            log.seek(max(0, log.tell() - _TAIL_BYTES))
+            return log.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _with_details(lines: list[str], at: int) -> str:
+    """An exception's line and, where it stops at a colon or counts errors (pydantic), the indented lines after it."""
+    said = [lines[at].strip()]
+    for line in lines[at + 1 : at + 4]:
+        if not line.startswith(" ") or line.lstrip().startswith(("File ", "^", "For further information")):
+            break
+        said.append(line.strip())
+    return " ".join(said)[:_CAUSE_CHARS]
+
+
+def cause(path: Path) -> str:
+    """The line of a dead server's log that says why: a bad argument or the real exception, else its last lines.
+
+    While a server starts, its first exception is the cause and later ones are its echoes. One that was up may have
+    logged exceptions of single requests before: there the last one counts.
+    """
+    raw = [line for line in tail(path).splitlines() if line.strip()]
+    up = max((at for at, line in enumerate(raw) if _UP in line), default=None)
+    lines = [_bare(line) for line in raw[up or 0 :] if not _MILD.match(_ANSI.sub("", line))]
+    if bad_argument := next((found for line in lines if (found := _ARGPARSE.match(line))), None):
+        return bad_argument.group(1)[:_CAUSE_CHARS]
+    exceptions = [at for at, line in enumerate(lines) if _EXCEPTION.match(line)]
+    if real := [at for at in exceptions if not _ECHO.search(lines[at])]:
+        return _with_details(lines, real[0] if up is None else real[-1])
+    if exceptions:
+        return lines[exceptions[-1]][:_CAUSE_CHARS]
+    last = [_bare(line) for line in raw[-3:]]
+    return f"its log ends: {' | '.join(last)[-_CAUSE_CHARS:]}" if last else "its log is empty"
+
+
+def advice(why: str) -> str:
+    """What to try about a cause of death."""
+    low = why.lower()
+    if "unrecognized arguments" in low or "invalid choice" in low or "error: argument" in low or "argument --" in low:
+        return "correct the target's flags: this vLLM does not take it"
+    if "out of memory" in low or "no available memory" in low or "sigkill" in low or "free memory on device" in low:
+        return "less memory: lower max_model_len, gpu_memory_utilization or max_num_seqs, or use a smaller model"
+    if "address already in use" in low:
+        return "another process took the port meanwhile: start again or set another port"
+    if "max_model_len" in low or "max seq len" in low:
+        return "lower max_model_len in the target's flags"
+    if "offline" in low or "localentrynotfound" in low or "couldn't connect" in low:
+        return "the model is not in the local cache: download it first, or set env HF_HUB_OFFLINE: '0' for this target"
+    return "read the log; python -m vllm.entrypoints.openai.api_server --help lists the flags"

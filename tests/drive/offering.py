@@ -1,0 +1,77 @@
+"""One call that offers a small plan to a URL and returns the rows, for the driver's tests."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.drive.driver import drive
+from harness.records import (
+    DriveReport,
+    Endpoint,
+    Load,
+    Phase,
+    PlannedRequest,
+    Prompt,
+    RequestRecord,
+    Timeouts,
+)
+
+PROMPT_TOKENS = 8
+
+
+def offer(
+    url: str,
+    n: int,
+    *,
+    concurrency: int | None = None,
+    gap_s: float | None = None,
+    tokens: int = 10,
+    driver: str = "wire",
+    workers: int = 1,
+    api: str = "completions",
+    vllm_extensions: bool = True,
+    timeouts: Timeouts = Timeouts(2, 5, 5, 20),
+    duration_s: float | None = None,
+    api_key: str | None = None,
+    ca_file: str | None = None,
+    should_stop: Callable[[], str | None] = lambda: None,
+    look: Callable[[Path], None] = lambda _: None,
+    on_start: Callable[[int], None] = lambda _: None,
+    on_rows: Callable[[list[RequestRecord]], None] = lambda _: None,
+) -> tuple[list[RequestRecord], DriveReport]:
+    """Closed loop with `concurrency`, else open loop with a request every `gap_s`. Fails if a file is left behind."""
+    requests = [
+        PlannedRequest(i, None if gap_s is None else round(i * gap_s * 1e9), PROMPT_TOKENS, tokens, None, i)
+        for i in range(n)
+    ]
+    ids = tuple(range(PROMPT_TOKENS)) if api == "completions" else None
+    prompts = (Prompt(i, " ".join("abcdefgh"), ids) for i in range(n))
+    load = Load(concurrency=concurrency) if gap_s is None else Load(rate_rps=1 / gap_s)
+    rows: list[RequestRecord] = []
+
+    def take(batch: list[RequestRecord]) -> None:
+        rows.extend(batch)
+        on_rows(batch)
+
+    with tempfile.TemporaryDirectory() as folder:
+        report = drive(
+            requests,
+            prompts,
+            load,
+            Endpoint(url, "golden", api, api_key, vllm_extensions, ca_file),
+            phase=Phase.MEASURE,
+            run_id="run",
+            driver=driver,
+            workers=workers,
+            timeouts=timeouts,
+            duration_s=duration_s,
+            scratch=Path(folder),
+            on_rows=take,
+            on_progress=lambda _: look(Path(folder)),
+            should_stop=should_stop,
+            on_start=on_start,
+        )
+        assert list(Path(folder).iterdir()) == []
+    return rows, report

@@ -1,0 +1,130 @@
+"""Bodies sent and chunks read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from harness.drive.dialect import MAX_ERROR_CHARS, Reply, clean_error, encode, error_message
+from harness.errors import ConfigError
+from harness.records import Endpoint, PlannedRequest, Prompt
+
+REQUEST = PlannedRequest(0, None, 3, 7, None, 1)
+IDS = Prompt(0, None, (1, 2, 3))
+TEXT = Prompt(0, "a b c", None)
+
+
+def body(api: str, prompt: Prompt, *, vllm: bool) -> dict:
+    return json.loads(encode(Endpoint("http://h/v1", "m", api, vllm_extensions=vllm), REQUEST, prompt))
+
+
+def test_vllm_completions_fix_the_output_length():
+    """With vLLM's extensions the length is pinned from both sides and usage runs along."""
+    got = body("completions", IDS, vllm=True)
+    assert got["prompt"] == [1, 2, 3]
+    assert (got["max_tokens"], got["min_tokens"], got["ignore_eos"]) == (7, 7, True)
+    assert got["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+    assert (got["temperature"], got["stream"]) == (0, True)
+
+
+def test_hosted_chat_has_nothing_of_vllm():
+    """A hosted API gets standard fields only."""
+    got = body("chat", TEXT, vllm=False)
+    assert got["messages"] == [{"role": "user", "content": "a b c"}]
+    assert got["max_completion_tokens"] == 7
+    assert got["stream_options"] == {"include_usage": True}
+    assert not {"ignore_eos", "min_tokens", "max_tokens"} & set(got)
+
+
+def test_chat_refuses_token_ids():
+    """Token ids cannot be sent as a message."""
+    with pytest.raises(ConfigError):
+        body("chat", IDS, vllm=True)
+
+
+def chunk(text: str | None = None, usage: int | None = None, finish: str | None = None, **delta: object) -> bytes:
+    choice = {"index": 0, "finish_reason": finish} | ({"delta": delta} if text is None else {"text": text})
+    value: dict = {"choices": [choice]}
+    if usage is not None:
+        value["usage"] = {"prompt_tokens": 5, "completion_tokens": usage}
+    return json.dumps(value).encode()
+
+
+def read(*chunks: bytes) -> Reply:
+    reply = Reply()
+    for i, data in enumerate(chunks):
+        reply.take(data, i)
+    return reply
+
+
+def test_running_usage_gives_tokens_per_chunk():
+    """Differences of the running usage are the chunks' tokens; a chunk whose text is held back still bears its token."""
+    reply = read(
+        chunk("a", 1), chunk("", 2), chunk("bc", 5), b'{"choices": [], "usage": {"completion_tokens": 5}}', b"[DONE]"
+    )
+    assert reply.chunk_ns == [0, 1, 2]
+    assert reply.chunk_tokens() == (1, 1, 3)
+    assert (reply.output, reply.prompt, reply.done) == (5, 5, True)
+
+
+def test_role_only_chunk_bears_nothing():
+    """The first chat chunk names a role and has no token."""
+    reply = read(chunk(role="assistant", content=""), chunk(content="a"), chunk(finish="stop"))
+    assert reply.chunk_ns == [1]
+    assert reply.finish_reason == "stop"
+
+
+def test_without_running_usage_tokens_per_chunk_are_unknown():
+    """Usage that comes only at the end is a total: it says nothing about single chunks."""
+    reply = read(chunk("a"), chunk("b"), chunk("", 2, "length"))
+    assert reply.chunk_ns == [0, 1]
+    assert reply.chunk_tokens() is None
+    assert reply.output == 2
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"reasoning_content": "x"},
+        {"reasoning": "x"},
+        {"tool_calls": [{"function": {"name": "f"}}]},
+        {"tool_calls": [{"function": {"arguments": "{"}}]},
+    ],
+)
+def test_reasoning_and_tool_calls_bear_tokens(delta):
+    """Whatever the model wrote is a token, not only content."""
+    assert read(chunk(**delta)).chunk_ns == [0]
+
+
+def test_usage_details_are_kept():
+    """Cached and reasoning tokens come from usage details; null details stay unknown."""
+    details = {"prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 2}}
+    reply = read(json.dumps({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3} | details}).encode())
+    assert (reply.cached, reply.reasoning) == (4, 2)
+    reply = read(b'{"choices": [], "usage": {"prompt_tokens": 5, "prompt_tokens_details": null}}')
+    assert (reply.cached, reply.output) == (None, None)
+
+
+@pytest.mark.parametrize("data", [b"{oops", b"[1]", b'"x"', b'{"choices": [3]}', b'{"choices": 3}', b"\xff\xfe"])
+def test_what_is_no_chunk_raises_value_error(data):
+    """Bytes of another shape are refused, never guessed."""
+    with pytest.raises(ValueError):
+        Reply().take(data, 0)
+
+
+def test_error_texts_are_short_and_without_secrets():
+    """The key, and what looks like one, leaves no trace in an error."""
+    text = clean_error("bad\nkey topsecret, also sk-abcdefghijk and Bearer abcdefghi " + "x" * 500, "topsecret")
+    assert "topsecret" not in text
+    assert "abcdefghi" not in text
+    assert "\n" not in text
+    assert len(text) <= MAX_ERROR_CHARS
+
+
+def test_error_message_of_usual_bodies():
+    """OpenAI's and vLLM's error shapes give their message; other bodies none."""
+    assert error_message(b'{"error": {"message": "m"}}') == "m"
+    assert error_message(b'{"message": "m"}') == "m"
+    assert error_message(b'{"detail": "m"}') == "m"
+    assert error_message(b"<html>") is None

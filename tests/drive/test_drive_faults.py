@@ -1,0 +1,134 @@
+"""Every fault is a row with its outcome, and none a hang."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.records import Timeouts
+from tests.drive.offering import offer
+from tests.fakes.fault_server import FAULTS, FaultServer
+
+KEY = "topsecret-key-1"
+CHAT = ("role_first", "reasoning", "tool_call")
+# what openai and its HTTP library make of a fault where they differ from the truth on the wire
+SDK_DIFFERS = {
+    "gzip": "ok",  # they ask for it
+    "chunk_size_large": "ok",  # [DONE] came inside the chunk
+    "error_json": "truncated",
+    "json_reply": "truncated",
+}
+SDK_SKIPS = ("giant_line", "drip")  # slow there, and shown on the wire
+
+
+@pytest.fixture(scope="module")
+def server():
+    with FaultServer() as running:
+        yield running
+
+
+def limits(fault: str) -> Timeouts:
+    if fault == "giant_line":
+        return Timeouts(5, 15, 15, 30)
+    if "hang" in fault or fault in ("slow_head", "drip"):
+        return Timeouts(1, 0.3, 0.3, 0.7)
+    return Timeouts(5, 5, 5, 10)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_wire_outcome(server, fault):
+    """The wire driver gives each fault its outcome, and goes on with the next request."""
+    api = "chat" if fault in CHAT else "completions"
+    rows, report = offer(
+        server.url(fault),
+        2,
+        concurrency=1,
+        tokens=3,
+        vllm_extensions=False,
+        api=api,
+        api_key=KEY,
+        timeouts=limits(fault),
+    )
+    assert [row.outcome for row in rows] == [FAULTS[fault]] * 2, rows[0].error
+    assert report.stop_reason == "done"
+    for row in rows:
+        assert KEY not in repr(row)
+        if row.outcome == "ok":
+            assert len(row.chunk_ns) == 3
+            assert row.first_token_ns >= row.sent_ns
+        if row.http_status not in (None, 200):
+            assert row.outcome == "http_error"
+            assert row.first_token_ns is None
+
+
+def test_several_tokens_in_a_chunk(server):
+    """Running usage says how many tokens each chunk held; one stamp each."""
+    rows, _ = offer(server.url("several_tokens"), 1, concurrency=1, tokens=6)
+    assert rows[0].chunk_tokens == (2, 3, 1)
+    assert rows[0].counted_output_tokens == rows[0].output_tokens == 6
+
+
+def test_reads_with_several_chunks_are_counted(server):
+    """Chunks that came in one read are counted as a merged read."""
+    rows, report = offer(server.url("joined_events"), 2, concurrency=1, tokens=3)
+    assert all(row.merged_reads >= 1 for row in rows)
+    assert report.merged_reads == sum(row.merged_reads for row in rows)
+
+
+def test_usage_details_reach_the_row(server):
+    """Reasoning and cached tokens are the server's; missing usage is null, not the length asked for."""
+    rows, _ = offer(server.url("reasoning"), 1, concurrency=1, tokens=3, api="chat")
+    assert (rows[0].reasoning_tokens, rows[0].cached_prompt_tokens, rows[0].output_tokens) == (2, 4, 3)
+    rows, _ = offer(server.url("no_usage"), 1, concurrency=1, tokens=3, vllm_extensions=False)
+    assert (rows[0].output_tokens, rows[0].prompt_tokens, rows[0].chunk_tokens) == (None, None, None)
+
+
+def test_retry_after_is_kept(server):
+    """A 429 keeps its status and its Retry-After."""
+    rows, _ = offer(server.url("status_429"), 1, concurrency=1)
+    assert rows[0].http_status == 429
+    assert "retry-after 7" in rows[0].error
+
+
+def test_key_echoed_by_the_server_is_hidden(server):
+    """A key that the server repeats in its error does not reach the row."""
+    rows, _ = offer(server.url("leak_key"), 1, concurrency=1, api_key=KEY)
+    assert "***" in rows[0].error
+    assert KEY not in rows[0].error
+
+
+def test_nobody_listens():
+    """A refused connection and an unknown host are rows."""
+    rows, _ = offer("http://127.0.0.1:1/v1", 3, concurrency=2)
+    assert [row.outcome for row in rows] == ["connect_error"] * 3
+    assert rows[0].connection_reused is None
+    rows, _ = offer("http://no-such-host.invalid/v1", 2, gap_s=0.01)
+    assert [row.outcome for row in rows] == ["connect_error"] * 2
+
+
+@pytest.mark.parametrize("fault", [f for f in FAULTS if f not in SDK_SKIPS])
+def test_sdk_outcome(server, fault, sdk_rows):
+    """The SDK driver maps the same faults to the same outcomes, save where the SDK itself cannot tell."""
+    assert sdk_rows[fault] == SDK_DIFFERS.get(fault, FAULTS[fault])
+
+
+@pytest.fixture(scope="module")
+def sdk_rows(server):
+    """Outcome per fault; run side by side, since starting the SDK takes most of the time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(fault: str) -> tuple[str, str]:
+        api = "chat" if fault in CHAT else "completions"
+        rows, _ = offer(
+            server.url(fault),
+            1,
+            concurrency=1,
+            tokens=3,
+            vllm_extensions=False,
+            api=api,
+            driver="sdk",
+            timeouts=limits(fault),
+        )
+        return fault, rows[0].outcome
+
+    with ThreadPoolExecutor(4) as pool:
+        return dict(pool.map(one, [f for f in FAULTS if f not in SDK_SKIPS]))

@@ -1,0 +1,305 @@
+"""The driver against a server that knows the truth."""
+
+from __future__ import annotations
+
+import os
+import signal
+import ssl
+import statistics
+import subprocess
+import threading
+import time
+
+import pytest
+
+from harness.drive import driver as driver_module
+from harness.records import Timeouts
+from tests.drive.offering import PROMPT_TOKENS, offer
+from tests.fakes.golden_server import GoldenServer
+
+KEY = "topsecret-key-1"
+
+
+def test_stamps_are_the_servers_send_times():
+    """Closed loop: every token recorded, and stamped within a millisecond of the server's own send (median 0.1 ms)."""
+    with GoldenServer(0.02, 0.004) as server:
+        rows, report = offer(server.url, 24, concurrency=4, tokens=20)
+    lags = [
+        (got - sent) / 1e6
+        for row in rows
+        for got, sent in zip(row.chunk_ns, server.log[row.request_id].send_ns, strict=True)
+    ]
+    assert report.stamp_source == "kernel"
+    assert len(lags) == 24 * 20
+    assert statistics.median(lags) < 0.1
+    assert min(lags) > -0.05
+    for row in rows:
+        assert row.outcome == "ok"
+        assert row.sent_ns <= server.log[row.request_id].recv_ns
+        assert row.counted_output_tokens == row.output_tokens == 20
+        assert row.prompt_tokens == PROMPT_TOKENS
+
+
+def test_concurrency_is_held_exactly_and_connections_are_kept():
+    """Closed loop over two workers: never more in flight than asked, the slot's next send at once, one connection a slot."""
+    with GoldenServer(0.01, 0.001) as server:
+        rows, report = offer(server.url, 60, concurrency=5, workers=2)
+    assert server.max_in_flight == 5
+    assert server.connections == 5
+    assert sum(not row.connection_reused for row in rows) == 5
+    assert report.workers == 2
+    assert {row.worker for row in rows} == {0, 1}
+    assert sorted(row.seq for row in rows) == list(range(60))
+    for row in rows:
+        assert row.scheduled_ns is None
+        assert (row.connect_ns is None) == bool(row.connection_reused)
+
+
+def test_open_loop_keeps_the_schedule_and_never_waits():
+    """Open loop: sends follow the plan though every reply takes far longer than the gap."""
+    started = []
+    with GoldenServer(0.3, 0.001) as server:
+        rows, report = offer(server.url, 60, gap_s=0.005, tokens=5, on_start=started.append)
+    assert report.started_ns == started[0]
+    rows.sort(key=lambda row: row.seq)
+    for row in rows:
+        assert row.outcome == "ok"
+        assert row.scheduled_ns == row.due_ns == started[0] + row.seq * 5_000_000
+    lags = sorted((row.sent_ns - row.scheduled_ns) / 1e6 for row in rows)
+    assert lags[0] >= 0
+    assert statistics.median(lags) < 5
+    assert server.max_in_flight >= 30
+
+
+def test_chat_and_sdk_agree_with_the_wire():
+    """Both drivers send the same plan and report the same tokens; the SDK says that its stamps are its own."""
+    with GoldenServer(0.01, 0.002, cached_tokens=3) as server:
+        wire, _ = offer(server.url, 6, concurrency=2, api="chat")
+        sent = {name: served.body for name, served in server.log.items()}
+        server.log.clear()
+        sdk, report = offer(server.url, 6, concurrency=2, api="chat", driver="sdk")
+        assert {name: served.body for name, served in server.log.items()} == sent
+    assert report.stamp_source == "user"
+    key = lambda row: row.seq  # noqa: E731
+    for a, b in zip(sorted(wire, key=key), sorted(sdk, key=key), strict=True):
+        same = (
+            "request_id",
+            "outcome",
+            "prompt_tokens",
+            "cached_prompt_tokens",
+            "output_tokens",
+            "chunk_tokens",
+            "finish_reason",
+        )
+        assert [getattr(a, name) for name in same] == [getattr(b, name) for name in same]
+        assert len(a.chunk_ns) == len(b.chunk_ns) == 10
+
+
+def test_sdk_holds_loops_and_stops():
+    """The SDK driver holds concurrency and the schedule, and ends at the duration."""
+    with GoldenServer(0.01, 0.002) as server:
+        rows, _ = offer(server.url, 8, concurrency=3, driver="sdk")
+        assert (len(rows), server.max_in_flight) == (8, 3)
+        rows, report = offer(server.url, 1000, gap_s=0.02, driver="sdk", duration_s=0.3)
+    assert report.stop_reason == "duration"
+    assert 8 <= len(rows) <= 16
+
+
+def test_duration_ends_sending_and_lets_replies_end():
+    """After the duration nothing is sent; what was in flight ends well; what was not sent makes no row."""
+    with GoldenServer(0.05, 0.005) as server:
+        rows, report = offer(server.url, 10_000, concurrency=3, duration_s=0.5)
+    assert report.stop_reason == "duration"
+    assert {row.outcome for row in rows} == {"ok"}
+    assert len(rows) == len(server.log) < 100
+    assert max(row.sent_ns for row in rows) <= report.started_ns + 500_000_000
+
+
+def test_drain_and_abort():
+    """ "drain" lets replies end; "abort" cancels them, closes their connections and keeps the stamps seen so far."""
+    with GoldenServer(0.02, 0.05) as server:
+        began = time.monotonic()
+        rows, report = offer(
+            server.url, 100, concurrency=3, should_stop=lambda: "drain" if time.monotonic() > began + 0.6 else None
+        )
+        assert report.stop_reason == "interrupted"
+        assert {row.outcome for row in rows} == {"ok"}
+        began = time.monotonic()
+        rows, report = offer(
+            server.url,
+            100,
+            concurrency=3,
+            tokens=500,
+            should_stop=lambda: "abort" if time.monotonic() > began + 0.8 else None,
+        )
+        assert report.stop_reason == "interrupted"
+        assert [row.outcome for row in rows] == ["cancelled"] * 3
+        assert all(row.chunk_ns and row.finish_reason is None for row in rows)
+        wait_until(lambda: server.in_flight == 0)
+        assert [s.cancelled for s in server.log.values()][-3:] == [True] * 3
+
+
+def test_other_stop_words_become_the_reason():
+    """Any other word aborts and is reported as it stands."""
+    with GoldenServer(5, 1) as server:
+        rows, report = offer(server.url, 2, concurrency=2, should_stop=lambda: "target_died")
+    assert report.stop_reason == "target_died"
+    assert len(rows) <= 2
+
+
+def wait_until(condition, limit_s: float = 3) -> None:
+    end = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert condition()
+
+
+def workers_of(parent: int) -> list[int]:
+    out = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=False
+    ).stdout
+    return [int(line.split()[0]) for line in out.splitlines() if "harness.drive.worker" in line]
+
+
+def test_a_killed_worker_is_noticed():
+    """kill -9 of a worker: the run stops with worker_died, and each of that worker's requests is a row."""
+    with GoldenServer(0.05, 0.05) as server:
+        threading.Timer(0.8, lambda: os.kill(workers_of(os.getpid())[0], signal.SIGKILL)).start()
+        rows, report = offer(server.url, 30, concurrency=4, tokens=100, workers=2)
+    assert report.stop_reason == "worker_died"
+    dead = [row for row in rows if row.error and "SIGKILL" in row.error]
+    assert len({row.worker for row in dead}) == 1
+    assert sum(row.worker == dead[0].worker for row in rows) == 15
+    assert {row.outcome for row in dead} == {"cancelled", "dropped"}
+    assert all((row.sent_ns is None) == (row.outcome == "dropped") for row in dead)
+    assert workers_of(os.getpid()) == []
+
+
+def test_sigint_is_ignored_by_workers():
+    """Ctrl-C reaches the parent only: a worker that gets SIGINT goes on."""
+    with GoldenServer(0.05, 0.02) as server:
+        threading.Timer(0.5, lambda: [os.kill(pid, signal.SIGINT) for pid in workers_of(os.getpid())]).start()
+        rows, report = offer(server.url, 12, concurrency=2)
+    assert report.stop_reason == "done"
+    assert {row.outcome for row in rows} == {"ok"}
+
+
+def test_closed_keep_alive_connection_is_tried_again_and_said():
+    """A server that closes idle connections costs no request: sent again on a new one, and the row says so if it raced."""
+    with GoldenServer(0.002, 0.0005, close_after=2) as server:
+        rows, _ = offer(server.url, 40, concurrency=4, tokens=3)
+    assert {row.outcome for row in rows} == {"ok"}
+    assert server.connections >= 20
+
+
+def test_key_is_sent_and_never_written_down():
+    """The key opens the server and is in no file of the scratch folder while the run goes on."""
+    seen = []
+
+    def look(folder) -> None:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                seen.append(path.name)
+                assert KEY.encode() not in path.read_bytes()
+
+    with GoldenServer(0.02, 0.02, api_keys=(KEY,)) as server:
+        rows, report = offer(server.url, 10, concurrency=2, api_key=KEY, look=look)
+        assert {row.outcome for row in rows} == {"ok"}
+        assert any("bodies" in name for name in seen)
+        assert KEY not in repr(report) + repr(rows)
+        rows, _ = offer(server.url, 2, concurrency=2, api_key="another")
+    assert [row.http_status for row in rows] == [401, 401]
+
+
+def test_rows_come_while_the_run_goes_on():
+    """A row is handed out within half a second of its request's end."""
+    late = []
+    with GoldenServer(0.02, 0.01) as server:
+        offer(
+            server.url,
+            20,
+            concurrency=2,
+            on_rows=lambda batch: late.extend(time.monotonic_ns() - r.ended_ns for r in batch),
+        )
+    assert max(late) < 500_000_000
+
+
+def test_rejected_requests_are_rows():
+    """429 above the server's limit is an http_error row each; the rest are ok."""
+    with GoldenServer(0.1, 0.01, reject_above=3) as server:
+        rows, _ = offer(server.url, 12, gap_s=0.005)
+    statuses = [row.http_status for row in rows]
+    assert statuses.count(429) == server.rejected == 9
+    assert sum(row.outcome == "ok" for row in rows) == 3
+
+
+def test_no_file_descriptor_is_a_dropped_row(monkeypatch):
+    """A request for which no socket could be opened is dropped in its row, not delayed."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    real = subprocess.Popen
+
+    def limited(*args, **kwargs):
+        return real(*args, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)), **kwargs)
+
+    monkeypatch.setattr("harness.drive.processes.subprocess.Popen", limited)
+    with GoldenServer(0.5, 0.01) as server:
+        rows, _ = offer(server.url, 40, gap_s=0.002, tokens=2)
+    outcomes = [row.outcome for row in rows]
+    assert set(outcomes) == {"ok", "dropped"}
+    assert outcomes.count("dropped") > 10
+    assert all(row.sent_ns is None and row.error for row in rows if row.outcome == "dropped")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    words += " -addext subjectAltName=DNS:localhost"
+    subprocess.run([*words.split(), "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
+    return cert, key
+
+
+def test_tls_is_checked_and_stamped_by_the_kernel(certificate):
+    """TLS with the right CA works with kernel stamps and its own set-up stamp; without that CA it is connect_error."""
+    cert, key = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with GoldenServer(0.02, 0.005, tls=context) as server:
+        rows, report = offer(server.url, 6, concurrency=2, ca_file=str(cert))
+        assert {row.outcome for row in rows} == {"ok"}
+        assert report.stamp_source == "kernel"
+        lags = [g - s for r in rows for g, s in zip(r.chunk_ns, server.log[r.request_id].send_ns, strict=True)]
+        assert statistics.median(lags) < 1_000_000
+        first = next(row for row in rows if not row.connection_reused)
+        assert first.connect_started_ns < first.connect_ns < first.tls_ns
+        rows, _ = offer(server.url, 2, concurrency=1)
+    assert [row.outcome for row in rows] == ["connect_error"] * 2
+    assert "certificate" in rows[0].error
+
+
+def test_user_stamps_are_said(monkeypatch):
+    """Without kernel stamps the rows are whole and the report says that user space took them."""
+    monkeypatch.setattr(driver_module, "KERNEL_STAMPS", False)
+    with GoldenServer(0.01, 0.003) as server:
+        rows, report = offer(server.url, 6, concurrency=2)
+    assert report.stamp_source == "user"
+    lags = [g - s for r in rows for g, s in zip(r.chunk_ns, server.log[r.request_id].send_ns, strict=True)]
+    assert 0 < statistics.median(lags) < 2_000_000
+
+
+def test_timeouts_do_not_touch_healthy_requests():
+    """Limits that are not reached change nothing, over more than one look at the deadlines."""
+    with GoldenServer(0.1, 0.02) as server:
+        rows, _ = offer(server.url, 2, concurrency=2, tokens=120, timeouts=Timeouts(1, 1, 1, 10))
+    assert [row.outcome for row in rows] == ["ok"] * 2
+    assert [len(row.chunk_ns) for row in rows] == [120, 120]
+
+
+def test_ipv6_and_unix_free_paths():
+    """An empty plan is a report with nothing in it."""
+    rows, report = offer("http://127.0.0.1:1/v1", 0, concurrency=1)
+    assert rows == []
+    assert report.stop_reason == "done"

@@ -1,0 +1,122 @@
+"""The main path on a real vLLM server (tiny model, random weights): tokens, verdicts, both drivers, both APIs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.store.reader import read_run
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(240)]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(server, out: Path, *more: str) -> dict:
+    """One run of the command line against the session's server; its JSON document."""
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "run", "--url", server.info.base_url, "--model", server.info.model,
+         "--out", str(out), "--usd-per-hour", "1.0", "--json", *more],
+        capture_output=True, text=True, timeout=200, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def wire(vllm_server, tmp_path_factory):
+    """A closed-loop wire run."""
+    out = tmp_path_factory.mktemp("wire") / "run"
+    return out, run(
+        vllm_server, out, "--workload", "fixed:64x24", "--concurrency", "4", "--requests", "48", "--seed", "11"
+    )
+
+
+def test_tokens_agree_exactly_with_the_servers_counters(wire):
+    """Prompt and output tokens: plan = our stamps = usage = the server's own counter deltas, to the token."""
+    _, document = wire
+    checks = {check["kind"]: check for check in document["runs"][0]["tokens"]}
+    assert checks["prompt"]["usage"] == checks["prompt"]["server_counter"] == checks["prompt"]["planned"] == 48 * 64
+    output = checks["output"]
+    assert output["counted"] == output["usage"] == output["server_counter"] == output["planned"] == 48 * 24
+
+
+def test_a_clean_run_is_valid(wire):
+    """Nothing is wrong with this run, and the verdict says so."""
+    _, document = wire
+    assert document["runs"][0]["verdict"]["state"] == "VALID", document["runs"][0]["verdict"]
+
+
+def test_kernel_stamps_were_used_and_increase(wire):
+    """Stamps come from the kernel and never go backwards within a request."""
+    out, _ = wire
+    data = read_run(out)
+    assert data.manifest.drive["measure"]["stamp_source"] == "kernel"
+    for row in data.requests.itertuples():
+        stamps = list(row.chunk_ns)
+        assert stamps == sorted(stamps)
+        assert row.sent_ns < stamps[0]
+
+
+def test_the_prompt_was_not_in_the_prefix_cache(wire):
+    """Warm-up and measurement share no prompt: usage reports no cached tokens."""
+    out, _ = wire
+    rows = read_run(out).requests
+    assert int(rows.cached_prompt_tokens.fillna(0).sum()) == 0
+
+
+def test_chat_prompts_are_token_exact_with_the_template(vllm_server, tmp_path):
+    """Over the chat API the server's usage equals the planned prompt length, template included."""
+    run(
+        vllm_server,
+        tmp_path / "chat",
+        "--api",
+        "chat",
+        "--workload",
+        "uniform:60-90x8-16",
+        "--concurrency",
+        "4",
+        "--requests",
+        "24",
+        "--seed",
+        "12",
+    )
+    rows = read_run(tmp_path / "chat").requests
+    assert (rows.prompt_tokens == rows.target_prompt_tokens).all()
+    assert (rows.output_tokens == rows.target_output_tokens).all()
+
+
+def test_the_chat_preset_replays_on_the_server_in_open_loop(vllm_server, tmp_path):
+    """The chat preset under Poisson arrivals: every request ok, lengths exact, sent on time."""
+    document = run(
+        vllm_server, tmp_path / "preset", "--workload", "chat", "--rate", "2", "--requests", "12", "--context-limit", "1000", "--seed", "13",
+    )  # fmt: skip
+    assert document["runs"][0]["outcomes"] == {"ok": 12}
+    rows = read_run(tmp_path / "preset").requests
+    assert (rows.prompt_tokens == rows.target_prompt_tokens).all()
+
+
+def test_the_sdk_driver_sees_the_same_tokens(vllm_server, tmp_path):
+    """openai over httpx, same kind of run: every token counted, verdict not INVALID."""
+    document = run(
+        vllm_server, tmp_path / "sdk", "--driver", "sdk", "--workload", "fixed:64x24", "--concurrency", "4", "--requests", "16", "--seed", "14",
+    )  # fmt: skip
+    output = {check["kind"]: check for check in document["runs"][0]["tokens"]}["output"]
+    assert output["usage"] == output["server_counter"] == 16 * 24
+
+
+def test_the_same_prompts_again_are_caught_in_the_prefix_cache(vllm_server, tmp_path):
+    """The same seed twice on one server: the second run finds its prompts cached and is not VALID."""
+    words = ("--workload", "fixed:256x4", "--concurrency", "2", "--requests", "12", "--seed", "15", "--warmup", "2")
+    run(vllm_server, tmp_path / "first", *words)
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "run", "--url", vllm_server.info.base_url, "--model", vllm_server.info.model,
+         "--out", str(tmp_path / "second"), "--json", *words],
+        capture_output=True, text=True, timeout=200, check=False, cwd=ROOT,
+    )  # fmt: skip
+    verdict = json.loads(done.stdout)["runs"][0]["verdict"]
+    assert done.returncode == 7
+    assert "prefix_cache" in {reason["code"] for reason in verdict["reasons"]}

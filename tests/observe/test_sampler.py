@@ -1,0 +1,288 @@
+"""harness.observe.sampler: threads, edges, telemetry text and what it costs."""
+
+import os
+import re
+from collections import defaultdict
+
+import pytest
+
+from harness import clock
+from harness.config import ObserveSpec
+from harness.observe.sampler import Observers, _Ticker
+from harness.records import TargetInfo
+
+QUIET = ObserveSpec(gpu="off", server_hz=10, host_hz=10)
+
+RUN = """
+from harness.config import ObserveSpec
+from harness.errors import TelemetryError
+from harness.observe.sampler import Observers
+from harness.records import TargetInfo
+def info(**kw):
+    base = dict(name="t", kind="vllm", base_url="http://127.0.0.1:1/v1", model="m", max_model_len=None, server_version=None,
+                flags={}, cache_config={}, pids=(os.getpid(),), startup=None, metrics_url=None, checks={})
+    return TargetInfo(**{**base, **kw})
+tables = {}
+def sink(table, rows):
+    tables.setdefault(table, []).extend(rows)
+def load_cuda(folder):
+    # make this process look like one that has loaded the CUDA driver library
+    import mmap
+    path = folder + "/libcuda.so.1"
+    with open(path, "wb") as file:
+        file.write(b"x" * 4096)
+    with open(path, "r+b") as file:
+        return mmap.mmap(file.fileno(), 0)
+"""
+
+
+def info(**changes):
+    """A target of our own without anything behind it."""
+    fields = {
+        "name": "t",
+        "kind": "vllm",
+        "base_url": "http://127.0.0.1:1/v1",
+        "model": "m",
+        "max_model_len": None,
+        "server_version": None,
+        "flags": {},
+        "cache_config": {},
+        "pids": (),
+        "startup": None,
+        "metrics_url": None,
+        "checks": {},
+    }
+    return TargetInfo(**{**fields, **changes})
+
+
+class Tables(defaultdict):
+    """A sink that keeps rows by table."""
+
+    def __init__(self):
+        super().__init__(list)
+
+    def __call__(self, table, rows):
+        self[table].extend(rows)
+
+
+def test_eight_boards_and_a_real_page_beside_a_run(with_nvml, metrics_server, metrics_page):
+    """All three sources are stored through a run, edges enclose it, the energy is power x time, and it costs little CPU."""
+    metrics_server.answer = lambda: (200, metrics_page)
+    code = f"""{RUN}
+with Observers(info(metrics_url={metrics_server.url!r}), ObserveSpec(gpu="required"), sink) as o:
+    o.edge("start"); began = clock.monotonic_ns(); cpu = clock.process_cpu_s()
+    clock.sleep(1.5)
+    cpu = clock.process_cpu_s() - cpu; ended = clock.monotonic_ns(); o.settle(); o.edge("end")
+    static = o.gpu_static
+print(json.dumps({{"tables": {{k: [asdict(r) for r in v] for k, v in tables.items()}}, "began": began, "ended": ended,
+                   "cpu": cpu, "telemetry": dict(o.telemetry), "static": static}}))"""
+    processes = ",".join(f"{i}:{os.getpid()}" for i in range(8))
+    answer = with_nvml(code.replace("os.getpid(),", f"{os.getpid()},"), processes=processes)
+    gpu, server, host = (answer["tables"][name] for name in ("gpu", "server", "host"))
+    for board in range(8):
+        rows = [r for r in gpu if r["gpu_index"] == board]
+        assert 15 <= len(rows) <= 22
+        assert rows[0]["stamp_ns"] < answer["began"]
+        assert rows[-1]["stamp_ns"] > answer["ended"]
+        rise_mj = rows[-1]["energy_mj"] - rows[0]["energy_mj"]
+        span_s = (rows[-1]["stamp_ns"] - rows[0]["stamp_ns"]) / 1e9
+        assert abs(rise_mj / (300_000 + 10_000 * board) - span_s) <= 0.101
+        assert {r["other_process_count"] for r in rows} == {0}
+    assert {r["edge"] for r in server} == {"start", "end", None}
+    assert any(r["metric"].endswith("_bucket") for r in server if r["edge"] == "end")
+    assert 4 <= len(host) <= 7
+    assert len(answer["static"]) == 8
+    assert {k: v.split(":")[0] for k, v in answer["telemetry"].items()} == {"gpu": "ok", "server": "ok", "host": "ok"}
+    moves_ms = int(re.search(r"moves every (\d+) ms", answer["telemetry"]["gpu"]).group(1))
+    assert 90 <= moves_ms <= 110
+    assert answer["cpu"] / 1.5 < 0.08  # about 0.01 here; the limit is wide because others use the machine
+
+
+def test_a_lost_board_is_told_and_the_run_goes_on(with_nvml, tmp_path):
+    """A board lost in mid-run makes the telemetry partial, with its name, and the other boards' rows go on."""
+    code = f"""{RUN}
+keep = load_cuda({str(tmp_path)!r})
+with Observers(info(), ObserveSpec(gpu="required", gpu_hz=50), sink) as o:
+    clock.sleep(0.9)
+rows = tables["gpu"]
+print(json.dumps([o.telemetry["gpu"], sum(r.error is not None for r in rows), rows[-1].error, rows[0].error]))"""
+    text, failed, healthy, before = with_nvml(code, gpus=2, lost="0:700", CUDA_VISIBLE_DEVICES="0,1", period_ms=10)
+    assert text.startswith("partial: ")
+    assert "GPU-00000000" in text
+    assert "GPU is lost" in text
+    assert failed > 5
+    assert healthy is None
+    assert before is None
+
+
+def test_required_gpu_telemetry(with_nvml):
+    """observe.gpu: required without NVML, or for a target elsewhere, is a TelemetryError with advice and exit code 4."""
+    code = f"""{RUN}
+def why(i, gpu="required"):
+    try:
+        with Observers(i, ObserveSpec(gpu=gpu), sink) as o:
+            return o.telemetry["gpu"]
+    except TelemetryError as error:
+        return [error.exit_code, str(error)]
+hosted = info(kind="hosted", base_url="https://api.example.com/v1", pids=())
+print(json.dumps([why(info()), why(hosted), why(info(), "auto"), why(info(), "off")]))"""
+    missing, elsewhere, auto, off = with_nvml(code, init=18)
+    assert missing[0] == elsewhere[0] == 4
+    assert "differ in version" in missing[1]
+    assert "harness doctor" in missing[1]
+    assert "another machine" in elsewhere[1]
+    assert auto.startswith("absent: no NVML")
+    assert off.startswith("absent: switched off")
+
+
+def test_boards_of_a_target_that_shows_no_process(with_nvml, tmp_path):
+    """Where NVML shows no process of a target that uses CUDA, its CUDA_VISIBLE_DEVICES decides, else the doubt is told."""
+    code = f"""{RUN}
+keep = load_cuda({str(tmp_path)!r})
+with Observers(info(), ObserveSpec(gpu="required"), sink) as o:
+    o.edge("start")
+print(json.dumps([sorted({{r.gpu_index for r in tables["gpu"]}}), o.telemetry["gpu"]]))"""
+    boards, text = with_nvml(code, CUDA_VISIBLE_DEVICES="2,GPU-00000005", period_ms=10)
+    assert boards == [2, 5]
+    assert text.startswith("ok: 2 boards (devices 2,GPU-00000005)")
+    boards, text = with_nvml(code, period_ms=10)
+    assert boards == list(range(8))
+    assert text.startswith("partial: no process of the target")
+
+
+def test_a_cpu_server_on_a_gpu_machine_is_charged_no_energy(with_nvml):
+    """A target of ours without CUDA in its processes has no boards, whatever the machine has."""
+    code = f"""{RUN}
+with Observers(info(), ObserveSpec(), sink) as o:
+    o.edge("start")
+print(json.dumps(["gpu" in tables, o.telemetry["gpu"]]))"""
+    assert with_nvml(code) == [False, "absent: no process of the target has loaded CUDA, so it uses no GPU"]
+
+
+def test_adopted_servers_and_mig(with_nvml):
+    """An adopted server's boards are found by who listens on its port; MIG slices and what they do not give are told."""
+    code = f"""{RUN}
+import socket
+listener = socket.create_server(("127.0.0.1", 0))
+url = "http://127.0.0.1:%d/v1" % listener.getsockname()[1]
+answer = []
+for board in ("3:%d", "0.1:%d"):
+    os.environ["FAKE_NVML_PROCESSES"] = board % os.getpid()
+    tables.clear()
+    with Observers(info(kind="adopt", base_url=url, pids=()), ObserveSpec(gpu="required"), sink) as o:
+        o.edge("end")
+    answer.append([len({{r.gpu_uuid for r in tables["gpu"]}}), tables["gpu"][0].gpu_index, o.telemetry["gpu"]])
+print(json.dumps(answer))"""
+    plain, mig = with_nvml(code, mig=2, period_ms=10)
+    assert plain[:2] == [1, 3]
+    assert plain[2].startswith("ok: 1 boards (where the target's processes run)")
+    assert mig[:2] == [3, 0]
+    assert "2 MIG slices: memory only; their board's power and energy include all its slices" in mig[2]
+    assert "not given: utilisation" in mig[2]
+
+
+def test_a_server_that_fails_in_mid_run(metrics_server, metrics_page):
+    """Failed scrapes are counted and told with their reason; those before are kept and the run goes on."""
+    answers = iter([(200, metrics_page)] * 5)
+    metrics_server.answer = lambda: next(answers, (503, ""))
+    sink = Tables()
+    with Observers(info(metrics_url=metrics_server.url), QUIET, sink) as observers:
+        observers.edge("start")
+        clock.sleep(0.8)
+        observers.edge("end")
+    text = observers.telemetry["server"]
+    assert text.startswith("partial: no scrape at an edge (end: HTTP status 503)")
+    assert "reads failed, the last with: HTTP status 503" in text
+    assert {r.edge for r in sink["server"]} >= {"start"}
+    assert len(sink["host"]) >= 8
+
+
+def test_a_server_without_metrics():
+    """No metrics page, and one that never answers, are absent with their reasons."""
+    with Observers(info(), QUIET, Tables()) as observers:
+        pass
+    assert observers.telemetry["server"] == "absent: the target has no metrics page"
+    assert observers.telemetry["gpu"].startswith("absent: switched off")
+    with Observers(info(metrics_url="http://127.0.0.1:9/metrics"), QUIET, Tables()) as observers:
+        observers.edge("start")
+    assert observers.telemetry["server"].startswith("absent: all")
+    assert "ConnectError" in observers.telemetry["server"]
+
+
+def test_settle_waits_for_the_server(metrics_server):
+    """Settling ends when nothing runs or waits any more, and gives up in time on a server that stays busy."""
+    left = iter([3, 2, 1])
+    page = 'vllm:num_requests_running{{engine="0"}} {}\nvllm:num_requests_waiting{{engine="0"}} 0\n'
+    metrics_server.answer = lambda: (200, page.format(next(left, 0)))
+    spec = ObserveSpec(gpu="off", server_hz=0.01, host_hz=0.01)
+    with Observers(info(metrics_url=metrics_server.url), spec, Tables()) as observers:
+        assert observers.settle()
+        assert next(left, None) is None
+        metrics_server.answer = lambda: (200, page.format(1))
+        start_ns = clock.monotonic_ns()
+        assert not observers.settle(limit_s=0.2)
+        assert clock.monotonic_ns() - start_ns < 1_000_000_000
+
+
+def test_rows_that_cannot_be_stored_are_an_error():
+    """A sink that fails is raised at the next edge or at the end, not swallowed."""
+
+    def full(table, rows):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"), Observers(info(), QUIET, full):
+        clock.sleep(0.05)
+    passed = []
+
+    def run():
+        with Observers(info(), QUIET, full) as observers:
+            observers.edge("start")
+            passed.append("start")
+
+    with pytest.raises(OSError, match="disk full"):
+        run()
+    assert passed == []
+
+
+def test_an_edge_has_one_of_two_names():
+    """A misspelt edge is refused."""
+    with Observers(info(), QUIET, Tables()) as observers, pytest.raises(ValueError, match="start or end"):
+        observers.edge("middle")
+
+
+class Slow:
+    """A source whose every third read takes longer than a period."""
+
+    def __init__(self):
+        self.stamps = []
+
+    def read(self, edge):
+        self.stamps.append(clock.monotonic_ns())
+        if len(self.stamps) % 3 == 0:
+            clock.sleep(0.07)
+        return []
+
+    def about(self):
+        return "slow"
+
+    def complaint(self):
+        return None
+
+    def close(self):
+        pass
+
+
+def test_deadlines_are_absolute():
+    """Ticks stay on the grid start + n/hz whatever reads take; deadlines that passed meanwhile are counted as missed."""
+    source = Slow()
+    ticker = _Ticker("host", source, 20, Tables())
+    ticker.start()
+    clock.sleep(1.02)
+    ticker.stop()
+    offsets_ms = [(s - source.stamps[0]) / 1e6 % 50 for s in source.stamps]
+    late = sorted(min(o, 50 - o) for o in offsets_ms)
+    assert late[len(late) // 2] < 5  # the median: one late wake-up of the machine is not drift
+    total = ticker.reads + ticker.missed
+    assert 20 <= total <= 22
+    assert 4 <= ticker.missed <= 7
+    assert f"{ticker.missed} missed" in ticker.state()

