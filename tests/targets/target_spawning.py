@@ -31,5 +31,11 @@ def spec(folder: Path, mode: str = "ok", **more: object) -> TargetSpec:
     """A target that starts the fake in `mode`."""
     env = {"PYTHONPATH": f"{folder / 'fake_site'}:{_ROOT}", "FAKE_VLLM_MODE": mode}
     env |= more.pop("env", {})  # type: ignore[arg-type]
-    values = {"name": "own", "kind": "vllm", "model": str(folder / "some-model"), "start_timeout_s": 20, "env": env} | more
+    values = {
+        "name": "own",
+        "kind": "vllm",
+        "model": str(folder / "some-model"),
+        "start_timeout_s": 20,
+        "env": env,
+    } | more
     return TargetSpec.model_validate(values)

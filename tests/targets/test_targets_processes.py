@@ -129,7 +129,9 @@ def test_a_server_that_dies_later_is_noticed_with_its_reason(place):
     try:
         assert target.died() is None
         root = target.info.base_url.removesuffix("/v1")
-        subprocess.run([sys.executable, "-c", f"import httpx; httpx.get('{root}/health', trust_env=False)"], check=False)
+        subprocess.run(
+            [sys.executable, "-c", f"import httpx; httpx.get('{root}/health', trust_env=False)"], check=False
+        )
         until = time.monotonic() + 5
         while target.died() is None and time.monotonic() < until:
             time.sleep(0.02)

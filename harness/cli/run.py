@@ -1,11 +1,9 @@
-"""Commands: parse, call one function, print, exit code. What they do is in pipeline.py."""
+"""`harness run` and `harness plan`: the online half."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,65 +13,12 @@ from typing import Any
 
 import click
 
-from harness import __version__, cli_catalogue, clock
-from harness.config import CostSpec, ExperimentSpec, PriceRef, load_experiment, parse_experiment
-from harness.errors import ConfigError, HarnessError
-from harness.records import Hardware
+from harness import clock
+from harness.cli.offline import declared_on_command_line, finish, price_ref
+from harness.config import ExperimentSpec, load_experiment, parse_experiment
+from harness.errors import ConfigError
 
 INTERRUPTED = 130
-
-
-class _WithDefault(click.Group):
-    """A group whose first word may be a directory: `harness cost DIR` is `harness cost of DIR`."""
-
-    default = "of"
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in self.commands:
-            args = [self.default, *args]
-        return super().resolve_command(ctx, args)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="harness")
-@click.option("--debug", is_flag=True, help="Show a traceback instead of the three-line error.")
-def cli(debug: bool) -> None:
-    """Measures real vLLM servers and hosted LLM APIs, and turns what it measures into dollars per token.
-
-    Exit codes: 2 config, 3 target, 4 required telemetry missing, 5 store, 6 not comparable, 7 INVALID run, 8 regression.
-    """
-
-
-def main() -> None:
-    """Entry point: a HarnessError becomes three lines on stderr and its exit code."""
-    debug = "--debug" in sys.argv[1:] or bool(os.environ.get("HARNESS_DEBUG"))
-    try:
-        code = cli.main(standalone_mode=False)
-    except HarnessError as error:
-        if debug:
-            raise
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except Exception as error:
-        if debug:
-            raise
-        click.echo(f"error: not foreseen\n{type(error).__name__}: {error}\nrun it again with `harness --debug ..` and report what it prints", err=True)
-        sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-# ---------------------------------------------------------------- run and plan
 
 
 def _shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,27 +96,14 @@ def _spec(words: dict[str, Any]) -> ExperimentSpec:
                 target |= {"kind": "adopt", "url": words["url"], "flags": {}, "env": {}, "port": None}
                 target["model"] = words["model"] or target["model"].removeprefix("embedded:")
     if words["usd_per_hour"] is not None:
-        hardware = _hardware(words["usd_per_hour"])
+        hardware = declared_on_command_line(words["usd_per_hour"])
         for target in data["targets"]:
             target["hardware"] = {**asdict(hardware), "usd_per_hour": words["usd_per_hour"]}
     if words["utilisation"] is not None:
         data["cost"]["utilisation"] = words["utilisation"]
     if words["hosted_price"]:
-        data["cost"]["hosted"] = [_price_ref(text).model_dump(mode="json") for text in words["hosted_price"]]
+        data["cost"]["hosted"] = [price_ref(text).model_dump(mode="json") for text in words["hosted_price"]]
     return parse_experiment(data, str(config or "command line"))
-
-
-def _hardware(usd_per_hour: float) -> Hardware:
-    return Hardware("declared", str(usd_per_hour), "declared on the command line", clock.utc_now().date().isoformat())
-
-
-def _price_ref(text: str) -> PriceRef:
-    provider, _, model = text.partition("/")
-    if not model:
-        raise ConfigError(
-            "a hosted price is PROVIDER/MODEL", text, "e.g. groq/llama-3.1-8b-instant; harness prices show lists them"
-        )
-    return PriceRef(provider=provider, model=model)
 
 
 def _ad_hoc(words: dict[str, Any]) -> ExperimentSpec:
@@ -230,7 +162,7 @@ def _signals(stop: Any) -> Iterator[None]:
             signal.signal(name, handler)
 
 
-@cli.command()
+@click.command()
 @_shape_options
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Run directory (with --url), or experiment directory (with CONFIG)."
@@ -262,51 +194,11 @@ def run(out: Path | None, results: Path, allow_invalid: bool, as_json: bool, **w
     with _signals(stop), Live() as live:
         done = pipeline.run_experiment(spec, directory, live, stop, single_run=single)
     campaign = done[-1].name.split("_", 1)[0] if done and not single else None
-    code = _offline(directory, campaign, allow_invalid=allow_invalid, as_json=as_json) if done else 0
+    code = finish(directory, campaign, allow_invalid=allow_invalid, as_json=as_json) if done else 0
     return INTERRUPTED if stop.asked else code
 
 
-def _offline(directory: Path, campaign: str | None, *, allow_invalid: bool, as_json: bool) -> int:
-    """Analyse, price, report, print; the exit code says whether a run was INVALID."""
-    from harness import pipeline
-    from harness.errors import InvalidRunError
-
-    analysis = pipeline.analyse(directory, campaign)
-    try:
-        costs = pipeline.cost(analysis, allow_invalid=allow_invalid)
-    except InvalidRunError:
-        costs = []
-    paths = pipeline.report(directory, analysis, costs, allow_invalid=allow_invalid)
-    _print(analysis, costs, paths, allow_invalid=allow_invalid, as_json=as_json)
-    return InvalidRunError.exit_code if any(s.verdict.state == "INVALID" for s in analysis.summaries) else 0
-
-
-def _print(
-    analysis: Any, costs: Any, paths: dict[str, Path], *, allow_invalid: bool, as_json: bool, money: bool = True
-) -> None:
-    from rich.console import Console
-
-    from harness.report import tables
-    from harness.report.answer import answer
-
-    for problem in analysis.problems:
-        click.echo(f"not read: {problem}", err=True)
-    summaries = list(analysis.summaries)
-    if as_json:
-        document = tables.as_json(summaries, list(costs), allow_invalid=allow_invalid)
-        document["files"] = {name: str(path) for name, path in paths.items()}
-        click.echo(json.dumps(document, indent=2, default=str))
-        return
-    console = Console()
-    tables.render(console, summaries, list(costs), allow_invalid=allow_invalid)
-    if money:
-        tables.render_costs(console, list(costs))
-        console.print(answer(summaries, list(costs), allow_invalid=allow_invalid), style="bold", highlight=False, markup=False)
-    for name, path in paths.items():
-        click.echo(f"{name}: {path}")
-
-
-@cli.command("plan")
+@click.command("plan")
 @_shape_options
 @click.option(
     "--out",
@@ -328,85 +220,3 @@ def plan_command(out: Path, as_json: bool, **words: Any) -> None:
         click.echo(f"{row['path']}: {row['requests']} requests, sha256 {row['sha256']}")
         for note in row["notes"]:
             click.echo(f"  {note}")
-
-
-# ---------------------------------------------------------------- the offline half
-
-_directory = click.argument("directory", type=click.Path(path_type=Path))
-_campaign = click.option("--campaign", help='Another campaign\'s id, or "all"  [default: the newest]')
-_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-_allow = click.option("--allow-invalid", is_flag=True, help="Show money for INVALID runs too.")
-
-
-@cli.command("analyse")
-@_directory
-@_campaign
-@_json
-def analyse_command(directory: Path, campaign: str | None, as_json: bool) -> int:
-    """Metrics and verdict of a run or experiment directory, complete or interrupted."""
-    from harness import pipeline
-    from harness.errors import InvalidRunError
-
-    analysis = pipeline.analyse(directory, campaign)
-    _print(analysis, [], {}, allow_invalid=True, as_json=as_json, money=False)
-    return InvalidRunError.exit_code if all(s.verdict.state == "INVALID" for s in analysis.summaries) else 0
-
-
-@cli.group("cost", cls=_WithDefault)
-def cost_group() -> None:
-    """Dollars: `harness cost RUN_OR_EXPERIMENT_DIR`."""
-
-
-@cost_group.command("of")
-@_directory
-@_campaign
-@_allow
-@_json
-@click.option("--usd-per-hour", type=click.FloatRange(min=0), help="Another price of the measured machine.")
-@click.option("--utilisation", type=click.FloatRange(min=0, max=1, min_open=True), help="Another declared utilisation.")
-@click.option("--hosted-price", multiple=True, metavar="PROVIDER/MODEL")
-def cost_of(
-    directory: Path,
-    campaign: str | None,
-    allow_invalid: bool,
-    as_json: bool,
-    usd_per_hour: float | None,
-    utilisation: float | None,
-    hosted_price: tuple[str, ...],
-) -> None:
-    """Price the measured tokens of a run or experiment, here and at hosted prices."""
-    from rich.console import Console
-
-    from harness import pipeline
-    from harness.report import tables
-    from harness.report.answer import answer
-
-    analysis = pipeline.analyse(directory, campaign)
-    base = CostSpec.model_validate(analysis.summaries[0].config.get("cost", {}))
-    changes: dict[str, Any] = {}
-    if utilisation is not None:
-        changes["utilisation"] = utilisation
-    if hosted_price:
-        changes["hosted"] = [_price_ref(text) for text in hosted_price]
-    hardware = _hardware(usd_per_hour) if usd_per_hour is not None else None
-    costs = pipeline.cost(analysis, base.model_copy(update=changes), hardware, allow_invalid=allow_invalid)
-    if as_json:
-        click.echo(json.dumps(tables.as_json(list(analysis.summaries), costs, allow_invalid=allow_invalid), indent=2, default=str))
-        return
-    console = Console()
-    tables.render_costs(console, costs)
-    console.print(answer(list(analysis.summaries), costs, allow_invalid=allow_invalid), style="bold", highlight=False, markup=False)
-
-
-@cli.command("report")
-@_directory
-@_campaign
-@_allow
-@_json
-def report_command(directory: Path, campaign: str | None, allow_invalid: bool, as_json: bool) -> int:
-    """Write report.md and report.html of a run or experiment again, from its raw files."""
-    return _offline(directory, campaign, allow_invalid=allow_invalid, as_json=as_json)
-
-
-for command in (cli_catalogue.workloads, cli_catalogue.prices, cli_catalogue.doctor):
-    cli.add_command(command)

@@ -1,0 +1,66 @@
+"""Commands: parse, call one function, print, exit code. What they do is in pipeline.py."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from harness import __version__
+from harness.cli import catalogue, cost, offline, run
+from harness.cli.run import INTERRUPTED
+from harness.errors import HarnessError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="harness")
+@click.option("--debug", is_flag=True, help="Show a traceback instead of the three-line error.")
+def cli(debug: bool) -> None:
+    """Measures real vLLM servers and hosted LLM APIs, and turns what it measures into dollars per token.
+
+    Exit codes: 2 config, 3 target, 4 required telemetry missing, 5 store, 6 not comparable, 7 INVALID run, 8 regression.
+    """
+
+
+def main() -> None:
+    """Entry point: a HarnessError becomes three lines on stderr and its exit code."""
+    debug = "--debug" in sys.argv[1:] or bool(os.environ.get("HARNESS_DEBUG"))
+    try:
+        code = cli.main(standalone_mode=False)
+    except HarnessError as error:
+        if debug:
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(
+            f"error: not foreseen\n{type(error).__name__}: {error}\nrun it again with `harness --debug ..` and report what it prints",
+            err=True,
+        )
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+for command in (
+    run.run,
+    run.plan_command,
+    offline.analyse_command,
+    cost.cost_group,
+    offline.report_command,
+    catalogue.workloads,
+    catalogue.prices,
+    catalogue.doctor,
+):
+    cli.add_command(command)

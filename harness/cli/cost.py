@@ -1,0 +1,87 @@
+"""`harness cost ..`: dollars from a measured run, and decisions from numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.cli.offline import (
+    allow_option,
+    as_json_option,
+    campaign_option,
+    declared_on_command_line,
+    directory_argument,
+    price_ref,
+)
+from harness.config import CostSpec
+
+
+class _WithDefault(click.Group):
+    """A group whose first word may be a directory: `harness cost DIR` is `harness cost of DIR`."""
+
+    default = "of"
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            args = [self.default, *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group("cost", cls=_WithDefault)
+def cost_group() -> None:
+    """Dollars: `harness cost RUN_OR_EXPERIMENT_DIR`."""
+
+
+@cost_group.command("of")
+@directory_argument
+@campaign_option
+@allow_option
+@as_json_option
+@click.option("--usd-per-hour", type=click.FloatRange(min=0), help="Another price of the measured machine.")
+@click.option("--utilisation", type=click.FloatRange(min=0, max=1, min_open=True), help="Another declared utilisation.")
+@click.option("--hosted-price", multiple=True, metavar="PROVIDER/MODEL")
+def cost_of(
+    directory: Path,
+    campaign: str | None,
+    allow_invalid: bool,
+    as_json: bool,
+    usd_per_hour: float | None,
+    utilisation: float | None,
+    hosted_price: tuple[str, ...],
+) -> None:
+    """Price the measured tokens of a run or experiment, here and at hosted prices."""
+    from rich.console import Console
+
+    from harness import pipeline
+    from harness.report import tables
+    from harness.report.answer import answer
+
+    analysis = pipeline.analyse(directory, campaign)
+    base = CostSpec.model_validate(analysis.summaries[0].config.get("cost", {}))
+    changes: dict[str, Any] = {}
+    if utilisation is not None:
+        changes["utilisation"] = utilisation
+    if hosted_price:
+        changes["hosted"] = [price_ref(text) for text in hosted_price]
+    hardware = declared_on_command_line(usd_per_hour) if usd_per_hour is not None else None
+    costs = pipeline.cost(analysis, base.model_copy(update=changes), hardware, allow_invalid=allow_invalid)
+    if as_json:
+        click.echo(
+            json.dumps(
+                tables.as_json(list(analysis.summaries), costs, allow_invalid=allow_invalid), indent=2, default=str
+            )
+        )
+        return
+    console = Console()
+    tables.render_costs(console, costs)
+    console.print(
+        answer(list(analysis.summaries), costs, allow_invalid=allow_invalid),
+        style="bold",
+        highlight=False,
+        markup=False,
+    )

@@ -1,0 +1,98 @@
+"""`harness analyse` and `harness report`, and how every command prints results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness import clock
+from harness.config import PriceRef
+from harness.errors import ConfigError
+from harness.records import Hardware
+
+directory_argument = click.argument("directory", type=click.Path(path_type=Path))
+campaign_option = click.option("--campaign", help='Another campaign\'s id, or "all"  [default: the newest]')
+as_json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+allow_option = click.option("--allow-invalid", is_flag=True, help="Show money for INVALID runs too.")
+
+
+@click.command("analyse")
+@directory_argument
+@campaign_option
+@as_json_option
+def analyse_command(directory: Path, campaign: str | None, as_json: bool) -> int:
+    """Metrics and verdict of a run or experiment directory, complete or interrupted."""
+    from harness import pipeline
+    from harness.errors import InvalidRunError
+
+    analysis = pipeline.analyse(directory, campaign)
+    _print(analysis, [], {}, allow_invalid=True, as_json=as_json, money=False)
+    return InvalidRunError.exit_code if all(s.verdict.state == "INVALID" for s in analysis.summaries) else 0
+
+
+@click.command("report")
+@directory_argument
+@campaign_option
+@allow_option
+@as_json_option
+def report_command(directory: Path, campaign: str | None, allow_invalid: bool, as_json: bool) -> int:
+    """Write report.md and report.html of a run or experiment again, from its raw files."""
+    return finish(directory, campaign, allow_invalid=allow_invalid, as_json=as_json)
+
+
+def finish(directory: Path, campaign: str | None, *, allow_invalid: bool, as_json: bool) -> int:
+    """Analyse, price, report, print; the exit code says whether a run was INVALID."""
+    from harness import pipeline
+    from harness.errors import InvalidRunError
+
+    analysis = pipeline.analyse(directory, campaign)
+    try:
+        costs = pipeline.cost(analysis, allow_invalid=allow_invalid)
+    except InvalidRunError:
+        costs = []
+    paths = pipeline.report(directory, analysis, costs, allow_invalid=allow_invalid)
+    _print(analysis, costs, paths, allow_invalid=allow_invalid, as_json=as_json)
+    return InvalidRunError.exit_code if any(s.verdict.state == "INVALID" for s in analysis.summaries) else 0
+
+
+def _print(
+    analysis: Any, costs: Any, paths: dict[str, Path], *, allow_invalid: bool, as_json: bool, money: bool = True
+) -> None:
+    from rich.console import Console
+
+    from harness.report import tables
+    from harness.report.answer import answer
+
+    for problem in analysis.problems:
+        click.echo(f"not read: {problem}", err=True)
+    summaries = list(analysis.summaries)
+    if as_json:
+        document = tables.as_json(summaries, list(costs), allow_invalid=allow_invalid)
+        document["files"] = {name: str(path) for name, path in paths.items()}
+        click.echo(json.dumps(document, indent=2, default=str))
+        return
+    console = Console()
+    tables.render(console, summaries, list(costs), allow_invalid=allow_invalid)
+    if money:
+        tables.render_costs(console, list(costs))
+        console.print(
+            answer(summaries, list(costs), allow_invalid=allow_invalid), style="bold", highlight=False, markup=False
+        )
+    for name, path in paths.items():
+        click.echo(f"{name}: {path}")
+
+
+def declared_on_command_line(usd_per_hour: float) -> Hardware:
+    return Hardware("declared", str(usd_per_hour), "declared on the command line", clock.utc_now().date().isoformat())
+
+
+def price_ref(text: str) -> PriceRef:
+    provider, _, model = text.partition("/")
+    if not model:
+        raise ConfigError(
+            "a hosted price is PROVIDER/MODEL", text, "e.g. groq/llama-3.1-8b-instant; harness prices show lists them"
+        )
+    return PriceRef(provider=provider, model=model)

@@ -1,0 +1,258 @@
+/* Golden server in C: an OpenAI-compatible stream whose every send time is known, for measuring clients at high rates.
+ *
+ *   golden_server TTFT_US ITL_US LOG      listens on 127.0.0.1, an ephemeral port, printed as the first line
+ *
+ * Every completion request gets max_tokens events of one token each on absolute deadlines (TTFT, then one per ITL),
+ * with running usage where the request asks for it, a usage event and [DONE]. The request head must come with
+ * content-length and may name itself by x-request-id.
+ *
+ * LOG, written on SIGTERM, native int64 throughout, per request: 8 words of id (64 bytes, zero-padded), time received,
+ * number of tokens n, n send times (CLOCK_MONOTONIC, read just before the send). One thread, epoll, a heap of deadlines.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MAX_FD = 1 << 16, IN_CAP = 1 << 16, ID_BYTES = 64, MAX_EVENTS = 1024 };
+
+struct reply {
+    char id[ID_BYTES];
+    int64_t received;
+    int64_t n;
+    int64_t *sent;
+    struct reply *next;
+};
+
+struct peer {
+    int fd;
+    size_t have;
+    char in[IN_CAP];
+    struct reply *now; /* NULL between requests */
+    int64_t done;
+    int64_t due;
+    int running_usage, prompt_tokens;
+    int heap_at; /* -1: not in the heap */
+};
+
+static struct peer *peers[MAX_FD];
+static struct peer **heap;
+static int heap_size;
+static struct reply *first_reply, **last_reply = &first_reply;
+static int64_t ttft_ns, itl_ns;
+static volatile sig_atomic_t finished;
+static int poller, timer;
+
+static void on_signal(int s) { (void)s; finished = 1; }
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void place(struct peer *p, int at) { heap[at] = p; p->heap_at = at; }
+
+static void sift(struct peer *p, int at) {
+    while (at > 0 && heap[(at - 1) / 2]->due > p->due) {
+        place(heap[(at - 1) / 2], at);
+        at = (at - 1) / 2;
+    }
+    for (;;) {
+        int child = 2 * at + 1;
+        if (child >= heap_size) break;
+        if (child + 1 < heap_size && heap[child + 1]->due < heap[child]->due) child++;
+        if (heap[child]->due >= p->due) break;
+        place(heap[child], at);
+        at = child;
+    }
+    place(p, at);
+}
+
+static void schedule(struct peer *p, int64_t due) {
+    p->due = due;
+    sift(p, p->heap_at >= 0 ? p->heap_at : heap_size++);
+}
+
+static void unschedule(struct peer *p) {
+    int at = p->heap_at;
+    if (at < 0) return;
+    p->heap_at = -1;
+    struct peer *moved = heap[--heap_size];
+    if (moved != p) sift(moved, at);
+}
+
+static void drop(struct peer *p) {
+    unschedule(p);
+    peers[p->fd] = NULL;
+    close(p->fd);
+    free(p);
+}
+
+/* Append one event as an HTTP chunk; `usage` < 0: none. Returns the new end. */
+static char *put_event(char *to, const char *choices, const struct peer *p, int64_t usage) {
+    char body[512];
+    int n = sprintf(body, "data: {\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1,\"model\":\"golden\",\"choices\":[%s]", choices);
+    if (usage >= 0)
+        n += sprintf(body + n, ",\"usage\":{\"prompt_tokens\":%d,\"total_tokens\":%ld,\"completion_tokens\":%ld}", p->prompt_tokens,
+                     (long)(p->prompt_tokens + usage), (long)usage);
+    n += sprintf(body + n, "}\n\n");
+    to += sprintf(to, "%x\r\n", n);
+    memcpy(to, body, n);
+    memcpy(to + n, "\r\n", 2);
+    return to + n + 2;
+}
+
+static void step(struct peer *p) {
+    char out[2048], *end = out;
+    struct reply *r = p->now;
+    int last = p->done + 1 == r->n;
+    end = put_event(end, last ? "{\"index\":0,\"text\":\" tok\",\"logprobs\":null,\"finish_reason\":\"length\",\"stop_reason\":null}"
+                              : "{\"index\":0,\"text\":\" tok\",\"logprobs\":null,\"finish_reason\":null,\"stop_reason\":null}",
+                    p, p->running_usage ? p->done + 1 : -1);
+    if (last) {
+        end = put_event(end, "", p, r->n);
+        end += sprintf(end, "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n");
+    }
+    r->sent[p->done++] = now_ns();
+    if (send(p->fd, out, end - out, MSG_NOSIGNAL) != end - out) {
+        r->n = p->done;
+        drop(p);
+        return;
+    }
+    if (last) p->now = NULL;
+    else schedule(p, p->due + itl_ns);
+}
+
+static long number_after(const char *text, const char *key, long otherwise) {
+    const char *at = strstr(text, key);
+    return at ? atol(at + strlen(key)) : otherwise;
+}
+
+static int count_prompt(const char *body) {
+    const char *at = strstr(body, "\"prompt\":[");
+    int n = 1;
+    if (at) for (; *at && *at != ']'; at++) n += *at == ',';
+    return n;
+}
+
+/* Take one whole request from the input, if it is there. */
+static void take(struct peer *p) {
+    p->in[p->have] = 0;
+    char *body = p->now ? NULL : strstr(p->in, "\r\n\r\n");
+    if (!body) return;
+    body += 4;
+    char *field = strcasestr(p->in, "content-length:");
+    size_t length = field && field < body ? strtoul(field + 15, NULL, 10) : 0;
+    size_t whole = (size_t)(body - p->in) + length;
+    if (p->have < whole) return;
+    struct reply *r = calloc(1, sizeof *r);
+    r->received = now_ns();
+    field = strcasestr(p->in, "x-request-id:");
+    if (field && field < body) sscanf(field + 13, " %63[^\r]", r->id);
+    char kept = p->in[whole];
+    p->in[whole] = 0;
+    r->n = number_after(body, "\"max_tokens\":", 16);
+    r->sent = calloc(r->n, sizeof *r->sent);
+    p->running_usage = strstr(body, "\"continuous_usage_stats\":true") != NULL;
+    p->prompt_tokens = count_prompt(body);
+    p->in[whole] = kept;
+    memmove(p->in, p->in + whole, p->have - whole);
+    p->have -= whole;
+    *last_reply = r;
+    last_reply = &r->next;
+    p->now = r;
+    p->done = 0;
+    static const char head[] = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
+    if (send(p->fd, head, sizeof head - 1, MSG_NOSIGNAL) < 0) drop(p);
+    else schedule(p, r->received + ttft_ns);
+}
+
+static void welcome(int listener) {
+    for (int fd; (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0;) {
+        int one = 1;
+        if (fd >= MAX_FD) { close(fd); continue; }
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        struct peer *p = malloc(sizeof *p);
+        p->fd = fd; p->have = 0; p->now = NULL; p->heap_at = -1;
+        peers[fd] = p;
+        struct epoll_event e = {EPOLLIN, {.fd = fd}};
+        epoll_ctl(poller, EPOLL_CTL_ADD, fd, &e);
+    }
+}
+
+static void hear(struct peer *p) {
+    ssize_t got = recv(p->fd, p->in + p->have, IN_CAP - 1 - p->have, 0);
+    if (got <= 0) {
+        if (p->now) p->now->n = p->done;
+        drop(p);
+        return;
+    }
+    p->have += got;
+    take(p);
+}
+
+static void write_log(const char *path) {
+    FILE *f = fopen(path, "wb");
+    if (!f) { perror(path); return; }
+    for (struct reply *r = first_reply; r; r = r->next) {
+        fwrite(r->id, 1, ID_BYTES, f);
+        fwrite(&r->received, sizeof r->received, 1, f);
+        fwrite(&r->n, sizeof r->n, 1, f);
+        fwrite(r->sent, sizeof *r->sent, r->n, f);
+    }
+    fclose(f);
+}
+
+int main(int argc, char **argv) {
+    if (argc != 4) { fprintf(stderr, "usage: golden_server TTFT_US ITL_US LOG\n"); return 2; }
+    ttft_ns = atoll(argv[1]) * 1000;
+    itl_ns = atoll(argv[2]) * 1000;
+    signal(SIGTERM, on_signal);
+    heap = calloc(MAX_FD, sizeof *heap);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof at;
+    if (bind(listener, (void *)&at, size) || listen(listener, 8192) || getsockname(listener, (void *)&at, &size)) {
+        perror("golden_server");
+        return 1;
+    }
+    printf("%d\n", ntohs(at.sin_port));
+    fflush(stdout);
+    poller = epoll_create1(0);
+    timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
+    struct epoll_event e = {EPOLLIN, {.fd = listener}}, got[MAX_EVENTS];
+    epoll_ctl(poller, EPOLL_CTL_ADD, listener, &e);
+    e.data.fd = timer;
+    epoll_ctl(poller, EPOLL_CTL_ADD, timer, &e);
+    while (!finished) {
+        int n = epoll_wait(poller, got, MAX_EVENTS, -1);
+        for (int i = 0; i < n; i++) {
+            int fd = got[i].data.fd;
+            if (fd == listener) welcome(fd);
+            else if (fd != timer && peers[fd]) hear(peers[fd]);
+        }
+        for (int64_t now = now_ns(); heap_size && heap[0]->due <= now;) {
+            struct peer *p = heap[0];
+            unschedule(p);
+            int fd = p->fd; /* p may be gone after the step */
+            step(p);
+            if (peers[fd] == p && !p->now) take(p);
+        }
+        int64_t next = heap_size ? heap[0]->due : 0; /* 0 disarms */
+        struct itimerspec wake = {.it_value = {next / 1000000000, next % 1000000000}};
+        timerfd_settime(timer, TFD_TIMER_ABSTIME, &wake, NULL);
+    }
+    write_log(argv[3]);
+    return 0;
+}

@@ -1,0 +1,113 @@
+"""From a spec to vLLM's command line and environment."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+from harness.config import TargetSpec
+from harness.errors import ConfigError, TargetError
+from harness.targets import command, open_target
+from harness.targets.command import Model
+
+
+def spec(**more) -> TargetSpec:
+    return TargetSpec.model_validate({"name": "own", "kind": "vllm", "model": "some/model"} | more)
+
+
+def words(flags: dict, model: Model = Model("/m", "m", {})) -> list[str]:  # noqa: B008
+    return command.command(model, 8001, command.flags(spec(flags=flags), model))
+
+
+def test_flags_become_words():
+    """True is bare, False --no-, all else has its value; underscores and dashes are one; JSON members stay as written."""
+    given = {"enforce_eager": True, "enable-prefix-caching": False, "max_model_len": 512, "gpu-memory-utilization": 0.5,
+             "--seed": -1, "compilation-config.use_inductor": "x_y"}  # fmt: skip
+    assert words(given) == [
+        sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", "/m", "--host", "127.0.0.1", "--port", "8001",
+        "--served-model-name=m", "--enable-prompt-tokens-details", "--enforce-eager", "--no-enable-prefix-caching",
+        "--max-model-len=512", "--gpu-memory-utilization=0.5", "--seed=-1", "--compilation-config.use_inductor=x_y",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("off", [{"enable_prompt_tokens_details": False}, {"no-enable-prompt-tokens-details": True}])
+def test_prompt_token_details_are_on_unless_the_user_says_no(off):
+    """Our default gives way to either spelling of the user's word."""
+    found = words(off)
+    assert "--no-enable-prompt-tokens-details" in found
+    assert "--enable-prompt-tokens-details" not in found
+
+
+def test_a_models_own_flags_and_name_give_way_to_the_users():
+    """load_format of the tiny model and the served name can be set."""
+    model = Model("/m", "tiny", {"load_format": "dummy"})
+    assert {"--load-format=dummy", "--served-model-name=tiny"} <= set(words({}, model))
+    assert {"--load-format=auto", "--served-model-name=x"} <= set(
+        words({"load-format": "auto", "served_model_name": "x"}, model)
+    )
+
+
+@pytest.mark.parametrize("flag", ["port", "host", "model", "api-key", "api_key", "ssl-keyfile", "root_path", "uds"])
+def test_flags_that_move_the_server_or_hold_a_secret_are_refused(flag):
+    """They are a ConfigError that does not repeat their value."""
+    with pytest.raises(ConfigError) as error:
+        command.flags(spec(flags={flag: "sk-secret"}), Model("/m", "m", {}))
+    assert "sk-secret" not in str(error.value)
+
+
+def test_a_flag_given_twice_is_refused():
+    """The same flag with dashes and with underscores is a mistake."""
+    with pytest.raises(ConfigError, match="twice"):
+        command.flags(spec(flags={"max_model_len": 1, "max-model-len": 2}), Model("/m", "m", {}))
+
+
+def test_environment_defaults_give_way(monkeypatch):
+    """Offline and quiet unless the shell or the spec says otherwise; a server key of the shell is not passed on."""
+    monkeypatch.setenv("DO_NOT_TRACK", "0")
+    monkeypatch.setenv("VLLM_API_KEY", "sk-secret")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    env = command.environment(spec(env={"VLLM_NO_USAGE_STATS": "0", "X": "y"}))
+    assert (env["HF_HUB_OFFLINE"], env["DO_NOT_TRACK"], env["VLLM_NO_USAGE_STATS"], env["X"]) == ("1", "0", "0", "y")
+    assert "VLLM_API_KEY" not in env
+    for more in ({"env": {"VLLM_API_KEY": "sk-secret"}}, {"api_key_env": "K"}):
+        with pytest.raises(ConfigError, match="own"):
+            command.environment(spec(**more))
+
+
+@pytest.mark.parametrize("missing", ["./no-such", "/no/such", "~/no-such-dir", "a/b/c"])
+def test_a_missing_model_path_is_refused_before_a_start(missing):
+    """A path that does not exist is named."""
+    with pytest.raises(TargetError, match=f"no such model path\n{re.escape(missing)}"):
+        command.resolve_model(spec(model=missing), {}, str)
+
+
+def test_a_directory_without_a_model_is_refused(tmp_path):
+    """A directory without config.json is not taken for a model; with one it is, under its own name."""
+    with pytest.raises(TargetError, match=r"config\.json"):
+        command.resolve_model(spec(model=str(tmp_path)), {}, str)
+    (tmp_path / "config.json").write_text("{}")
+    assert command.resolve_model(spec(model=str(tmp_path)), {}, str) == Model(str(tmp_path), tmp_path.name, {})
+
+
+def test_a_hub_name_offline_must_be_in_the_cache(tmp_path):
+    """Offline, a name that the local hub cache lacks is refused with the way out; cached or online it is taken."""
+    env = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
+    with pytest.raises(TargetError, match="HF_HUB_OFFLINE: '0'"):
+        command.resolve_model(spec(), env, str)
+    assert command.resolve_model(spec(), {**env, "HF_HUB_OFFLINE": "0"}, str).short_name == "model"
+    (tmp_path / "models--some--model").mkdir()
+    assert command.resolve_model(spec(), env, str) == Model("some/model", "model", {})
+
+
+def test_without_vllm_the_error_says_how_to_install_it(monkeypatch, tmp_path):
+    """No vllm in this Python: TargetError with the command."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(TargetError, match=r"harness\.targets\.install"):
+        open_target(spec(), tmp_path / "log", str)
+
+
+def test_a_free_port_is_outside_the_range_of_outgoing_connections():
+    """Chosen ports can be bound and lie below 32768."""
+    assert all(20000 <= command.port(spec()) < 32768 for _ in range(20))

