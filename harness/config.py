@@ -7,6 +7,7 @@ The specs here are what an experiment file may say; `load_experiment` reads one.
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,6 +18,12 @@ from harness.errors import ConfigError
 from harness.records import Load, Timeouts
 
 _ROOT = Path(__file__).resolve().parent
+_NUMBER = r"\d+(?:\.\d+)?"
+_ARRIVALS = re.compile(
+    rf"poisson|constant|batch|preset|trace(:{_NUMBER})?|gamma:{_NUMBER}|onoff:{_NUMBER}:{_NUMBER}(:{_NUMBER})?"
+    rf"|diurnal:[a-z0-9/-]+(:{_NUMBER})?|ramp(:{_NUMBER}-{_NUMBER})?|step:{_NUMBER}(,{_NUMBER})*"
+)
+_OWN_TIMES = ("batch", "preset", "trace")  # arrivals that need no rate
 
 
 def data_dir(name: str) -> Path:
@@ -87,27 +94,41 @@ class LoadSpec(_Spec):
 
     concurrency: list[int] = Field(default_factory=list)
     rate: list[float] = Field(default_factory=list)
-    arrivals: Literal["poisson", "constant"] = "poisson"
+    arrivals: str = Field(
+        default="poisson",
+        description="poisson | constant | gamma:SHAPE | onoff:ON_S:OFF_S[:OFF_SHARE] | diurnal:NAME[:DAY_S] | ramp[:FROM-TO] | "
+        "step:A,B,.. | trace[:SPEEDUP] | batch | preset",
+    )
     requests: int | None = Field(default=None, ge=1, description="requests a cell; or use duration_s")
     requests_per_slot: int | None = Field(default=None, ge=1, description="closed loop: requests = this x concurrency")
     duration_s: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _one_kind(self) -> LoadSpec:
-        if bool(self.concurrency) == bool(self.rate):
+        if not _ARRIVALS.fullmatch(self.arrivals):
+            raise ValueError(
+                f"arrivals {self.arrivals!r} are unknown: {type(self).model_fields['arrivals'].description}"
+            )
+        process = self.arrivals.partition(":")[0]
+        timed = process in _OWN_TIMES and not self.concurrency
+        if self.concurrency and self.arrivals != "poisson":
+            raise ValueError("arrivals belong to an open loop; concurrency sends when a slot is free")
+        if bool(self.concurrency) == bool(self.rate) and not timed:
             raise ValueError("a load needs exactly one of concurrency: [..] and rate: [..], not empty")
         if any(c < 1 for c in self.concurrency) or any(r <= 0 for r in self.rate):
             raise ValueError("concurrency must be >= 1 and rate > 0")
         given = [k for k in ("requests", "requests_per_slot", "duration_s") if getattr(self, k) is not None]
-        if len(given) != 1:
+        if len(given) != 1 and not (process == "trace" and not given):  # without a number: the whole trace
             raise ValueError(
                 f"a load needs exactly one of requests, requests_per_slot, duration_s; given: {given or 'none'}"
             )
-        if self.rate and self.requests_per_slot:
+        if not self.concurrency and self.requests_per_slot:
             raise ValueError("requests_per_slot belongs to concurrency; use requests or duration_s with rate")
         return self
 
     def points(self) -> list[Load]:
+        if not self.concurrency and not self.rate:
+            return [Load(arrivals=self.arrivals)]
         return [Load(concurrency=c) for c in self.concurrency] + [
             Load(rate_rps=r, arrivals=self.arrivals) for r in self.rate
         ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -192,6 +192,12 @@ def _drive_phase(
     def on_rows(rows: Sequence[RequestRecord]) -> None:
         add("requests", rows)
 
+    duration_s = load_spec.duration_s if phase is Phase.MEASURE else None
+    ends_by_time = duration_s if load.concurrency else None  # an open loop's plan ends at its duration by itself
+
+    def on_progress(progress: DriveProgress) -> None:
+        display.progress(replace(progress, duration_s=ends_by_time))
+
     scratch = run_dir / "scratch"
     scratch.mkdir(exist_ok=True)
     stop.driving = True
@@ -205,10 +211,10 @@ def _drive_phase(
         driver=spec.driver,
         workers=spec.workers if phase is Phase.MEASURE else 1,
         timeouts=spec.timeouts.record(),
-        duration_s=load_spec.duration_s if phase is Phase.MEASURE else None,
+        duration_s=duration_s,
         scratch=scratch,
         on_rows=on_rows,
-        on_progress=display.progress,
+        on_progress=on_progress,
         should_stop=should_stop,
         on_start=lambda _: None,
     )

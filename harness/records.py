@@ -69,20 +69,36 @@ class PlannedRequest:
     target_prompt_tokens: int = col("tokens", "Prompt length asked for")
     target_output_tokens: int = col("tokens", "Output length asked for")
     session_id: int | None = col("", "Requests of one session share it; null without sessions")
-    prompt_seed: int = col("", "Seed from which the prompt's tokens are made: equal seed and length, equal prompt")
+    prompt_seed: int = col(
+        "", "Seed of the prompt's tokens after those of `prefix`: equal seed, prefix and length, equal prompt"
+    )
+    prefix: tuple[int, ...] = col(
+        "", "How the prompt begins, as pairs seed, tokens: the first `tokens` of each seed's stream", default=()
+    )
+    after_seq: int | None = col(
+        "", "Closed loop inside a session: sent `think_ns` after the reply to this request; else null", default=None
+    )
+    think_ns: int | None = col("ns", "Pause between that reply and this request; null without after_seq", default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How the plan is offered: exactly one of `concurrency` (closed loop) and `rate_rps` (open loop) is set."""
+    """How the plan is offered: exactly one of `concurrency` (closed loop) and `rate_rps` (open loop) is set.
+
+    Arrivals that bring their own times (`batch`, `trace`, `preset`) may leave both out: the plan drawn then holds the
+    load with its mean rate filled in, except that a batch has none.
+    """
 
     concurrency: int | None = None
     rate_rps: float | None = None
-    arrivals: str = "poisson"  # constant | poisson; open loop only
+    arrivals: str = "poisson"  # open loop only; the words are in plan/arrivals.py
 
     @property
     def name(self) -> str:
-        return f"c{self.concurrency}" if self.concurrency is not None else f"r{self.rate_rps:g}"
+        if self.concurrency is not None:
+            return f"c{self.concurrency}"
+        rate = "" if self.rate_rps is None else f"r{self.rate_rps:g}"
+        return rate if self.arrivals == "poisson" else "-".join(filter(None, (rate, self.arrivals)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +245,9 @@ class DriveProgress:
     total: int
     in_flight: int
     failed: int
-    output_tokens: int  # token-bearing chunks received so far
+    output_tokens: int  # token-bearing chunks of the requests that are done
     elapsed_s: float
+    duration_s: float | None = None  # set where the phase ends by time, not by the number of requests
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from harness.analyse.telemetry import harness_cpu_share, timeline, token_checks
 from harness.analyse.validity import judge
 from harness.analyse.window import find_window
 from harness.metrics import METRICS
-from harness.records import RunData, RunSummary, Window
+from harness.records import Manifest, RunData, RunSummary, Window
 
 _RUN_METRICS = tuple(m.name for m in METRICS.values() if m.per == "run")
 
@@ -121,6 +121,20 @@ def summarise(run: RunData) -> RunSummary:
         notes=tuple(notes) if window else (f"no window: {rule}", *notes),
         usage=_usage(requests, population),
         startup=dict(target.get("startup") or {}),
-        environment=manifest.environment,
+        environment=_provenance(manifest),
         config=manifest.config,
     )
+
+
+def _provenance(manifest: Manifest) -> dict[str, Any]:
+    """The environment, and what identifies plan, config and server, in one mapping for the report."""
+    shas = {"plan_sha256": manifest.plan_sha256, "config_sha256": manifest.config_sha256}
+    told = ("server_version", "max_model_len", "flags", "cache_config", "checks", "vocabulary")
+    server = {key: manifest.target[key] for key in told if manifest.target.get(key)}
+    return {
+        **manifest.environment,
+        **shas,
+        "seed": manifest.seed,
+        "server": server,
+        "telemetry": dict(manifest.telemetry),
+    }

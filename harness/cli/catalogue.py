@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict
 
 import click
-from rich.console import Console
 from rich.table import Table
+
+from harness.cli.offline import console
 
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 
@@ -99,7 +100,7 @@ def prices_show(pattern: str, as_json: bool) -> None:
         table.add_column(heading, justify="right" if justify == "right" else "left", overflow="fold")
     for row in rows:
         table.add_row(row.kind, row.name, row.usd, row.unit, row.as_of, row.source)
-    Console().print(table)
+    console().print(table)
 
 
 @click.command()
@@ -116,4 +117,4 @@ def doctor(as_json: bool) -> None:
     marks = {"ok": "[green]ok[/]", "missing": "[red]missing[/]", "warn": "[yellow]warn[/]"}
     for line in lines:
         table.add_row(marks[line.state], line.item, line.detail, line.how_to_get or "")
-    Console().print(table)
+    console().print(table)

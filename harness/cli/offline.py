@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from harness import clock
 from harness.config import PriceRef
@@ -30,7 +32,7 @@ def analyse_command(directory: Path, campaign: str | None, as_json: bool) -> int
 
     analysis = pipeline.analyse(directory, campaign)
     _print(analysis, [], {}, allow_invalid=True, as_json=as_json, money=False)
-    return InvalidRunError.exit_code if all(s.verdict.state == "INVALID" for s in analysis.summaries) else 0
+    return InvalidRunError.exit_code if any(s.verdict.state == "INVALID" for s in analysis.summaries) else 0
 
 
 @click.command("report")
@@ -61,8 +63,6 @@ def finish(directory: Path, campaign: str | None, *, allow_invalid: bool, as_jso
 def _print(
     analysis: Any, costs: Any, paths: dict[str, Path], *, allow_invalid: bool, as_json: bool, money: bool = True
 ) -> None:
-    from rich.console import Console
-
     from harness.report import tables
     from harness.report.answer import answer
 
@@ -74,15 +74,24 @@ def _print(
         document["files"] = {name: str(path) for name, path in paths.items()}
         click.echo(json.dumps(document, indent=2, default=str))
         return
-    console = Console()
-    tables.render(console, summaries, list(costs), allow_invalid=allow_invalid)
+    out = console()
+    tables.render(out, summaries, list(costs), allow_invalid=allow_invalid)
+    tables.render_reasons(out, summaries)
     if money:
-        tables.render_costs(console, list(costs))
-        console.print(
+        out.print()
+        out.print(
             answer(summaries, list(costs), allow_invalid=allow_invalid), style="bold", highlight=False, markup=False
         )
+        out.print()
     for name, path in paths.items():
         click.echo(f"{name}: {path}")
+    if paths:
+        click.echo(f"every dollar with its formula and inputs: harness cost {paths['html'].parents[1]}")
+
+
+def console() -> Console:
+    """The terminal as wide as it is; a file or pipe 120 columns wide."""
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def declared_on_command_line(usd_per_hour: float) -> Hardware:

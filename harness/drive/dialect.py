@@ -138,14 +138,17 @@ class Reply:
         """Tokens that this chunk added by the server's running usage; None if it carries none."""
         if not usage:
             return None
-        before = self.output or 0
-        self.prompt = _count(usage, "prompt_tokens", self.prompt)
-        self.output = _count(usage, "completion_tokens", self.output)
+        before = self.output
+        prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if isinstance(prompt, int):
+            self.prompt = prompt
+        if isinstance(output, int):
+            self.output = output
         if details := usage.get("prompt_tokens_details"):
             self.cached = _count(details, "cached_tokens", self.cached)
         if details := usage.get("completion_tokens_details"):
             self.reasoning = _count(details, "reasoning_tokens", self.reasoning)
-        return None if self.output is None else self.output - before
+        return None if self.output is None else self.output - (before or 0)
 
     def chunk_tokens(self) -> tuple[int, ...] | None:
         """Tokens per token-bearing chunk; None unless every one of them said so."""

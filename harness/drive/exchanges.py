@@ -49,6 +49,7 @@ class Exchanges:
         self.again: deque[tuple[int, int, int, int, bool, int]] = deque()  # to be tried on a new connection
         self.freed: deque[int] = deque()  # when each exchange that ended did so: the closed loop's free slots
         self.outbox: deque[tuple[Any, ...]] = deque()
+        self.other_work = False  # something besides a mid-stream read happened; the loop clears it
         self.in_flight = self.opening = 0
         self.sent = self.user_reads = self.late_sends = 0
 
@@ -131,6 +132,7 @@ class Exchanges:
 
     def event(self, conn: wire.Conn, event: int) -> None:
         """An epoll event on a connection that is not in `hot`."""
+        self.other_work = True
         if conn.state == wire.CONNECTING:
             self._connected(conn)
         elif conn.state == wire.HANDSHAKE:
@@ -285,6 +287,7 @@ class Exchanges:
 
     def _retry(self, conn: wire.Conn) -> None:
         """A kept-alive connection that the server had closed: once more, on a new one. The row says so."""
+        self.other_work = True
         self.again.append((conn.index, conn.due_ns, conn.begun_ns, 0, True, 0))
         self._discard(conn)
 
@@ -312,6 +315,7 @@ class Exchanges:
 
     def _slot_free(self, now: int) -> None:
         self.in_flight -= 1
+        self.other_work = True
         self.freed.append(now)
 
     def _discard(self, conn: wire.Conn, *, hard: bool = False) -> None:

@@ -12,6 +12,7 @@ from enum import Enum, auto
 MAX_HEAD_BYTES = 256 * 1024
 _MAX_SIZE_LINE = 4096
 _HEX = re.compile(rb"[0-9A-Fa-f]{1,15}$")
+_seen_sizes: dict[bytes, int] = {}  # size lines already checked and read; a server uses few
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: .*)?$")
 
 
@@ -61,10 +62,9 @@ class Response:
         if self._at is _At.SIZE and not self._held:
             # What nearly every server sends: one read holds exactly one chunk.
             end = data.find(b"\r\n", 0, 18)
-            if end > 0 and _HEX.match(data, 0, end):
-                size = int(data[:end], 16)
-                if size and len(data) == end + 4 + size and data.endswith(b"\r\n"):
-                    return data[end + 2 : -2]
+            size = _seen_sizes.get(data[:end])
+            if size and len(data) == end + 4 + size and data.endswith(b"\r\n"):
+                return data[end + 2 : -2]
         if self._at is _At.HEAD:
             data = self._head(data)
         if self._at is _At.LENGTH or self._at is _At.CLOSE:
@@ -181,4 +181,6 @@ class Response:
         if not _HEX.match(size):
             raise HttpError("a chunk size is not hexadecimal")
         self._left = int(size, 16)
+        if len(_seen_sizes) < 4096 and self._left:
+            _seen_sizes[size] = self._left
         self._at = _At.DATA if self._left else _At.TRAILER

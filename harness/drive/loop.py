@@ -30,6 +30,7 @@ ANCHOR_NS = 1_000_000_000
 PREPARE_S = 5.0
 FOREVER_NS = 1 << 62
 _SHORT = 8  # a read of fewer bytes may be the rest of an end that was split
+_MANY = 8  # reads out of one poll from which on the turn is timed, for loop_lag_max_s
 _IN = 1  # EPOLLIN
 
 
@@ -71,7 +72,7 @@ class Loop:
         self.stop_at_ns = FOREVER_NS
         self.stopping = False
         self.cut = False  # the duration ended the sending
-        self.next_anchor_ns = 0
+        self.next_anchor_ns = self.next_tick_ns = self.look_at_ns = 0
         self.lag_max_ns = 0
         self.cpu_start_s = 0.0
 
@@ -95,23 +96,23 @@ class Loop:
                 self._event(fd, event)
 
     def run(self) -> None:
-        """The hot loop; returns when nothing is left to send, read or pack."""
+        """The hot loop; returns when nothing is left to send, read or pack.
+
+        As long as only mid-stream reads come, a turn is poll, recvmsg, append. Whatever else happens (an end, a send, a
+        timer) sets `other_work`, and the turn then looks at everything that may be due.
+        """
         ex = self.exchanges
-        now, hot, outbox, poll, other = clock.monotonic_ns, ex.hot, ex.outbox, self.epoll.poll, self._event
+        now, hot, poll, event_of = clock.monotonic_ns, ex.hot, self.epoll.poll, self._event
         ends, short, size, room, stamp = ENDS, _SHORT, wire.RECV_BYTES, wire.ANCILLARY_BYTES, wire.user_stamp
         self.cpu_start_s = clock.process_cpu_s()
-        next_tick = 0
-        woke = now()
-        while not self._over():
-            before = now()
-            if before - woke > self.lag_max_ns and self.started_ns <= before:
-                self.lag_max_ns = before - woke
-            events = poll(self._wait_s(before, next_tick))
+        timeout_s = 0.0
+        while True:
+            events = poll(timeout_s)
             woke = now()
             for fd, event in events:
                 h = hot.get(fd)
                 if h is None:
-                    other(fd, event)
+                    event_of(fd, event)
                     continue
                 recv, buf, conn = h
                 try:
@@ -130,13 +131,37 @@ class Loop:
                     ex.candidate(conn)
                 elif len(data) < short:
                     ex.short_read(conn)
-            self._send_due()
-            if outbox and (not events or len(outbox) > OUTBOX_MAX):
-                self._pack_one()
-            self._check_limits(woke)
-            if woke >= next_tick:
-                next_tick = woke + TICK_NS
-                self._tick(woke)
+            if ex.other_work or woke >= self.look_at_ns or not events:
+                if self._over():
+                    return
+                timeout_s = self._other_work(woke, idle=not events)
+            if len(events) > _MANY or timeout_s == 0:
+                busy = now() - woke
+                if busy > self.lag_max_ns and self.started_ns <= woke:
+                    self.lag_max_ns = busy
+
+    def _other_work(self, woke: int, *, idle: bool) -> float:
+        """Everything but mid-stream reads, in small portions; returns how long the next poll may wait, in seconds."""
+        ex = self.exchanges
+        ex.other_work = False
+        self._send_due()
+        if ex.outbox and (idle or len(ex.outbox) > OUTBOX_MAX):
+            self._pack_one()
+        self._check_limits(woke)
+        if woke >= self.next_tick_ns:
+            self.next_tick_ns = woke + TICK_NS
+            self._tick(woke)
+        now = clock.monotonic_ns()
+        self.look_at_ns = at = self._next_look(now)
+        if at <= now or self._over():
+            ex.other_work = True
+            return 0
+        if self.timer.fd < 0:
+            return min(at - now, TICK_NS) / 1e9
+        if at != self.armed_ns:
+            self.armed_ns = at
+            self.timer.arm(at)
+        return 1.0  # the timer wakes us; the second is a net under it
 
     def _over(self) -> bool:
         ex = self.exchanges
@@ -144,27 +169,20 @@ class Loop:
             return False
         return self.stopping or (self.started_ns != FOREVER_NS and self.next >= len(self.order))
 
-    def _wait_s(self, now: int, next_tick: int) -> float:
+    def _next_look(self, now: int) -> int:
+        """When something other than a read is due next; `now` or less if it is already."""
         ex = self.exchanges
         if ex.outbox or ex.ready or ex.again:
-            return 0
+            return now
         limit = self.deadlines.next_ns
-        wake = next_tick if limit is None else min(limit, next_tick)
-        if not self.stopping and self.next < len(self.order):
-            if self.config.slots is None:
-                due = self.started_ns + self.shard.scheduled_ns[self.order[self.next]]
-            else:
-                due = self.started_ns if ex.freed else FOREVER_NS
-            due = min(due, self.stop_at_ns)
-            if due <= now:
-                return 0
-            if due < wake:
-                if self.timer.fd < 0:
-                    wake = due
-                elif due != self.armed_ns:
-                    self.armed_ns = due
-                    self.timer.arm(due)
-        return max(0, wake - now) / 1e9
+        at = self.next_tick_ns if limit is None else min(limit, self.next_tick_ns)
+        if self.stopping or self.next >= len(self.order):
+            return at
+        if self.config.slots is None:
+            due = self.started_ns + self.shard.scheduled_ns[self.order[self.next]]
+        else:
+            due = self.started_ns if ex.freed else FOREVER_NS
+        return min(at, due, self.stop_at_ns)
 
     def _tick(self, now: int) -> None:
         if now >= self.next_anchor_ns:
@@ -237,8 +255,10 @@ class Loop:
         elif fd == self.timer.fd:
             self.armed_ns = FOREVER_NS
             self.timer.arm(FOREVER_NS)
+            self.exchanges.other_work = True
 
     def _commands(self) -> None:
+        self.exchanges.other_work = True
         try:
             words = os.read(self.control_fd, 4096)
         except BlockingIOError:

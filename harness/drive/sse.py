@@ -7,7 +7,7 @@ colon is a comment, an empty line dispatches the event, one BOM at the start is 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
@@ -18,8 +18,7 @@ class SseError(Exception):
     """Bytes that cannot be an event stream."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One dispatched event: `name` is `message` unless an event field said otherwise, `data` has its lines joined by LF."""
 
     data: bytes

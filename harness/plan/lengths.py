@@ -18,7 +18,8 @@ from harness.errors import ConfigError
 from harness.plan.streams import F64, I64, interpolate
 
 SHORT_FORMS = ("fixed:PROMPTxOUTPUT", "uniform:LO-HIxLO-HI", "lognormal:MEANxMEAN[:CV]")
-_MAX_TOKENS = 10_000_000
+MAX_TOKENS = 10_000_000
+_TAIL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Joint:
     prompt_tokens: tuple[int, ...]
     output_levels: tuple[float, ...]
     bins: tuple[tuple[float, float, tuple[int, ...]], ...]  # rank from, rank to, output tokens
+    tail_power: float = 1.0  # bend of the output between the levels above _TAIL, where they lie far apart
 
 
 Lengths = Fixed | Uniform | Lognormal | Joint
@@ -82,14 +84,17 @@ def parse_short_form(text: str) -> Lengths:
         case _:
             form = next((f for f in SHORT_FORMS if f.startswith(f"{kind}:")), " or ".join(SHORT_FORMS))
             raise ConfigError("workload cannot be read", text, f"write it as {form}, lengths in whole tokens")
-    if not all(1 <= end <= _MAX_TOKENS for end in ends):
-        raise ConfigError("workload length out of range", text, f"prompt and output need 1 to {_MAX_TOKENS:,} tokens")
+    if not all(1 <= end <= MAX_TOKENS for end in ends):
+        raise ConfigError("workload length out of range", text, f"prompt and output need 1 to {MAX_TOKENS:,} tokens")
     return lengths
 
 
 def spec(lengths: Lengths) -> dict[str, Any]:
     """The distribution as plain JSON values: the part of a plan's digest that says what was drawn from."""
-    return {"kind": type(lengths).__name__.lower(), **asdict(lengths)}
+    values = {"kind": type(lengths).__name__.lower(), **asdict(lengths)}
+    if values.get("tail_power") == 1:  # as it was before there was one
+        del values["tail_power"]
+    return values
 
 
 def smallest_total_tokens(lengths: Lengths) -> int:
@@ -105,15 +110,18 @@ def smallest_total_tokens(lengths: Lengths) -> int:
             return lengths.prompt_tokens[0] + min(tokens[0] for _, _, tokens in lengths.bins)
 
 
-def _geometric(levels: tuple[float, ...], tokens: tuple[int, ...], parts: int = 8) -> tuple[F64, F64]:
-    """The quantile table refined so that linear interpolation of it is nearly geometric; rounded so that the last bit of
-    a machine's pow() does not show."""
+def _geometric(
+    levels: tuple[float, ...], tokens: tuple[int, ...], tail_power: float = 1.0, parts: int = 8
+) -> tuple[F64, F64]:
+    """The quantile table refined so that linear interpolation of it is nearly geometric, a (b / a)^t, and above level 0.95
+    a (b / a)^(t^tail_power); rounded so that the last bit of a machine's pow() does not show."""
     knots = list(zip(levels, tokens, strict=True))
     fine_levels, fine_values = [levels[0]], [float(tokens[0])]
     for (low, a), (high, b) in pairwise(knots):
+        power = tail_power if low >= _TAIL else 1.0
         for k in range(1, parts + 1):
             fine_levels.append(low + (high - low) * k / parts if k < parts else high)
-            fine_values.append(round(a * (b / a) ** (k / parts), 6))
+            fine_values.append(round(a * (b / a) ** ((k / parts) ** power), 6))
     return np.array(fine_levels), np.array(fine_values)
 
 
@@ -142,7 +150,7 @@ def _joint(lengths: Joint, u: F64, v: F64) -> tuple[I64, I64]:
     outputs = np.empty(len(u), np.int64)
     for low, high, tokens in lengths.bins:
         here = (u >= low) & (u < high)
-        outputs[here] = _whole(interpolate(v[here], *_geometric(lengths.output_levels, tokens)))
+        outputs[here] = _whole(interpolate(v[here], *_geometric(lengths.output_levels, tokens, lengths.tail_power)))
     return prompts, outputs
 
 

@@ -29,6 +29,13 @@ class Purpose(IntEnum):
     WARMUP_LENGTHS = 3
     REDRAWS = 4
     WARMUP_REDRAWS = 5
+    ARRIVAL_STATES = 6
+    TRACE_SAMPLE = 7
+    TRACE_TICKS = 8
+    SHARED = 9
+    SESSIONS = 10
+    SYSTEM_PROMPT = 11
+    WARMUP_TRACE = 12
 
 
 def raw(seed: int, purpose: Purpose, count: int) -> U64:

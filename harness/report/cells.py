@@ -37,8 +37,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("output_tps", "output", "tok/s", "scalar", "output_tps", keep=10),
     Column("total_tps", "total", "tok/s", "scalar", "total_tps", keep=2),
     Column("request_rps", "requests", "req/s", "scalar", "request_rps", keep=3),
-    Column("ttft_p50_s", "TTFT p50", "s", "distribution", "ttft_s", "p50", keep=7),
-    Column("ttft_p99_s", "TTFT p99", "s", "distribution", "ttft_s", "p99", keep=6),
+    Column("ttft_p50_s", "TTFT p50", "s", "distribution", "ttft_s", "p50", keep=9),
+    Column("ttft_p99_s", "TTFT p99", "s", "distribution", "ttft_s", "p99", keep=7),
     Column(
         "ttft_from_schedule_p50_s",
         "TTFT from schedule p50",
@@ -59,13 +59,13 @@ COLUMNS: tuple[Column, ...] = (
         keep=1,
         optional=True,
     ),
-    Column("tpot_p50_s", "TPOT p50", "s", "distribution", "tpot_s", "p50", keep=7),
+    Column("tpot_p50_s", "TPOT p50", "s", "distribution", "tpot_s", "p50", keep=9),
     Column("e2el_p50_s", "E2EL p50", "s", "distribution", "e2el_s", "p50", keep=4),
     Column("goodput_rps", "goodput", "req/s", "scalar", "goodput_rps", keep=5, optional=True),
-    Column("attainment", "SLO met", "%", "scalar", "attainment", keep=8, optional=True),
+    Column("attainment", "SLO met", "%", "scalar", "attainment", keep=7, optional=True),
     Column("usd_per_million_output_tokens", "$/M output", "USD", "cost", "output", keep=10),
     Column("usd_per_million_total_tokens", "$/M total", "USD", "cost", "total", keep=9),
-    Column("usd_per_thousand_requests", "$/1k requests", "USD", "cost", "requests", keep=8),
+    Column("usd_per_thousand_requests", "$/1k requests", "USD", "cost", "requests", keep=6),
     Column("usd_per_thousand_good_requests", "$/1k in SLO", "USD", "cost", "good", keep=5, optional=True),
 )
 _COST_NAMES = {  # the end of a cost line's name, after self_ or hosted_

@@ -159,11 +159,10 @@ def timeline(run: RunSummary | None) -> str:
     with _Figure(label, len(names), 1.45) as figure:
         for index, (ax, name) in enumerate(zip(figure.axes, names, strict=True)):
             title, unit = _TIMELINE.get(name, (formats.clean(name, 40), ""))
-            values = [
-                float("nan") if formats.finite(value) is None else float(value or 0)
-                for value in run.timeline.series[name]
-            ]
-            ax.plot(steps[: len(values)], values[: len(steps)], color=_SERIES[index % len(_SERIES)], linewidth=1.4)
+            pairs = zip(steps, run.timeline.series[name], strict=False)
+            seen = [(t, float(v)) for t, v in pairs if v is not None and formats.finite(v) is not None]
+            # a source sampled less often than the timeline's bins leaves gaps: its points are joined across them
+            ax.plot(*zip(*seen, strict=True), color=_SERIES[index % len(_SERIES)], linewidth=1.4)
             ax.set_title(title)
             ax.set_ylabel(unit)
             ax.set_ylim(bottom=0)

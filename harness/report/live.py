@@ -123,7 +123,8 @@ class Live:
         text = f"{self._where()}: {_clock_text((clock.monotonic_ns() - self._phase_ns) / clock.NS)}"
         seen = self._progress
         if seen is not None:
-            text += f", {seen.done:,} of {seen.total:,} requests, {seen.failed:,} failed"
+            of = "" if seen.duration_s is not None else f" of {seen.total:,}"
+            text += f", {seen.done:,}{of} requests, {seen.failed:,} failed"
             text += f", {formats.number(seen.output_tokens / seen.elapsed_s)} tok/s" if seen.elapsed_s > 0 else ""
         self._print(text)
 
@@ -150,10 +151,14 @@ def progress_words(progress: DriveProgress, tps: float | None) -> list[str]:
     """The counts as words, the most important first; the rate is that of the last seconds, else of the whole phase."""
     if tps is None and progress.elapsed_s > 0:
         tps = progress.output_tokens / progress.elapsed_s
-    words = [f"{progress.done:,}/{progress.total:,} requests"]
+    timed = progress.duration_s is not None
+    words = [f"{progress.done:,}{'' if timed else f'/{progress.total:,}'} requests"]
     words += [f"{progress.failed:,} failed"] if progress.failed else []
     words += [f"{formats.number(float(tps))} tok/s"] if tps is not None else []
-    words += [f"{progress.in_flight:,} in flight", _clock_text(progress.elapsed_s)]
+    words += [f"{progress.in_flight:,} in flight"]
+    if progress.duration_s is not None:
+        return [*words, f"{_clock_text(progress.elapsed_s)} of {_clock_text(progress.duration_s)}"]
+    words.append(_clock_text(progress.elapsed_s))
     if 0 < progress.done < progress.total:
         words.append(f"ETA {_clock_text(progress.elapsed_s / progress.done * (progress.total - progress.done))}")
     return words
@@ -173,7 +178,7 @@ def status_line(
         return f"{where} {_clock_text(elapsed_s)}"[: max(0, width)]
     words = progress_words(progress, tps)
     full, empty = ("#", "-") if ascii_only else ("━", "╌")
-    share = min(1.0, progress.done / progress.total) if progress.total > 0 else 0.0
+    share = _share(progress)
     bar = full * round(share * _BAR_CELLS) + empty * (_BAR_CELLS - round(share * _BAR_CELLS))
     for count in range(len(words), 0, -1):
         for front in (f"{where} {bar} ", f"{where} "):
@@ -181,6 +186,14 @@ def status_line(
             if len(line) <= width:
                 return line
     return words[0][: max(0, width)]
+
+
+def _share(progress: DriveProgress) -> float:
+    """How much of the phase is over, 0 to 1."""
+    part, whole = (
+        (progress.done, progress.total) if progress.duration_s is None else (progress.elapsed_s, progress.duration_s)
+    )
+    return min(1.0, part / whole) if whole > 0 else 0.0
 
 
 def _clock_text(seconds: float) -> str:

@@ -144,6 +144,19 @@ def _print_footnotes(
         console.print(Text(f"left out to fit {console.width} columns (they are in the report and --json): {names}"))
 
 
+def render_reasons(console: Console, summaries: Sequence[RunSummary]) -> None:
+    """Print every finding about the runs once, with its advice and the runs it is about."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for run in summaries:
+        for reason in run.verdict.reasons:
+            key = (reason.severity, formats.clean(reason.message), formats.clean(reason.advice))
+            found.setdefault(key, []).append(run.run_id)
+    styles = {"invalid": "bold red", "unknown": "yellow", "warning": "dim"}
+    for (severity, message, advice), run_ids in sorted(found.items()):
+        line = f"{severity}: {message} ({formats.run_ids(run_ids)}); {advice}"
+        console.print(Text(line, style=styles.get(severity, "")), soft_wrap=True)
+
+
 def render_costs(console: Console, costs: Sequence[CostReport]) -> None:
     """Print what the own machine costs and the hosted bills, each line with its formula and inputs.
 

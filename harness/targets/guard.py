@@ -21,11 +21,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from harness import clock
 from harness.targets import proc, servers
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LOOK_S = 0.5
+_BURY_S = 5.0
+_BURY_POLL_S = 0.02
 _WAITED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -68,6 +71,19 @@ def _wait(pid: int, harness_pid: int) -> int | None:
     return None
 
 
+def _bury() -> None:
+    """Wait for every dead child, adopted ones too: whoever inherits them may never do it, and one whose first thread is
+    gone may still be giving memory back in others.
+    """
+    deadline = clock.monotonic_ns() + int(_BURY_S * clock.NS)
+    try:
+        while clock.monotonic_ns() < deadline:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                clock.sleep(_BURY_POLL_S)
+    except ChildProcessError:
+        return
+
+
 def main(argv: list[str]) -> int:
     """See the module's docstring."""
     harness_pid, grace_s, folder, log_path = int(argv[0]), float(argv[1]), Path(argv[2]), Path(argv[3])
@@ -89,6 +105,7 @@ def main(argv: list[str]) -> int:
     finally:
         # Leftovers of a server that ended by itself have lost their head: nothing they do is worth waiting for.
         left = proc.end(server_processes, grace_s if status is None else 0.0)
+        _bury()
         if not left:
             path.unlink(missing_ok=True)
     return 143 if status is None else status

@@ -288,3 +288,11 @@ def test_worst_reason_decides_and_comes_first():
     assert [r.severity for r in v.reasons] == ["invalid", "unknown", "warning"]
     assert v.state == "INVALID"
     assert all(r.message and r.advice for r in v.reasons)
+
+
+def test_unplanned_prefix_cache_hits_are_invalid():
+    """Unique prompts of which the server had half cached: INVALID; what the chat template explains is not a hit."""
+    half = [replace(r, cached_prompt_tokens=r.prompt_tokens // 2) for r in CLOSED]
+    assert codes(verdict(half)) == {"prefix_cache": "invalid"}
+    template = CLOSED[0].prompt_tokens // 2
+    assert verdict(half, target={"vocabulary": {"prompt_overhead_tokens": template}}).state == "VALID"

@@ -11,7 +11,7 @@ import os
 import random
 import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Golden:
     def __init__(self, folder: Path) -> None:
         self.log_path = folder / "golden.log"
         words = [str(folder / "golden_server"), str(round(TTFT_S * 1e6)), str(round(ITL_S * 1e6)), str(self.log_path)]
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, preexec_fn=self._own_core)
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, preexec_fn=self._own_core)  # noqa: PLW1509 - no threads here
         self.port = int(self.process.stdout.readline())
 
     @staticmethod
@@ -48,10 +48,8 @@ class Golden:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        try:
+        with suppress(PermissionError):
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
-        except PermissionError:
-            pass
 
     def stop(self) -> dict[str, tuple[int, np.ndarray]]:
         self.process.terminate()
@@ -187,7 +185,7 @@ def paced(folder: Path, rate: float, tokens: int, seconds: float, workers: int) 
     n = round(rate * seconds)
     plan = [PlannedRequest(i, round(i * 1e9 / rate), 16, tokens, None, 0) for i in range(n)]
     with golden(folder) as server:
-        seen, report, cpu = offer(server, plan, Load(rate_rps=rate, arrivals="constant"), folder, workers)
+        seen, report, _ = offer(server, plan, Load(rate_rps=rate, arrivals="constant"), folder, workers)
         rows = sorted((row for row in seen.rows if row[3]), key=lambda row: row[2])
     lag = np.array([(row[3] - row[2]) / 1e6 for row in rows])
     sent = np.sort([row[3] for row in rows])

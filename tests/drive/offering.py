@@ -19,6 +19,7 @@ from harness.records import (
 )
 
 PROMPT_TOKENS = 8
+LIMITS = Timeouts(2, 5, 5, 20)
 
 
 def offer(
@@ -32,7 +33,7 @@ def offer(
     workers: int = 1,
     api: str = "completions",
     vllm_extensions: bool = True,
-    timeouts: Timeouts = Timeouts(2, 5, 5, 20),
+    timeouts: Timeouts = LIMITS,
     duration_s: float | None = None,
     api_key: str | None = None,
     ca_file: str | None = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from harness.records import Timeouts
@@ -17,7 +19,11 @@ SDK_DIFFERS = {
     "error_json": "truncated",
     "json_reply": "truncated",
 }
-SDK_SKIPS = ("giant_line", "drip")  # slow there, and shown on the wire
+SDK_FAULTS = [
+    *SDK_DIFFERS,
+    *("ok", "status_429", "status_503", "redirect", "error_event", "bad_json", "not_http", "reset_before", "reset_in"),
+    *("close_in", "hang", "hang_in", "no_finish", "several_tokens", "role_first", "leak_key"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +40,32 @@ def limits(fault: str) -> Timeouts:
     return Timeouts(5, 5, 5, 10)
 
 
+def outcomes_of(server: FaultServer, faults: list[str], n: int, **words) -> dict:
+    """Rows and report per fault, side by side: starting the workers takes most of the time."""
+
+    def one(fault: str):
+        api = "chat" if fault in CHAT else "completions"
+        more = {"tokens": 3, "vllm_extensions": False, "api": api, "api_key": KEY, "timeouts": limits(fault)}
+        return fault, offer(server.url(fault), n, concurrency=1, **more, **words)
+
+    with ThreadPoolExecutor(4) as pool:
+        return dict(pool.map(one, faults))
+
+
+@pytest.fixture(scope="module")
+def wire_rows(server):
+    return outcomes_of(server, list(FAULTS), 2)
+
+
+@pytest.fixture(scope="module")
+def sdk_rows(server):
+    return outcomes_of(server, SDK_FAULTS, 1, driver="sdk")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
-def test_wire_outcome(server, fault):
+def test_wire_outcome(wire_rows, fault):
     """The wire driver gives each fault its outcome, and goes on with the next request."""
-    api = "chat" if fault in CHAT else "completions"
-    rows, report = offer(
-        server.url(fault),
-        2,
-        concurrency=1,
-        tokens=3,
-        vllm_extensions=False,
-        api=api,
-        api_key=KEY,
-        timeouts=limits(fault),
-    )
+    rows, report = wire_rows[fault]
     assert [row.outcome for row in rows] == [FAULTS[fault]] * 2, rows[0].error
     assert report.stop_reason == "done"
     for row in rows:
@@ -58,6 +76,14 @@ def test_wire_outcome(server, fault):
         if row.http_status not in (None, 200):
             assert row.outcome == "http_error"
             assert row.first_token_ns is None
+
+
+@pytest.mark.parametrize("fault", SDK_FAULTS)
+def test_sdk_outcome(sdk_rows, fault):
+    """The SDK driver maps the same faults to the same outcomes, save where the SDK itself cannot tell."""
+    rows, _ = sdk_rows[fault]
+    assert [row.outcome for row in rows] == [SDK_DIFFERS.get(fault, FAULTS[fault])]
+    assert KEY not in repr(rows)
 
 
 def test_several_tokens_in_a_chunk(server):
@@ -103,32 +129,3 @@ def test_nobody_listens():
     assert rows[0].connection_reused is None
     rows, _ = offer("http://no-such-host.invalid/v1", 2, gap_s=0.01)
     assert [row.outcome for row in rows] == ["connect_error"] * 2
-
-
-@pytest.mark.parametrize("fault", [f for f in FAULTS if f not in SDK_SKIPS])
-def test_sdk_outcome(server, fault, sdk_rows):
-    """The SDK driver maps the same faults to the same outcomes, save where the SDK itself cannot tell."""
-    assert sdk_rows[fault] == SDK_DIFFERS.get(fault, FAULTS[fault])
-
-
-@pytest.fixture(scope="module")
-def sdk_rows(server):
-    """Outcome per fault; run side by side, since starting the SDK takes most of the time."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    def one(fault: str) -> tuple[str, str]:
-        api = "chat" if fault in CHAT else "completions"
-        rows, _ = offer(
-            server.url(fault),
-            1,
-            concurrency=1,
-            tokens=3,
-            vllm_extensions=False,
-            api=api,
-            driver="sdk",
-            timeouts=limits(fault),
-        )
-        return fault, rows[0].outcome
-
-    with ThreadPoolExecutor(4) as pool:
-        return dict(pool.map(one, [f for f in FAULTS if f not in SDK_SKIPS]))

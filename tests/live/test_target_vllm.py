@@ -21,7 +21,7 @@ from harness.targets.vocabulary import read_words, vocabulary
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed here"),
 ]
 
@@ -95,6 +95,29 @@ def test_a_wrong_flag_is_told_by_its_name(tmp_path):
     spec = TargetSpec(name="w", kind="vllm", model="embedded:tiny", flags={"max_modle_len": 3})
     with pytest.raises(TargetError, match=r"unrecognized arguments: --max-modle-len=3"):
         open_target(spec, tmp_path / "log", str)
+
+
+def test_the_embedded_model_answers_and_leaves_nothing(tmp_path):
+    """SmolLM2 as de-quantised from the wheel is a real model: it knows France's capital; after close nothing runs."""
+    spec = TargetSpec(
+        name="real",
+        kind="vllm",
+        model="embedded:smollm2-135m",
+        api="chat",
+        flags={"enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 8},
+        env={"VLLM_CPU_KVCACHE_SPACE": "1"},
+        start_timeout_s=280,
+    )
+    with open_target(spec, tmp_path / "log", print) as target:
+        family = target.server.processes()
+        question = {"role": "user", "content": "What is the capital of France?"}
+        body = {"model": "smollm2-135m", "messages": [question], "max_tokens": 20, "temperature": 0}
+        answer = ask(f"{target.endpoint.base_url}/chat/completions", body)
+        assert "Paris" in answer["choices"][0]["message"]["content"]
+        assert target.vocabulary.prompt_overhead_tokens == 30
+        assert target.info.startup.weights_s > 0
+    assert [p for p in family if proc.alive(p.pid, p.start_ticks)] == []
+    assert target.died() == "the server was closed"
 
 
 HARNESS = """

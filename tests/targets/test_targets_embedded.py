@@ -78,6 +78,22 @@ def test_a_touched_big_file_is_read_once_more_only(made, monkeypatch):
     assert made == ["tiny"]
 
 
+def test_two_that_prepare_at_once_end_with_one_whole_model(made, monkeypatch):
+    """Whoever renames second takes the other's directory and leaves nothing of its own."""
+    convert = embedded._convert
+
+    def slow(name, gguf, into, say):
+        convert(name, gguf, into, say)
+        if len(made) == 1:
+            embedded.ensure(name, say)
+
+    monkeypatch.setattr(embedded, "_convert", slow)
+    folder = embedded.ensure("tiny", str)
+    assert made == ["tiny", "tiny"]
+    assert embedded._damage(folder) is None
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
 def test_another_gguf_than_the_pinned_one_is_refused(made, monkeypatch):
     """The source's sha256 is pinned: other bytes are not converted."""
     monkeypatch.setattr(embedded, "_GGUF_SHA256", "0" * 64)
@@ -106,9 +122,9 @@ def test_a_failed_conversion_leaves_nothing(made, monkeypatch):
 
 
 def test_the_childs_failure_is_told_with_its_last_lines(tmp_path):
-    """A conversion that cannot work (no such GGUF) is a TargetError with the child's exit status and words."""
-    with pytest.raises(TargetError, match=r"(?s)exit status 1.*(Error|No module)"):
-        embedded._convert("tiny", tmp_path / "absent.gguf", tmp_path, str)
+    """A conversion that ends badly is a TargetError with the child's exit status and last words."""
+    with pytest.raises(TargetError, match=r"(?s)exit status 2.*invalid choice: 'nope'"):
+        embedded._convert("nope", tmp_path / "absent.gguf", tmp_path, str)
 
 
 def test_an_unknown_name_lists_the_known():

@@ -10,6 +10,7 @@ import pytest
 from harness.config import TargetSpec
 from harness.errors import ConfigError, TargetError
 from harness.targets import identity, open_target
+from harness.targets.vocabulary import read_words
 from tests.fakes.fake_vllm import Fake, serve
 
 KEY = "sk-secret-0123456789"
@@ -22,6 +23,12 @@ def spec(kind: str, url: str, **more) -> TargetSpec:
 def opened(kind: str, url: str, **more):
     said: list[str] = []
     return open_target(spec(kind, url, **more), Path("unused.log"), said.append), said
+
+
+@pytest.fixture(autouse=True)
+def _few_words(monkeypatch):
+    """Adopting asks the tokenizer for 60 words here, not for all."""
+    monkeypatch.setattr("harness.targets.adopt.read_words", lambda: read_words()[:60])
 
 
 @pytest.fixture

@@ -1,0 +1,261 @@
+"""A fleet of whole replicas over a demand curve: how many, what is paid for, what a request costs, how full it is.
+
+    n(t)  = max(min_replicas, ceil(D(t) / (headroom x mu))) + spares        autoscaled, or its highest value at all times
+    paid  = hours of every replica, cold starts and billing granularity in
+    eta   = served / (paid replica-hours x mu)                               utilisation: a result, never an input
+
+Idle replicas are paid for in full. Energy of rented machines is in their price: shown, never added.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
+from typing import Literal
+
+from harness.cost.demand import Demand
+from harness.cost.quantities import (
+    HOURS_PER_MONTH,
+    Number,
+    above_zero,
+    at_least_zero,
+    exact,
+    share,
+    to_decimal,
+    usd,
+    whole,
+)
+from harness.errors import ConfigError
+
+HOURS_PER_WEEK = 168
+_WORK_HOURS_PER_WEEK = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSpec:
+    """capacity_rps: of one replica at the SLO (the lower bound of its interval), before headroom.
+
+    cold_start_s: a replica is paid this long before it serves. billing_s: each stretch that a replica is up is billed in whole
+    multiples of it. max_replicas: what there is to be had, spares in; None: no limit. power_kw of one replica, for the energy line.
+    """
+
+    capacity_rps: Number
+    replica_usd_per_hour: Number
+    headroom: Number = 0.7
+    spares: int = 1
+    min_replicas: int = 1
+    max_replicas: int | None = None
+    scaling: Literal["autoscaled", "fixed"] = "autoscaled"
+    cold_start_s: Number = 0
+    billing_s: Number = 1
+    storage_usd_per_month: Number = 0
+    egress_usd_per_gb: Number = 0
+    bytes_per_request: Number = 0
+    labour_usd_per_hour: Number = 0
+    other_usd_per_hour: Number = 0
+    power_kw: Number = 0
+    pue: Number = 1
+    usd_per_kwh: Number = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CostPart:
+    """USD over one cycle of the demand curve; `added` False: shown, in the price already."""
+
+    name: str
+    usd: Decimal
+    added: bool
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class FleetCost:
+    """One cycle of the demand curve. `replicas` per step, spares in. utilisation = served / paid SLO capacity, in (0, 1]."""
+
+    hours: float
+    requests: float
+    replicas: tuple[int, ...]
+    paid_replica_hours: Decimal
+    cold_starts: int
+    utilisation: float
+    parts: tuple[CostPart, ...]
+    total_usd: Decimal
+    usd_per_hour: Decimal
+    usd_per_request: Decimal
+    usd_per_month: Decimal
+
+
+def labour_usd_per_hour(full_time: Number, usd_per_work_hour: Number) -> Decimal:
+    """Labour per clock hour: FTE x 40 / 168 x rate. 0.25 FTE at $150 is $8.93/h."""
+    at_least_zero(full_time, "full-time equivalents")
+    rate = usd(usd_per_work_hour, "labour (USD per work hour)")
+    return to_decimal(exact(full_time, "full-time equivalents")) * _WORK_HOURS_PER_WEEK / HOURS_PER_WEEK * rate
+
+
+def replicas_needed(rate_rps: Number, capacity_rps: Number, headroom: Number) -> int:
+    """ceil(rate / (headroom x mu)), in exact arithmetic; 0 for no demand."""
+    at_least_zero(rate_rps, "rate (rps)")
+    above_zero(capacity_rps, "capacity of a replica (rps)")
+    share(headroom, "headroom")
+    usable = exact(capacity_rps, "capacity of a replica (rps)") * exact(headroom, "headroom")
+    return math.ceil(exact(rate_rps, "rate (rps)") / usable)
+
+
+def replica_counts(demand: Demand, spec: FleetSpec) -> tuple[int, ...]:
+    """Replicas in each step, spares in. Raises ConfigError where demand needs more than max_replicas."""
+    least, spares = whole(spec.min_replicas, "min replicas"), whole(spec.spares, "spares")
+    counts = [max(least, replicas_needed(rate, spec.capacity_rps, spec.headroom)) + spares for rate in demand.rps]
+    highest = max(counts)
+    if spec.max_replicas is not None and highest > whole(spec.max_replicas, "max replicas"):
+        need = highest - spares
+        raise ConfigError(
+            "demand is above what the fleet can serve",
+            f"{demand.peak_rps:.6g} rps need {need} replicas + {spares} spares, there are {spec.max_replicas}",
+            "more replicas, less headroom or spares, or send the peak to a hosted API (harness cost hybrid)",
+        )
+    match spec.scaling:
+        case "autoscaled":
+            return tuple(counts)
+        case "fixed":
+            return (highest,) * len(counts)
+        case _:
+            raise ConfigError("scaling is not known", spec.scaling, "autoscaled or fixed")
+
+
+def _runs(counts: tuple[int, ...], level: int) -> list[tuple[int, int]]:
+    """(steps up, steps down before) of each stretch in which replica number `level` is up, round the cycle."""
+    up = [count >= level for count in counts]
+    if all(up):
+        return [(len(up), 0)]
+    first_down = up.index(False)
+    found: list[tuple[int, int]] = []
+    on = off = 0
+    for at in [*up[first_down:], *up[:first_down], False]:
+        if at:
+            on += 1
+        else:
+            if on:
+                found.append((on, off))
+                on = off = 0
+            off += 1
+    return found
+
+
+def paid_seconds(counts: tuple[int, ...], step_s: Number, cold_start_s: Number, billing_s: Number) -> tuple[Fraction, int]:
+    """Seconds paid in one cycle over all replicas, and how many cold starts. The last replica up is the first down.
+
+    A stretch is billed in whole multiples of `billing_s`, its cold start in. Where that is as long as the stretch and the pause
+    before it, the replica is kept through the pause instead: paid for the pause, and not started cold.
+    """
+    at_least_zero(cold_start_s, "cold start (s)")
+    above_zero(billing_s, "billing granularity (s)")
+    step, cold, unit = exact(step_s, "step (s)"), exact(cold_start_s, "cold start (s)"), exact(billing_s, "billing (s)")
+    paid, starts = Fraction(0), 0
+    for level in range(1, max(counts) + 1):
+        for on, off in _runs(counts, level):
+            if not off:
+                paid += on * step
+                continue
+            billed = math.ceil((on * step + cold) / unit) * unit
+            if billed < (on + off) * step:
+                paid += billed
+                starts += 1
+            else:
+                paid += (on + off) * step
+    return paid, starts
+
+
+def _parts(demand: Demand, spec: FleetSpec, paid_hours: Decimal) -> list[CostPart]:
+    price = usd(spec.replica_usd_per_hour, "price of a replica (USD per hour)")
+    hours, requests = to_decimal(demand.hours), to_decimal(demand.requests)
+    gb = requests * to_decimal(at_least_zero(spec.bytes_per_request, "bytes per request")) / 10**9
+    kwh = paid_hours * to_decimal(at_least_zero(spec.power_kw, "power (kW)"))
+    kwh *= to_decimal(at_least_zero(spec.pue, "PUE"))
+    storage = usd(spec.storage_usd_per_month, "storage (USD per month)") * hours / HOURS_PER_MONTH
+    return [
+        CostPart("replicas", price * paid_hours, True, f"{paid_hours:.6g} replica-hours x {price} $/h"),
+        CostPart("storage", storage, True, f"{hours:.6g} h of a month of {HOURS_PER_MONTH} h"),
+        CostPart("egress", usd(spec.egress_usd_per_gb, "egress (USD per GB)") * gb, True, f"{gb:.6g} GB"),
+        CostPart("labour", usd(spec.labour_usd_per_hour, "labour (USD per hour)") * hours, True, f"{hours:.6g} clock hours"),
+        CostPart("other", usd(spec.other_usd_per_hour, "other (USD per hour)") * hours, True, f"{hours:.6g} h"),
+        CostPart(
+            "energy", usd(spec.usd_per_kwh, "energy price (USD per kWh)") * kwh, False, f"{kwh:.6g} kWh: in the price"
+        ),
+    ]
+
+
+def fleet_cost(demand: Demand, spec: FleetSpec) -> FleetCost:
+    """What the fleet costs over one cycle of the demand curve. Raises ConfigError for bad numbers or too much demand."""
+    counts = replica_counts(demand, spec)
+    seconds, starts = paid_seconds(counts, demand.step_s, spec.cold_start_s, spec.billing_s)
+    paid_hours = to_decimal(seconds / 3600)
+    parts = _parts(demand, spec, paid_hours)
+    total = sum((part.usd for part in parts if part.added), Decimal(0))
+    requests, hours = to_decimal(demand.requests), to_decimal(demand.hours)
+    return FleetCost(
+        hours=demand.hours,
+        requests=demand.requests,
+        replicas=counts,
+        paid_replica_hours=paid_hours,
+        cold_starts=starts,
+        utilisation=demand.requests / (float(seconds) * float(exact(spec.capacity_rps, "capacity"))),
+        parts=tuple(parts),
+        total_usd=total,
+        usd_per_hour=total / hours,
+        usd_per_request=total / requests,
+        usd_per_month=total / hours * HOURS_PER_MONTH,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A step of the cost ladder: USD per 1,000 requests, times the rung before it and times the lowest one."""
+
+    name: str
+    usd_per_1000_requests: Decimal
+    of_previous: float
+    of_first: float
+
+
+def cost_ladder(demand: Demand, spec: FleetSpec, *, saturated_rps: Number | None = None) -> tuple[Rung, ...]:
+    """From a replica that is 100 % full at all times to what is paid, one step after the other.
+
+    saturated_rps: rate of one replica with no SLO (closed loop), the figure that most benchmarks print: then the first rung.
+    """
+    price, mu = usd(spec.replica_usd_per_hour, "price of a replica (USD per hour)"), exact(spec.capacity_rps, "capacity")
+    above_zero(spec.capacity_rps, "capacity of a replica (rps)")
+    share(spec.headroom, "headroom")
+    full = price * 1000 / 3600 / to_decimal(mu)
+    steps: list[tuple[str, Decimal]] = []
+    if saturated_rps is not None:
+        above_zero(saturated_rps, "rate with no SLO (rps)")
+        steps.append(("no SLO, 100 % full", price * 1000 / 3600 / to_decimal(exact(saturated_rps, "rate"))))
+    steps.append(("at SLO capacity, 100 % full", full))
+    steps.append((f"+ headroom {exact(spec.headroom, 'headroom')}", full / to_decimal(exact(spec.headroom, "headroom"))))
+    bare = replace(
+        spec, spares=0, cold_start_s=0, billing_s=1, storage_usd_per_month=0, egress_usd_per_gb=0,
+        labour_usd_per_hour=0, other_usd_per_hour=0,
+    )  # fmt: skip
+    spared = replace(bare, spares=spec.spares)
+    paid = replace(spared, cold_start_s=spec.cold_start_s, billing_s=spec.billing_s)
+    stored = replace(
+        paid, storage_usd_per_month=spec.storage_usd_per_month, egress_usd_per_gb=spec.egress_usd_per_gb,
+        other_usd_per_hour=spec.other_usd_per_hour,
+    )  # fmt: skip
+    for name, one in (
+        (f"+ demand shape and whole replicas, {spec.scaling}", bare),
+        (f"+ {spec.spares} spare{'s' * (spec.spares != 1)}", spared),
+        ("+ cold starts and billing granularity", paid),
+        ("+ storage, egress and other", stored),
+        ("+ labour: what you pay", spec),
+    ):
+        steps.append((name, fleet_cost(demand, one).usd_per_request * 1000))
+    if steps[0][1] == 0:
+        raise ConfigError("a replica is free", price, "factors of a ladder need a price above 0")
+    before = [steps[0][1], *(usd_ for _, usd_ in steps[:-1])]
+    return tuple(
+        Rung(name, value, float(value / last), float(value / steps[0][1]))
+        for (name, value), last in zip(steps, before, strict=True)
+    )

@@ -1,0 +1,277 @@
+"""Own the base, burst the peak: how many replicas to pay for at all times, and where the rest of the demand goes.
+
+    E[cost](k) = c k + 3600 v E[min(D, k mu)] + 3600 p E[(D - k mu)+]        dollars per hour, convex in k
+    add the next replica while 3600 (p - v) E[min(mu, (D - k mu)+)] > c       the newsvendor rule, in whole replicas
+
+The next replica must itself be used a share u* = c / (3600 (p - v) mu) of the time. Reserved, on-demand and spot replicas and the
+hosted API are then layers of the same stack: what a replica at height j of the stack carries falls with j, so the commitment
+stands at the bottom. Planning uses average cost; routing uses marginal cost: a replica that is paid is filled first, never by the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+from harness.cost.demand import Demand
+from harness.cost.quantities import HOURS_PER_MONTH, Number, above_zero, exact, share, to_decimal, usd, whole
+from harness.errors import ConfigError
+
+MAX_REPLICAS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class HybridPlan:
+    """`replicas` at all times, what is above them hosted. hosted_share: of requests. needed_utilisation: u*, None if never."""
+
+    replicas: int
+    usd_per_hour: Decimal
+    usd_per_request: Decimal
+    hosted_share: float
+    hosted_peak_rps: float
+    needed_utilisation: float | None
+    fractile_rps: float | None
+
+
+def _money(value: Number, what: str) -> Fraction:
+    usd(value, what)
+    return exact(value, what)
+
+
+def _rates(demand: Demand) -> list[Fraction]:
+    return [exact(rate, "rate (rps)") for rate in demand.rps]
+
+
+def _capacity(capacity_rps: Number) -> Fraction:
+    above_zero(capacity_rps, "capacity of a replica (rps)")
+    return exact(capacity_rps, "capacity of a replica (rps)")
+
+
+def _mean(values: Sequence[Fraction]) -> Fraction:
+    return sum(values, Fraction(0)) / len(values)
+
+
+def _above(rates: Sequence[Fraction], level: Fraction) -> Fraction:
+    """E[(D - level)+]"""
+    return _mean([max(rate - level, Fraction(0)) for rate in rates])
+
+
+def hybrid_usd_per_hour(
+    demand: Demand,
+    replicas: int,
+    capacity_rps: Number,
+    replica_usd_per_hour: Number,
+    hosted_usd_per_request: Number,
+    *,
+    own_usd_per_request: Number = 0,
+) -> Decimal:
+    """E[cost](k) of `replicas` always on with the overflow hosted, in USD per hour."""
+    mu, rates = _capacity(capacity_rps), _rates(demand)
+    c = _money(replica_usd_per_hour, "price of a replica (USD per hour)")
+    p = _money(hosted_usd_per_request, "hosted price (USD per request)")
+    v = _money(own_usd_per_request, "own marginal cost (USD per request)")
+    over = _above(rates, whole(replicas, "replicas") * mu)
+    return to_decimal(c * replicas + 3600 * v * (_mean(rates) - over) + 3600 * p * over)
+
+
+def plan_hybrid(
+    demand: Demand,
+    capacity_rps: Number,
+    replica_usd_per_hour: Number,
+    hosted_usd_per_request: Number,
+    *,
+    own_usd_per_request: Number = 0,
+) -> HybridPlan:
+    """The cheapest number of replicas that are always on; the fewer of two that cost the same.
+
+    capacity_rps: usable rate of a replica (SLO capacity x headroom). own_usd_per_request: marginal, 0 for rented machines.
+    Hosted is the spare here, so there are none to pay. Raises ConfigError for bad numbers.
+    """
+    mu, rates = _capacity(capacity_rps), _rates(demand)
+    c = _money(replica_usd_per_hour, "price of a replica (USD per hour)")
+    p = _money(hosted_usd_per_request, "hosted price (USD per request)")
+    v = _money(own_usd_per_request, "own marginal cost (USD per request)")
+    most = -(-max(rates) // mu)
+    if most > MAX_REPLICAS:
+        raise ConfigError("too many replicas to plan one by one", most, "check the units: both rates are in requests/s")
+    k, over = 0, _above(rates, Fraction(0))
+    while k < most:
+        next_over = _above(rates, (k + 1) * mu)
+        if 3600 * (p - v) * (over - next_over) <= c:
+            break
+        k, over = k + 1, next_over
+    cost = to_decimal(c * k + 3600 * v * (_mean(rates) - over) + 3600 * p * over)
+    needed = float(c / (3600 * (p - v) * mu)) if p > v else None
+    fractile = None
+    if needed is not None and needed <= 1:
+        ordered = sorted(demand.rps)
+        fractile = ordered[min(len(ordered) - 1, int((1 - needed) * len(ordered)))]
+    return HybridPlan(
+        k,
+        cost,
+        cost / to_decimal(3600 * _mean(rates)),
+        float(over / _mean(rates)),
+        float(max(max(rates) - k * mu, Fraction(0))),
+        needed,
+        fractile,
+    )
+
+
+def spot_usd_per_hour(
+    spot: Number,
+    on_demand: Number,
+    *,
+    interruptions_per_hour: Number,
+    lost_hours: Number,
+    unavailable: Number = 0,
+) -> Decimal:
+    """USD per useful hour of a spot replica: c_spot / (1 - f), f = interruptions per hour x hours lost at each.
+
+    lost_hours: cold start plus work done again. unavailable: share of hours with no spot to be had, bought on demand instead.
+    Raises ConfigError where interruptions leave no useful time.
+    """
+    usd(spot, "spot price (USD per hour)")
+    usd(on_demand, "on-demand price (USD per hour)")
+    usd(interruptions_per_hour, "interruptions per hour")
+    usd(lost_hours, "hours lost at an interruption")
+    gone = exact(share(unavailable, "share of hours without spot", zero=True), "share")
+    lost = exact(interruptions_per_hour, "interruptions per hour") * exact(lost_hours, "hours lost")
+    if lost >= 1:
+        raise ConfigError("spot is interrupted faster than it starts", float(lost), "hours lost per hour must be below 1")
+    return to_decimal(
+        (1 - gone) * exact(spot, "spot price") / (1 - lost) + gone * exact(on_demand, "on-demand price")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One kind of supply in the stack. `replicas`: how many heights of the stack use it; usd_per_hour: mean over the curve."""
+
+    kind: str  # reserved | on-demand | spot | hosted
+    replicas: int
+    usd_per_hour: Decimal
+    request_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayeredPlan:
+    """Bottom first. reserved_replicas are paid at all hours; above them each hour takes the cheapest elastic supply."""
+
+    reserved_replicas: int
+    layers: tuple[Layer, ...]
+    usd_per_hour: Decimal
+    usd_per_request: Decimal
+
+
+_Supply = dict[str, Fraction]
+
+
+def _height(loads: Sequence[Fraction], elastic: _Supply, p: Fraction) -> list[tuple[str, Fraction]]:
+    """(cheapest elastic supply, its USD) of one height of the stack in each hour; nothing in an hour without load."""
+    chosen = []
+    for load in loads:
+        offers = {**elastic, "hosted": 3600 * p * load}
+        kind = min(offers, key=lambda name: offers[name])
+        chosen.append((kind, offers[kind]) if load else ("hosted", Fraction(0)))
+    return chosen
+
+
+def plan_layers(
+    demand: Demand,
+    capacity_rps: Number,
+    hosted_usd_per_request: Number,
+    *,
+    reserved_usd_per_hour: Number | None = None,
+    on_demand_usd_per_hour: Number | None = None,
+    spot_usd_per_useful_hour: Number | None = None,
+    never_spot: int = 0,
+) -> LayeredPlan:
+    """The cheapest stack. A price of None: that supply is not to be had. never_spot: heights at the bottom without spot.
+
+    Exact, because cost adds up over the heights of the stack and over hours: height j carries min(mu, (D - (j-1) mu)+), a
+    reserved replica there costs the same at every hour, an elastic one its price only where that is below the hosted bill of
+    the same load. Elastic replicas come and go with the steps of the curve, at once (price cold starts with `fleet_cost`).
+    """
+    mu, rates = _capacity(capacity_rps), _rates(demand)
+    p = _money(hosted_usd_per_request, "hosted price (USD per request)")
+    given = {"on-demand": on_demand_usd_per_hour, "spot": spot_usd_per_useful_hour}
+    elastic = {kind: _money(price, f"{kind} price (USD per hour)") for kind, price in given.items() if price is not None}
+    reserved = None if reserved_usd_per_hour is None else _money(reserved_usd_per_hour, "reserved price (USD per hour)")
+    whole(never_spot, "replicas that are never spot")
+    cost: dict[str, Fraction] = {}
+    served: dict[str, Fraction] = {}
+    heights: dict[str, int] = {}
+    most = int(-(-max(rates) // mu))
+    if most > MAX_REPLICAS:
+        raise ConfigError("too many replicas to plan one by one", most, "check the units: both rates are in requests/s")
+    for j in range(most):
+        loads = [min(mu, max(rate - j * mu, Fraction(0))) for rate in rates]
+        offers = {kind: price for kind, price in elastic.items() if kind != "spot" or j >= never_spot}
+        hours = _height(loads, offers, p)
+        if reserved is not None and reserved < _mean([price for _, price in hours]):
+            hours = [("reserved", reserved)] * len(rates)
+        for (kind, price), load in zip(hours, loads, strict=True):
+            cost[kind] = cost.get(kind, Fraction(0)) + price / len(rates)
+            served[kind] = served.get(kind, Fraction(0)) + load / len(rates)
+        for kind in {kind for (kind, _), load in zip(hours, loads, strict=True) if load or kind == "reserved"}:
+            heights[kind] = heights.get(kind, 0) + 1
+    mean, total = _mean(rates), sum(cost.values(), Fraction(0))
+    layers = tuple(
+        Layer(kind, heights[kind], to_decimal(cost[kind]), float(served[kind] / mean))
+        for kind in ("reserved", "on-demand", "spot", "hosted")
+        if kind in heights
+    )
+    return LayeredPlan(heights.get("reserved", 0), layers, to_decimal(total), to_decimal(total / (3600 * mean)))
+
+
+@dataclass(frozen=True, slots=True)
+class ClockPolicy:
+    """Sending certain hours of the day to the hosted API while the replicas are paid round the clock. USD per month.
+
+    idle_usd: what the replicas cost in those hours, for nothing. hosted_usd: the bill of those hours' requests, on top.
+    saved_without_usd: what not doing it would save (the whole hosted bill: the replicas had room for it).
+    """
+
+    replicas_usd: Decimal
+    idle_usd: Decimal
+    hosted_usd: Decimal
+    total_usd: Decimal
+    saved_without_usd: Decimal
+
+
+def clock_policy(
+    demand: Demand | None,
+    replicas: int,
+    replica_usd_per_hour: Number,
+    hosted_usd_per_request: Number,
+    *,
+    hours: Sequence[int] = (0, 1, 2, 3),
+    capacity_rps: Number | None = None,
+    hours_per_month: Number = HOURS_PER_MONTH,
+) -> ClockPolicy:
+    """Price the rule "hosted during these hours of the day" for a fixed fleet. Without a demand curve the hosted bill is 0.
+
+    Two g5.12xlarge at $5.672 and hours 0-3 of a 720-hour month: $1,361 of the $8,168 paid buy nothing. With `capacity_rps`,
+    raises ConfigError if the replicas could not have served those hours: then the rule is not waste but lack of replicas.
+    """
+    clocked = sorted(set(hours))
+    if not clocked or any(whole(hour, "hour of the day") > 23 for hour in clocked):
+        raise ConfigError("hours of the day are 0 to 23", list(hours), "name at least one")
+    month = to_decimal(exact(above_zero(hours_per_month, "hours per month"), "hours per month"))
+    per_hour = usd(replica_usd_per_hour, "price of a replica (USD per hour)") * whole(replicas, "replicas", least=1)
+    paid = per_hour * month
+    hosted = Decimal(0)
+    if demand is not None:
+        price = usd(hosted_usd_per_request, "hosted price (USD per request)")
+        at = [(int(n * demand.step_s // 3600) % 24, rate) for n, rate in enumerate(demand.rps)]
+        inside = [exact(rate, "rate (rps)") for hour, rate in at if hour in clocked]
+        if capacity_rps is not None and inside and max(inside) > replicas * _capacity(capacity_rps):
+            raise ConfigError(
+                "the replicas cannot serve these hours",
+                f"{float(max(inside)):.6g} rps, {replicas} replicas",
+                "the rule is not waste here: the fleet is too small",
+            )
+        hosted = to_decimal(sum(inside, Fraction(0)) / len(at) * 3600) * month * price
+    return ClockPolicy(paid, paid * len(clocked) / 24, hosted, paid + hosted, hosted)
