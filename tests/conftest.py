@@ -9,9 +9,12 @@ import pytest
 _ran_on_vllm: set[str] = set()
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call" and report.passed and "vllm" in report.keywords:
-        _ran_on_vllm.add(report.nodeid)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call):
+    report = yield
+    if report.when == "call" and report.passed and item.get_closest_marker("vllm"):
+        _ran_on_vllm.add(item.nodeid)
+    return report
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

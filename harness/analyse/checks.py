@@ -8,12 +8,13 @@ import numpy as np
 
 from harness.analyse.columns import BoolArray, ints
 from harness.analyse.evidence import Evidence, invalid, unknown, warning
-from harness.analyse.telemetry import counter_delta
+from harness.analyse.telemetry import counter_delta, foreign_cpu_share
 from harness.records import Reason
 
 MAX_LENGTH_MISMATCH = 0.01  # of ok requests whose length is another than asked for
 MAX_UNPLANNED_HITS = 0.01  # of the prompt tokens
 MAX_HARNESS_CPU = 0.05  # of the server's CPU time: both may share the cores
+MAX_FOREIGN_CPU = 0.10  # of the machine's CPU time, used by neither harness nor server
 MAX_THROTTLED = 0.01  # of the GPU samples in the window
 
 # NVML clocks-event-reasons, nvml.h: a board that is held back by heat or by its power supply, not by its set power limit
@@ -183,6 +184,20 @@ def harness_cpu(e: Evidence) -> Reason | None:
     )
 
 
+def foreign_cpu(e: Evidence) -> Reason | None:
+    """Somebody else's work on the machine: it slows a server on the CPU, and the host side of one on a GPU."""
+    cores = int((e.run.manifest.environment.get("cores") or {}).get("logical") or 0)
+    share = foreign_cpu_share(e.run.host, e.requests, cores)
+    if share is None or share <= MAX_FOREIGN_CPU:
+        return None
+    kind = unknown if e.run.gpu is None else warning
+    return kind(
+        "foreign_cpu",
+        f"other processes used {share:.0%} of this machine's CPU time, above {MAX_FOREIGN_CPU:.0%}",
+        "end them (top shows them) and run again: the server was not alone",
+    )
+
+
 def host_telemetry_missing(e: Evidence) -> Reason | None:
     if e.kind != "vllm" or (e.run.host is not None and len(e.run.host)):
         return None
@@ -267,4 +282,11 @@ TOKEN_CHECKS = (
     usage_missing,
     server_counters_missing,
 )
-TELEMETRY_CHECKS = (gpu_throttled, other_gpu_processes, gpu_board_failed, harness_cpu, host_telemetry_missing)
+TELEMETRY_CHECKS = (
+    gpu_throttled,
+    other_gpu_processes,
+    gpu_board_failed,
+    harness_cpu,
+    foreign_cpu,
+    host_telemetry_missing,
+)

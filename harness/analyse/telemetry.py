@@ -69,6 +69,12 @@ def phase_edges(requests: Requests) -> tuple[int, int] | None:
 
 def harness_cpu_share(host: Any | None, requests: Requests) -> float | None:
     """CPU seconds of the harness / of the server over the measured phase; None if the server is not ours."""
+    used = _cpu_used(host, requests)
+    return used[0] / used[1] if used is not None and used[1] > 0 else None
+
+
+def _cpu_used(host: Any | None, requests: Requests) -> tuple[float, float] | None:
+    """CPU seconds of (harness, server) over the measured phase, from the cumulative columns; None if either is absent."""
     edges = phase_edges(requests)
     if host is None or edges is None:
         return None
@@ -82,7 +88,24 @@ def harness_cpu_share(host: Any | None, requests: Requests) -> float | None:
         at, values = stamps[seen], cumulative[seen]
         low, high = np.interp([edges[0] - at[0], edges[1] - at[0]], at - at[0], values)
         used.append(float(high - low))
-    return used[0] / used[1] if used[1] > 0 else None
+    return used[0], used[1]
+
+
+def foreign_cpu_share(host: Any | None, requests: Requests, cores: int) -> float | None:
+    """Share of the machine's CPU time over the measured phase that neither harness nor server used.
+
+    None where host telemetry, the server's processes or the number of cores are not known.
+    """
+    used, edges = _cpu_used(host, requests), phase_edges(requests)
+    if used is None or edges is None or cores < 1:
+        return None
+    inside = (ints(host, "stamp_ns").data > edges[0]) & (ints(host, "stamp_ns").data <= edges[1])
+    busy = floats(host, "cpu_pct")[inside]
+    busy = busy[~np.isnan(busy)]
+    whole_s = cores * (edges[1] - edges[0]) / 1e9
+    if not len(busy) or whole_s <= 0:
+        return None
+    return max(0.0, float(busy.mean()) / 100 - sum(used) / whole_s)
 
 
 def _binned(stamps: IntArray, values: FloatArray, edges: IntArray) -> tuple[float | None, ...]:

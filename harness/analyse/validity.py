@@ -25,6 +25,7 @@ MAX_MERGED_READS = 0.01  # beyond it the p99 of ITL consists of upper bounds
 MIN_REQUESTS = 10  # ok requests in the window: below it not even a median is given
 MIN_WINDOW_S = 5.0  # five samples of a server's 1 Hz counters
 MAX_GROWTH = 0.10  # of the requests offered in the window still unanswered at its end, more than at its start
+GROWTH_NOISE = 2.0  # times sqrt(offered): a stable queue fluctuates that much in a short window
 MAX_TTFT_GROWTH = 1.5  # median TTFT of the last third over that of the first
 
 
@@ -178,7 +179,7 @@ def queue_growing(e: Evidence) -> Reason | None:
     ttft = np.where(e.population, e.values["ttft_s"], np.nan)
     early = ttft[e.population & (sent.data <= e.window.start_ns + third)]
     late = ttft[e.population & (sent.data > e.window.end_ns - third)]
-    if min(len(early), len(late)) < 5 or growth <= MAX_GROWTH * arrived:
+    if min(len(early), len(late)) < 5 or growth <= max(MAX_GROWTH * arrived, GROWTH_NOISE * arrived**0.5):
         return None
     before, after = float(np.nanmedian(early)), float(np.nanmedian(late))
     if after <= MAX_TTFT_GROWTH * before:

@@ -296,3 +296,28 @@ def test_unplanned_prefix_cache_hits_are_invalid():
     assert codes(verdict(half)) == {"prefix_cache": "invalid"}
     template = CLOSED[0].prompt_tokens // 2
     assert verdict(half, target={"vocabulary": {"prompt_overhead_tokens": template}}).state == "VALID"
+
+
+def test_other_work_on_the_machine_is_doubt():
+    """Two cores, 90 % busy, of which harness and server used 50.5 %: UNKNOWN without a GPU, a warning with one."""
+    busy = [replace(h, cpu_pct=90.0) for h in host(CLOSED)]
+    cores = {"cores": {"logical": 2}}
+    assert codes(verdict(host_rows=busy, environment=cores)) == {"foreign_cpu": "unknown"}
+    assert codes(verdict(host_rows=busy, environment=cores, gpu_rows=gpu(22))) == {"foreign_cpu": "warning"}
+    alone = [replace(h, cpu_pct=55.0) for h in host(CLOSED)]
+    assert verdict(host_rows=alone, environment=cores).state == "VALID"
+
+
+def test_a_short_open_loop_is_not_called_growing_for_three_requests():
+    """25 requests of which the last 3 are slow: a stable queue does that, the run is not in doubt for it."""
+    records = open_loop(1, 25)
+    slow = [
+        replace(
+            r,
+            last_token_ns=r.last_token_ns + 10**10,
+            ended_ns=r.ended_ns + 10**10,
+            first_token_ns=r.first_token_ns + 2 * 10**9,
+        )
+        for r in records[-3:]
+    ]
+    assert "queue_growing" not in codes(verdict([*records[:-3], *slow], Load(rate_rps=1)))
