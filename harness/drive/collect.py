@@ -169,6 +169,10 @@ class Collector:
                 f"{user_reads} of {self.reads} reads came without a kernel stamp and were stamped in user space"
             )
         if driver == "wire":
+            if careful := sum(r["careful"] for r in reports):
+                notes.append(
+                    f"{careful} replies were framed otherwise than the fast path expects and were read by the slow one"
+                )
             notes.append(
                 "timeout_first_token counts from the send to the first byte of the body; timeout_idle between reads"
             )

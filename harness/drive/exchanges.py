@@ -52,6 +52,7 @@ class Exchanges:
         self.other_work = False  # something besides a mid-stream read happened; the loop clears it
         self.in_flight = self.opening = 0
         self.sent = self.user_reads = self.late_sends = 0
+        self.careful_replies = 0  # read by the framing parser in the loop, for part of their length or all of it
 
     def resolve(self) -> None:
         """Look the host up once, before the start; a name that is not found fails every request, in its row."""
@@ -225,10 +226,11 @@ class Exchanges:
         if first and conn.state == wire.WAITING and self._usual(conn, data):
             conn.state = wire.STREAMING
             self.hot[conn.fd] = (conn.recv, conn.buf, conn)
-            if data.endswith(ENDS):
+            if data.endswith(ENDS) and data.find(ENDS) < len(data) - len(ENDS):  # more than the head's own end
                 self.candidate(conn)
             return
         if conn.careful is None:
+            self.careful_replies += 1
             conn.careful = http1.Response()
             if not first:  # a stream that left the hot path: read all of it again
                 data = b"".join((*(p[2] for p in conn.packed), *(r[0] for r in conn.buf)))
@@ -253,6 +255,7 @@ class Exchanges:
             return
         self.hot.pop(conn.fd, None)
         conn.state = wire.CAREFUL
+        self.careful_replies += 1
         conn.careful = http1.Response()
         self._feed_careful(conn, b"".join((*(p[2] for p in conn.packed), *(r[0] for r in buf))))
 

@@ -98,6 +98,7 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer) -> None:
         "loop_lag_max_s": loop.lag_max_ns / 1e9,
         "late_sends": loop.exchanges.late_sends,
         "user_reads": loop.exchanges.user_reads,
+        "careful": loop.exchanges.careful_replies,
         "cut": loop.cut,
         "ended_ns": clock.monotonic_ns(),
     }

@@ -108,6 +108,12 @@ def test_usage_details_reach_the_row(server):
     assert (rows[0].output_tokens, rows[0].prompt_tokens, rows[0].chunk_tokens) == (None, None, None)
 
 
+def test_leaving_the_fast_path_is_said(wire_rows):
+    """A reply that the loop had to read with the framing parser is counted in the notes; a usual one is not."""
+    for fault, slow in (("ok", False), ("chance_end", True), ("trailer", True), ("content_length", True)):
+        assert any("fast path" in note for note in wire_rows[fault][1].notes) == slow, fault
+
+
 def test_retry_after_is_kept(server):
     """A 429 keeps its status and its Retry-After."""
     rows, _ = offer(server.url("status_429"), 1, concurrency=1)

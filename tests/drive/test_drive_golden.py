@@ -32,6 +32,7 @@ def test_stamps_are_the_servers_send_times():
         for got, sent in zip(row.chunk_ns, server.log[row.request_id].send_ns, strict=True)
     ]
     assert report.stamp_source == "kernel"
+    assert not any("fast path" in note for note in report.notes)
     assert len(lags) == 24 * 20
     assert statistics.median(lags) < 0.1
     assert min(lags) > -0.05
