@@ -19,7 +19,7 @@ from harness.config import CostSpec, ExperimentSpec, HardwareSpec, LoadSpec, Tar
 from harness.cost.prices import declared, instance_price
 from harness.cost.report import cost_run
 from harness.drive.driver import drive
-from harness.errors import ConfigError, HarnessError, InvalidRunError, StoreError, TargetError
+from harness.errors import ConfigError, InvalidRunError, StoreError, TargetError
 from harness.observe.environment import collect
 from harness.observe.sampler import Observers
 from harness.plan.prompts import prompts
@@ -82,7 +82,9 @@ def cells_of(spec: ExperimentSpec, target: str) -> list[tuple[Cell, LoadSpec]]:
     ]
 
 
-def draw_plan(spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec) -> tuple[Plan, tuple[str, ...]]:
+def draw_plan(
+    spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec, *, closed_sessions: bool = False
+) -> tuple[Plan, tuple[str, ...]]:
     """The cell's plan: a function of workload, load, repetition and seed, and not of the target, so that every
     target replays the same one; different cells send different prompts, so that none finds another's in the cache."""
     requests = load_spec.requests
@@ -97,6 +99,7 @@ def draw_plan(spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec) -> tuple[Pl
         seed=int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1,
         warmup_requests=spec.warmup_requests,
         context_limit_tokens=spec.context_limit_tokens,
+        closed_sessions=closed_sessions,
     )
 
 
@@ -145,6 +148,7 @@ def run_cell(
 ) -> None:
     """One run: plan written, warm-up, measured phase between two edges of every telemetry source, stored."""
     drawn, notes = draw_plan(spec, cell, load_spec)
+    cell = replace(cell, load=drawn.load)  # a trace, or a preset's arrivals, bring their own rate
     _fits_context(drawn, target)
     manifest = _manifest(spec, target_spec, cell, target, run_dir, campaign_id, drawn, notes)
     with RunWriter.create(run_dir, manifest) as writer:
@@ -231,7 +235,7 @@ def write_plans(spec: ExperimentSpec, out: Path) -> list[dict[str, Any]]:
     cells = cells_of(spec, spec.targets[0].name)
     written = []
     for cell, load_spec in cells:
-        drawn, notes = draw_plan(spec, cell, load_spec)
+        drawn, notes = draw_plan(spec, cell, load_spec, closed_sessions=True)
         folder = out if len(cells) == 1 else out / cell.name
         folder.mkdir(parents=True, exist_ok=True)
         write_plan(folder, drawn)
@@ -267,7 +271,7 @@ def _raise_if_dead(target: Target, report: DriveReport) -> None:
             "its log is server.log in the run directory; rows up to its death are stored",
         )
     if report.stop_reason == "worker_died":
-        raise HarnessError(
+        raise InvalidRunError(
             "a load-generator worker died", "; ".join(report.notes), "its requests are rows; the run is INVALID"
         )
 

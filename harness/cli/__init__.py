@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -10,7 +11,9 @@ import click
 from harness import __version__
 from harness.cli import catalogue, cost, offline, run
 from harness.cli.run import INTERRUPTED
-from harness.errors import HarnessError
+from harness.errors import HarnessError, StoreError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -45,6 +48,12 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            click.echo(
+                f"error: no room to write\n{error.filename or ''}: {error.strerror}\nfree some space or use another --out; what was stored is readable",
+                err=True,
+            )
+            sys.exit(StoreError.exit_code)
         click.echo(
             f"error: not foreseen\n{type(error).__name__}: {error}\nrun it again with `harness --debug ..` and report what it prints",
             err=True,

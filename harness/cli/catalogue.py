@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 from rich.table import Table
@@ -40,8 +41,59 @@ def workloads_show(name: str, as_json: bool) -> None:
         click.echo(json.dumps(shown, indent=2))
         return
     for key, value in shown.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        click.echo(f"{key.replace('_', ' ')}: {text}")
+        if key == "histogram":
+            for what, bins in value.items():
+                click.echo("\n".join(_histogram(what, bins)))
+        elif value not in (None, {}, []):
+            click.echo(f"{key.replace('_', ' ')}: {_plain(value)}")
+
+
+def _plain(value: object) -> str:
+    """A value in one line; what is absent shows as -."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(_plain, value))
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _histogram(what: str, bins: list[tuple[int, int, int]], width: int = 50) -> list[str]:
+    """Bars of a histogram, one line a bin."""
+    most = max(count for _, _, count in bins)
+    lines = [f"{what.replace('_', ' ')}, requests by length:"]
+    for low, high, count in bins:
+        lines.append(f"  {low:>9,} - {high:>9,} {'█' * round(width * count / most):<{width}} {count:,}")
+    return lines
+
+
+@workloads.command("fit")
+@click.argument("file")
+@click.option("--out", type=click.Path(path_type=Path), help="Preset file to write; without it, it goes to stdout.")
+@click.option("--name", default="own log", show_default=True, help="What the preset is called.")
+@click.option("--licence", default="not for sharing", show_default=True, help="Under which others may use it.")
+@click.option("--skip-bad", is_flag=True, help="Count bad rows instead of stopping at the first.")
+@_json
+def workloads_fit(file: str, out: Path | None, name: str, licence: str, skip_bad: bool, as_json: bool) -> None:
+    """Make a preset of quantiles (no text, no single request) from a log, and say how well it reproduces it.
+
+    FILE: CSV, JSONL or Parquet with prompt and output tokens per request, or any trace format; `?from=..&to=..` slices it.
+    """
+    import yaml
+
+    from harness import plan
+
+    data, result = plan.fit(plan.with_options(file, {"skip_bad": skip_bad}), name=name, licence=licence)
+    text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps({"preset": data, "reproduction": asdict(result)}, indent=2))
+        return
+    if out is None:
+        click.echo(text, nl=False)
+    for key, value in asdict(result).items():
+        text = _plain(list(value) if isinstance(value, tuple) else value)
+        click.echo(f"{key.replace('_', ' ')}: {text}", err=out is None)
 
 
 @workloads.command("sample")
@@ -62,6 +114,7 @@ def workloads_sample(name: str, count: int, seed: int, as_json: bool) -> None:
         seed=seed,
         warmup_requests=0,
         context_limit_tokens=None,
+        closed_sessions=True,
     )
     rows = [(r.target_prompt_tokens, r.target_output_tokens) for r in drawn.requests]
     if as_json:

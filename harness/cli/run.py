@@ -28,13 +28,36 @@ def _shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.argument("config", required=False, type=click.Path(path_type=Path)),
             click.option("--url", help="An OpenAI-compatible server that is already running: http://HOST:PORT/v1"),
             click.option("--model", help="Model name at the URL; with CONFIG, replaces the config's model."),
-            click.option("--workload", help="Preset, YAML file, fixed:PROMPTxOUTPUT or uniform:LO-HIxLO-HI."),
+            click.option(
+                "--workload",
+                help="Preset, preset or trace file, fixed:PROMPTxOUTPUT or uniform:LO-HIxLO-HI.",
+            ),
             click.option("--concurrency", type=click.IntRange(min=1), help="Closed loop with N requests in flight."),
             click.option(
                 "--rate", type=click.FloatRange(min=0, min_open=True), help="Open loop at R requests a second."
             ),
             click.option(
-                "--arrivals", type=click.Choice(["poisson", "constant"]), default="poisson", show_default=True
+                "--arrivals",
+                default="poisson",
+                show_default=True,
+                help="poisson, constant, gamma:SHAPE, onoff:ON_S:OFF_S, diurnal:NAME, ramp, step:A,B,.., trace[:SPEEDUP], "
+                "batch or preset (the last three need no --rate).",
+            ),
+            click.option(
+                "--from", "from_s", type=click.FloatRange(min=0), help="Trace: leave out what is before SECONDS."
+            ),
+            click.option("--to", "to_s", type=click.FloatRange(min=0, min_open=True), help="Trace: stop at SECONDS."),
+            click.option("--limit", type=click.IntRange(min=1), help="Trace: keep N rows at most."),
+            click.option(
+                "--sample",
+                type=click.FloatRange(min=0, max=1, min_open=True),
+                help="Trace: keep this share of the sessions, whole.",
+            ),
+            click.option("--skip-bad", is_flag=True, help="Trace: count bad rows instead of stopping at the first."),
+            click.option(
+                "--over-context",
+                type=click.Choice(["drop", "truncate"]),
+                help="Trace: what becomes of rows above --context-limit  [default: drop]",
             ),
             click.option("--requests", type=click.IntRange(min=1), help="How many requests to measure."),
             click.option(
@@ -72,9 +95,22 @@ def _shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+_TRACE_WORDS = {  # workload option -> parameter of the command
+    "from": "from_s",
+    "to": "to_s",
+    "limit": "limit",
+    "sample": "sample",
+    "skip_bad": "skip_bad",
+    "context": "over_context",
+}
+
+
 def _spec(words: dict[str, Any]) -> ExperimentSpec:
     """The experiment that the words of `run` or `plan` describe."""
     config: Path | None = words["config"]
+    if config and (given := [key for key, word in _TRACE_WORDS.items() if words[word]]):
+        advice = "write the workload as FILE?from=60&to=120&limit=1000"
+        raise ConfigError("a config's traces are sliced in the config", ", ".join(given), advice)
     spec = load_experiment(config) if config else _ad_hoc(words)
     changes: dict[str, Any] = {
         key: words[word]
@@ -108,19 +144,25 @@ def _spec(words: dict[str, Any]) -> ExperimentSpec:
 
 def _ad_hoc(words: dict[str, Any]) -> ExperimentSpec:
     """One target, one workload, one load, from the command line alone."""
+    from harness.plan import with_options
+
     if not words["workload"]:
         raise ConfigError(
             "no workload",
             "neither CONFIG nor --workload was given",
             "e.g. --workload fixed:128x32 --concurrency 4 --requests 32",
         )
-    if (words["concurrency"] is None) == (words["rate"] is None):
+    process = words["arrivals"].partition(":")[0]
+    timed = process in ("trace", "batch", "preset") and words["concurrency"] is None
+    if (words["concurrency"] is None) == (words["rate"] is None) and not timed:
         raise ConfigError(
             "a load is either closed or open",
             "give exactly one of --concurrency and --rate",
             "e.g. --concurrency 8 --requests 64, or --rate 2 --duration 60",
         )
-    if (words["requests"] is None) == (words["duration_s"] is None):
+    if (words["requests"] is None) == (words["duration_s"] is None) and not (
+        process == "trace" and words["requests"] is None
+    ):
         raise ConfigError(
             "how much to send is not clear",
             "give exactly one of --requests and --duration",
@@ -128,7 +170,8 @@ def _ad_hoc(words: dict[str, Any]) -> ExperimentSpec:
         )
     kind = words["kind"] or ("hosted" if words["api_key_env"] else "adopt")
     load = {"arrivals": words["arrivals"], "requests": words["requests"], "duration_s": words["duration_s"]}
-    load |= {"concurrency": [words["concurrency"]]} if words["concurrency"] else {"rate": [words["rate"]]}
+    if words["concurrency"] or words["rate"]:
+        load |= {"concurrency": [words["concurrency"]]} if words["concurrency"] else {"rate": [words["rate"]]}
     target = {
         "name": "url",
         "kind": kind,
@@ -136,7 +179,8 @@ def _ad_hoc(words: dict[str, Any]) -> ExperimentSpec:
         "model": words["model"] or "default",
     }
     target |= {"api": words["api"], "api_key_env": words["api_key_env"], "ca_file": words["ca_file"]}
-    data = {"experiment": "adhoc", "targets": [target], "workloads": [words["workload"]], "loads": [load]}
+    workload = with_options(words["workload"], {key: words[word] for key, word in _TRACE_WORDS.items()})
+    data = {"experiment": "adhoc", "targets": [target], "workloads": [workload], "loads": [load]}
     return parse_experiment(data, "command line")
 
 

@@ -19,7 +19,7 @@ from harness import pipeline, plan
 from harness.config import TargetSpec, parse_experiment
 from harness.plan.prompts import prompts
 from harness.records import Load
-from harness.targets import Target, open_target
+from harness.targets import Target, embedded, open_target
 
 # vllm's own command asks for the version of the package "vllm", which the CPU build does not have under that name.
 _SHIM = """
@@ -149,7 +149,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-vllm-serve-") as name:
         folder = Path(name)
         with open_target(spec, folder / "server.log", lambda text: print(text, file=sys.stderr)) as target:
-            tokenizer = str(target.info.checks.get("model_path", args.model.removeprefix("embedded:")))
+            name = args.model.removeprefix("embedded:")
+            tokenizer = args.model if name == args.model else str(embedded.ensure(name, lambda text: None))
             ours(target, args, 1, folder)  # the server's own first-time work belongs to nobody
             pairs = []
             for pair in range(args.pairs):

@@ -1,0 +1,142 @@
+"""`harness cost breakeven`: at which volumes self-hosting is cheaper, in words first."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from harness.cli.offline import as_json_option
+from harness.errors import ConfigError
+
+_HOURS_PER_MONTH = 730.5
+
+capacity_option = click.option(
+    "--capacity-rps", required=True, type=float, help="Requests/s of one replica at the SLO (harness run measures it)."
+)
+hosted_option = click.option(
+    "--hosted-usd-per-request", required=True, type=float, help="The hosted API's price of a request."
+)
+
+
+def emit(document: dict[str, Any]) -> None:
+    """JSON on stdout; money as decimal text."""
+    click.echo(json.dumps(document, indent=2, default=str))
+
+
+def _rate(rps: float) -> str:
+    return f"{rps:.3g} requests/s ({rps * 3600 * _HOURS_PER_MONTH / 1e6:.3g} M requests/month)"
+
+
+def _in_words(result: Any, what: str) -> list[str]:
+    if not result.crossings and result.scanned_to_rps is None:
+        return [
+            "The hosted API is cheaper at every volume.",
+            "A replica would have to be used more than it can be: "
+            + ("hosted requests are free." if result.break_even_utilisation is None else "")
+            + (
+                f"break-even utilisation {result.break_even_utilisation:.1%}."
+                if result.break_even_utilisation is not None
+                else ""
+            ),
+        ]
+    lines = []
+    if result.permanent_rps is not None:
+        lines.append(f"Self-hosting is cheaper for good above {_rate(result.permanent_rps)}{what}.")
+    else:
+        lines.append(
+            f"No permanent crossing was found up to {_rate(result.scanned_to_rps)}{what}; nothing is said above it."
+        )
+    if result.crossings:
+        lines.append(f"Below {_rate(result.crossings[0].rps)} the hosted API is cheaper.")
+    if len(result.crossings) > 1:
+        count = len(result.crossings) + result.crossings_omitted
+        lines.append(
+            f"Between them the answer changes {count} times in all: each new replica must fill up before it pays."
+        )
+    lines.append(f"A replica pays once it is used {result.break_even_utilisation:.1%} of its capacity.")
+    if result.crossings_omitted:
+        lines.append(f"{result.crossings_omitted:,} further crossings are not listed.")
+    return lines
+
+
+def _crossing_table(result: Any) -> None:
+    if not result.crossings:
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("requests/s", "cheaper above"):
+        table.add_column(heading, justify="right")
+    for crossing in result.crossings[:50]:
+        table.add_row(f"{crossing.rps:.6g}", crossing.cheaper_above)
+    Console().print(table)
+    if len(result.crossings) > 50:
+        click.echo(f"({len(result.crossings) - 50} more with --json)")
+
+
+@click.command("breakeven")
+@capacity_option
+@click.option("--replica-usd-per-hour", required=True, type=float, help="Dollars per paid hour of one replica.")
+@hosted_option
+@click.option("--spares", type=int, default=0, show_default=True, help="Replicas beyond what the load needs.")
+@click.option("--fixed-usd-per-hour", type=float, default=0.0, show_default=True, help="Labour and all else per hour.")
+@click.option("--at-rps", type=float, help="Also the break-even GPU price and hosted price at this rate.")
+@click.option("--demand", "demand_spec", help="A curve: rates are then its mean; flat, a shape's name, or a file.")
+@click.option("--fixed-fleet", is_flag=True, help="With --demand: replicas for the peak at all times.")
+@as_json_option
+def breakeven(
+    capacity_rps: float,
+    replica_usd_per_hour: float,
+    hosted_usd_per_request: float,
+    spares: int,
+    fixed_usd_per_hour: float,
+    at_rps: float | None,
+    demand_spec: str | None,
+    fixed_fleet: bool,
+    as_json: bool,
+) -> None:
+    """At which volumes self-hosting is cheaper than a hosted API, with whole replicas: every crossing."""
+    from harness.cost import breakeven as model
+    from harness.cost.demand import find_demand
+
+    if fixed_fleet and demand_spec is None:
+        raise ConfigError(
+            "--fixed-fleet without a curve", "no --demand", "add --demand NAME: a steady rate has no peak"
+        )
+    money: dict[str, Any] = {"spares": spares, "fixed_usd_per_hour": fixed_usd_per_hour}
+    given = (capacity_rps, replica_usd_per_hour, hosted_usd_per_request)
+    if demand_spec is None:
+        result, what = model.break_even(*given, **money), ""
+    else:
+        is_file = demand_spec.lower().endswith((".csv", ".yaml", ".yml"))
+        demand = find_demand(demand_spec, None if is_file else 1.0)
+        result = model.break_even_over_demand(demand, *given, **money, autoscaled=not fixed_fleet)
+        what = f" on average, with the shape of {demand.name} (peak {demand.peak_to_mean:.2f} x mean)"
+    document: dict[str, Any] = {
+        "crossings": [asdict(crossing) for crossing in result.crossings],
+        "permanent_rps": result.permanent_rps,
+        "break_even_utilisation": result.break_even_utilisation,
+    }
+    if result.crossings_omitted:
+        document["crossings_omitted"] = result.crossings_omitted
+    if result.scanned_to_rps is not None:
+        document["scanned_to_rps"] = result.scanned_to_rps
+    lines = _in_words(result, what)
+    if at_rps is not None:
+        gpu = model.break_even_replica_price(at_rps, capacity_rps, hosted_usd_per_request, **money)
+        hosted = model.break_even_hosted_price(at_rps, capacity_rps, replica_usd_per_hour, **money)
+        document |= {"break_even_replica_usd_per_hour": gpu, "break_even_hosted_usd_per_request": hosted}
+        most = "no price above 0" if gpu is None else f"less than ${gpu:.4g}/h"
+        lines.insert(
+            0,
+            f"At a steady {at_rps:g} requests/s a replica may cost {most}, or a hosted request must cost more than ${hosted:.4g}.",
+        )
+    if as_json:
+        emit(document)
+        return
+    for line in lines:
+        click.echo(line)
+    _crossing_table(result)

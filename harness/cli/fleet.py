@@ -1,0 +1,268 @@
+"""`harness cost fleet | hybrid`: what to own for a demand curve. COMMANDS are the commands of this group that go under `cost`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from harness.cli.breakeven import breakeven, capacity_option, emit, hosted_option
+from harness.cli.machines import instances_command, memory_command
+from harness.cli.offline import as_json_option
+from harness.errors import ConfigError
+
+price_option = click.option("--replica-usd-per-hour", type=float, help="Dollars per paid hour of one replica.")
+demand_option = click.option(
+    "--demand", "demand_spec", default="flat", show_default=True, help="flat, a shape's name, or a CSV or YAML file."
+)
+mean_option = click.option("--mean-rps", type=float, help="Mean requests/s of the curve; a file has its own.")
+
+
+@click.command("fleet")
+@capacity_option
+@price_option
+@click.option("--owned", type=click.Path(path_type=Path), help="YAML of a bought machine, instead of a price per hour.")
+@demand_option
+@mean_option
+@click.option(
+    "--headroom", type=float, default=0.7, show_default=True, help="Share of capacity that is planned to be used."
+)
+@click.option("--spares", type=int, default=1, show_default=True)
+@click.option("--min-replicas", type=int, default=1, show_default=True)
+@click.option("--max-replicas", type=int, help="What there is to be had; more demand than that is an error.")
+@click.option("--fixed-fleet", is_flag=True, help="Replicas for the peak at all times, instead of autoscaled.")
+@click.option("--cold-start-s", type=float, default=300.0, show_default=True)
+@click.option("--billing-s", type=float, default=60.0, show_default=True, help="Billing granularity.")
+@click.option("--storage-usd-per-month", type=float, default=0.0, show_default=True)
+@click.option(
+    "--labour-usd-per-hour", type=float, default=0.0, show_default=True, help="Per clock hour; or --labour-fte."
+)
+@click.option("--labour-fte", type=float, help="Full-time equivalents at $150 per work hour.")
+@click.option(
+    "--power-kw", type=float, default=0.0, help="Of one replica at the wall: energy is shown, in the price already."
+)
+@click.option("--usd-per-kwh", type=float, default=0.0)
+@click.option("--saturated-rps", type=float, help="Rate with no SLO: the ladder's first rung.")
+@as_json_option
+def fleet(
+    capacity_rps: float,
+    replica_usd_per_hour: float | None,
+    owned: Path | None,
+    demand_spec: str,
+    mean_rps: float | None,
+    fixed_fleet: bool,
+    labour_usd_per_hour: float,
+    labour_fte: float | None,
+    saturated_rps: float | None,
+    as_json: bool,
+    **numbers: Any,
+) -> None:
+    """What a fleet of whole replicas costs over a demand curve, and the ladder from 100 % full to what you pay."""
+    from harness.cost.demand import find_demand
+    from harness.cost.fleet import FleetSpec, cost_ladder, fleet_cost
+    from harness.cost.fleet import labour_usd_per_hour as labour_of
+    from harness.cost.owned import load_owned, owned_cost
+
+    if (replica_usd_per_hour is None) == (owned is None):
+        raise ConfigError("a replica needs one price", "--replica-usd-per-hour or --owned", "give exactly one")
+    own = None if owned is None else owned_cost(load_owned(owned))
+    price = replica_usd_per_hour if own is None else own.total_usd_per_hour
+    assert price is not None
+    labour = labour_usd_per_hour if labour_fte is None else labour_of(labour_fte, 150)
+    demand = find_demand(demand_spec, mean_rps)
+    spec = FleetSpec(
+        capacity_rps=capacity_rps,
+        replica_usd_per_hour=price,
+        scaling="fixed" if fixed_fleet else "autoscaled",
+        labour_usd_per_hour=labour,
+        **numbers,
+    )
+    cost = fleet_cost(demand, spec)
+    ladder = cost_ladder(demand, spec, saturated_rps=saturated_rps)
+    notes = _notes(demand)
+    if as_json:
+        emit(
+            {
+                "cost": asdict(cost),
+                "ladder": [asdict(rung) for rung in ladder],
+                "owned": None if own is None else asdict(own),
+                "demand": {"name": demand.name, "mean_rps": demand.mean_rps, "peak_to_mean": demand.peak_to_mean},
+                "notes": notes,
+            }
+        )
+        return
+    click.echo(
+        f"${cost.usd_per_request * 1000:.4g} per 1,000 requests, ${cost.usd_per_hour:.4g}/h, ${cost.usd_per_month:,.0f}/month: "
+        f"{min(cost.replicas)}-{max(cost.replicas)} replicas, {cost.utilisation:.1%} of the paid SLO capacity used."
+    )
+    _rungs(ladder)
+    _cost_parts(cost, own)
+    for note in notes:
+        click.echo(note)
+
+
+def _notes(demand: Any) -> list[str]:
+    if demand.peak_hour_to_mean is None:
+        return []
+    note = (
+        f"{demand.name} is an averaged day with a peak of {demand.peak_to_mean:.2f} x its mean; the trace behind it peaks at "
+        f"{demand.peak_hour_to_mean:.2f} x: a fixed fleet must be sized for that"
+    )
+    return [note]
+
+
+def _rungs(ladder: Any) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("cost ladder", no_wrap=True)
+    for heading in ("$/1,000 requests", "x before", "x first"):
+        table.add_column(heading, justify="right")
+    for rung in ladder:
+        table.add_row(rung.name, f"{rung.usd_per_1000_requests:.4f}", f"{rung.of_previous:.2f}", f"{rung.of_first:.2f}")
+    Console().print(table)
+
+
+def _cost_parts(cost: Any, own: Any) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("part", "USD per cycle", "how"):
+        table.add_column(heading, justify="right" if heading.startswith("USD") else "left")
+    for part in cost.parts:
+        if part.usd:
+            table.add_row(part.name, f"{part.usd:.2f}" if part.added else f"({part.usd:.2f} not added)", part.how)
+    Console().print(table)
+    if own is not None:
+        click.echo(
+            f"owned: ${own.total_usd_per_hour:.4g}/h = capital {own.capital_usd:.4g} + colocation {own.colocation_usd:.4g} "
+            f"+ energy {own.energy_usd:.4g} + maintenance {own.maintenance_usd:.4g}, over availability"
+        )
+
+
+@click.command("hybrid")
+@capacity_option
+@click.option(
+    "--replica-usd-per-hour", required=True, type=float, help="Dollars per paid hour of an on-demand replica."
+)
+@hosted_option
+@demand_option
+@mean_option
+@click.option("--headroom", type=float, default=0.7, show_default=True)
+@click.option(
+    "--own-usd-per-request", type=float, default=0.0, show_default=True, help="Marginal cost: energy, if owned."
+)
+@click.option("--reserved-usd-per-hour", type=float, help="A committed replica's price: adds the layered plan.")
+@click.option("--spot-usd-per-hour", type=float, help="A spot replica's price: adds the layered plan.")
+@click.option("--interruptions-per-hour", type=float, default=0.05, show_default=True)
+@click.option("--lost-hours", type=float, default=0.25, show_default=True, help="Lost at each interruption.")
+@click.option(
+    "--never-spot", type=int, default=1, show_default=True, help="Replicas at the bottom that are never spot."
+)
+@as_json_option
+def hybrid(
+    capacity_rps: float,
+    replica_usd_per_hour: float,
+    hosted_usd_per_request: float,
+    demand_spec: str,
+    mean_rps: float | None,
+    headroom: float,
+    own_usd_per_request: float,
+    reserved_usd_per_hour: float | None,
+    spot_usd_per_hour: float | None,
+    interruptions_per_hour: float,
+    lost_hours: float,
+    never_spot: int,
+    as_json: bool,
+) -> None:
+    """How many replicas to own for the base when the peak bursts to a hosted API, beside the plans it is to beat."""
+    from harness.cost import hybrid as model
+    from harness.cost.demand import find_demand
+    from harness.cost.quantities import share
+
+    demand = find_demand(demand_spec, mean_rps)
+    usable = capacity_rps * share(headroom, "headroom")
+    own_cost = {"own_usd_per_request": own_usd_per_request}
+    plan = model.plan_hybrid(demand, usable, replica_usd_per_hour, hosted_usd_per_request, **own_cost)
+    everything = int(-(-demand.peak_rps // usable))
+    beside = {
+        "all hosted": model.hybrid_usd_per_hour(
+            demand, 0, usable, replica_usd_per_hour, hosted_usd_per_request, **own_cost
+        ),
+        "own, fixed at peak + 1 spare": model.hybrid_usd_per_hour(
+            demand, everything + 1, usable, replica_usd_per_hour, hosted_usd_per_request, **own_cost
+        ),
+        f"hybrid, {plan.replicas} replicas + hosted peak": plan.usd_per_hour,
+    }
+    layers = None
+    if reserved_usd_per_hour is not None or spot_usd_per_hour is not None:
+        spot = None
+        if spot_usd_per_hour is not None:
+            spot = model.spot_usd_per_hour(
+                spot_usd_per_hour,
+                replica_usd_per_hour,
+                interruptions_per_hour=interruptions_per_hour,
+                lost_hours=lost_hours,
+            )
+        layers = model.plan_layers(
+            demand,
+            usable,
+            hosted_usd_per_request,
+            reserved_usd_per_hour=reserved_usd_per_hour,
+            on_demand_usd_per_hour=replica_usd_per_hour,
+            spot_usd_per_useful_hour=spot,
+            never_spot=never_spot,
+        )
+        beside["layers, elastic ones hour by hour"] = layers.usd_per_hour
+    clock = None
+    if plan.replicas:
+        clock = model.clock_policy(demand, plan.replicas, replica_usd_per_hour, hosted_usd_per_request)
+    if as_json:
+        emit(
+            {
+                "plan": asdict(plan),
+                "plans_usd_per_hour": beside,
+                "layers": None if layers is None else asdict(layers),
+                "clock_policy_usd_per_month": None if clock is None else asdict(clock),
+                "notes": _notes(demand),
+            }
+        )
+        return
+    _hybrid_words(plan, clock)
+    _plans(beside, demand.mean_rps, layers)
+    for note in _notes(demand):
+        click.echo(note)
+
+
+def _hybrid_words(plan: Any, clock: Any) -> None:
+    if not plan.replicas:
+        click.echo(f"Own nothing: no replica is used enough to pay. All hosted costs ${plan.usd_per_hour:.4g}/h.")
+    else:
+        click.echo(
+            f"Own {plan.replicas} replicas at all times and send {plan.hosted_share:.1%} of requests (up to "
+            f"{plan.hosted_peak_rps:.4g}/s) to the hosted API: ${plan.usd_per_hour:.4g}/h. The next replica would be used less "
+            f"than the {plan.needed_utilisation:.1%} at which it pays."
+        )
+    if clock is not None:
+        click.echo(
+            f"Hosted by the clock in hours 0-3 instead: ${clock.idle_usd:,.0f}/month of these replicas stands idle and "
+            f"${clock.hosted_usd:,.0f}/month is billed for what they had room for."
+        )
+
+
+def _plans(beside: dict[str, Decimal], mean_rps: float, layers: Any) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("plan")
+    table.add_column("$/h", justify="right")
+    table.add_column("$/1,000 requests", justify="right")
+    for name, usd in beside.items():
+        table.add_row(name, f"{usd:.2f}", f"{float(usd) / mean_rps / 3.6:.4f}")
+    for layer in () if layers is None else layers.layers:
+        table.add_row(
+            f"  {layer.kind} x {layer.replicas}, {layer.request_share:.1%} of requests", f"{layer.usd_per_hour:.2f}", ""
+        )
+    Console().print(table)
+
+
+COMMANDS = [breakeven, fleet, hybrid, memory_command, instances_command]

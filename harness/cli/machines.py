@@ -1,0 +1,223 @@
+"""`harness cost memory | instances`: what fits on which GPU, and the cheapest machines for a rate of requests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from harness.cli.offline import as_json_option
+from harness.errors import ConfigError
+
+GB = 10**9
+
+
+def _pairs(words: Sequence[str], what: str) -> dict[str, str]:
+    """NAME=NUMBER words; the number is checked where it is used."""
+    found = {}
+    for word in words:
+        name, equals, value = word.rpartition("=")
+        if not equals or not name:
+            raise ConfigError(f"{what} is NAME=NUMBER", word, "e.g. aws/g5.12xlarge=3.2")
+        found[name] = value
+    return found
+
+
+@click.command("memory")
+@click.argument("model")
+@click.option("--context", "context_tokens", type=int, help="Tokens of a sequence  [default: the model's longest]")
+@click.option("--kv-dtype", default="auto", show_default=True)
+@click.option("--weight-dtype", help="Another than the model's own: bfloat16, fp8, int4 ..")
+@click.option("--gpu-memory-gb", type=float, help="Only this GPU (decimal GB), instead of all in the price table.")
+@click.option("--tensor-parallel", type=int, default=1, show_default=True)
+@click.option("--memory-share", type=float, default=0.9, show_default=True, help="vLLM's --gpu-memory-utilization.")
+@click.option(
+    "--kv-cache-gb", type=float, help="Predict the blocks that vLLM makes of this cache (decimal GB per GPU)."
+)
+@click.option("--block-tokens", type=int, default=16, show_default=True)
+@as_json_option
+def memory_command(
+    model: str,
+    context_tokens: int | None,
+    kv_dtype: str,
+    weight_dtype: str | None,
+    gpu_memory_gb: float | None,
+    tensor_parallel: int,
+    memory_share: float,
+    kv_cache_gb: float | None,
+    block_tokens: int,
+    as_json: bool,
+) -> None:
+    """Weights, KV cache per token and how many sequences fit. MODEL: a name of configs/models, or a config.json."""
+    from harness.cost import memory
+    from harness.cost.instances import machines
+    from harness.cost.model_shape import load_model
+
+    shape = load_model(model)
+    context = context_tokens or shape.max_tokens
+    kv_token = memory.kv_bytes_per_token(shape, kv_dtype, tensor_parallel)
+    given: dict[str, Any] = {
+        "context_tokens": context,
+        "tensor_parallel": tensor_parallel,
+        "memory_share": memory_share,
+        "kv_dtype": kv_dtype,
+        "weight_dtype": weight_dtype,
+        "block_tokens": block_tokens,
+    }
+    if gpu_memory_gb is not None:
+        sizes = {f"{gpu_memory_gb:g} GB": gpu_memory_gb}
+    else:
+        known = {m.gpu_model: float(m.memory_gb_each) for m in machines() if m.memory_gb_each is not None}
+        sizes = dict(sorted(known.items(), key=lambda item: item[1]))
+    fits: dict[str, Any] = {gpu: memory.fit(shape, gb * GB, **given) for gpu, gb in sizes.items()}
+    blocks = None
+    if kv_cache_gb is not None:
+        blocks = memory.predict_kv_blocks(
+            shape, int(kv_cache_gb * GB), block_tokens, kv_dtype, tensor_parallel=tensor_parallel, max_model_len=context
+        )
+    document: dict[str, Any] = {
+        "model": shape.name,
+        "parameters": shape.parameters,
+        "active_parameters": shape.active_parameters,
+        "weight_bytes": memory.weight_bytes(shape, weight_dtype),
+        "kv_bytes_per_token_per_gpu": kv_token,
+        "sequence_kv_bytes_per_gpu": memory.sequence_kv_bytes(
+            shape, context, kv_dtype=kv_dtype, tensor_parallel=tensor_parallel, block_tokens=block_tokens
+        ),
+        "fits": {gpu: asdict(fit) for gpu, fit in fits.items()},
+        "kv_blocks": None if blocks is None else asdict(blocks),
+    }
+    if as_json:
+        click.echo(json.dumps({**document, **{k: v for k, v in given.items() if v is not None}}, indent=2))
+        return
+    click.echo(
+        f"{shape.name}: weights {document['weight_bytes'] / GB:.1f} GB, KV cache {kv_token:,} bytes per token and GPU, "
+        f"{document['sequence_kv_bytes_per_gpu'] / GB:.2f} GB for a sequence of {context:,} tokens"
+        + (f" ({shape.window_layers} of {shape.layers} layers keep {shape.window:,} only)." if shape.window else ".")
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in (f"{tensor_parallel} x GPU", "for KV, GB", f"sequences of {context:,}", "KV tokens"):
+        table.add_column(heading, justify="left" if "GPU" in heading else "right")
+    for gpu, fit in fits.items():
+        row = (f"{fit.kv_per_gpu / GB:.1f}", f"{fit.sequences:,}", f"{fit.kv_tokens:,}")
+        table.add_row(gpu, *(row if fit.kv_per_gpu else ("does not fit", "-", "-")))
+    Console().print(table)
+    if blocks is not None:
+        click.echo(
+            f"vLLM makes {blocks.num_blocks:,} blocks of it: {blocks.size_tokens:,} tokens, {blocks.max_concurrency:.2f} sequences at once."
+        )
+
+
+@click.command("instances")
+@click.option("--rps", required=True, type=float, help="Peak requests/s to serve.")
+@click.option("--model", help="For memory fit and estimates: a name of configs/models, or a config.json.")
+@click.option("--prompt-tokens", type=int, help="With --model: tokens of a request, for estimates.")
+@click.option("--output-tokens", type=int)
+@click.option("--tpot-ms", type=float, help="Longest mean time per output token, for estimates.")
+@click.option("--kv-dtype", default="auto", show_default=True)
+@click.option("--weight-dtype")
+@click.option(
+    "--measured", multiple=True, metavar="NAME=RPS", help="Measured requests/s of a whole instance at the SLO."
+)
+@click.option(
+    "--commitment", multiple=True, metavar="NAME=USD", help="A committed price per hour that you were offered."
+)
+@click.option("--spot", is_flag=True, help="Spot too, in mixes, above the steady share.")
+@click.option("--interruptions-per-hour", type=float, default=0.05, show_default=True)
+@click.option("--lost-hours", type=float, default=0.25, show_default=True)
+@click.option("--steady", type=float, default=0.5, show_default=True, help="Share of the rate that spot may not carry.")
+@click.option("--provider")
+@click.option("--headroom", type=float, default=0.7, show_default=True)
+@click.option("--spares", type=int, default=1, show_default=True, help="Machines of the largest type that may be lost.")
+@click.option("--at-most", multiple=True, metavar="NAME=N", help="How many of an instance are to be had.")
+@click.option("--top", type=click.IntRange(min=1), default=8, show_default=True)
+@as_json_option
+def instances_command(
+    rps: float,
+    model: str | None,
+    prompt_tokens: int | None,
+    output_tokens: int | None,
+    tpot_ms: float | None,
+    kv_dtype: str,
+    weight_dtype: str | None,
+    measured: tuple[str, ...],
+    commitment: tuple[str, ...],
+    spot: bool,
+    interruptions_per_hour: float,
+    lost_hours: float,
+    steady: float,
+    provider: str | None,
+    headroom: float,
+    spares: int,
+    at_most: tuple[str, ...],
+    top: int,
+    as_json: bool,
+) -> None:
+    """The cheapest fleet from the price table: measured capacities where there are some, marked estimates elsewhere."""
+    from harness.cost import instances
+    from harness.cost.model_shape import load_model
+    from harness.cost.quantities import whole
+    from harness.cost.roofline import Shape
+
+    shape = None
+    if model is not None:
+        if prompt_tokens is None or output_tokens is None:
+            raise ConfigError("estimates need the shape of a request", model, "add --prompt-tokens and --output-tokens")
+        shape = Shape(
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            tpot_s=None if tpot_ms is None else tpot_ms / 1000,
+            kv_dtype=kv_dtype,
+            weight_dtype=weight_dtype,
+        )
+    options, rejected = instances.candidates(
+        measured=_pairs(measured, "--measured"),
+        model=None if model is None else load_model(model),
+        shape=shape,
+        spot=instances.Spot(interruptions_per_hour=interruptions_per_hour, lost_hours=lost_hours) if spot else None,
+        commitments=_pairs(commitment, "--commitment"),
+        provider=provider,
+    )
+    if not options:
+        raise ConfigError(
+            "no machine can serve this", f"{len(rejected)} left out", "give --measured or another --model"
+        )
+    limits = {name: whole(n, f"--at-most {name}") for name, n in _pairs(at_most, "--at-most").items()}
+    singles = instances.single_type(options, rps, headroom=headroom, spares=spares, at_most=limits)
+    mix = instances.cheapest_mix(options, rps, headroom=headroom, spares=spares, steady=steady, at_most=limits)
+    if as_json:
+        document = {
+            "single_type": [asdict(choice) for choice in singles[:top]],
+            "mix": asdict(mix),
+            "left_out": [asdict(one) for one in rejected],
+        }
+        click.echo(json.dumps(document, indent=2, default=str))
+        return
+    _print_choices(mix, singles[:top], rps)
+    click.echo(f"{len(rejected)} rows of the price table are left out; --json gives each one's reason.")
+
+
+def _print_choices(mix: Any, singles: Any, rps: float) -> None:
+    guessed = any(c.basis == "estimate" for c, _ in mix.machines)
+    names = " + ".join(f"{n} x {c.name} ({c.purchase})" for c, n in mix.machines)
+    click.echo(
+        f"Cheapest for {rps:g} requests/s: {names}, ${mix.usd_per_hour:.4g}/h, ${mix.usd_per_month:,.0f}/month."
+        + (" Its capacity is an ESTIMATE nobody measured: measure it before you sign." if guessed else "")
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("n", "instance", "rps each", "$/h", "$/1k req", "used", "price of"):
+        table.add_column(heading, justify="left" if heading == "instance" else "right", no_wrap=True)
+    for choice in singles:
+        for c, n in choice.machines:
+            mark = "~" if c.basis == "estimate" else ""
+            kind = "" if c.purchase == "on-demand" else f" ({c.purchase})"
+            row = (f"{mark}{c.rps:.3g}", f"{choice.usd_per_hour:.2f}", f"{choice.usd_per_1000_requests:.4f}")
+            table.add_row(str(n), c.name + kind, *row, f"{choice.utilisation:.0%}", c.as_of)
+    Console().print(table)
+    if any(c.basis == "estimate" for choice in singles for c, _ in choice.machines):
+        click.echo("~ a roofline estimate, not a measurement: harness run measures one.")
