@@ -49,6 +49,8 @@ def spares_for(needed: int, down: Number, target: Number) -> Redundancy:
     """The fewest spares with which `needed` replicas are up a share `target` of the time. Raises ConfigError: out of reach."""
     whole(needed, "replicas needed", least=1)
     wanted = share(target, "availability")
+    if wanted == 1 and share(down, "share of time down", zero=True) > 0:
+        raise ConfigError("no number of spares is up always", target, "ask for less than 1")
     for spares in range(MAX_SPARES + 1):
         reached = k_of_n(needed, needed + spares, down)
         if reached >= wanted:
@@ -58,9 +60,7 @@ def spares_for(needed: int, down: Number, target: Number) -> Redundancy:
     )
 
 
-def fallback_usd_per_hour(
-    needed: int, down: Number, capacity_rps: Number, hosted_usd_per_request: Number
-) -> Decimal:
+def fallback_usd_per_hour(needed: int, down: Number, capacity_rps: Number, hosted_usd_per_request: Number) -> Decimal:
     """What a hosted API costs as the spare: it takes the load of the replicas that are down, q x k x mu x price x 3600."""
     q = share(down, "share of time down", zero=True)
     lost_rps = q * whole(needed, "replicas needed") * above_zero(capacity_rps, "capacity of a replica (rps)")

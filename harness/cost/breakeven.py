@@ -8,7 +8,8 @@ the permanent one the answer alternates. u* = c / (P x mu) is the use that one r
 hosted API is cheaper at every volume. Arithmetic is exact (fractions of the decimal text of every input).
 
 Ties: "cheaper" is strict. Where both sides cost the same at one single rate and hosted is cheaper on either side of it (a stair
-whose far edge just touches the line), nothing changes hands and no crossing is reported.
+whose far edge just touches the line), nothing changes hands and no crossing is reported. Touching means to within 1e-15 of the
+rate: prices are divided and rounded before they get here.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from harness.errors import ConfigError
 
 MAX_CROSSINGS = 10_000  # u* just below 1 has a crossing at each of very many stairs: more than anybody reads
 MAX_EDGES = 200_000  # of a demand curve's staircase
+_TIE = Fraction(1, 10**15)
+_SCAN_TIE = 1e-12  # the scan of a curve is in floats
 
 Side = Literal["self", "hosted"]
 
@@ -86,11 +89,11 @@ def _inputs(
 
 def _permanent_step(i: _Inputs) -> tuple[int, int] | None:
     """(first stair with self cheaper somewhere on it, stair from which self stays cheaper); None if u* >= 1."""
-    margin = i.per_hour * i.mu - i.c
-    if margin <= 0:
+    line = i.per_hour * i.mu  # hosted dollars per hour at one replica's rate
+    if line * (1 - _TIE) <= i.c:
         return None
-    first = floor(i.overhead() / margin) + 1
-    last = max(first, ceil((i.c + i.overhead()) / margin))
+    first = floor(i.overhead() / (line * (1 - _TIE) - i.c)) + 1
+    last = max(first, ceil((i.c + i.overhead()) / (line * (1 + _TIE) - i.c)))
     return first, last
 
 
@@ -218,10 +221,7 @@ def break_even_over_demand(
                 "a fixed fleet has no minimum", min_replicas, "leave --min-replicas out, or count them as spares"
             )
         peak = exact(demand.peak_to_mean, "peak to mean")
-        result = break_even(
-            i.mu / peak, i.c, i.per_hour / 3600, spares=spares, fixed_usd_per_hour=i.fixed
-        )
-        return result
+        return break_even(i.mu / peak, i.c, i.per_hour / 3600, spares=spares, fixed_usd_per_hour=i.fixed)
     needed = to_float(i.c / (i.per_hour * i.mu), "break-even utilisation") if i.per_hour else None
     if i.per_hour * i.mu <= i.c:  # the mean of ceil(x) is never below the mean of x
         return BreakEven((), None, needed)
@@ -234,15 +234,15 @@ def break_even_over_demand(
     replicas = steps * min_replicas if min_replicas else busy  # summed over the steps, on the first stair
     found: list[Crossing] = []
     side: Side = "hosted"
-    start = 0.0
+    start, tie = 0.0, _SCAN_TIE
     for edge in edges:
-        if edge > start:
+        if edge * (1 - tie) > start:
             at = (c * replicas / steps + overhead) / per_hour
-            begins: Side = "self" if at <= start else "hosted"
+            begins: Side = "self" if at * (1 - tie) <= start else "hosted"
             if begins != side:
                 found.append(Crossing(start, begins))
                 side = begins
-            if start < at < edge:
+            if begins == "hosted" and at < edge * (1 - tie):
                 found.append(Crossing(at, "self"))
                 side = "self"
             start = edge

@@ -129,10 +129,12 @@ def _runs(counts: tuple[int, ...], level: int) -> list[tuple[int, int]]:
     up = [count >= level for count in counts]
     if all(up):
         return [(len(up), 0)]
-    first_down = up.index(False)
+    if not any(up):
+        return []
+    pause = next(at for at in range(len(up)) if up[at - 1] and not up[at])  # a pause begins here
     found: list[tuple[int, int]] = []
     on = off = 0
-    for at in [*up[first_down:], *up[:first_down], False]:
+    for at in [*up[pause:], *up[:pause], False]:
         if at:
             on += 1
         else:
@@ -143,7 +145,9 @@ def _runs(counts: tuple[int, ...], level: int) -> list[tuple[int, int]]:
     return found
 
 
-def paid_seconds(counts: tuple[int, ...], step_s: Number, cold_start_s: Number, billing_s: Number) -> tuple[Fraction, int]:
+def paid_seconds(
+    counts: tuple[int, ...], step_s: Number, cold_start_s: Number, billing_s: Number
+) -> tuple[Fraction, int]:
     """Seconds paid in one cycle over all replicas, and how many cold starts. The last replica up is the first down.
 
     A stretch is billed in whole multiples of `billing_s`, its cold start in. Where that is as long as the stretch and the pause
@@ -178,7 +182,9 @@ def _parts(demand: Demand, spec: FleetSpec, paid_hours: Decimal) -> list[CostPar
         CostPart("replicas", price * paid_hours, True, f"{paid_hours:.6g} replica-hours x {price} $/h"),
         CostPart("storage", storage, True, f"{hours:.6g} h of a month of {HOURS_PER_MONTH} h"),
         CostPart("egress", usd(spec.egress_usd_per_gb, "egress (USD per GB)") * gb, True, f"{gb:.6g} GB"),
-        CostPart("labour", usd(spec.labour_usd_per_hour, "labour (USD per hour)") * hours, True, f"{hours:.6g} clock hours"),
+        CostPart(
+            "labour", usd(spec.labour_usd_per_hour, "labour (USD per hour)") * hours, True, f"{hours:.6g} clock hours"
+        ),
         CostPart("other", usd(spec.other_usd_per_hour, "other (USD per hour)") * hours, True, f"{hours:.6g} h"),
         CostPart(
             "energy", usd(spec.usd_per_kwh, "energy price (USD per kWh)") * kwh, False, f"{kwh:.6g} kWh: in the price"
@@ -224,7 +230,10 @@ def cost_ladder(demand: Demand, spec: FleetSpec, *, saturated_rps: Number | None
 
     saturated_rps: rate of one replica with no SLO (closed loop), the figure that most benchmarks print: then the first rung.
     """
-    price, mu = usd(spec.replica_usd_per_hour, "price of a replica (USD per hour)"), exact(spec.capacity_rps, "capacity")
+    price, mu = (
+        usd(spec.replica_usd_per_hour, "price of a replica (USD per hour)"),
+        exact(spec.capacity_rps, "capacity"),
+    )
     above_zero(spec.capacity_rps, "capacity of a replica (rps)")
     share(spec.headroom, "headroom")
     full = price * 1000 / 3600 / to_decimal(mu)
@@ -233,7 +242,12 @@ def cost_ladder(demand: Demand, spec: FleetSpec, *, saturated_rps: Number | None
         above_zero(saturated_rps, "rate with no SLO (rps)")
         steps.append(("no SLO, 100 % full", price * 1000 / 3600 / to_decimal(exact(saturated_rps, "rate"))))
     steps.append(("at SLO capacity, 100 % full", full))
-    steps.append((f"+ headroom {exact(spec.headroom, 'headroom')}", full / to_decimal(exact(spec.headroom, "headroom"))))
+    steps.append(
+        (
+            f"+ headroom: {float(spec.headroom):g} of it is planned to be used",
+            full / to_decimal(exact(spec.headroom, "headroom")),
+        )
+    )
     bare = replace(
         spec, spares=0, cold_start_s=0, billing_s=1, storage_usd_per_month=0, egress_usd_per_gb=0,
         labour_usd_per_hour=0, other_usd_per_hour=0,

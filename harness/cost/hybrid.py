@@ -139,10 +139,10 @@ def spot_usd_per_hour(
     gone = exact(share(unavailable, "share of hours without spot", zero=True), "share")
     lost = exact(interruptions_per_hour, "interruptions per hour") * exact(lost_hours, "hours lost")
     if lost >= 1:
-        raise ConfigError("spot is interrupted faster than it starts", float(lost), "hours lost per hour must be below 1")
-    return to_decimal(
-        (1 - gone) * exact(spot, "spot price") / (1 - lost) + gone * exact(on_demand, "on-demand price")
-    )
+        raise ConfigError(
+            "spot is interrupted faster than it starts", float(lost), "hours lost per hour must be below 1"
+        )
+    return to_decimal((1 - gone) * exact(spot, "spot price") / (1 - lost) + gone * exact(on_demand, "on-demand price"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,9 @@ def plan_layers(
     mu, rates = _capacity(capacity_rps), _rates(demand)
     p = _money(hosted_usd_per_request, "hosted price (USD per request)")
     given = {"on-demand": on_demand_usd_per_hour, "spot": spot_usd_per_useful_hour}
-    elastic = {kind: _money(price, f"{kind} price (USD per hour)") for kind, price in given.items() if price is not None}
+    elastic = {
+        kind: _money(price, f"{kind} price (USD per hour)") for kind, price in given.items() if price is not None
+    }
     reserved = None if reserved_usd_per_hour is None else _money(reserved_usd_per_hour, "reserved price (USD per hour)")
     whole(never_spot, "replicas that are never spot")
     cost: dict[str, Fraction] = {}

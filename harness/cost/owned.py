@@ -74,7 +74,9 @@ def owned_cost(machine: OwnedMachine) -> OwnedCost:
     resale_now = resale / (1 + to_decimal(exact(machine.interest, "interest per year"))) ** years
     capital = (usd(machine.capex_usd, "capital cost (USD)") - resale_now) * crf / HOURS_PER_YEAR
     if capital < 0:
-        raise ConfigError("machine sells for more than it cost", machine.residual_usd, "check residual_usd and capex_usd")
+        raise ConfigError(
+            "machine sells for more than it cost", machine.residual_usd, "check residual_usd and capex_usd"
+        )
     at_least_zero(machine.power_kw, "power (kW)")
     power = to_decimal(exact(machine.power_kw, "power (kW)"))
     month = HOURS_PER_YEAR / 12

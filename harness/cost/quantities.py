@@ -22,11 +22,9 @@ HOURS_PER_YEAR = Decimal(8766)  # a mean year, leap days in
 def exact(value: Number, what: str) -> Fraction:
     """`value` as an exact fraction of its decimal text. Raises ConfigError unless it is a finite number."""
     try:
-        if isinstance(value, bool):
-            raise ValueError
         if isinstance(value, Fraction):
             return value
-        number = Decimal(repr(value) if isinstance(value, float) else str(value))
+        number = Decimal(repr(value) if isinstance(value, float) else str(value))  # "True" is no number
         if number.is_finite():
             return Fraction(number)
     except (InvalidOperation, ValueError):
@@ -52,7 +50,7 @@ def above_zero(value: Number, what: str) -> float:
 def share(value: Number, what: str, *, zero: bool = False) -> float:
     """`value` as a float in (0, 1], or [0, 1] with `zero`. Raises ConfigError."""
     number = exact(value, what)
-    if not (0 <= number if zero else 0 < number) or number > 1:
+    if number < 0 or number > 1 or (number == 0 and not zero):
         raise ConfigError(f"{what} is out of range", value, f"give {'0 or' if zero else 'a number'} above 0, at most 1")
     return float(value)
 

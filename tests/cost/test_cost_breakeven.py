@@ -5,13 +5,14 @@ import math
 import random
 from decimal import Decimal
 from fractions import Fraction as F
+from itertools import pairwise
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.cli.fleet import breakeven as command
+from harness.cli.breakeven import breakeven as command
 from harness.cost.breakeven import (
     MAX_CROSSINGS,
     break_even,
@@ -43,10 +44,10 @@ def brute_force(mu, c, p, spares, fixed, rates=(F(1),), least=1):
     beyond = (c * (spares + max(1, least) + 1) + fixed) / (per_hour - c / mu) + mu
     edges = sorted({k * mu / r for r in rates for k in range(math.ceil(beyond * r / mu) + 1)})
     crossings, side = [], "hosted"
-    for low, high in zip(edges, edges[1:]):
+    for low, high in pairwise(edges):
         level = own((low + high) / 2) / per_hour  # where the line reaches this stair
         points = [low, *([level] if low < level < high else []), high]
-        for a, b in zip(points, points[1:]):
+        for a, b in pairwise(points):
             middle = (a + b) / 2
             now = "self" if own(middle) < per_hour * middle else "hosted"
             if now != side:
@@ -91,7 +92,7 @@ def test_closed_form_is_the_brute_force_on_3000_random_cases():
 def test_worked_examples(p, spares, fixed, u, expected):
     """Qwen3-8B on an H100: the published crossings to the digits given; never at $0.030 per 1,000."""
     result = break_even(MU, 3.49, p, spares=spares, fixed_usd_per_hour=fixed)
-    assert [c.rps for c in result.crossings] == pytest.approx(expected, rel=1e-3)
+    assert [c.rps for c in result.crossings] == pytest.approx(expected, rel=1.5e-3)  # 0.178 is a rounded price
     assert [c.cheaper_above for c in result.crossings] == ["self", "hosted"] * (len(expected) // 2) + ["self"] * (
         len(expected) % 2
     )
@@ -109,11 +110,9 @@ def test_worked_example_with_labour():
 
 def test_hosted_wins_always_at_u_of_one_and_above():
     """At u* = 1 the line only touches the stairs' edges, above it not even that: nothing crosses."""
-    for c in (10, 10.001, 1000):
+    for c in (36, "36.0001", 1000):
         for spares, fixed in ((0, 0), (2, 0), (0, 3)):
-            result = break_even(1, c, "0.00277777777777777777777777777777777777777778", spares=spares) if c > 10 else (
-                break_even(1, 36, 0.01, spares=spares, fixed_usd_per_hour=fixed)
-            )  # fmt: skip
+            result = break_even(1, c, 0.01, spares=spares, fixed_usd_per_hour=fixed)
             assert result.crossings == ()
             assert result.permanent_rps is None
             assert result.break_even_utilisation >= 1
@@ -146,8 +145,8 @@ def test_u_just_below_one_is_bounded_and_says_so():
     result = break_even(1, "35.99999", 0.01)
     assert len(result.crossings) == MAX_CROSSINGS
     assert result.crossings_omitted > 1_000_000
-    n = math.ceil(F(36) / F("0.00001"))  # n* of the closed form is one above the stair
-    assert result.permanent_rps == pytest.approx(float(F("35.99999") * n / 36), rel=1e-12)
+    stair = math.ceil(F(36) / F("0.00001")) - 1  # n* - 1 of the published closed form
+    assert result.permanent_rps == pytest.approx(float(F("35.99999") * stair / 36), rel=1e-12)
     assert permanent_rps(1, "35.99999", 0.01) == result.permanent_rps
 
 
@@ -171,7 +170,11 @@ def test_laws_of_crossings(mu, c, u, spares, fixed):
     assert rates == sorted(set(rates))
     assert [x.cheaper_above for x in result.crossings] == [("self", "hosted")[n % 2] for n in range(len(rates))]
     assert result.crossings[-1].cheaper_above == "self"
-    assert result.crossings[-1].rps == result.permanent_rps == permanent_rps(mu, c, p, spares=spares, fixed_usd_per_hour=fixed)
+    assert (
+        result.crossings[-1].rps
+        == result.permanent_rps
+        == permanent_rps(mu, c, p, spares=spares, fixed_usd_per_hour=fixed)
+    )
     more = break_even(mu, c, p, spares=spares + 1, fixed_usd_per_hour=fixed)
     assert more.permanent_rps >= result.permanent_rps
     scaled = break_even(mu, 7 * c, 7 * p, spares=spares, fixed_usd_per_hour=7 * fixed)
