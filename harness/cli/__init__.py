@@ -9,7 +9,7 @@ import sys
 import click
 
 from harness import __version__
-from harness.cli import catalogue, cost, fleet, offline, run
+from harness.cli import catalogue, cost, offline, run
 from harness.cli.run import INTERRUPTED
 from harness.errors import HarnessError, StoreError
 
@@ -73,5 +73,3 @@ for command in (
     catalogue.doctor,
 ):
     cli.add_command(command)
-for command in fleet.COMMANDS:
-    cost.cost_group.add_command(command)

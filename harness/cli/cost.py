@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from harness.cli import decisions, fleet
+from harness.cli.attribute import attribute
 from harness.cli.offline import (
     allow_option,
     as_json_option,
@@ -34,7 +36,7 @@ class _WithDefault(click.Group):
 
 @click.group("cost", cls=_WithDefault)
 def cost_group() -> None:
-    """Dollars: `harness cost RUN_OR_EXPERIMENT_DIR`."""
+    """Dollars: of a run (`harness cost RUN_OR_EXPERIMENT_DIR`), of a scenario, and the decisions that follow."""
 
 
 @cost_group.command("of")
@@ -85,3 +87,7 @@ def cost_of(
         highlight=False,
         markup=False,
     )
+
+
+for command in (*fleet.COMMANDS, *decisions.COMMANDS, attribute):
+    cost_group.add_command(command)

@@ -16,41 +16,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from itertools import combinations
+from decimal import ROUND_DOWN, Decimal
 
 import numpy as np
 
-from harness.cost.step_log import WHOLE_SECONDS, Floats, Steps
+from harness.cost.least_squares import Floats, left_out, weighted_fit
+from harness.cost.step_log import WHOLE_SECONDS, Steps
 from harness.errors import ConfigError
 
 _CENT = Decimal("0.01")
 _BANDS = ((0.0, 0.0), (1.0, 4.0), (5.0, 16.0), (17.0, 64.0), (65.0, float("inf")))  # decode sequences in a step
-_MIN_SHAPES = 6
-
-
-def nnls(x: Floats, y: Floats) -> Floats:
-    """Least squares with no coefficient below 0, exactly: the best of the unconstrained fits over every subset of the columns
-    that comes out non-negative (Karush-Kuhn-Tucker). For the handful of columns used here. x: rows x columns."""
-    columns = x.shape[1]
-    best, best_error = np.zeros(columns), float(y @ y)
-    for size in range(1, columns + 1):
-        for chosen in combinations(range(columns), size):
-            part, *_ = np.linalg.lstsq(x[:, chosen], y, rcond=None)
-            if (part < 0).any():
-                continue
-            error = float(np.sum((y - x[:, chosen] @ part) ** 2))
-            if error < best_error:
-                best, best_error = np.zeros(columns), error
-                best[list(chosen)] = part
-    return best
 
 
 @dataclass(frozen=True, slots=True)
 class StepFit:
     """Seconds a step, a prefill token, a decode sequence and a KV token cost, and how well they explain what was measured.
 
-    `r2` None: every row took the same time by construction. `residual_by_load`: mean of fitted/measured - 1 by decode sequences in
+    `r2` None: every row took the same time by construction. `unexplained`: share of the measured time that the fit does not reach
+    (hiccups, other work on the machine); below 0 it overshoots. `residual_by_load`: mean of fitted/measured - 1 by decode sequences in
     a step. `left_out_error`: share by which the total time of each shape is missed by a fit to the other ones; empty for one shape.
     """
 
@@ -60,6 +43,7 @@ class StepFit:
     kv_s: float
     rows: int
     r2: float | None
+    unexplained: float
     residual_by_load: Mapping[str, float]
     left_out_error: Mapping[str, float]
     timed_by: str
@@ -85,7 +69,9 @@ def _by_load(steps: Steps, relative: Floats) -> dict[str, float]:
 
 
 def fit_steps(steps: Steps) -> StepFit:
-    """Non-negative least squares of step times. Raises ConfigError for times that are not positive numbers or hold one phase only."""
+    """Non-negative least squares of step times, weighted: noise grows with a step's length, and the few long prefill
+    steps must not decide what the many decode steps cost. Raises ConfigError for times that are not positive numbers, or hold
+    one phase only."""
     x, y = _design(steps), steps.seconds
     if not (np.isfinite(x).all() and np.isfinite(y).all() and (y > 0).all()):
         raise ConfigError("step times are not usable", "a time that is 0, negative or not a number", "look at the log")
@@ -93,8 +79,7 @@ def fit_steps(steps: Steps) -> StepFit:
         raise ConfigError(
             "steps of one kind only", "prefill or decode is missing", "log the server while it serves requests"
         )
-    scale = x.max(axis=0)  # columns differ by 1e6: fit them at one size
-    coefficients = nnls(x / np.where(scale > 0, scale, 1), y) / np.where(scale > 0, scale, 1)
+    coefficients = weighted_fit(x, y, steps.resolution_s)
     fitted = x @ coefficients
     spread = float(np.sum((y - y.mean()) ** 2))
     r2 = 1 - float(np.sum((y - fitted) ** 2)) / spread if spread > 1e-12 * float(y @ y) else None
@@ -104,8 +89,12 @@ def fit_steps(steps: Steps) -> StepFit:
     if WHOLE_SECONDS in steps.timed_by:
         warnings.append("timed by whole seconds: rough, and wrong where the engine idles; use --no-async-scheduling")
     missed = float(np.median(np.abs(fitted / y - 1)))
-    if missed > 0.1:
+    if missed > 0.2:
         warnings.append(f"half of the steps are missed by more than {missed:.0%}: do not rely on the split")
+    if abs(1 - float(fitted.sum() / y.sum())) > 0.1:
+        warnings.append(
+            f"{1 - float(fitted.sum() / y.sum()):.0%} of the measured time is not explained by the steps' contents"
+        )
     t0, a, b, *k = (float(c) for c in coefficients)
     return StepFit(
         t0_s=t0,
@@ -114,25 +103,12 @@ def fit_steps(steps: Steps) -> StepFit:
         kv_s=k[0] if k else 0.0,
         rows=steps.count,
         r2=r2,
+        unexplained=1 - float(fitted.sum() / y.sum()),
         residual_by_load=_by_load(steps, fitted / y - 1),
-        left_out_error=_left_out(steps.shapes, x, y),
+        left_out_error=left_out(steps.shapes, x, y, steps.resolution_s),
         timed_by=steps.timed_by,
         warnings=tuple(warnings),
     )
-
-
-def _left_out(shapes: Sequence[str], x: Floats, y: Floats) -> dict[str, float]:
-    """Total of each shape predicted from the others, as predicted/measured - 1."""
-    names, label = sorted(set(shapes)), np.array(shapes)
-    if len(names) < 2:
-        return {}
-    scale = np.where(x.max(axis=0) > 0, x.max(axis=0), 1)
-    errors = {}
-    for name in names:
-        rest = label != name
-        coefficients = nnls(x[rest] / scale, y[rest]) / scale
-        errors[name] = float(np.sum(x[~rest] @ coefficients) / np.sum(y[~rest]) - 1)
-    return errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +191,7 @@ def split_paid(paid_usd: Decimal, shares: Shares, traffic: Traffic) -> CostSplit
     if any(p < 0 for p in parts) or abs(sum(parts, Decimal(0)) - 1) > Decimal("1e-9"):
         raise ConfigError("shares do not add up to the whole", shares, "input, cached and output share sum to 1")
     exact = [paid_usd * p for p in parts]
-    cents = [e.quantize(_CENT) for e in exact[:2]]
+    cents = [e.quantize(_CENT, ROUND_DOWN) for e in exact[:2]]  # rounded down, so that the rest is never below 0
     tokens = (traffic.input_tokens, traffic.cached_tokens, traffic.output_tokens)
     given, cached, written = (_per_million(e, t) for e, t in zip(exact, tokens, strict=True))
     ratio = written / given if given and written is not None else None
@@ -243,69 +219,3 @@ def split_by_role(
     share = float(prefill_machine_hours / hours)
     shares = Shares("by role: prefill machines to input, decode machines to output", share, 0.0, 1 - share)
     return split_paid(hours * usd_per_machine_hour, shares, traffic)
-
-
-# ---------------------------------------------------------------- black box
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeCost:
-    """What one request of a fixed shape costs on the server, measured at its capacity."""
-
-    input_tokens: int
-    output_tokens: int
-    usd_per_request: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.input_tokens}x{self.output_tokens}"
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeFit:
-    """$/request = alpha i + beta o + gamma o (i + o/2) + delta i^2/2; errors are fitted/measured - 1."""
-
-    alpha: float
-    beta: float
-    gamma: float
-    delta: float
-    error: Mapping[str, float]
-    left_out_error: Mapping[str, float]
-    warnings: tuple[str, ...]
-
-    def usd_per_request(self, input_tokens: float, output_tokens: float) -> float:
-        return float(_terms([(input_tokens, output_tokens)])[0] @ [self.alpha, self.beta, self.gamma, self.delta])
-
-    def input_share(self, input_tokens: float, output_tokens: float) -> float:
-        """Part of a request's cost that it would have without output; the rest is what output adds, KV reads included."""
-        return self.usd_per_request(input_tokens, 0) / self.usd_per_request(input_tokens, output_tokens)
-
-
-def _terms(shapes: Sequence[tuple[float, float]]) -> Floats:
-    return np.array([(i, o, o * (i + o / 2), i * i / 2) for i, o in shapes], dtype=np.float64)
-
-
-def fit_shapes(shapes: Sequence[ShapeCost]) -> ShapeFit:
-    """The black-box fit, of relative errors (a cheap shape counts as much as a dear one). Needs 5 shapes; warns below 6.
-
-    Raises ConfigError for fewer, for equal ones, or for a cost that is not a positive number.
-    """
-    if len({s.name for s in shapes}) < max(5, len(shapes)):
-        raise ConfigError(
-            "too few shapes for the black-box fit",
-            f"{len({s.name for s in shapes})} different of {len(shapes)}",
-            "measure the capacity of 6 to 12 different input x output shapes",
-        )
-    usd = np.array([s.usd_per_request for s in shapes])
-    if not np.isfinite(usd).all() or (usd <= 0).any():
-        raise ConfigError("cost of a shape is not an amount", usd.tolist(), "dollars per request, above 0")
-    x = _terms([(s.input_tokens, s.output_tokens) for s in shapes]) / usd[:, None]
-    scale = x.max(axis=0)
-    coefficients = nnls(x / scale, np.ones(len(usd))) / scale
-    warnings: tuple[str, ...] = ()
-    if len(shapes) < _MIN_SHAPES:
-        warnings = (f"{len(shapes)} shapes for 4 terms: it shows the direction, it proves nothing",)
-    errors = {s.name: float(e) for s, e in zip(shapes, x @ coefficients - 1, strict=True)}
-    left_out = _left_out([s.name for s in shapes], x, np.ones(len(usd)))
-    alpha, beta, gamma, delta = (float(c) for c in coefficients)
-    return ShapeFit(alpha, beta, gamma, delta, errors, left_out, warnings)

@@ -15,16 +15,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
-from numpy.typing import NDArray
 
+from harness.cost.least_squares import Floats
 from harness.errors import ConfigError
-
-Floats = NDArray[np.float64]
 
 _HANDED_OVER_MS = 0.5  # a median step printed as faster than this was not waited for
 WHOLE_SECONDS = "log stamps of whole seconds, one busy second a row"
+PRINTED = "time printed for each step"
+STAMPS = "differences of log stamps"
+_RESOLUTION_S = {PRINTED: 1e-5, STAMPS: 1e-3, WHOLE_SECONDS: 1.0}
 _IDLE_STEPS = 8  # a gap longer than this many median gaps is an engine without work
 _LINE = re.compile(
     r"(?P<month>\d\d)-(?P<day>\d\d) (?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d)(?:[.,](?P<frac>\d+))? .*?"
@@ -51,6 +53,7 @@ class Steps:
     kv_tokens: Floats | None
     shapes: tuple[str, ...]
     timed_by: str
+    resolution_s: float  # of the clock that timed them
     every_step: tuple[
         float, float, float, float
     ]  # steps, prefill tokens, decode sequences, KV tokens: untimed steps too
@@ -70,28 +73,45 @@ class _Read:
     ms: float
 
 
+def _seconds(month: int, day: int, h: int, m: int, s: int) -> float:
+    """Only differences within a run are used: months of 31 days will do."""
+    return float(((month * 31 + day) * 24 + h) * 3600 + m * 60 + s)
+
+
+def _stamp(at: datetime) -> float:
+    return _seconds(at.month, at.day, at.hour, at.minute, at.second) + at.microsecond / 1e6
+
+
 def _read(line: str) -> _Read | None:
     found = _LINE.search(line)
     if found is None or found["dummy"]:
         return None
     month, day, h, m, s = (int(found[k]) for k in ("month", "day", "h", "m", "s"))
-    fraction = float(f"0.{found['frac']}") if found["frac"] else 0.0
-    at = ((month * 31 + day) * 24 + h) * 3600 + m * 60 + s + fraction  # only differences within a run are used
+    at = _seconds(month, day, h, m, s) + (float(f"0.{found['frac']}") if found["frac"] else 0.0)
     share = float(found["kv"]) / 100 if found["kv"] else None
     return _Read(at, found["frac"] is None, int(found["prefill"]), int(found["decode"]), share, float(found["ms"]))
 
 
-def parse(lines: Iterable[str], shape: str, *, kv_cache_tokens: int | None = None) -> Steps:
+def parse(
+    lines: Iterable[str],
+    shape: str,
+    *,
+    kv_cache_tokens: int | None = None,
+    between: tuple[datetime, datetime] | None = None,
+) -> Steps:
     """The steps that a server's log tells of, all labelled `shape`.
 
     `kv_cache_tokens`: size of the cache, else the log's own line about it, else KV is unknown. Dummy steps are left out.
+    `between`: first and last instant, in the log's own clock (the server's local time; the log has no year): one run of several.
     Raises ConfigError where there are fewer than 8 usable steps.
     """
     read: list[_Read] = []
+    limits = None if between is None else (_stamp(between[0]), _stamp(between[1]))
     for line in lines:
         if kv_cache_tokens is None and (size := _CACHE.search(line)):
             kv_cache_tokens = int(size[1].replace(",", ""))
-        if one := _read(line):
+        one = _read(line)
+        if one is not None and (limits is None or limits[0] <= one.at_s <= limits[1]):
             read.append(one)
     if len(read) < 8:
         raise ConfigError(
@@ -102,10 +122,10 @@ def parse(lines: Iterable[str], shape: str, *, kv_cache_tokens: int | None = Non
     cache = kv_cache_tokens if all(r.kv_share is not None for r in read) else None
     printed = np.array([r.ms for r in read])
     if float(np.median(printed)) >= _HANDED_OVER_MS:
-        return _steps(read, [([r], r.ms / 1000) for r in read], shape, cache, "time printed for each step")
+        return _steps(read, [([r], r.ms / 1000) for r in read], shape, cache, PRINTED)
     if any(r.whole_seconds for r in read):
         return _steps(read, _by_second(read), shape, cache, WHOLE_SECONDS)
-    return _steps(read, _by_stamp(read), shape, cache, "differences of log stamps")
+    return _steps(read, _by_stamp(read), shape, cache, STAMPS)
 
 
 def _by_stamp(read: Sequence[_Read]) -> list[tuple[list[_Read], float]]:
@@ -150,6 +170,7 @@ def _steps(
         kv_tokens=None if cache is None else np.array([kv_tokens(g) for g in groups]),
         shapes=(shape,) * len(groups),
         timed_by=timed_by,
+        resolution_s=_RESOLUTION_S[timed_by],
         every_step=(
             float(len(read)), float(sum(r.prefill for r in read)), float(sum(r.decode for r in read)), kv_tokens(read)
         ),
@@ -169,6 +190,7 @@ def together(parts: Sequence[Steps]) -> Steps:
         kv_tokens=np.concatenate(known) if len(known) == len(parts) else None,
         shapes=tuple(s for p in parts for s in p.shapes),
         timed_by="; ".join(sorted({p.timed_by for p in parts})),
+        resolution_s=max(p.resolution_s for p in parts),
         every_step=(
             sum(p.every_step[0] for p in parts),
             sum(p.every_step[1] for p in parts),

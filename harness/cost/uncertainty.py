@@ -164,6 +164,7 @@ class Case:
     fixed_usd_per_hour: Any = 0.0
     peak_factor: Any = 1.0  # further peak inside a step
     spares: Any = 0.0
+    min_replicas: float = 1.0
     shape: tuple[float, ...] = (1.0,)
     fixed_fleet: bool = True
 
@@ -174,7 +175,7 @@ def self_usd_per_hour(case: Case) -> Any:
     steps = (max(case.shape),) if case.fixed_fleet else case.shape
     replicas: Any = 0.0
     for step in steps:
-        replicas = replicas + np.maximum(1.0, np.ceil(np.asarray(case.demand_rps) * step / usable - 1e-9))
+        replicas = replicas + np.maximum(case.min_replicas, np.ceil(np.asarray(case.demand_rps) * step / usable - 1e-9))
     return (replicas / len(steps) + case.spares) * case.replica_usd_per_hour + case.fixed_usd_per_hour
 
 
@@ -239,7 +240,7 @@ class Outlook:
 
 
 def _with(case: Case, values: Mapping[str, Any]) -> Case:
-    known = {f for f in Case.__slots__ if f not in {"shape", "fixed_fleet"}}
+    known = {f for f in Case.__slots__ if f not in {"shape", "fixed_fleet", "min_replicas"}}
     if wrong := sorted(set(values) - known):
         raise ConfigError("no such assumption", ", ".join(wrong), f"known: {', '.join(sorted(known))}")
     return replace(case, **values)

@@ -11,17 +11,16 @@ from hypothesis import strategies as st
 from step_simulator import DECODE, KV, PREFILL, T0, simulate
 
 from harness.cost.attribution import (
-    ShapeCost,
     Shares,
     Traffic,
     cached_share_of_kv,
-    fit_shapes,
     fit_steps,
-    nnls,
     split_by_role,
     split_paid,
     step_shares,
 )
+from harness.cost.black_box import ShapeCost, fit_shapes
+from harness.cost.least_squares import nnls
 from harness.cost.step_log import parse, together
 from harness.errors import ConfigError
 
@@ -111,6 +110,7 @@ def test_input_and_output_are_what_was_paid_to_the_cent(paid, a, b, tokens):
     low, high = sorted((a, b))
     split = split_paid(paid, Shares("any", low, high - low, 1 - high), Traffic(tokens, tokens // 3, tokens // 7))
     assert split.input_usd + split.cached_usd + split.output_usd == split.paid_usd == paid
+    assert min(split.input_usd, split.cached_usd, split.output_usd) >= 0
 
 
 @pytest.mark.parametrize(

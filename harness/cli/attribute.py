@@ -1,0 +1,192 @@
+"""`harness cost attribute`: which part of a machine's cost is input's and which output's, from a server's log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from harness.cli.decisions import emit
+from harness.cli.offline import as_json_option, campaign_option
+from harness.errors import ConfigError, StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A stretch of a server's log and what was served in it; usage empty for a log without its run."""
+
+    shape: str
+    log: Path
+    between: tuple[datetime, datetime] | None
+    usage: tuple[tuple[int, int, int, int], ...]
+    seconds: float | None
+    request_rps: float | None
+
+
+def _local(stamp_ns: int, anchors: Sequence[Sequence[int]]) -> datetime:
+    """CLOCK_MONOTONIC of the run's machine as its local time, which vLLM's log stamps are in."""
+    _, offset, _ = min(anchors, key=lambda a: abs(a[0] - stamp_ns))
+    return datetime.fromtimestamp((stamp_ns + offset) / 1e9)  # noqa: DTZ006 (the log has no zone either)
+
+
+def _of_runs(directory: Path, campaign: str | None) -> list[_Source]:
+    from harness import pipeline
+    from harness.store.manifest import read_manifest
+    from harness.store.reader import find_runs
+
+    paths = {path.name: path for path in find_runs(directory)}
+    found = []
+    for s in pipeline.analyse(directory, campaign).summaries:
+        path = paths[s.run_id]
+        drive = read_manifest(path).drive.get("measure")
+        if drive is None or not (path / "server.log").exists():
+            raise StoreError(
+                "run has no server log", path, "only servers that the harness starts itself have one; or give the log"
+            )
+        between = tuple(_local(drive[k], drive["anchors"]) for k in ("started_ns", "ended_ns"))
+        seconds = None if s.window is None else s.window.seconds
+        shape = f"{s.cell.workload} {s.cell.load.name}"
+        found.append(
+            _Source(
+                shape, path / "server.log", (between[0], between[1]), s.usage, seconds, s.scalars.get("request_rps")
+            )
+        )
+    return found
+
+
+def _of_file(path: Path) -> _Source:
+    if not path.is_file():
+        raise ConfigError("no such log or run directory", path, "a server.log, or the directory of a run or experiment")
+    return _Source(path.stem, path, None, (), None, None)
+
+
+def _black_box(sources: Sequence[_Source], usd_per_hour: Decimal) -> Any:
+    """The fit over shapes, None where there are fewer than 5; several runs of a shape count by their mean."""
+    from harness.cost.black_box import ShapeCost, fit_shapes
+
+    costs: dict[tuple[int, int], list[float]] = {}
+    for s in sources:
+        if s.usage and s.request_rps:
+            shape = (round(sum(u[0] for u in s.usage) / len(s.usage)), round(sum(u[2] for u in s.usage) / len(s.usage)))
+            costs.setdefault(shape, []).append(float(usd_per_hour) / 3600 / s.request_rps)
+    if len(costs) < 5:
+        return None
+    return fit_shapes([ShapeCost(i, o, sum(c) / len(c)) for (i, o), c in costs.items()])
+
+
+@click.command("attribute")
+@click.argument("sources", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--usd-per-hour", type=click.FloatRange(min=0), help="Price of the machine  [default: the run's, else 1.00]"
+)
+@click.option("--kv-cache-tokens", type=click.IntRange(min=1), help="Size of the KV cache, if the log does not say.")
+@campaign_option
+@as_json_option
+def attribute(
+    sources: tuple[Path, ...],
+    usd_per_hour: float | None,
+    kv_cache_tokens: int | None,
+    campaign: str | None,
+    as_json: bool,
+) -> None:
+    """Split a paid hour between input and output tokens: SOURCES are run or experiment directories, or server logs.
+
+    The server must log its steps: flags enable-logging-iteration-details, and best no-async-scheduling.
+    """
+    from harness.cost.attribution import Traffic, cached_share_of_kv, fit_steps, split_paid, step_shares
+    from harness.cost.step_log import parse, together
+
+    found = [s for path in sources for s in (_of_runs(path, campaign) if path.is_dir() else [_of_file(path)])]
+    parts = []
+    for s in found:
+        with s.log.open(encoding="utf-8", errors="replace") as lines:
+            parts.append(parse(lines, s.shape, kv_cache_tokens=kv_cache_tokens, between=s.between))
+    steps = together(parts)
+    fit = fit_steps(steps)
+    usage = tuple(u for s in found for u in s.usage)
+    shares = step_shares(fit, steps, cached_share_of_kv(usage))
+    price = Decimal(repr(usd_per_hour)) if usd_per_hour is not None else _declared(sources)
+    seconds = sum(s.seconds or 0.0 for s in found)
+    splits = []
+    if usage and seconds:  # what an hour at the runs' load serves
+        hour = 3600 / seconds
+        tokens = [sum(u[0] - u[1] for u in usage), sum(u[1] for u in usage), sum(u[2] for u in usage)]
+        splits = [split_paid(price, s, Traffic(*(round(t * hour) for t in tokens))) for s in shares]
+    shapes = _black_box(found, price)
+    if as_json:
+        emit({"usd_per_hour": price, "fit": fit, "shares": shares, "splits": splits, "black_box": shapes})
+        return
+    _render(Console(), fit, shares, splits, shapes)
+    if shapes is not None:
+        mean = [shapes.input_share(u[0], u[2]) for u in usage]
+        click.echo(
+            f"input's share by the black box, mean over requests: {sum(mean) / len(mean):.1%}; by the steps: direct "
+            f"{shares[0].input_share:.1%}, between {shares[1].input_share:.1%} and {shares[2].input_share:.1%}"
+        )
+
+
+def _declared(sources: Sequence[Path]) -> Decimal:
+    from harness import pipeline
+
+    for path in sources:
+        if path.is_dir():
+            hardware = pipeline.declared_hardware(pipeline.analyse(path).summaries[0])
+            if hardware is not None:
+                return Decimal(hardware.usd_per_hour)
+    return Decimal(1)
+
+
+def _render(console: Console, fit: Any, shares: Any, splits: Any, shapes: Any) -> None:
+    r2 = "not defined" if fit.r2 is None else f"{fit.r2:.4f}"
+    click.echo(
+        f"step regression over {fit.rows:,} rows ({fit.timed_by}), R^2 {r2}, {fit.unexplained:.1%} of the time unexplained:\n"
+        f"  {fit.t0_s * 1e3:.3f} ms a step + {fit.prefill_s * 1e6:.2f} us a prefill token + {fit.decode_s * 1e6:.2f} us a decode "
+        f"sequence + {fit.kv_s * 1e9:.2f} ns a KV token"
+    )
+    click.echo(
+        "mean residual by decode sequences in a step: "
+        + ", ".join(f"{k}: {v:+.1%}" for k, v in fit.residual_by_load.items())
+    )
+    if fit.left_out_error:
+        click.echo(
+            "each shape predicted from the others: "
+            + ", ".join(f"{k}: {v:+.1%}" for k, v in fit.left_out_error.items())
+        )
+    table = Table(title="The split of one paid hour", title_justify="left")
+    for name in (
+        "convention",
+        "input",
+        "cached input",
+        "output",
+        "$/M input",
+        "$/M cached",
+        "$/M output",
+        "output:input",
+    ):
+        table.add_column(name, justify="left" if name == "convention" else "right")
+    for n, s in enumerate(shares):
+        row = [s.convention, *(f"{v:.1%}" for v in (s.input_share, s.cached_share, s.output_share))]
+        split = splits[n] if splits else None
+        units = (None,) * 4 if split is None else (split.input_usd_per_million, split.cached_usd_per_million, split.output_usd_per_million, split.price_ratio)  # fmt: skip
+        table.add_row(*row, *("-" if v is None else f"{v:.4g}" for v in units))
+    console.print(table)
+    if shapes is None:
+        click.echo("black box over shapes: needs 6 or more input x output shapes")
+    else:
+        click.echo(
+            f"black box over {len(shapes.error)} shapes: $/request = {shapes.alpha:.3g} i + {shapes.beta:.3g} o + {shapes.gamma:.3g} o (i + o/2) "
+            f"+ {shapes.delta:.3g} i^2/2; left out: "
+            + ", ".join(f"{k}: {v:+.0%}" for k, v in shapes.left_out_error.items())
+        )
+    for warning in (*fit.warnings, *(shapes.warnings if shapes else ())):
+        click.echo(f"warning: {warning}")
+    click.echo(
+        "A joint cost: every split is a convention; the two incremental ones bound them. They must never be added up."
+    )

@@ -1,0 +1,225 @@
+"""FOCUS 1.4 (FinOps Open Cost and Usage Specification) rows of measured and modelled costs; the mapping stands in this file alone.
+
+A benchmark is no invoice: every row bills 0, says "estimate" in ChargeDescription, and carries its cost in EffectiveCost,
+ContractedCost and ListCost. One row a model, phase (input, output) and charge period. How input and output were split stands in the
+split-cost columns AllocatedMethodId and AllocatedMethodDetails; what FOCUS has no column for is in x_ columns.
+Written as CSV; dates are UTC, numbers plain decimal text, nulls empty.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from harness.config import PriceRef
+from harness.cost.hosted import bill, find_price
+from harness.cost.prices import day_of
+from harness.cost.report import decimal_text
+from harness.cost.scenario import ScenarioResult
+from harness.errors import ConfigError
+from harness.records import CostReport, RunSummary
+
+MANDATORY = (
+    "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodStart", "BillingPeriodEnd",
+    "ChargeCategory", "ChargeClass", "ChargeDescription", "ChargePeriodStart", "ChargePeriodEnd", "ContractedCost",
+    "EffectiveCost", "HostProviderName", "InvoiceIssuerName", "ListCost", "PricingQuantity", "PricingUnit", "ServiceCategory",
+    "ServiceName", "ServiceProviderName",
+)  # fmt: skip
+COLUMNS = (
+    *MANDATORY,
+    "ServiceSubcategory", "InvoiceId", "ChargeFrequency", "ConsumedQuantity", "ConsumedUnit", "PricingCategory", "ListUnitPrice",
+    "ContractedUnitPrice", "SkuId", "SkuPriceId", "AllocatedMethodId", "AllocatedMethodDetails", "AllocatedResourceId",
+    "AllocatedResourceName", "AllocatedTags", "x_Phase", "x_UtilizationFraction", "x_SLOAttainment", "x_Replicas", "x_CostLow",
+    "x_CostHigh", "x_PriceAsOf", "x_PriceSource", "x_BenchmarkRunId", "x_EnergyKWh",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class EstimatedCharge:
+    """Tokens of one phase over one period, and what they are estimated to cost. None: not known, an empty field.
+
+    `method_id` and `ratio`: how a joint cost was split and which part this is; None where a price list gives it directly.
+    """
+
+    model: str
+    phase: str  # input | output
+    start: datetime
+    end: datetime
+    tokens: Decimal
+    usd: Decimal
+    provider: str  # who serves the model
+    host: str  # whose machines
+    method_id: str | None
+    ratio: Decimal | None
+    price_as_of: str
+    price_source: str
+    run_id: str | None = None
+    utilisation: float | None = None
+    slo_attainment: float | None = None
+    replicas: int | None = None
+    usd_low: Decimal | None = None
+    usd_high: Decimal | None = None
+    energy_kwh: Decimal | None = None
+
+
+def _utc(when: datetime) -> str:
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _month(when: datetime) -> tuple[datetime, datetime]:
+    start = when.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return start, (start + timedelta(days=32)).replace(day=1)
+
+
+def _text(value: Decimal | float | None) -> str:
+    """Plain decimal text with a point, so that a reader that guesses types takes every number column for decimals."""
+    if value is None:
+        return ""
+    text = decimal_text(Decimal(repr(value)) if isinstance(value, float) else value)
+    return text if "." in text else f"{text}.0"
+
+
+def focus_row(charge: EstimatedCharge) -> dict[str, str]:
+    """One FOCUS row. Raises ConfigError for a charge that is not a finite amount of tokens and dollars, 0 or more."""
+    for what, value in (("tokens", charge.tokens), ("usd", charge.usd)):
+        if not value.is_finite() or value < 0:
+            raise ConfigError(f"charge has no {what}", f"{charge.model} {charge.phase}: {value}", "a number, 0 or more")
+    unit = charge.usd / charge.tokens if charge.tokens else Decimal(0)
+    cost = _text(charge.usd)
+    period = _month(charge.start)
+    sku = f"{charge.provider}/{charge.model}/{charge.phase}"
+    details = ""
+    if charge.ratio is not None:
+        element = {"AllocatedRatio": float(charge.ratio), "UsageUnit": "Tokens", "UsageQuantity": int(charge.tokens)}
+        details = json.dumps({"Elements": [element]}, separators=(",", ":"))
+    return dict.fromkeys(COLUMNS, "") | {
+        "BilledCost": "0.0", "BillingAccountId": "estimate", "BillingAccountName": "Benchmark estimates, not billed",
+        "BillingCurrency": "USD", "BillingPeriodStart": _utc(period[0]), "BillingPeriodEnd": _utc(period[1]),
+        "ChargeCategory": "Usage", "ChargeFrequency": "Usage-Based",
+        "ChargeDescription": f"estimate, not billed: {charge.phase} tokens of {charge.model}",
+        "ChargePeriodStart": _utc(charge.start), "ChargePeriodEnd": _utc(charge.end),
+        "ContractedCost": cost, "EffectiveCost": cost, "ListCost": cost,
+        "HostProviderName": charge.host, "InvoiceIssuerName": charge.provider, "ServiceProviderName": charge.provider,
+        "PricingQuantity": _text(charge.tokens), "PricingUnit": "Tokens",
+        "ConsumedQuantity": _text(charge.tokens), "ConsumedUnit": "Tokens", "PricingCategory": "Standard",
+        "ListUnitPrice": _text(unit), "ContractedUnitPrice": _text(unit), "SkuId": sku,
+        "SkuPriceId": f"{sku}/{charge.price_as_of}",
+        "ServiceCategory": "AI and Machine Learning", "ServiceSubcategory": "Generative AI", "ServiceName": charge.model,
+        "AllocatedMethodId": charge.method_id or "", "AllocatedMethodDetails": details,
+        "AllocatedResourceId": sku if charge.method_id else "", "AllocatedResourceName": charge.model if charge.method_id else "",
+        "x_Phase": charge.phase, "x_UtilizationFraction": _text(charge.utilisation), "x_SLOAttainment": _text(charge.slo_attainment),
+        "x_Replicas": "" if charge.replicas is None else str(charge.replicas), "x_CostLow": _text(charge.usd_low),
+        "x_CostHigh": _text(charge.usd_high), "x_PriceAsOf": charge.price_as_of, "x_PriceSource": charge.price_source,
+        "x_BenchmarkRunId": charge.run_id or "", "x_EnergyKWh": _text(charge.energy_kwh),
+    }  # fmt: skip
+
+
+def focus_csv(charges: Sequence[EstimatedCharge]) -> str:
+    """The file, header included. Raises ConfigError for no charge at all: an empty file would look like a free month."""
+    if not charges:
+        raise ConfigError("nothing to export", "0 charges", "a run needs a priced machine or a hosted price")
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(focus_row(charge) for charge in charges)
+    return out.getvalue()
+
+
+# ---------------------------------------------------------------- what is exported
+
+
+def charges_of_run(summary: RunSummary, report: CostReport) -> list[EstimatedCharge]:
+    """The window of a run: the machine's price split by the report's ratio, and each hosted bill of the same tokens.
+
+    The charge period is the hour the run was made in. A run without usage has no tokens to charge: ConfigError.
+    """
+    if not summary.usage:
+        raise ConfigError("run has no usage", summary.run_id, "the server must say how many tokens each request had")
+    start = day_of(summary.created_utc).replace(minute=0, second=0, microsecond=0)
+    end = start + timedelta(hours=1)
+    tokens = {
+        "input": Decimal(sum(u[0] for u in summary.usage)),
+        "output": Decimal(sum(u[2] for u in summary.usage)),
+    }
+    energy = summary.scalars.get("energy_j")
+    charges = []
+    own = {line.name: line for line in report.own}
+    window = own["self_usd_window"].usd
+    prices = {phase: own[f"self_usd_per_million_{phase}_tokens"].usd for phase in tokens}
+    given, written = prices["input"], prices["output"]
+    if report.hardware is not None and window is not None and given is not None and written is not None:
+        weights = {"input": Decimal(given) * tokens["input"], "output": Decimal(written) * tokens["output"]}
+        total = sum(weights.values(), Decimal(0))
+        for phase, weight in weights.items():
+            ratio = weight / total
+            charges.append(
+                EstimatedCharge(
+                    model=summary.model, phase=phase, start=start, end=end, tokens=tokens[phase], usd=Decimal(window) * ratio,
+                    provider="self-hosted", host=report.hardware.name, method_id="x-price-ratio", ratio=ratio,
+                    price_as_of=report.hardware.as_of, price_source=report.hardware.source, run_id=summary.run_id,
+                    utilisation=report.utilisation, slo_attainment=summary.scalars.get("attainment"), replicas=1,
+                    energy_kwh=None if energy is None else Decimal(repr(float(energy))) * ratio / 3_600_000,
+                )
+            )  # fmt: skip
+    for name in report.hosted:
+        charges += _hosted_charges(name, summary, start, end, tokens, report.hosted[name][0].inputs)
+    return charges
+
+
+def _hosted_charges(
+    name: str,
+    summary: RunSummary,
+    start: datetime,
+    end: datetime,
+    tokens: Mapping[str, Decimal],
+    inputs: Mapping[str, str],
+) -> list[EstimatedCharge]:
+    provider, _, model = name.partition("/")
+    own = next(
+        (
+            ref
+            for ref in summary.config.get("cost", {}).get("hosted", [])
+            if f"{ref['provider']}/{ref['model']}" == name
+        ),
+        {"provider": provider, "model": model},
+    )
+    found = bill(find_price(PriceRef.model_validate(own), day_of(summary.created_utc)), summary.usage)
+    usd = {"input": found.input_usd, "output": found.total_usd - found.input_usd}
+    return [
+        EstimatedCharge(
+            model=model, phase=phase, start=start, end=end, tokens=tokens[phase], usd=usd[phase], provider=provider,
+            host=provider, method_id=None, ratio=None, price_as_of=inputs.get("price as of", ""),
+            price_source=inputs.get("price source", ""), run_id=summary.run_id,
+        )
+        for phase in ("input", "output")
+    ]  # fmt: skip
+
+
+def charges_of_scenario(result: ScenarioResult) -> list[EstimatedCharge]:
+    """The month of a scenario's date, every feasible option: self-hosted at one price for all tokens (no split), hosted as billed.
+
+    Rows of different options are alternatives: they must not be added up.
+    """
+    start, end = _month(day_of(result.at))
+    w, requests = result.spec.workload, Decimal(repr(result.spec.demand.requests_per_month))
+    tokens = {"input": requests * w.input_tokens, "output": requests * w.output_tokens}
+    total = sum(tokens.values(), Decimal(0))
+    charges = []
+    for option in result.options:
+        if option.infeasible is not None:
+            continue
+        for phase, count in tokens.items():
+            ratio = count / total
+            charges.append(
+                EstimatedCharge(
+                    model=result.model, phase=phase, start=start, end=end, tokens=count, usd=option.usd_per_month * ratio,
+                    provider=option.kind, host=option.name, method_id="x-one-price-for-all-tokens", ratio=ratio,
+                    price_as_of=option.inputs.get("price as of", result.at), price_source=option.inputs.get("price source", ""),
+                )
+            )  # fmt: skip
+    return charges

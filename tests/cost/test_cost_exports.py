@@ -1,0 +1,286 @@
+"""Exports: FOCUS rows that bill nothing, OpenCost-style metrics, and a spreadsheet whose formulas live."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import zipfile
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal as D
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from click.testing import CliRunner
+from cost_summaries import summary
+from prometheus_client.parser import text_string_to_metric_families
+from scenario_values import hosted, scenario
+from step_simulator import simulate
+
+from harness.cli import cli
+from harness.config import CostSpec, PriceRef
+from harness.cost.exports import opencost_text
+from harness.cost.focus import COLUMNS, MANDATORY, EstimatedCharge, charges_of_run, charges_of_scenario, focus_csv
+from harness.cost.report import cost_run
+from harness.cost.scenario import run_scenario
+from harness.cost.scenario_spec import find_scenario, load_scenario
+from harness.cost.workbook import workbook
+from harness.errors import ConfigError
+from harness.records import Hardware
+
+BOX = Hardware("box", "3.60", "quote", "2026-11-01")
+SPEC = CostSpec(utilisation=0.5, hosted=[PriceRef(provider="openai", model="gpt-5.5")])
+
+
+def run(**changes):
+    s = summary(**changes)
+    return s, cost_run(s, BOX, SPEC)
+
+
+def rows_of(charges):
+    return list(csv.DictReader(io.StringIO(focus_csv(charges))))
+
+
+# ---------------------------------------------------------------- FOCUS
+
+
+def test_focus_has_every_mandatory_column_and_bills_nothing():
+    """21 mandatory columns; BilledCost 0 and "estimate" in every row; only known or x_ columns."""
+    assert len(MANDATORY) == 21
+    rows = rows_of(charges_of_run(*run()))
+    assert len(rows) == 4  # input and output, of the machine and of one hosted price
+    for row in rows:
+        assert tuple(row) == COLUMNS
+        assert D(row["BilledCost"]) == 0
+        assert "estimate" in row["ChargeDescription"]
+        assert row["BillingCurrency"] == "USD"
+        for name in MANDATORY:
+            assert row[name] != "" or name == "ChargeClass", name  # ChargeClass is for corrections: null
+
+
+def test_focus_rows_add_up_to_the_machine_and_to_the_bill():
+    """100 s of a $3.60/h machine at half use are $0.20, split once; the hosted bill is $11.00."""
+    rows = rows_of(charges_of_run(*run()))
+    own = [r for r in rows if r["ServiceProviderName"] == "self-hosted"]
+    assert sum(D(r["EffectiveCost"]) for r in own) == pytest.approx(D("0.2"), rel=D("1e-9"))
+    assert sum(D(r["EffectiveCost"]) for r in rows if r not in own) == D(11)
+    ratios = [json.loads(r["AllocatedMethodDetails"])["Elements"][0]["AllocatedRatio"] for r in own]
+    assert sum(ratios) == pytest.approx(1)
+    assert all(r["AllocatedMethodId"] == "x-price-ratio" for r in own)
+
+
+def test_focus_unit_price_times_quantity_is_the_cost():
+    """To 1e-9, the tolerance of the specification's own validator."""
+    for row in rows_of(charges_of_run(*run())):
+        assert D(row["ListUnitPrice"]) * D(row["PricingQuantity"]) == pytest.approx(D(row["ListCost"]), rel=D("1e-9"))
+
+
+def test_focus_periods_are_utc_and_nested():
+    """The hour of the run inside its month, both in UTC with Z."""
+    row = rows_of(charges_of_run(*run()))[0]
+    assert (row["BillingPeriodStart"], row["BillingPeriodEnd"]) == ("2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z")
+    assert (row["ChargePeriodStart"], row["ChargePeriodEnd"]) == ("2026-11-24T11:00:00Z", "2026-11-24T12:00:00Z")
+
+
+def test_focus_of_a_scenario_holds_each_feasible_option():
+    """Tokens and dollars of a month for each option; alternatives, each adding up by itself."""
+    result = run_scenario(scenario(demand={"requests_per_month": 3e8}, hosted=[hosted(0.5)]))
+    rows = rows_of(charges_of_scenario(result))
+    assert sum(o.infeasible is None for o in result.options) == 3
+    for option in result.options:
+        mine = sum(D(r["EffectiveCost"]) for r in rows if r["HostProviderName"] == option.name)
+        assert mine == pytest.approx(option.usd_per_month, rel=D("1e-9"))
+
+
+def test_focus_refuses_what_is_not_known():
+    """No usage, no charge, NaN: errors, and never a row of 0."""
+    s, report = run()
+    with pytest.raises(ConfigError, match="no usage"):
+        charges_of_run(replace(s, usage=()), report)
+    with pytest.raises(ConfigError, match="nothing to export"):
+        focus_csv([])
+    day = datetime(2026, 11, 24, tzinfo=UTC)
+    bad = EstimatedCharge("m", "input", day, day, D(1), D("NaN"), "p", "h", None, None, "2026-11-01", "s")
+    with pytest.raises(ConfigError, match="no usd"):
+        focus_csv([bad])
+
+
+# ---------------------------------------------------------------- OpenCost
+
+
+def test_opencost_metrics_parse_and_say_their_method():
+    """A Prometheus parser reads them; allocation is usage / utilisation; split samples name their method."""
+    families = {f.name: f for f in text_string_to_metric_families(opencost_text([run()]))}
+    assert set(families) == {"llm_total_hourly_cost", "llm_cost_per_million_tokens", "llm_cache_savings_fraction"}
+    assert families["llm_total_hourly_cost"].samples[0].value == 3.6
+    by = {(s.labels["phase"], s.labels["cost_basis"]): s for s in families["llm_cost_per_million_tokens"].samples}
+    assert set(by) == {(p, b) for p in ("", "prompt", "generation") for b in ("usage", "allocation")}
+    for phase in ("", "prompt", "generation"):
+        assert by[phase, "allocation"].value == pytest.approx(2 * by[phase, "usage"].value)
+        assert by[phase, "usage"].labels["allocation_method"] == ("price-ratio" if phase else "none")
+
+
+def test_opencost_input_and_output_are_the_whole_once():
+    """Input and output at their prices are the blended price times the tokens: nothing is charged twice."""
+    families = {f.name: f for f in text_string_to_metric_families(opencost_text([run()]))}
+    usd = {
+        s.labels["phase"]: s.value
+        for s in families["llm_cost_per_million_tokens"].samples
+        if s.labels["cost_basis"] == "usage"
+    }
+    assert usd["prompt"] * 1.0 + usd["generation"] * 0.2 == pytest.approx(usd[""] * 1.2)
+
+
+def test_opencost_absent_is_not_zero():
+    """Without a price of the machine there is no cost sample; with neither price nor usage nothing to export."""
+    s = summary()
+    text = opencost_text([(s, cost_run(s, None, CostSpec()))])
+    assert "llm_cost_per_million_tokens" not in text
+    bare = summary(usage=())
+    with pytest.raises(ConfigError, match="nothing to export"):
+        opencost_text([(bare, cost_run(bare, None, CostSpec()))])
+
+
+def test_opencost_labels_are_escaped():
+    """A quote or a backslash in a model's name does not break the format."""
+    s, report = run()
+    text = opencost_text([(replace(s, model='a"b\\c'), report)])
+    assert next(iter(text_string_to_metric_families(text))).samples[0].labels["model_name"] == 'a"b\\c'
+
+
+# ---------------------------------------------------------------- xlsx
+
+_NS = {"m": "http://schemas.openxmlformats.org/spreadsheetml/2006/main"}
+
+
+class Sheets:
+    """A spreadsheet program in 40 lines: the formulas this workbook uses, over named cells."""
+
+    def __init__(self, data: bytes):
+        with zipfile.ZipFile(io.BytesIO(data)) as z:
+            book = ET.fromstring(z.read("xl/workbook.xml"))
+            titles = [s.get("name") for s in book.findall("m:sheets/m:sheet", _NS)]
+            self.names = {
+                n.get("name"): n.text.replace("$", "") for n in book.findall("m:definedNames/m:definedName", _NS)
+            }
+            self.formula, self.value = {}, {}
+            for n, title in enumerate(titles, 1):
+                for c in ET.fromstring(z.read(f"xl/worksheets/sheet{n}.xml")).iter(f"{{{_NS['m']}}}c"):
+                    f, v = c.find("m:f", _NS), c.find("m:v", _NS)
+                    key = f"{title}!{c.get('r')}"
+                    if f is not None:
+                        self.formula[key] = f.text
+                    if v is not None and c.get("t") != "s":
+                        self.value[key] = float(v.text)
+
+    def get(self, where: str):
+        where = self.names.get(where, where)
+        if ":" in where:
+            title, cells = where.split("!")
+            (column, first), (_, last) = (re.match(r"([A-Z]+)(\d+)", c).groups() for c in cells.split(":"))
+            return [self.get(f"{title}!{column}{n}") for n in range(int(first), int(last) + 1)]
+        return self.evaluate(self.formula[where], where.split("!")[0]) if where in self.formula else self.value[where]
+
+    def evaluate(self, formula: str, title: str):
+        def value(match):
+            word = match[0]
+            if word in {"IF", "MAX", "SUM", "ROUND", "ROUNDUP", "ROWS"}:
+                return f"_{word}"
+            return repr(self.get(word if word in self.names else f"{title}!{word}"))
+
+        text = re.sub(r"[A-Za-z_][A-Za-z_0-9]*", value, formula).replace("]=1", "]==1").replace("0=1", "0==1")
+
+        def flat(args):
+            return [x for a in args for x in (a if isinstance(a, list) else [a])]
+
+        return eval(  # of our own formulas
+            text,
+            {
+                "_IF": lambda c, a, b: a if c else b, "_MAX": lambda *a: max(flat(a)), "_SUM": lambda *a: sum(flat(a)),
+                "_ROUND": round, "_ROUNDUP": lambda x, _: math.ceil(x), "_ROWS": len,
+            },
+        )  # fmt: skip
+
+
+SCENARIOS = ["seed-chat", "internal-code", "nightly-batch", "agent-fleet"]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_formula_gives_the_value_stored_beside_it(name):
+    """Recalculating the sheet changes nothing: the formulas are the model."""
+    sheets = Sheets(workbook(run_scenario(load_scenario(find_scenario(Path(name))))))
+    assert len(sheets.formula) > 30
+    for where, formula in sheets.formula.items():
+        assert sheets.evaluate(formula, where.split("!")[0]) == pytest.approx(sheets.value[where], rel=1e-6), where
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_changing_an_input_is_the_scenario_with_that_input(name):
+    """Three times the requests, typed into the sheet: the cost of the scenario priced anew with them."""
+    spec = load_scenario(find_scenario(Path(name)))
+    more = spec.demand.requests_per_month * 3
+    sheets = Sheets(workbook(run_scenario(spec)))
+    sheets.value[sheets.names["requests_per_month"]] = more
+    again = run_scenario(load_scenario(find_scenario(Path(name)), (f"demand.requests_per_month={more}",)))
+    rough = (
+        0.02 if spec.fleet.scaling == "autoscaled" else 1e-6
+    )  # its share for cold starts is that of the first demand
+    assert sheets.get("self_usd") == pytest.approx(float(again.figure("self_usd_per_month")), rel=rough)
+    assert sheets.get("hosted_0_usd") == pytest.approx(float(again.figure("hosted_0_usd_per_month")), rel=1e-6)
+
+
+def test_the_same_scenario_is_the_same_file():
+    """No clock gets into it."""
+    result = run_scenario(scenario())
+    assert workbook(result) == workbook(result)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def invoke(*words):
+    return CliRunner().invoke(cli, ["cost", *words], catch_exceptions=True)
+
+
+def test_commands_print_json_that_agrees_with_the_functions():
+    """scenario, decide and audit with --json: parsed, complete, money as text."""
+    shown = json.loads(invoke("scenario", "seed-chat", "--json").output)
+    assert shown["claims"][0]["published"] == "8167.680"
+    assert shown["outlook"]["permanent"]["middle"] == "inf"
+    assert json.loads(invoke("decide", "internal-code", "--json").output)["choice"] == "self-hosted"
+    assert len(json.loads(invoke("audit", "--json").output)) == 33
+
+
+def test_commands_print_words():
+    """Without --json: the verdict, the reason, the table and its test."""
+    assert "cheapest: hosted $1,205 a month" in re.sub(r"\s+", " ", invoke("scenario", "seed-chat").output)
+    assert "the constraints cost" in invoke("decide", "internal-code").output
+    assert "| 20 |" in invoke("audit", "--markdown").output
+
+
+def test_export_writes_files(tmp_path):
+    """xlsx needs a file; focus goes to stdout or a file."""
+    out = tmp_path / "s.xlsx"
+    assert invoke("export", "seed-chat", "--format", "xlsx", "--out", str(out)).exit_code == 0
+    assert zipfile.is_zipfile(out)
+    assert invoke("export", "seed-chat", "--format", "focus").output.startswith("BilledCost,")
+    assert isinstance(invoke("export", "seed-chat", "--format", "xlsx").exception, ConfigError)
+    assert isinstance(invoke("export", "seed-chat", "--format", "opencost").exception, ConfigError)
+
+
+def test_attribute_reads_server_logs(tmp_path):
+    """Two logs, a shape each: shares, left-out errors and the reminder that it is a joint cost."""
+    paths = []
+    for name, shape in {"chat": (1155, 211, 10), "code": (2048, 28, 8)}.items():
+        path = tmp_path / f"{name}.log"
+        path.write_text("\n".join(simulate(*shape).lines))
+        paths.append(str(path))
+    shown = json.loads(invoke("attribute", *paths, "--json").output)
+    assert shown["fit"]["r2"] > 0.99
+    assert set(shown["fit"]["left_out_error"]) == {"chat", "code"}
+    assert "joint cost" in invoke("attribute", *paths).output
+    assert isinstance(invoke("attribute", str(tmp_path / "none.log")).exception, ConfigError)

@@ -1,0 +1,288 @@
+"""Scenarios: every side of the ledger by hand, the published ones beside the right ones, and bad files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal as D
+from pathlib import Path
+
+import pytest
+from cost_summaries import summary
+from scenario_values import hosted, scenario
+
+from harness.config import data_dir
+from harness.cost.claims import evaluate
+from harness.cost.measured import measured_capacity
+from harness.cost.scenario import run_scenario
+from harness.cost.scenario_spec import find_scenario, load_scenario, parse_scenario
+from harness.errors import ConfigError, HarnessError, InvalidRunError
+
+NAMES = sorted(p.stem for p in (data_dir("configs") / "scenarios").glob("*.yaml"))
+
+
+def result_of(name):
+    return run_scenario(load_scenario(find_scenario(Path(name))))
+
+
+def option(result, kind):
+    return next(o for o in result.options if o.kind == kind)
+
+
+def claim(result, row, n=0):
+    return [c for c in result.claims if c.row == row][n]
+
+
+def test_a_month_by_hand():
+    """3.80 requests/s over 5 usable: 1 machine + 1 spare x 730.5 h x $4 = $5,844; hosted 10 B tokens at 0.2 = $2,000."""
+    result = run_scenario(scenario())
+    assert option(result, "self-hosted").usd_per_month == D(5844)
+    assert option(result, "hosted").usd_per_month == D(2000)
+    assert result.figure("machines") == 2
+    assert float(result.figure("utilisation")) == pytest.approx(3.8026 / 20, rel=1e-4)
+    assert result.verdict.startswith("cheapest: hosted $2,000")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cost_per_request_times_requests_is_the_month(name):
+    """Of every option of every scenario, to the cent."""
+    result = result_of(name)
+    for o in result.options:
+        assert round(o.usd_per_request * result.figure("requests_per_month"), 2) == round(o.usd_per_month, 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_names_its_inputs(name):
+    """A figure has a formula and inputs; money of a machine or a hosted API names the price's source and date."""
+    result = result_of(name)
+    for f in result.figures:
+        assert f.formula
+        assert f.inputs
+        if f.unit.startswith("USD") and f.name != "labour_usd_per_month":
+            assert any("as of" in key for key in f.inputs), f.name
+
+
+def test_the_odds_are_about_the_same_fleet():
+    """The Monte Carlo's base case is the priced fleet: self - hosted per hour agrees for fixed and autoscaled."""
+    for scaling in ("fixed", "autoscaled"):
+        shape = {"requests_per_month": 3e8, "shape": "m-mid"}
+        result = run_scenario(scenario(demand=shape, fleet={"scaling": scaling, "cold_start_s": 0}))
+        by_hand = (option(result, "self-hosted").usd_per_month - option(result, "hosted").usd_per_month) / D("730.5")
+        assert result.outlook.base_usd_per_hour == pytest.approx(float(by_hand), rel=1e-3)
+
+
+def test_volume_moves_the_answer():
+    """At $0.5/M, 1M requests a month are cheaper hosted, 300M on the same machines; the odds follow."""
+    small, large = (run_scenario(scenario(demand={"requests_per_month": n}, hosted=[hosted(0.5)])) for n in (1e6, 3e8))
+    assert small.outlook.p_self_cheaper < 0.5 < large.outlook.p_self_cheaper
+    assert small.verdict.startswith("cheapest: hosted")
+    assert large.verdict.startswith("cheapest: hybrid")
+    assert option(large, "hybrid").usd_per_month <= option(large, "self-hosted").usd_per_month
+    volumes, odds = zip(*large.outlook.curve, strict=True)
+    assert list(volumes) == sorted(volumes)
+    assert odds[0] < 0.3 < 0.9 < odds[-1]
+
+
+def test_seed_chat_side_by_side():
+    """The published arithmetic gives its own numbers again; beside it ours: rows 7, 8, 9, 10, 12, 14."""
+    result = result_of("seed-chat")
+    pairs = {
+        (7, 0): ("8167.68", "8286.79"), (8, 0): ("7500", "8500"), (8, 1): ("7500", "4500"), (8, 2): ("7500", "310"),
+        (10, 0): ("10890240", "11049056"), (12, 0): ("2", "16"),
+    }  # fmt: skip
+    for (row, n), (published, ours) in pairs.items():
+        found = claim(result, row, n)
+        assert found.published == D(published)
+        assert round(found.right, 2) == D(ours)
+        assert found.reason
+    assert claim(result, 9).published == D("-667.68")
+    assert claim(result, 10, 1).right is None  # never
+    assert claim(result, 14).right > 10 * claim(result, 14).published
+    assert result.outlook.p_never == 1
+
+
+def test_seed_codegen_side_by_side():
+    """Rows 15-18: 4,143.40 and not 1,200; 1.76 times dearer and not 20 % cheaper; 1,658; 1,500 is right; 0.776 and not 15."""
+    result = result_of("seed-codegen")
+    assert (claim(result, 15).published, round(claim(result, 15).right, 2)) == (D(1200), D("4143.40"))
+    assert (claim(result, 15, 1).published, round(claim(result, 15, 1).right, 2)) == (D("0.2"), D("-1.76"))
+    assert round(claim(result, 16).right) == 1658
+    assert claim(result, 17).published == claim(result, 17).right == D(1500)
+    assert round(claim(result, 18).right, 3) == D("0.776")
+
+
+def test_scaling_every_price_scales_every_cost():
+    """Three times the machine's and the hosted price: three times each month (labour is 0 here)."""
+    once = run_scenario(scenario())
+    dear = {"declared": {"name": "box", "usd_per_hour": 12, "source": "quote", "as_of": "2026-11-01"}}
+    thrice = run_scenario(scenario(machine=dear, hosted=[hosted(0.6)]))
+    for a, b in zip(once.options, thrice.options, strict=True):
+        assert b.usd_per_month == 3 * a.usd_per_month
+
+
+def test_more_spares_are_never_cheaper():
+    """One spare more costs a machine's month more."""
+    months = [option(run_scenario(scenario(fleet={"spares": n})), "self-hosted").usd_per_month for n in range(4)]
+    assert [b - a for a, b in zip(months, months[1:], strict=False)] == [D(2922)] * 3
+
+
+def test_a_rate_limit_makes_hosted_infeasible_and_hybrid_may_still_fit():
+    """60 requests/s of peak, 3,000 a minute allowed: infeasible and never the reference."""
+    limited = hosted(limits={"requests_per_minute": 3000})
+    result = run_scenario(scenario(demand={"requests_per_month": 1.5e8}, hosted=[limited]))
+    assert "infeasible" in option(result, "hosted").infeasible
+    assert result.reference is None
+    assert result.outlook is None
+
+
+def test_batch_price_is_not_for_users_who_wait():
+    """gpt-5-mini batch is priced for batch work and refused for interactive work."""
+    batch = {"provider": "openai", "model": "gpt-5-mini", "service": "batch", "same_model": False, "tokenizer_ratio": 1}
+    assert option(run_scenario(scenario(hosted=[batch])), "hosted").infeasible is None
+    waiting = run_scenario(scenario(hosted=[batch], workload={"kind": "interactive"}))
+    assert "batch" in option(waiting, "hosted").infeasible
+
+
+def test_the_tokenizer_ratio_scales_the_hosted_bill():
+    """1.25 hosted tokens for one of ours: 1.25 times the bill; equal names need no ratio; two names without one are an error."""
+    assert option(run_scenario(scenario(hosted=[hosted(tokenizer_ratio=1.25)])), "hosted").usd_per_month == D(2500)
+    with pytest.raises(ConfigError, match="mixed tokenizers"):
+        run_scenario(scenario(tokenizer="qwen3", hosted=[hosted(tokenizer="o200k")]))
+
+
+def test_stale_prices_and_other_products_are_warned_of():
+    """A price of 2023 and a model that is not ours: both on the page."""
+    old = hosted(as_of="2023-06-13", same_model=False, tokenizer_ratio=1)
+    text = "\n".join(run_scenario(scenario(hosted=[old])).warnings)
+    assert "stale price of host/m" in text
+    assert "a different product" in text
+
+
+def test_whole_machines_hold_their_replicas():
+    """8 replicas of 10 requests/s a machine: one machine at 3.8 requests/s is paid in full."""
+    result = run_scenario(scenario(machine={"replicas": 8}))
+    assert result.figure("capacity_rps") == 80
+    assert result.figure("machines") == 2
+
+
+# ---------------------------------------------------------------- measured capacity
+
+
+def test_measured_capacity_takes_the_best_load_and_its_lower_bound():
+    """Five repetitions at 8 good requests/s +-5 %: planned with the interval's low end, usage from the runs."""
+    runs = [summary(goodput_rps=g) for g in (7.8, 8.0, 8.2, 7.9, 8.1)]
+    found = measured_capacity(runs)
+    assert found.rps == pytest.approx(8.0)
+    assert 7.7 < found.plan_rps < 8.0
+    assert found.plan_rps == found.interval.low
+    assert len(found.usage) == 5000
+    result = run_scenario(scenario(capacity={"requests_per_s": None, "run": "x", "source": ""}), found)
+    assert float(result.figure("capacity_rps")) == pytest.approx(found.plan_rps)
+    used = next(f for f in result.figures if f.name == "capacity_rps").inputs["capacity source"]
+    assert all(run.run_id in used for run in runs)
+    assert any("of another workload" in w for w in result.warnings)  # 1,000 tokens in, the scenario has 800
+
+
+def test_one_run_and_no_slo_are_said():
+    """One run has no interval; a rate without an SLO is an upper bound."""
+    found = measured_capacity([summary(goodput_rps=None)])
+    assert found.interval is None
+    assert any("no SLO" in w for w in found.warnings)
+    assert any("one run" in w for w in found.warnings)
+
+
+def test_runs_that_cannot_be_used():
+    """INVALID runs are refused; so are runs without usage, of several models, or without a rate."""
+    with pytest.raises(InvalidRunError):
+        measured_capacity([summary(state="INVALID")])
+    easy = replace(summary(), cell=replace(summary().cell, workload="fixed:8x8"))
+    with pytest.raises(ConfigError, match="several workloads"):
+        measured_capacity([summary(), easy])
+    assert measured_capacity([summary(), easy], "fixed:8x8").run_ids == (easy.run_id,)
+    with pytest.raises(ConfigError, match="no run of this workload"):
+        measured_capacity([summary()], "chat")
+    with pytest.raises(ConfigError, match="several models"):
+        measured_capacity([summary(), replace(summary(), model="other")])
+    with pytest.raises(ConfigError, match="no usage"):
+        measured_capacity([summary(usage=())])
+    with pytest.raises(ConfigError, match="no rate"):
+        measured_capacity([summary(goodput_rps=0.0)])
+    with pytest.raises(ConfigError, match="was not handed over"):
+        run_scenario(scenario(capacity={"requests_per_s": None, "run": "x"}))
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"capacity": {"requests_per_s": float("nan")}}, "capacity"),
+        ({"capacity": {"tokens_per_s": 5}}, "exactly one of"),
+        ({"capacity": {"requests_per_s": 1, "source": ""}}, "needs its source"),
+        ({"fleet": {"headroom": 0}}, "headroom"),
+        ({"fleet": {"headroom": 1.1}}, "headroom"),
+        ({"hosted": []}, "hosted"),
+        ({"hosted": [hosted(currency="EUR")]}, "USD"),
+        ({"hosted": [hosted(discount=1)]}, "discount"),
+        ({"demand": {"requests_per_month": 0}}, "requests_per_month"),
+        ({"demand": {"requests_per_mnth": 5}}, "did you mean 'requests_per_month'"),
+        ({"workload": {"cached_input_tokens": 900}}, "part of input_tokens"),
+        ({"machine": {"instance": "aws/g5.12xlarge"}}, "either instance"),
+        ({"as_of": "yesterday"}, "as_of"),
+        ({"ranges": {"headroom": [1.1, 1.2]}}, "low <= 1"),
+    ],
+)
+def test_a_bad_scenario_names_its_key(changes, says):
+    """Three lines, with the key or the value."""
+    with pytest.raises(ConfigError) as error:
+        scenario(**changes)
+    assert says in str(error.value)
+    assert len(str(error.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hosted": [{"provider": "openai", "model": "gpt-5.5x9", "same_model": True}]},
+        {"hosted": [{"provider": "nobody", "model": "m", "same_model": True}]},
+        {"machine": {"declared": None, "instance": "aws/g5.13xlarge"}},
+        {"demand": {"shape": "m-larg"}},
+        {"demand": {"shape": [0.0] * 24}},
+    ],
+)
+def test_unknown_models_machines_and_shapes_name_the_nearest(changes):
+    """Nothing is priced at 0 because it was not found."""
+    with pytest.raises(ConfigError) as error:
+        run_scenario(scenario(**changes))
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_changes_on_the_command_line(tmp_path):
+    """KEY=VALUE reaches nested keys and list items; a wrong place is an error."""
+    path = find_scenario(Path("seed-chat"))
+    changed = load_scenario(path, ("demand.requests_per_month=3e6", "hosted.0.discount=0.1"))
+    assert changed.demand.requests_per_month == 3e6
+    assert changed.hosted[0].discount == 0.1
+    for bad in ("demand", "hosted.99.discount=1", "model.x=1"):
+        with pytest.raises(ConfigError):
+            load_scenario(path, (bad,))
+
+
+@pytest.mark.parametrize("text", ["1/0", "x + 1", "__import__('os')", "2 ** 8", "'a'", "1 +", "ceil()", "(1, 2)"])
+def test_arithmetic_is_arithmetic_only(text):
+    """Numbers, names, + - * / ceil max min; anything else is an error."""
+    with pytest.raises(ConfigError, match="not arithmetic"):
+        evaluate(text, {})
+
+
+def test_arithmetic_is_exact_and_never_is_never():
+    """Decimals, not floats; a figure that does not exist makes the whole thing None."""
+    assert evaluate("5.672 * 24 * 30 * 2", {}) == D("8167.68")
+    assert evaluate("-ceil(max(1.2, a)) / 2", {"a": D("2.5")}) == D("-1.5")
+    assert evaluate("a * 2", {"a": None}) is None
+
+
+def test_a_scenario_that_is_no_mapping_is_an_error():
+    """A list is not a scenario."""
+    with pytest.raises(HarnessError, match="not a scenario"):
+        parse_scenario([], "x")
