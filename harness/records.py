@@ -7,6 +7,7 @@ A field made with `col` is a stored column: its unit and meaning travel into the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -339,9 +340,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.target}_{self.workload}_{self.load.name}_rep{self.repetition}".replace("/", "-").replace(
-            ":", "-"
-        )
+        name = f"{self.target}_{self.workload}_{self.load.name}_rep{self.repetition}"
+        return re.sub(r"[^\w.+-]", "-", name)  # the name of a folder: a workload may be a path with options
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Evidence:
 
     @property
     def open_loop(self) -> bool:
-        return self.run.manifest.cell.load.rate_rps is not None
+        return self.run.manifest.cell.load.concurrency is None
 
     def tokens_of(self, kind: str) -> TokenCheck:
         return next(t for t in self.tokens if t.kind == kind)

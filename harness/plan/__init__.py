@@ -5,7 +5,23 @@ plan, notes = draw("chat", Load(concurrency=8), requests=100, duration_s=None, s
 for prompt in prompts(plan.requests, vocabulary, "completions"): ...  # from harness.plan.prompts
 """
 
+from harness.plan.burstiness import Burstiness, burstiness
+from harness.plan.describing import describe
 from harness.plan.drawing import draw
-from harness.plan.preset import describe, presets
+from harness.plan.fitting import Reproduction, fit
+from harness.plan.prefixes import HitRatio, hit_ratio
+from harness.plan.preset import presets
+from harness.plan.workload import with_options
 
-__all__ = ["describe", "draw", "presets"]
+__all__ = [
+    "Burstiness",
+    "HitRatio",
+    "Reproduction",
+    "burstiness",
+    "describe",
+    "draw",
+    "fit",
+    "hit_ratio",
+    "presets",
+    "with_options",
+]

@@ -55,7 +55,9 @@ def parse(text: str) -> Process:
         case "gamma" if re.fullmatch(_NUMBER, rest):
             process = Process(kind, (float(rest),))
             if not 0.005 <= process.numbers[0] <= 1000:
-                raise ConfigError("gamma shape out of range", text, "0.005 to 1000; the CV of the gaps is 1 / sqrt(SHAPE)")
+                raise ConfigError(
+                    "gamma shape out of range", text, "0.005 to 1000; the CV of the gaps is 1 / sqrt(SHAPE)"
+                )
         case "onoff" if m := re.fullmatch(rf"{_NUMBER}:{_NUMBER}(?::{_NUMBER})?", rest):
             process = Process(kind, (float(m[1]), float(m[2]), float(m[3] or 0)))
             if not (process.numbers[0] > 0 and process.numbers[1] > 0 and process.numbers[2] <= 1):
@@ -86,9 +88,7 @@ def _not_all_zero(process: Process, rates: tuple[float, ...], text: str) -> Proc
     return process
 
 
-def arrivals(
-    kind: str | Process, rate_rps: float, seed: int, requests: int | None, duration_s: float | None
-) -> I64:
+def arrivals(kind: str | Process, rate_rps: float, seed: int, requests: int | None, duration_s: float | None) -> I64:
     """Offsets in ns, not decreasing: the first `requests` of them, or all that are < duration_s. Raises ConfigError.
 
     A ramp, and steps, take the duration as theirs (or requests / rate), with `rate_rps` their mean; what runs over it

@@ -136,7 +136,8 @@ def _lognormal_table(mean: float, cv: float) -> tuple[F64, F64]:
 
 
 def _whole(values: F64) -> I64:
-    return np.maximum(np.rint(values), 1).astype(np.int64)
+    whole: I64 = np.maximum(np.rint(values), 1).astype(np.int64)
+    return whole
 
 
 def _in_range(u: F64, ends: tuple[int, int]) -> I64:

@@ -1,4 +1,4 @@
-"""Workload presets: YAML files of quantile tables with their source."""
+"""Workload presets: YAML files of quantile tables, shapes or sessions, with their source."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.config import data_dir, load_yaml
 from harness.errors import ConfigError
-from harness.plan.lengths import SHORT_FORMS, Joint, Lengths, parse_short_form, sample
-from harness.plan.streams import Purpose, raw, uniform
+from harness.plan.arrivals import Process, parse
+from harness.plan.lengths import Joint, Lengths, parse_short_form
 
-_DESCRIBE_ROWS = 100_000
-_DESCRIBE_LEVELS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+_BIN_S = 10.0
 
 
 class _Strict(BaseModel):
@@ -35,55 +33,177 @@ class Source(_Strict):
     tokenizer: str | None = None
 
 
+class ArrivalSpec(_Strict):
+    """Arrivals as the source has them; what `--arrivals preset` replays: the counts of the 10 s bins as rates where there
+    are some, else `process`."""
+
+    process: str | None = None
+    mean_rate_rps: float | None = Field(default=None, gt=0)
+    interarrival_cv: float | None = Field(default=None, ge=0)
+    requests_per_10s_bin: list[int] | None = Field(default=None, min_length=1)
+    note: str | None = None
+
+
+class PrefixSpec(_Strict):
+    """Share of each prompt that an unlimited prefix cache holds, as quantiles over requests. `rank_coupling` c: for a part
+    |c| of the requests the share's rank is the prompt's (c > 0) or 1 - the prompt's (c < 0), else they are independent."""
+
+    block_tokens: int = Field(ge=1)
+    token_hit_ratio_unlimited_cache: float = Field(ge=0, le=1)
+    cached_fraction_quantile_levels: list[float]
+    cached_fraction: list[float]
+    rank_coupling: float = Field(default=0, ge=-1, le=1)
+
+    @model_validator(mode="after")
+    def _table_fits(self) -> PrefixSpec:
+        if not _is_table(self.cached_fraction_quantile_levels, self.cached_fraction, 0):
+            raise ValueError("cached_fraction: levels must rise from 0 to 1, with as many fractions, not falling")
+        if self.cached_fraction[-1] > 1:
+            raise ValueError("a cached fraction is at most 1")
+        return self
+
+
+class SessionSpec(_Strict):
+    """Sessions as quantiles, each drawn independently of the others; all tables share `quantile_levels`."""
+
+    context_limit_tokens: int = Field(ge=2)
+    sessions: int | None = None
+    quantile_levels: list[float]
+    calls_per_session: list[float]
+    first_prompt_tokens: list[float]
+    new_prompt_tokens_per_later_call: list[float]
+    output_tokens: list[float]
+    think_time_s: list[float]
+    token_hit_ratio_previous_call: float | None = None
+
+    @model_validator(mode="after")
+    def _tables_fit(self) -> SessionSpec:
+        for name, least in (
+            ("calls_per_session", 1),
+            ("first_prompt_tokens", 1),
+            ("new_prompt_tokens_per_later_call", 1),
+            ("output_tokens", 0),
+            ("think_time_s", 0),
+        ):
+            if not _is_table(self.quantile_levels, getattr(self, name), least):
+                raise ValueError(
+                    f"{name}: levels must rise from 0 to 1, with as many values, not falling, from {least} up"
+                )
+        return self
+
+
 class _Bin(_Strict):
     prompt_rank: tuple[float, float]
     output_tokens: list[int]
 
 
-def _is_table(levels: list[float], tokens: list[int]) -> bool:
-    rising = all(a < b for a, b in pairwise(levels)) and all(a <= b for a, b in pairwise(tokens))
-    return len(levels) == len(tokens) >= 2 and levels[0] == 0 and levels[-1] == 1 and rising and tokens[0] >= 1
+def _is_table(levels: list[float], values: list[Any], least: float = 1) -> bool:
+    rising = all(a < b for a, b in pairwise(levels)) and all(a <= b for a, b in pairwise(values))
+    return len(levels) == len(values) >= 2 and levels[0] == 0 and levels[-1] == 1 and rising and values[0] >= least
 
 
 class Preset(_Strict):
-    """A preset file. `check` holds figures of the source that a sample must reproduce."""
+    """A preset file: `shape`, or `sessions`, or the tables. `check` holds figures of the source that a sample must
+    reproduce."""
 
     description: str = ""
-    prompt_quantile_levels: list[float]
-    prompt_tokens: list[int]
-    output_given_prompt_quantile_levels: list[float]
-    output_tokens_by_prompt_bin: list[_Bin] = Field(min_length=1)
+    assumptions: str | None = None
+    filter: str | None = None
+    shape: str | None = None
+    sessions: SessionSpec | None = None
+    prompt_quantile_levels: list[float] | None = None
+    prompt_tokens: list[int] | None = None
+    output_given_prompt_quantile_levels: list[float] | None = None
+    output_tail_power: float = Field(default=1, ge=0.1, le=10)
+    output_tokens_by_prompt_bin: list[_Bin] | None = Field(default=None, min_length=1)
     check: dict[str, Any] = Field(default_factory=dict)
-    arrivals: dict[str, Any] = Field(default_factory=dict)
+    requests_per_month: int | None = Field(default=None, ge=1)
+    prefix: PrefixSpec | None = None
+    arrivals: ArrivalSpec = ArrivalSpec()
     source: Source
 
     @model_validator(mode="after")
-    def _tables_fit(self) -> Preset:
-        if not _is_table(self.prompt_quantile_levels, self.prompt_tokens):
-            raise ValueError("prompt: levels must rise from 0 to 1, with as many tokens, not falling, from 1 up")
-        bins = self.output_tokens_by_prompt_bin
-        edges = [edge for b in bins for edge in b.prompt_rank]
-        if (
-            edges[0] != 0
-            or edges[-1] != 1
-            or edges[1:-1:2] != edges[2:-1:2]
-            or any(a >= b for a, b in (x.prompt_rank for x in bins))
-        ):
-            raise ValueError("prompt_rank bins must follow each other from 0 to 1 without gaps")
-        for b in bins:
-            if not _is_table(self.output_given_prompt_quantile_levels, b.output_tokens):
+    def _one_kind(self) -> Preset:
+        tables = (
+            self.prompt_quantile_levels,
+            self.prompt_tokens,
+            self.output_given_prompt_quantile_levels,
+            self.output_tokens_by_prompt_bin,
+        )
+        kinds = [self.shape is not None, self.sessions is not None, any(table is not None for table in tables)]
+        if sum(kinds) != 1:
+            raise ValueError("a preset has exactly one of shape, sessions and the tables of prompt and output tokens")
+        if kinds[2]:
+            if any(table is None for table in tables):
                 raise ValueError(
-                    f"output of bin {b.prompt_rank}: levels must rise from 0 to 1, with as many tokens, not falling, from 1 up"
+                    "the tables are prompt_quantile_levels, prompt_tokens, output_given_.., output_tokens_by_.."
                 )
+            _check_tables(self)
+        if not any(self.arrivals.requests_per_10s_bin or [1]):
+            raise ValueError("requests_per_10s_bin: at least one bin must not be empty")
+        if self.arrivals.process is not None:
+            _parsed(self.arrivals.process)
+        if self.shape is not None:
+            _parsed(self.shape, shape=True)
         return self
 
-    def lengths(self) -> Joint:
+    def lengths(self) -> Lengths | None:
+        """None for sessions."""
+        if self.shape is not None:
+            return parse_short_form(self.shape)
+        if self.sessions is not None:
+            return None
+        bins = self.output_tokens_by_prompt_bin or []
         return Joint(
-            tuple(self.prompt_quantile_levels),
-            tuple(self.prompt_tokens),
-            tuple(self.output_given_prompt_quantile_levels),
-            tuple((*b.prompt_rank, tuple(b.output_tokens)) for b in self.output_tokens_by_prompt_bin),
+            tuple(self.prompt_quantile_levels or ()),
+            tuple(self.prompt_tokens or ()),
+            tuple(self.output_given_prompt_quantile_levels or ()),
+            tuple((*b.prompt_rank, tuple(b.output_tokens)) for b in bins),
+            self.output_tail_power,
         )
+
+    def process(self) -> Process:
+        """What `--arrivals preset` means."""
+        if self.arrivals.requests_per_10s_bin:
+            return Process("rates", (), _rates(self.arrivals.requests_per_10s_bin), _BIN_S)
+        return parse(self.arrivals.process or "poisson")
+
+
+def _rates(counts: list[int]) -> tuple[float, ...]:
+    """Rates of which a Poisson process gives counts as scattered as these: what chance alone explains of the scatter
+    of the bins that are not empty, a variance equal to the mean, is taken out of them, since drawing puts it back."""
+    busy = [n for n in counts if n]
+    mean = sum(busy) / len(busy)
+    variance = sum((n - mean) ** 2 for n in busy) / len(busy)
+    left = round(max(0.0, 1 - mean / variance) ** 0.5, 9) if variance else 0.0
+    return tuple(mean + (n - mean) * left if n else 0.0 for n in counts)
+
+
+def _parsed(text: str, *, shape: bool = False) -> None:
+    try:
+        parse_short_form(text) if shape else parse(text)
+    except ConfigError as error:
+        raise ValueError(f"{error.what}: {error.value}; {error.advice}") from None
+
+
+def _check_tables(preset: Preset) -> None:
+    if not _is_table(preset.prompt_quantile_levels or [], preset.prompt_tokens or []):
+        raise ValueError("prompt: levels must rise from 0 to 1, with as many tokens, not falling, from 1 up")
+    bins = preset.output_tokens_by_prompt_bin or []
+    edges = [edge for b in bins for edge in b.prompt_rank]
+    if (
+        not edges
+        or edges[0] != 0
+        or edges[-1] != 1
+        or edges[1:-1:2] != edges[2:-1:2]
+        or any(a >= b for a, b in (x.prompt_rank for x in bins))
+    ):
+        raise ValueError("prompt_rank bins must follow each other from 0 to 1 without gaps")
+    for b in bins:
+        if not _is_table(preset.output_given_prompt_quantile_levels or [], b.output_tokens):
+            raise ValueError(
+                f"output of bin {b.prompt_rank}: levels must rise from 0 to 1, with as many tokens, not falling, from 1 up"
+            )
 
 
 def presets() -> list[str]:
@@ -108,55 +228,3 @@ def load_preset(path: Path) -> Preset:
             else first["msg"].removeprefix("Value error, ")
         )
         raise ConfigError(f"{path}: bad workload preset", where, advice) from None
-
-
-def _preset_of(workload: str) -> Preset | None:
-    """The preset that a name or path means; None for a short form. Raises ConfigError for an unknown word."""
-    forms = [form.partition(":")[0] for form in SHORT_FORMS]
-    if workload.partition(":")[0] in forms and ":" in workload:
-        return None
-    if workload in presets():
-        return load_preset(data_dir("workloads") / f"{workload}.yaml")
-    if "/" in workload or workload.endswith((".yaml", ".yml")):
-        return load_preset(Path(workload))
-    near = difflib.get_close_matches(workload.partition(":")[0], [*presets(), *forms], n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    advice = f"{hint}presets: {', '.join(presets())}; or {', '.join(SHORT_FORMS)}; or a path to a .yaml file"
-    raise ConfigError("unknown workload", workload, advice)
-
-
-def lengths_of(workload: str) -> Lengths:
-    """Distribution of a short form, a preset's name or a preset file's path. Raises ConfigError."""
-    preset = _preset_of(workload)
-    return parse_short_form(workload) if preset is None else preset.lengths()
-
-
-def _column(tokens: Any) -> dict[str, Any]:
-    quantiles = np.quantile(tokens, _DESCRIBE_LEVELS, method="inverted_cdf")
-    return {
-        "mean": float(np.mean(tokens)),
-        "min": int(np.min(tokens)),
-        "max": int(np.max(tokens)),
-        "quantiles": {f"p{round(level * 100)}": int(q) for level, q in zip(_DESCRIBE_LEVELS, quantiles, strict=True)},
-    }
-
-
-def describe(workload: str) -> dict[str, Any]:
-    """A workload in numbers, from a sample of 100,000 with seed 0; plain JSON values.
-
-    Keys: workload, description, rows, prompt_tokens and output_tokens (each mean, min, max, quantiles), source,
-    licence, cite (null for short forms). Raises ConfigError.
-    """
-    preset = _preset_of(workload)
-    words = uniform(raw(0, Purpose.LENGTHS, 2 * _DESCRIBE_ROWS))
-    prompt_tokens, output_tokens = sample(lengths_of(workload), words[0::2], words[1::2])
-    return {
-        "workload": workload,
-        "description": preset.description if preset else "short form",
-        "rows": _DESCRIBE_ROWS,
-        "prompt_tokens": _column(prompt_tokens),
-        "output_tokens": _column(output_tokens),
-        "source": preset.source.model_dump() if preset else None,
-        "licence": preset.source.licence if preset else None,
-        "cite": preset.source.cite if preset else None,
-    }

@@ -18,11 +18,29 @@ def _counts(batch: list[PlannedRequest], overhead_tokens: int) -> list[int]:
     return [max(1, request.target_prompt_tokens - overhead_tokens) for request in batch]
 
 
+def _pieces(batch: list[PlannedRequest], counts: list[int]) -> tuple[list[int], list[int]]:
+    """(seeds, lengths) of what the batch's prompts consist of, one after the other: the pairs of `prefix`, as far as the
+    prompt goes, then the prompt's own stream."""
+    seeds: list[int] = []
+    lengths: list[int] = []
+    for request, count in zip(batch, counts, strict=True):
+        left = count
+        for seed, tokens in zip(request.prefix[0::2], request.prefix[1::2], strict=True):
+            taken = min(tokens, left)
+            seeds.append(seed)
+            lengths.append(taken)
+            left -= taken
+        seeds.append(request.prompt_seed)
+        lengths.append(left)
+    return seeds, lengths
+
+
 def _choices(batch: list[PlannedRequest], counts: list[int], words: int) -> list[int]:
-    """Word numbers of all prompts of the batch, one after the other: word j of a prompt is element j of the splitmix64
-    stream that begins at the mixed prompt seed, brought to 0 .. words - 1 by its upper half."""
-    starts = mix64(np.array([request.prompt_seed for request in batch], np.int64).astype(np.uint64))
-    lengths = np.array(counts, np.int64)
+    """Word numbers of all prompts of the batch, one after the other: word j of a piece is element j of the splitmix64
+    stream that begins at the mixed seed of the piece, brought to 0 .. words - 1 by its upper half."""
+    seeds, piece_lengths = _pieces(batch, counts)
+    starts = mix64(np.array(seeds, np.int64).astype(np.uint64))
+    lengths = np.array(piece_lengths, np.int64)
     ends = np.cumsum(lengths)
     position = np.arange(ends[-1], dtype=np.int64) - np.repeat(ends - lengths, lengths)
     drawn = at(np.repeat(starts, lengths), position.astype(np.uint64))
@@ -48,8 +66,8 @@ def prompts(requests: Iterable[PlannedRequest], vocabulary: Vocabulary, api: str
 
     `api` completions with `vocabulary.token_ids`: exactly `target_prompt_tokens` ids. Otherwise text: that many words
     less `prompt_overhead_tokens` (0 where unknown), each after one space, as the vocabulary was verified.
-    The same seed and length give the same prompt; a longer prompt of the same seed begins with the shorter one. Seeds
-    of a plan are distinct, and two prompts of different seeds agree in their first k tokens with probability V^-k for V
+    The same seed, prefix and length give the same prompt; a longer prompt of the same seed begins with the shorter one, and
+    prompts whose `prefix` begins alike begin alike. Other prompts have distinct seeds, and two prompts of different seeds agree in their first k tokens with probability V^-k for V
     words: with 2,000 words and a million prompts, some pair shares a prefix of 16 tokens with probability below 1e-40.
     Raises ConfigError if the vocabulary is empty.
     """

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from harness.errors import ConfigError
 from harness.plan import draw
-from harness.plan.drawing import _digest, _Rows
-from harness.plan.preset import lengths_of
+from harness.plan.rows import Rows, digest
 from harness.records import Load
 
 CLOSED = Load(concurrency=4)
@@ -61,25 +60,43 @@ def test_digest_covers_everything():
 
     def rows(first, count, scheduled=True):
         column = np.arange(first, first + count)
-        return _Rows(column, column if scheduled else None, column + 1, column + 2, column + 3)
+        prefix = [(int(n), 5) for n in column]
+        return Rows(
+            column,
+            column if scheduled else None,
+            column + 1,
+            column + 2,
+            column + 3,
+            column,
+            prefix,
+            column,
+            column + 4,
+        )
 
-    load, fixed, tables = Load(rate_rps=1.0), lengths_of("fixed:1x1"), (rows(0, 3), rows(10, 2, scheduled=False))
+    load, fixed, tables = Load(rate_rps=1.0), {"kind": "fixed"}, (rows(0, 3), rows(10, 2, scheduled=False))
     seen = {
-        _digest(fixed, 1, load, tables),
-        _digest(lengths_of("fixed:1x2"), 1, load, tables),
-        _digest(fixed, 2, load, tables),
-        _digest(fixed, 1, replace(load, arrivals="constant"), tables),
-        _digest(fixed, 1, load, (tables[0], rows(10, 1, scheduled=False))),
-        _digest(fixed, 1, load, (rows(0, 2), tables[1])),
+        digest(fixed, 1, load, tables),
+        digest({"kind": "uniform"}, 1, load, tables),
+        digest(fixed, 2, load, tables),
+        digest(fixed, 1, replace(load, arrivals="constant"), tables),
+        digest(fixed, 1, load, (tables[0], rows(10, 1, scheduled=False))),
+        digest(fixed, 1, load, (rows(0, 2), tables[1])),
     }
+    changes = 0
     for which, table in enumerate(tables):
-        for name in ("seq", "scheduled_ns", "prompt", "output", "prompt_seed"):
+        for name in ("seq", "scheduled_ns", "prompt", "output", "prompt_seed", "session", "after", "think_ns"):
             old = getattr(table, name)
             new = np.zeros(2, np.int64) if old is None else old + np.array([0] * (len(old) - 1) + [1])
             changed = [*tables]
             changed[which] = replace(table, **{name: new})
-            seen.add(_digest(fixed, 1, load, tuple(changed)))
-    assert len(seen) == 6 + 10
+            seen.add(digest(fixed, 1, load, tuple(changed)))
+            changes += 1
+        for prefix in ([*table.prefix[:-1], (7, 5)], [*table.prefix[:-1], ()], None):
+            changed = [*tables]
+            changed[which] = replace(table, prefix=prefix)
+            seen.add(digest(fixed, 1, load, tuple(changed)))
+            changes += 1
+    assert len(seen) == 6 + changes
 
 
 @settings(max_examples=40)
@@ -130,7 +147,7 @@ def test_warmup_has_its_own_prompts_and_lengths():
 def test_rows_are_storable():
     """Every field is a plain int or None: what Parquet and JSON take."""
     for r in plan_of(load=Load(rate_rps=5.0))[0].requests:
-        assert all(value is None or type(value) is int for value in astuple(r))
+        assert all(value is None or type(value) is int or value == () for value in astuple(r))
         assert 0 <= r.prompt_seed < 2**63
 
 
@@ -177,7 +194,8 @@ def test_open_loop_with_a_duration():
     """Constant 10/s for 3 s: 30 requests at 0, 0.1, .. 2.9 s."""
     plan, notes = plan_of("fixed:1x1", Load(rate_rps=10.0, arrivals="constant"), None, 3.0)
     assert [r.scheduled_ns for r in plan.requests] == [k * 100_000_000 for k in range(30)]
-    assert notes == ()
+    assert len(notes) == 1
+    assert notes[0].startswith("planned arrivals (constant): mean rate 10/s, CV of gaps 0.00")
 
 
 @pytest.mark.parametrize(

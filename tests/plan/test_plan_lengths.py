@@ -12,8 +12,12 @@ from harness.config import data_dir
 from harness.errors import ConfigError
 from harness.plan import presets
 from harness.plan.lengths import Fixed, Lognormal, Uniform, parse_short_form, sample
-from harness.plan.preset import lengths_of
 from harness.plan.streams import Purpose, raw, uniform
+from harness.plan.workload import read_workload
+
+
+def lengths_of(text):
+    return read_workload(text).lengths
 
 
 def _draw(lengths, count=100_000):

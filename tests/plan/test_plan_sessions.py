@@ -1,0 +1,135 @@
+"""Sessions: closed loop inside, drawn or recorded; refused where the load generator could not send them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from harness.config import data_dir
+from harness.errors import ConfigError
+from harness.plan import draw, hit_ratio
+from harness.plan.preset import load_preset
+from harness.records import Load
+
+
+def plan_of(workload="agent", load=None, requests=4000, closed_sessions=True, **words):
+    words = {"duration_s": None, "seed": 1, "warmup_requests": 2, "context_limit_tokens": None} | words
+    return draw(workload, load or Load(concurrency=4), requests=requests, closed_sessions=closed_sessions, **words)
+
+
+@pytest.mark.parametrize("load", [Load(concurrency=2), Load(rate_rps=1.0), Load(arrivals="batch")])
+def test_sessions_are_refused_where_they_cannot_be_sent(load):
+    """Without a driver that awaits replies, the agent preset is a ConfigError that says what to do instead."""
+    with pytest.raises(ConfigError, match="sessions in closed loop") as caught:
+        plan_of(load=load, closed_sessions=False)
+    assert "--arrivals trace" in caught.value.advice
+
+
+@pytest.mark.parametrize("name", ["agent", "agent-128k"])
+def test_drawn_sessions_are_the_sources(name):
+    """30,000 calls: first prompts have the source's quantiles to 6 %, calls of a session its median and p90 to 20 % (some
+    sessions are cut by the context), and the prefix that a call shares with the call before it is the source's to 1.5
+    points. Every call fits the context."""
+    spec = load_preset(data_dir("workloads") / f"{name}.yaml").sessions
+    plan, notes = plan_of(name, requests=30_000)
+    requests = plan.requests[: max(i for i, r in enumerate(plan.requests) if r.after_seq is None)]  # whole sessions
+    first = [r.target_prompt_tokens for r in requests if r.after_seq is None]
+    calls = np.bincount([r.session_id for r in requests])
+    for level in (0.1, 0.5, 0.9):
+        at = spec.quantile_levels.index(level)
+        assert np.quantile(first, level) == pytest.approx(spec.first_prompt_tokens[at], rel=0.06)
+        if level >= 0.5:
+            assert np.quantile(calls, level) == pytest.approx(spec.calls_per_session[at], rel=0.2)
+    assert hit_ratio(requests, 1).asked == pytest.approx(spec.token_hit_ratio_previous_call, abs=0.015)
+    assert max(r.target_prompt_tokens + r.target_output_tokens for r in requests) <= spec.context_limit_tokens
+    assert "would not fit" in notes[0]
+
+
+def test_a_session_is_a_chain():
+    """Calls stand in order; each later one names the call before it and a think time, and has no time of its own."""
+    plan, _ = plan_of(load=Load(rate_rps=3.0), requests=500)
+    starts = [r.scheduled_ns for r in plan.requests if r.after_seq is None]
+    assert starts == sorted(starts)
+    for one, two in zip(plan.requests, plan.requests[1:], strict=False):
+        if two.after_seq is None:
+            assert (two.session_id, two.think_ns) == (one.session_id + 1, None)
+            assert two.scheduled_ns is not None
+        else:
+            assert (two.after_seq, two.session_id) == (one.seq, one.session_id)
+            assert two.think_ns >= 0
+            assert two.scheduled_ns is None
+            assert two.target_prompt_tokens > one.target_prompt_tokens
+    assert all(r.session_id is None and r.after_seq is None for r in plan.warmup)
+
+
+def test_more_calls_continue_the_same_sessions():
+    """A longer plan begins with the shorter one; another context limit is respected."""
+    short, long = plan_of(requests=300)[0], plan_of(requests=900)[0]
+    assert long.requests[:300] == short.requests
+    small = plan_of(requests=300, context_limit_tokens=16_000)[0]
+    assert max(r.target_prompt_tokens + r.target_output_tokens for r in small.requests) <= 16_000
+    with pytest.raises(ConfigError, match="context limit"):
+        plan_of(requests=300, context_limit_tokens=2000)
+    with pytest.raises(ConfigError, match="depends on the server"):
+        plan_of(requests=None, duration_s=10.0)
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Two sessions, one with a sub-agent, in the format of the Claude Code traces."""
+
+    def call(t, prompt, output, blocks, think):
+        return {
+            "t": t,
+            "type": "n",
+            "in": prompt,
+            "out": output,
+            "hash_ids": blocks,
+            "think_time": think,
+            "api_time": 1.0,
+        }
+
+    one = {"id": "a", "block_size": 64, "hash_id_scope": "local", "requests": [
+        call(0.0, 100, 5, [1, 2], 0.0),
+        call(7.5, 190, 6, [1, 3, 4], 5.0),
+        {"t": 8.0, "type": "subagent", "requests": [call(8.5, 64, 9, [50], 0.0), call(9.5, 120, 3, [50, 51], 0.25)]},
+        call(20.0, 250, 7, [1, 3, 4, 5], 2.0),
+    ]}  # fmt: skip
+    two = {"id": "b", "block_size": 64, "hash_id_scope": "local", "requests": [call(0.0, 128, 2, [1, 2], 0.0)]}
+    (tmp_path / "trace_1.json").write_text(json.dumps(one))
+    (tmp_path / "trace_2.json").write_text(json.dumps(two, indent=1))
+    return tmp_path
+
+
+def test_recorded_sessions_are_replayed_at_their_times(recorded):
+    """Open loop at recorded times: rows merged by time, sub-agents as sessions of their own, hashes local to a file."""
+    plan, notes = plan_of(str(recorded), Load(arrivals="trace:2"), requests=None, closed_sessions=False)
+    rows = [(r.scheduled_ns / 1e9, r.target_prompt_tokens, r.target_output_tokens) for r in plan.requests]
+    assert rows == [(0, 100, 5), (0, 128, 2), (3.75, 190, 6), (4.25, 64, 9), (4.75, 120, 3), (10, 250, 7)]
+    sessions = [r.session_id for r in plan.requests]
+    assert sessions[0] == sessions[2] == sessions[5]
+    assert sessions[3] == sessions[4]
+    assert len(set(sessions)) == 3
+    assert plan.requests[1].prefix == ()
+    assert plan.requests[2].prefix == (plan.requests[0].prompt_seed, 64)
+    assert any("no reply is awaited" in note for note in notes)
+
+
+def test_recorded_sessions_in_closed_loop(recorded):
+    """Session after session, each call after the one before with its recorded think time."""
+    with pytest.raises(ConfigError, match="sessions in closed loop"):
+        plan_of(str(recorded), requests=6, closed_sessions=False)
+    with pytest.raises(ConfigError, match="own order"):
+        plan_of(str(recorded), Load(rate_rps=1.0), requests=6)
+    plan, _ = plan_of(str(recorded), requests=6)
+    chain = [(r.target_prompt_tokens, r.after_seq, r.think_ns) for r in plan.requests]
+    own = [(100, 5_000_000_000), (190, 2_000_000_000)]
+    at = [c[0] for c in chain].index(100)
+    assert chain[at] == (100, None, None)
+    assert chain[at + 1] == (190, at, own[0][1])
+    assert chain[at + 2] == (250, at + 1, own[1][1])
+    by_length = {r.target_prompt_tokens: r for r in plan.requests}
+    assert by_length[190].prefix == (by_length[100].prompt_seed, 64)
+    assert by_length[120].think_ns == 250_000_000
