@@ -131,8 +131,8 @@ def test_kill_9_leaves_a_readable_run_that_says_interrupted(golden, tmp_path):
     process = subprocess.Popen(
         against(golden, out, "--concurrency", "4", "--requests", "100000"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )  # fmt: skip
-    wait_for_rows(out, 1)
-    time.sleep(4)
+    wait_for_rows(out, 3)
+    time.sleep(3)
     killed_ns = time.monotonic_ns()
     process.kill()
     process.wait()
