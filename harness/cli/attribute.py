@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from harness.cli.decisions import emit
+from harness.cli.as_json import emit
 from harness.cli.offline import as_json_option, campaign_option
 from harness.errors import ConfigError, StoreError
 

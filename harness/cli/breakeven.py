@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from harness.cli.as_json import emit
 from harness.cli.offline import as_json_option
 from harness.errors import ConfigError
 
@@ -21,11 +20,6 @@ capacity_option = click.option(
 hosted_option = click.option(
     "--hosted-usd-per-request", required=True, type=float, help="The hosted API's price of a request."
 )
-
-
-def emit(document: dict[str, Any]) -> None:
-    """JSON on stdout; money as decimal text."""
-    click.echo(json.dumps(document, indent=2, default=str))
 
 
 def _rate(rps: float) -> str:
@@ -116,7 +110,7 @@ def breakeven(
         result = model.break_even_over_demand(demand, *given, **money, autoscaled=not fixed_fleet)
         what = f" on average, with the shape of {demand.name} (peak {demand.peak_to_mean:.2f} x mean)"
     document: dict[str, Any] = {
-        "crossings": [asdict(crossing) for crossing in result.crossings],
+        "crossings": result.crossings,
         "permanent_rps": result.permanent_rps,
         "break_even_utilisation": result.break_even_utilisation,
     }

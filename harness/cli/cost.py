@@ -18,6 +18,7 @@ from harness.cli.offline import (
     directory_argument,
     price_ref,
 )
+from harness.cli.tokens import tokens_command
 from harness.config import CostSpec
 
 
@@ -89,5 +90,5 @@ def cost_of(
     )
 
 
-for command in (*fleet.COMMANDS, *decisions.COMMANDS, attribute):
+for command in (*fleet.COMMANDS, *decisions.COMMANDS, attribute, tokens_command):
     cost_group.add_command(command)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from harness.cli.as_json import emit
 from harness.cli.offline import allow_option, as_json_option, campaign_option
 from harness.errors import ConfigError
 
@@ -26,29 +25,29 @@ run_option = click.option(
 )
 
 
-def plain(value: Any) -> Any:
-    """A result as JSON values: money as decimal text, what is not finite as "inf", pydantic specs left out."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name != "spec"}
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return format(value, "f") if isinstance(value, Decimal) else value
+html_option = click.option("--html", type=click.Path(path_type=Path), help="Also write the decision page to this file.")
+markdown_option = click.option("--markdown", is_flag=True, help="The decision page as Markdown on stdout.")
 
 
-def emit(value: Any) -> None:
-    click.echo(json.dumps(plain(value), indent=2, default=str))
+def _scenario_words(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The words that `scenario` and `decide` share."""
+    for word in (
+        as_json_option,
+        markdown_option,
+        html_option,
+        campaign_option,
+        run_option,
+        set_option,
+        scenario_argument,
+    ):
+        command = word(command)
+    return command
 
 
 def load(
     scenario: Path, changes: tuple[str, ...], run_dir: Path | None, campaign: str | None = None
 ) -> tuple[Any, Any]:
     """A scenario's result, and the measured capacity in it (None where it is typed in)."""
-    from harness import pipeline
-    from harness.cost.measured import measured_capacity
     from harness.cost.scenario import run_scenario
     from harness.cost.scenario_spec import find_scenario, load_scenario
 
@@ -58,6 +57,9 @@ def load(
     spec = load_scenario(find_scenario(scenario), changes)
     measured = None
     if spec.capacity.run is not None:
+        from harness import pipeline
+        from harness.cost.measured import measured_capacity
+
         measured = measured_capacity(
             pipeline.analyse(Path(spec.capacity.run), campaign).summaries, spec.capacity.workload
         )
@@ -83,7 +85,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 def _option_rows(result: Any) -> list[list[str]]:
-    shown = [o for o in result.options if not (o.infeasible or "").startswith(("not a machine", "the machines carry"))]
+    shown = [o for o in result.options if not o.is_another]
     return [
         [o.kind, o.name, f"{o.usd_per_month:,.2f}", f"{o.usd_per_request * 1000:.4g}", o.infeasible or "; ".join(n for n in o.notes if "different product" in n)]
         for o in shown
@@ -122,39 +124,67 @@ def render(console: Console, result: Any) -> None:
 
 
 @click.command("scenario")
-@scenario_argument
-@set_option
-@run_option
-@campaign_option
-@as_json_option
+@_scenario_words
 def scenario_command(
-    scenario: Path, changes: tuple[str, ...], run_dir: Path | None, campaign: str | None, as_json: bool
+    scenario: Path,
+    changes: tuple[str, ...],
+    run_dir: Path | None,
+    campaign: str | None,
+    html: Path | None,
+    markdown: bool,
+    as_json: bool,
 ) -> None:
     """Price a workload every way: SCENARIO is a YAML file or a name of configs/scenarios/."""
-    result, _ = load(scenario, changes, run_dir, campaign)
+    result, measured = load(scenario, changes, run_dir, campaign)
+    if html is not None or markdown:
+        from harness.cost.decide import decide
+
+        _pages(result, decide(result), measured, html, markdown)
     if as_json:
         emit(result)
-        return
-    render(Console(), result)
+    elif not markdown:
+        render(Console(), result)
 
 
 @click.command("decide")
-@scenario_argument
-@set_option
-@run_option
-@campaign_option
-@as_json_option
+@_scenario_words
 def decide_command(
-    scenario: Path, changes: tuple[str, ...], run_dir: Path | None, campaign: str | None, as_json: bool
+    scenario: Path,
+    changes: tuple[str, ...],
+    run_dir: Path | None,
+    campaign: str | None,
+    html: Path | None,
+    markdown: bool,
+    as_json: bool,
 ) -> None:
     """Hosted, self-hosted, hybrid or dedicated, why, and what would flip it."""
     from harness.cost.decide import decide
 
-    result, _ = load(scenario, changes, run_dir, campaign)
+    result, measured = load(scenario, changes, run_dir, campaign)
     found = decide(result)
+    _pages(result, found, measured, html, markdown)
     if as_json:
         emit(found)
+    elif not markdown:
+        _render_decision(result, found)
+
+
+def _pages(result: Any, found: Any, measured: Any, html: Path | None, markdown: bool) -> None:
+    """The decision page, as a file and as Markdown on stdout, where asked for."""
+    if html is None and not markdown:
         return
+    from harness.cost.scenario_inputs import base_of
+    from harness.report import decision_page, pages
+
+    base = base_of(result.spec, measured)
+    if html is not None:  # before anything is printed: a closed pipe must not cost the file
+        pages.write_whole(html, decision_page.html(result, found, base))
+        click.echo(f"html: {html}", err=True)
+    if markdown:
+        click.echo(decision_page.markdown(result, found, base), nl=False)
+
+
+def _render_decision(result: Any, found: Any) -> None:
     console = Console()
     console.print(f"{result.name}: {found.choice}", style="bold", highlight=False, markup=False)
     click.echo(f"because: {found.reason}")
@@ -204,34 +234,48 @@ def audit_command(markdown: bool, as_json: bool) -> None:
 def export_command(
     source: Path, form: str, out: Path | None, changes: tuple[str, ...], campaign: str | None, allow_invalid: bool
 ) -> None:
-    """SOURCE, a run or experiment directory or a scenario, as FOCUS 1.4 CSV, OpenCost-style metrics, or a spreadsheet.
+    """SOURCE, a run or experiment directory or a scenario, as FOCUS 1.4 CSV or Parquet, OpenCost-style metrics, or a spreadsheet.
 
-    focus: both. opencost: runs. xlsx: scenarios. All are estimates: nothing is billed.
+    focus: both; Parquet where --out ends in .parquet. opencost: runs. xlsx: scenarios. All are estimates: nothing is billed.
     """
     data = _runs(source, form, campaign, allow_invalid) if source.is_dir() else _scenario(source, form, changes)
     if out is None:
         if isinstance(data, bytes):
             raise ConfigError("a spreadsheet needs a file", form, "add --out FILE.xlsx")
-        click.echo(data, nl=False)
+        click.echo(data if isinstance(data, str) else _focus_csv(data), nl=False)
         return
-    try:
-        out.write_bytes(data if isinstance(data, bytes) else data.encode())
-    except OSError as error:
-        raise ConfigError("file cannot be written", out, str(error.strerror)) from None
+    if isinstance(data, list) and out.suffix == ".parquet":
+        from harness.cost.focus import COLUMNS, column_kind
+        from harness.store.table_file import write_table_file
+
+        write_table_file(out, {name: column_kind(name) for name in COLUMNS}, data)
+    else:
+        text = _focus_csv(data) if isinstance(data, list) else data
+        try:
+            out.write_bytes(text if isinstance(text, bytes) else text.encode())
+        except OSError as error:
+            raise ConfigError("file cannot be written", out, str(error.strerror)) from None
     click.echo(f"{form}: {out}")
 
 
-def _runs(source: Path, form: str, campaign: str | None, allow_invalid: bool) -> str:
+def _focus_csv(rows: list[dict[str, str]]) -> str:
+    from harness.cost.focus import focus_csv
+
+    return focus_csv(rows)
+
+
+def _runs(source: Path, form: str, campaign: str | None, allow_invalid: bool) -> str | list[dict[str, str]]:
+    """FOCUS rows, or the text of the metrics."""
     from harness import pipeline
-    from harness.cost.exports import opencost_text
-    from harness.cost.focus import charges_of_run, focus_csv
+    from harness.cost.focus import charges_of_run, focus_rows
+    from harness.cost.opencost import opencost_text
 
     analysis = pipeline.analyse(source, campaign)
     costs = {c.run_id: c for c in pipeline.cost(analysis, allow_invalid=allow_invalid)}
     pairs = [(s, costs[s.run_id]) for s in analysis.summaries if s.run_id in costs]
     match form:
         case "focus":
-            return focus_csv([charge for s, c in pairs for charge in charges_of_run(s, c)])
+            return focus_rows([charge for s, c in pairs for charge in charges_of_run(s, c)])
         case "opencost":
             return opencost_text(pairs)
         case _:
@@ -240,15 +284,17 @@ def _runs(source: Path, form: str, campaign: str | None, allow_invalid: bool) ->
             )
 
 
-def _scenario(source: Path, form: str, changes: tuple[str, ...]) -> str | bytes:
-    from harness.cost.focus import charges_of_scenario, focus_csv
-    from harness.cost.workbook import workbook
+def _scenario(source: Path, form: str, changes: tuple[str, ...]) -> bytes | list[dict[str, str]]:
+    """FOCUS rows, or the spreadsheet."""
+    from harness.cost.focus import charges_of_scenario, focus_rows
 
     result, measured = load(source, changes, None)
     match form:
         case "focus":
-            return focus_csv(charges_of_scenario(result))
+            return focus_rows(charges_of_scenario(result))
         case "xlsx":
+            from harness.cost.workbook import workbook
+
             return workbook(result, measured)
         case _:
             raise ConfigError("a scenario has no metrics", form, "opencost takes a run or experiment directory")

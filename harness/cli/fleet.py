@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from harness.cli.breakeven import breakeven, capacity_option, emit, hosted_option
+from harness.cli.as_json import emit
+from harness.cli.breakeven import breakeven, capacity_option, hosted_option
 from harness.cli.machines import instances_command, memory_command
 from harness.cli.offline import as_json_option
 from harness.errors import ConfigError
@@ -66,7 +66,7 @@ def fleet(
     from harness.cost.demand import find_demand
     from harness.cost.fleet import FleetSpec, cost_ladder, fleet_cost
     from harness.cost.fleet import labour_usd_per_hour as labour_of
-    from harness.cost.owned import load_owned, owned_cost
+    from harness.cost.owned_machine import load_owned, owned_cost
 
     if (replica_usd_per_hour is None) == (owned is None):
         raise ConfigError("a replica needs one price", "--replica-usd-per-hour or --owned", "give exactly one")
@@ -88,9 +88,9 @@ def fleet(
     if as_json:
         emit(
             {
-                "cost": asdict(cost),
-                "ladder": [asdict(rung) for rung in ladder],
-                "owned": None if own is None else asdict(own),
+                "cost": cost,
+                "ladder": ladder,
+                "owned": own,
                 "demand": {"name": demand.name, "mean_rps": demand.mean_rps, "peak_to_mean": demand.peak_to_mean},
                 "notes": notes,
             }
@@ -221,10 +221,10 @@ def hybrid(
     if as_json:
         emit(
             {
-                "plan": asdict(plan),
+                "plan": plan,
                 "plans_usd_per_hour": beside,
-                "layers": None if layers is None else asdict(layers),
-                "clock_policy_usd_per_month": None if clock is None else asdict(clock),
+                "layers": layers,
+                "clock_policy_usd_per_month": clock,
                 "notes": _notes(demand),
             }
         )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from harness.cli.as_json import emit
 from harness.cli.offline import as_json_option
 from harness.errors import ConfigError
 
@@ -89,11 +88,11 @@ def memory_command(
         "sequence_kv_bytes_per_gpu": memory.sequence_kv_bytes(
             shape, context, kv_dtype=kv_dtype, tensor_parallel=tensor_parallel, block_tokens=block_tokens
         ),
-        "fits": {gpu: asdict(fit) for gpu, fit in fits.items()},
-        "kv_blocks": None if blocks is None else asdict(blocks),
+        "fits": fits,
+        "kv_blocks": blocks,
     }
     if as_json:
-        click.echo(json.dumps({**document, **{k: v for k, v in given.items() if v is not None}}, indent=2))
+        emit({**document, **{k: v for k, v in given.items() if v is not None}})
         return
     click.echo(
         f"{shape.name}: weights {document['weight_bytes'] / GB:.1f} GB, KV cache {kv_token:,} bytes per token and GPU, "
@@ -191,12 +190,7 @@ def instances_command(
     singles = instances.single_type(options, rps, headroom=headroom, spares=spares, at_most=limits)
     mix = instances.cheapest_mix(options, rps, headroom=headroom, spares=spares, steady=steady, at_most=limits)
     if as_json:
-        document = {
-            "single_type": [asdict(choice) for choice in singles[:top]],
-            "mix": asdict(mix),
-            "left_out": [asdict(one) for one in rejected],
-        }
-        click.echo(json.dumps(document, indent=2, default=str))
+        emit({"single_type": singles[:top], "mix": mix, "left_out": rejected})
         return
     _print_choices(mix, singles[:top], rps)
     click.echo(f"{len(rejected)} rows of the price table are left out; --json gives each one's reason.")

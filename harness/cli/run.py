@@ -189,10 +189,11 @@ def _signals(stop: Any) -> Iterator[None]:
     """Ctrl-C once drains, twice (or SIGTERM) aborts; outside a measurement it ends at once. Cleaning up is not interrupted."""
 
     def handle(signum: int, _frame: FrameType | None) -> None:
+        first = stop.asked == 0
         stop.request()
         if signum == signal.SIGTERM:
             stop.request()
-        if not stop.driving or stop.asked > 2:
+        if (first and not stop.driving) or stop.asked > 2:
             for name in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(name, signal.SIG_IGN)
             raise KeyboardInterrupt
@@ -235,10 +236,11 @@ def run(out: Path | None, results: Path, allow_invalid: bool, as_json: bool, **w
         results / spec.experiment / f"{clock.utc_stamp()}_adhoc" if single else results / spec.experiment
     )
     stop = pipeline.Stop()
-    with _signals(stop), Live() as live:
-        done = pipeline.run_experiment(spec, directory, live, stop, single_run=single)
-    campaign = done[-1].name.split("_", 1)[0] if done and not single else None
-    code = finish(directory, campaign, allow_invalid=allow_invalid, as_json=as_json) if done else 0
+    with _signals(stop):  # the report too: a second Ctrl-C that comes after a quick drain must not lose it
+        with Live() as live:
+            done = pipeline.run_experiment(spec, directory, live, stop, single_run=single)
+        campaign = done[-1].name.split("_", 1)[0] if done and not single else None
+        code = finish(directory, campaign, allow_invalid=allow_invalid, as_json=as_json) if done else 0
     return INTERRUPTED if stop.asked else code
 
 

@@ -17,12 +17,12 @@ from harness.cost.breakeven import break_even, permanent_rps
 from harness.cost.demand import flat
 from harness.cost.fleet import FleetSpec, fleet_cost, labour_usd_per_hour, replicas_needed
 from harness.cost.hosted import bill, find_price
-from harness.cost.hosted_limits import unit_prices
+from harness.cost.hosted_terms import unit_prices
 from harness.cost.hybrid import clock_policy, spot_usd_per_hour
 from harness.cost.instances import machines
-from harness.cost.own import usd_per_million_tokens
 from harness.cost.prices import instance_price, instances
 from harness.cost.quantities import HOURS_PER_MONTH
+from harness.cost.unit_cost import usd_per_million_tokens
 from harness.errors import ConfigError
 
 Values = Mapping[str, Decimal | float | int | str]

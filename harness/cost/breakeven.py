@@ -21,7 +21,7 @@ from math import ceil, floor
 from typing import Literal
 
 from harness.cost.demand import Demand
-from harness.cost.quantities import Number, above_zero, exact, to_decimal, to_float, usd, whole
+from harness.cost.quantities import Number, above_zero, exact, exact_usd, to_decimal, to_float, whole
 from harness.errors import ConfigError
 
 MAX_CROSSINGS = 10_000  # u* just below 1 has a crossing at each of very many stairs: more than anybody reads
@@ -69,21 +69,16 @@ class _Inputs:
         return self.c * self.spares + self.fixed
 
 
-def _money(value: Number, what: str) -> Fraction:
-    usd(value, what)
-    return exact(value, what)
-
-
 def _inputs(
     capacity_rps: Number, replica_usd_per_hour: Number, hosted_usd_per_request: Number, spares: int, fixed: Number
 ) -> _Inputs:
     above_zero(capacity_rps, "capacity of a replica (rps)")
     return _Inputs(
         exact(capacity_rps, "capacity of a replica (rps)"),
-        _money(replica_usd_per_hour, "price of a replica (USD per hour)"),
-        3600 * _money(hosted_usd_per_request, "hosted price (USD per request)"),
+        exact_usd(replica_usd_per_hour, "price of a replica (USD per hour)"),
+        3600 * exact_usd(hosted_usd_per_request, "hosted price (USD per request)"),
         whole(spares, "spares"),
-        _money(fixed, "fixed cost (USD per hour)"),
+        exact_usd(fixed, "fixed cost (USD per hour)"),
     )
 
 
@@ -196,6 +191,44 @@ def _edges(demand: Demand, mu: float, least: int, up_to: float) -> tuple[list[fl
     return [*sorted(edges), max(limit, mu / peak)], complete
 
 
+def _fixed_fleet_capacity(demand: Demand, i: _Inputs, min_replicas: int) -> Fraction:
+    """Mean rate that one replica of a fleet sized for the peak carries."""
+    if whole(min_replicas, "min replicas") > 1:
+        raise ConfigError(
+            "a fixed fleet has no minimum", min_replicas, "leave --min-replicas out, or count them as spares"
+        )
+    return i.mu / exact(demand.peak_to_mean, "peak to mean")
+
+
+def staircase(
+    demand: Demand,
+    capacity_rps: Number,
+    replica_usd_per_hour: Number,
+    up_to_rps: float,
+    *,
+    spares: int = 0,
+    fixed_usd_per_hour: Number = 0,
+    min_replicas: int = 1,
+    autoscaled: bool = True,
+) -> list[tuple[float, float]]:
+    """Self-hosted dollars per hour over the mean rate, for a plot: (rate, $/h from there to the next point), the last at the end.
+
+    The same fleet as in `break_even_over_demand`. Of more than MAX_EDGES stairs only the first are given.
+    """
+    i = _inputs(capacity_rps, replica_usd_per_hour, 0, spares, fixed_usd_per_hour)
+    c, overhead, steps = float(i.c), float(i.overhead()), len(demand.rps)
+    if autoscaled:
+        edges, _ = _edges(demand, float(i.mu), whole(min_replicas, "min replicas"), up_to_rps)
+        first, each = steps * min_replicas or sum(rate > 0 for rate in demand.rps), c / steps
+    else:
+        mu = float(_fixed_fleet_capacity(demand, i, min_replicas))
+        first, each = 1, c
+        edges = [*(k * mu for k in range(1, min(floor(up_to_rps / mu), MAX_EDGES) + 1)), up_to_rps]
+    points = [(0.0, each * first + overhead)]
+    points += [(edge, each * (first + n) + overhead) for n, edge in enumerate(edges[:-1], 1)]
+    return [*points, (edges[-1], points[-1][1])]
+
+
 def break_even_over_demand(
     demand: Demand,
     capacity_rps: Number,
@@ -214,14 +247,10 @@ def break_even_over_demand(
     The scan goes from each stair of the summed staircase to the next (not over a grid), in floats.
     """
     i = _inputs(capacity_rps, replica_usd_per_hour, hosted_usd_per_request, spares, fixed_usd_per_hour)
-    whole(min_replicas, "min replicas")
     if not autoscaled:
-        if min_replicas > 1:
-            raise ConfigError(
-                "a fixed fleet has no minimum", min_replicas, "leave --min-replicas out, or count them as spares"
-            )
-        peak = exact(demand.peak_to_mean, "peak to mean")
-        return break_even(i.mu / peak, i.c, i.per_hour / 3600, spares=spares, fixed_usd_per_hour=i.fixed)
+        mu = _fixed_fleet_capacity(demand, i, min_replicas)
+        return break_even(mu, i.c, i.per_hour / 3600, spares=spares, fixed_usd_per_hour=i.fixed)
+    whole(min_replicas, "min replicas")
     needed = to_float(i.c / (i.per_hour * i.mu), "break-even utilisation") if i.per_hour else None
     if i.per_hour * i.mu <= i.c:  # the mean of ceil(x) is never below the mean of x
         return BreakEven((), None, needed)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from harness.cost.scenario import ScenarioResult, same_product
-from harness.cost.scenario_base import MONTH_S
+from harness.cost.scenario import ScenarioResult
+from harness.cost.scenario_inputs import MONTH_S
 from harness.cost.scenario_options import Against, Option
 from harness.errors import ConfigError
 
@@ -46,7 +46,7 @@ def _why_not(option: Option, result: ScenarioResult) -> str | None:
     people = result.spec.labour.full_time
     if limits.engineers is not None and option.kind in {"self-hosted", "hybrid"} and people > limits.engineers:
         return f"needs {people:g} people to run, there are {limits.engineers:g} (engineers)"
-    if not same_product(option):
+    if not option.same_product:
         return f"a different product than {result.model}: decide on its quality first"
     return None
 
@@ -73,7 +73,7 @@ def _crossing_words(a: Against) -> str:
     crossings = a.crossings
     if not crossings.crossings:
         use = crossings.break_even_utilisation
-        return f"volume: no volume flips it against {a.hosted}: a machine would have to be {use:.0%} full" if use else f"volume: none against {a.hosted}"  # fmt: skip
+        return f"volume: no volume flips it against {a.hosted}: a machine would have to carry {use:.0%} of what headroom and peaks leave of it" if use else f"volume: none against {a.hosted}"  # fmt: skip
     first = Decimal(repr(crossings.crossings[0].rps)) * MONTH_S
     words = f"volume: self-hosting is first cheaper than {a.hosted} at {first:,.0f} requests a month"
     if crossings.permanent_rps is not None:
@@ -114,7 +114,7 @@ def _reason(best: Option, allowed: Sequence[Option], cheapest: Option, result: S
         words = f"{best.name}: ${best.usd_per_month:,.0f} a month, against ${other.usd_per_month:,.0f} for {other.kind} ({other.name})"
     else:
         words = f"{best.name}: ${best.usd_per_month:,.0f} a month, within 10 % of the cheapest ({cheapest.kind}, ${cheapest.usd_per_month:,.0f}) and simpler to run"
-    free = [o for o in result.options if o.infeasible is None and same_product(o)]
+    free = [o for o in result.options if o.infeasible is None and o.same_product]
     cheaper = min(free, key=lambda o: o.usd_per_month)
     if cheaper not in allowed and cheaper.usd_per_month < best.usd_per_month:
         words += f"; the constraints cost ${best.usd_per_month - cheaper.usd_per_month:,.0f} a month ({cheaper.name} is ${cheaper.usd_per_month:,.0f})"

@@ -244,7 +244,7 @@ def cost_ladder(demand: Demand, spec: FleetSpec, *, saturated_rps: Number | None
     steps.append(("at SLO capacity, 100 % full", full))
     steps.append(
         (
-            f"+ headroom: {float(spec.headroom):g} of it is planned to be used",
+            f"+ headroom: {float(spec.headroom):.3g} of it is planned to be used",
             full / to_decimal(exact(spec.headroom, "headroom")),
         )
     )

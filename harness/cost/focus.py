@@ -3,7 +3,7 @@
 A benchmark is no invoice: every row bills 0, says "estimate" in ChargeDescription, and carries its cost in EffectiveCost,
 ContractedCost and ListCost. One row a model, phase (input, output) and charge period. How input and output were split stands in the
 split-cost columns AllocatedMethodId and AllocatedMethodDetails; what FOCUS has no column for is in x_ columns.
-Written as CSV; dates are UTC, numbers plain decimal text, nulls empty.
+Rows are texts: dates in UTC, numbers plain decimals, nulls empty; `column_kind` says what each is in a file that has types (Parquet).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Literal
 
 from harness.config import PriceRef
 from harness.cost.hosted import bill, find_price
@@ -37,6 +38,22 @@ COLUMNS = (
     "AllocatedResourceName", "AllocatedTags", "x_Phase", "x_UtilizationFraction", "x_SLOAttainment", "x_Replicas", "x_CostLow",
     "x_CostHigh", "x_PriceAsOf", "x_PriceSource", "x_BenchmarkRunId", "x_EnergyKWh",
 )  # fmt: skip
+
+_DECIMALS = frozenset(
+    (
+        "BilledCost", "ContractedCost", "EffectiveCost", "ListCost", "PricingQuantity", "ConsumedQuantity", "ListUnitPrice",
+        "ContractedUnitPrice", "x_UtilizationFraction", "x_SLOAttainment", "x_CostLow", "x_CostHigh", "x_EnergyKWh",
+    )
+)  # fmt: skip
+
+
+def column_kind(name: str) -> Literal["text", "decimal", "whole", "utc"]:
+    """Type of a column in a file that has types."""
+    if name in _DECIMALS:
+        return "decimal"
+    if name == "x_Replicas":
+        return "whole"
+    return "utc" if name.endswith(("PeriodStart", "PeriodEnd")) else "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +136,19 @@ def focus_row(charge: EstimatedCharge) -> dict[str, str]:
     }  # fmt: skip
 
 
-def focus_csv(charges: Sequence[EstimatedCharge]) -> str:
-    """The file, header included. Raises ConfigError for no charge at all: an empty file would look like a free month."""
+def focus_rows(charges: Sequence[EstimatedCharge]) -> list[dict[str, str]]:
+    """All rows. Raises ConfigError for no charge at all: an empty file would look like a free month."""
     if not charges:
         raise ConfigError("nothing to export", "0 charges", "a run needs a priced machine or a hosted price")
+    return [focus_row(charge) for charge in charges]
+
+
+def focus_csv(rows: Sequence[Mapping[str, str]]) -> str:
+    """The rows as a CSV file, header included."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(focus_row(charge) for charge in charges)
+    writer.writerows(rows)
     return out.getvalue()
 
 

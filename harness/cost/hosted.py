@@ -7,9 +7,9 @@ those in force when the run was made. Tiers go by one request's input tokens, so
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -20,6 +20,7 @@ from genai_prices import data_snapshot
 from genai_prices.types import ModelPrice, TieredPrices
 
 from harness.config import PriceRef
+from harness.cost.quantities import nearest
 from harness.errors import ConfigError
 from harness.records import RunSummary
 
@@ -54,11 +55,7 @@ class Bill:
     total_usd: Decimal
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word.lower(), list(known), n=3, cutoff=0.4)
-    return (
-        f"did you mean {', '.join(near)}?" if near else "give input_usd_per_million and output_usd_per_million yourself"
-    )
+_GIVE_IT = "give input_usd_per_million and output_usd_per_million yourself"
 
 
 def _own(ref: PriceRef) -> HostedPrice:
@@ -86,11 +83,15 @@ def find_price(ref: PriceRef, at: datetime) -> HostedPrice:
     provider = data_snapshot.find_provider_by_id(snapshot.providers, ref.provider)
     if provider is None:
         raise ConfigError(
-            "no prices of this provider", ref.provider, _nearest(ref.provider, (p.id for p in snapshot.providers))
+            "no prices of this provider",
+            ref.provider,
+            nearest(ref.provider.lower(), (p.id for p in snapshot.providers), _GIVE_IT),
         )
     model = provider.find_model(ref.model, all_providers=snapshot.providers)
     if model is None:
-        raise ConfigError("no price of this model", ref.name, _nearest(ref.model, (m.id for m in provider.models)))
+        raise ConfigError(
+            "no price of this model", ref.name, nearest(ref.model.lower(), (m.id for m in provider.models), _GIVE_IT)
+        )
     price = model.get_prices(at)
     if price.input_mtok is None or price.output_mtok is None:
         raise ConfigError("model is not priced by input and output tokens", ref.name, f"its price is: {price}")
@@ -175,3 +176,12 @@ def as_input_text(summary: RunSummary) -> dict[str, str]:
         "output tokens": str(sum(u[2] for u in summary.usage)),
         "of them reasoning": str(reasoning),
     }
+
+
+def same_model(measured: str, hosted: str) -> bool:
+    """Whether a hosted price is for the model measured: equal names after the last slash, in letters and digits only.
+
+    Strict on purpose: a name that merely resembles another is called a different product.
+    """
+    plain = [re.sub(r"[^a-z0-9]", "", name.lower().rstrip("/").rsplit("/", 1)[-1]) for name in (measured, hosted)]
+    return bool(plain[0]) and plain[0] == plain[1]

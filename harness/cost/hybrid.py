@@ -16,7 +16,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 from harness.cost.demand import Demand
-from harness.cost.quantities import HOURS_PER_MONTH, Number, above_zero, exact, share, to_decimal, usd, whole
+from harness.cost.quantities import HOURS_PER_MONTH, Number, above_zero, exact, exact_usd, share, to_decimal, usd, whole
 from harness.errors import ConfigError
 
 MAX_REPLICAS = 100_000
@@ -33,11 +33,6 @@ class HybridPlan:
     hosted_peak_rps: float
     needed_utilisation: float | None
     fractile_rps: float | None
-
-
-def _money(value: Number, what: str) -> Fraction:
-    usd(value, what)
-    return exact(value, what)
 
 
 def _rates(demand: Demand) -> list[Fraction]:
@@ -69,9 +64,9 @@ def hybrid_usd_per_hour(
 ) -> Decimal:
     """E[cost](k) of `replicas` always on with the overflow hosted, in USD per hour."""
     mu, rates = _capacity(capacity_rps), _rates(demand)
-    c = _money(replica_usd_per_hour, "price of a replica (USD per hour)")
-    p = _money(hosted_usd_per_request, "hosted price (USD per request)")
-    v = _money(own_usd_per_request, "own marginal cost (USD per request)")
+    c = exact_usd(replica_usd_per_hour, "price of a replica (USD per hour)")
+    p = exact_usd(hosted_usd_per_request, "hosted price (USD per request)")
+    v = exact_usd(own_usd_per_request, "own marginal cost (USD per request)")
     over = _above(rates, whole(replicas, "replicas") * mu)
     return to_decimal(c * replicas + 3600 * v * (_mean(rates) - over) + 3600 * p * over)
 
@@ -90,9 +85,9 @@ def plan_hybrid(
     Hosted is the spare here, so there are none to pay. Raises ConfigError for bad numbers.
     """
     mu, rates = _capacity(capacity_rps), _rates(demand)
-    c = _money(replica_usd_per_hour, "price of a replica (USD per hour)")
-    p = _money(hosted_usd_per_request, "hosted price (USD per request)")
-    v = _money(own_usd_per_request, "own marginal cost (USD per request)")
+    c = exact_usd(replica_usd_per_hour, "price of a replica (USD per hour)")
+    p = exact_usd(hosted_usd_per_request, "hosted price (USD per request)")
+    v = exact_usd(own_usd_per_request, "own marginal cost (USD per request)")
     most = -(-max(rates) // mu)
     if most > MAX_REPLICAS:
         raise ConfigError("too many replicas to plan one by one", most, "check the units: both rates are in requests/s")
@@ -195,12 +190,14 @@ def plan_layers(
     the same load. Elastic replicas come and go with the steps of the curve, at once (price cold starts with `fleet_cost`).
     """
     mu, rates = _capacity(capacity_rps), _rates(demand)
-    p = _money(hosted_usd_per_request, "hosted price (USD per request)")
+    p = exact_usd(hosted_usd_per_request, "hosted price (USD per request)")
     given = {"on-demand": on_demand_usd_per_hour, "spot": spot_usd_per_useful_hour}
     elastic = {
-        kind: _money(price, f"{kind} price (USD per hour)") for kind, price in given.items() if price is not None
+        kind: exact_usd(price, f"{kind} price (USD per hour)") for kind, price in given.items() if price is not None
     }
-    reserved = None if reserved_usd_per_hour is None else _money(reserved_usd_per_hour, "reserved price (USD per hour)")
+    reserved = (
+        None if reserved_usd_per_hour is None else exact_usd(reserved_usd_per_hour, "reserved price (USD per hour)")
+    )
     whole(never_spot, "replicas that are never spot")
     cost: dict[str, Fraction] = {}
     served: dict[str, Fraction] = {}

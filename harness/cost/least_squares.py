@@ -9,13 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_EMPTY = 1e-290  # a column with nothing above it is taken for empty
 _NOISE = 0.05  # noise of a value, as a share of it; only its size against the clock's resolution matters
 
 
 def nnls(x: Floats, y: Floats) -> Floats:
     """Least squares with no coefficient below 0, exactly: the best of the unconstrained fits over every subset of the columns
-    that comes out non-negative (Karush-Kuhn-Tucker). For the handful of columns used here. x: rows x columns."""
-    columns = x.shape[1]
+    that comes out non-negative (Karush-Kuhn-Tucker). For the handful of columns used here. x: rows x columns, of any size: they are
+    brought to one size first, because a solver drops a column that is tiny beside another."""
+    columns, size_of = x.shape[1], np.abs(x).max(axis=0)
+    scale = np.where(size_of > _EMPTY, size_of, np.inf)  # an empty column becomes 0, and so does its coefficient
+    x = x / scale
     best, best_error = np.zeros(columns), float(y @ y)
     for size in range(1, columns + 1):
         for chosen in combinations(range(columns), size):
@@ -26,16 +30,14 @@ def nnls(x: Floats, y: Floats) -> Floats:
             if error < best_error:
                 best, best_error = np.zeros(columns), error
                 best[list(chosen)] = part
-    return best
+    found: Floats = best / scale
+    return found
 
 
 def weighted_fit(x: Floats, y: Floats, resolution: float = 0.0) -> Floats:
-    """`nnls` with each row weighted by its noise: a share of its value, and the clock's resolution; columns brought to one size."""
+    """`nnls` with each row weighted by its noise: a share of its value, and the clock's resolution."""
     weight = 1 / np.hypot(resolution, _NOISE * y)
-    weighted = x * weight[:, None]
-    scale = np.where(weighted.max(axis=0) > 0, weighted.max(axis=0), 1.0)
-    found: Floats = nnls(weighted / scale, y * weight) / scale
-    return found
+    return nnls(x * weight[:, None], y * weight)
 
 
 def left_out(shapes: Sequence[str], x: Floats, y: Floats, resolution: float = 0.0) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -13,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.config import HardwareSpec, data_dir, load_yaml
+from harness.cost.quantities import nearest
 from harness.errors import ConfigError
 from harness.records import Hardware
 
@@ -81,14 +81,8 @@ def instance_price(name: str, path: Path | None = None) -> Hardware:
     found = [i for i in table if name in {i.name, f"{i.provider}/{i.name}"}]
     if not found:
         known = [n for i in table for n in (i.name, f"{i.provider}/{i.name}")]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        raise ConfigError(
-            "no such instance in the price table",
-            name,
-            f"did you mean {', '.join(near)}?"
-            if near
-            else "see `harness prices show`, or give usd_per_hour, source and as_of",
-        )
+        advice = nearest(name, known, "see `harness prices show`, or give usd_per_hour, source and as_of")
+        raise ConfigError("no such instance in the price table", name, advice)
     if len(found) > 1:
         raise ConfigError(
             "instance name is not unique", name, f"say which: {', '.join(f'{i.provider}/{i.name}' for i in found)}"

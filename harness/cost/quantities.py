@@ -73,6 +73,12 @@ def usd(value: Number | None, what: str) -> Decimal:
     return value if isinstance(value, Decimal) else to_decimal(number)
 
 
+def exact_usd(value: Number, what: str) -> Fraction:
+    """Dollars, 0 or more, as an exact fraction. Raises ConfigError."""
+    usd(value, what)
+    return exact(value, what)
+
+
 def to_decimal(number: Fraction | float) -> Decimal:
     """A fraction to the 28 digits of Decimal; a float as its shortest text."""
     if isinstance(number, float):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation, localcontext
 
 from harness.config import CostSpec
-from harness.cost.hosted import HostedPrice, as_input_text, bill, find_price, price_ratio
-from harness.cost.own import split_by_price_ratio, usd_per_served
+from harness.cost.hosted import HostedPrice, as_input_text, bill, find_price, price_ratio, same_model
 from harness.cost.prices import day_of, staleness
+from harness.cost.unit_cost import split_by_price_ratio, usd_per_served
 from harness.errors import ConfigError, InvalidRunError
 from harness.records import CostLine, CostReport, Hardware, RunSummary
 
@@ -250,6 +250,12 @@ def cost_run(
     at = day_of(summary.created_utc)
     prices = [find_price(ref, at) for ref in spec.hosted]
     warnings += [w for p in prices if p.as_of is not None and (w := staleness(p.name, p.as_of, at))]
+    warnings += [
+        f"mixed tokenizers: {p.name} is not {summary.model}, so it makes other tokens of the same text than the ones priced here: "
+        "harness cost tokens measures the exchange rate"
+        for p in prices
+        if not same_model(summary.model, p.name)
+    ]
     utilisation = Decimal(repr(spec.utilisation))
     if hardware is None:
         why = (

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from harness.cost.claims import Claim, compare
-from harness.cost.fleet import replicas_needed
+from harness.cost.fleet import Rung, cost_ladder, replicas_needed
 from harness.cost.measured import Measured
 from harness.cost.quantities import HOURS_PER_MONTH
-from harness.cost.scenario_base import MONTH_S, Base, base_of
+from harness.cost.scenario_inputs import MONTH_S, Base, base_of
 from harness.cost.scenario_options import Against, HostedSide, Option, against, hosted_sides, options_of, reference_of
 from harness.cost.scenario_spec import ScenarioSpec
 from harness.cost.uncertainty import Assumption, Case, Outlook, outlook
@@ -33,7 +33,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioResult:
-    """Everything that is said about a scenario. `reference` names the hosted price that self-hosting is compared with."""
+    """Everything that is said about a scenario. `reference` names the hosted price that self-hosting is compared with.
+
+    `ladder`: a request's cost from a machine that is full at all times to what is paid; empty for a machine that is free.
+    """
 
     name: str
     description: str
@@ -41,6 +44,7 @@ class ScenarioResult:
     model: str
     slo: str
     figures: tuple[Figure, ...]
+    ladder: tuple[Rung, ...]
     options: tuple[Option, ...]
     reference: str | None
     against: tuple[Against, ...]
@@ -154,14 +158,10 @@ def _claims(spec: ScenarioSpec, figures: Sequence[Figure]) -> tuple[Claim, ...]:
     return tuple(compare(c.row, c.says, c.stated, c.arithmetic, c.ours, c.unit, c.reason, values) for c in spec.claims)
 
 
-def same_product(option: Option) -> bool:
-    return not any("different product" in note for note in option.notes)
-
-
 def _verdict(options: Sequence[Option], reference: HostedSide | None, odds: Outlook | None) -> str:
     """One line: the cheapest of each kind that serves the same model; a cheaper other product is named as one."""
     feasible = sorted((o for o in options if o.infeasible is None), key=lambda o: o.usd_per_month)
-    same = [o for o in feasible if same_product(o)]
+    same = [o for o in feasible if o.same_product]
     words, seen = [], set[str]()
     for o in same:
         if o.kind not in seen:
@@ -215,6 +215,7 @@ def run_scenario(spec: ScenarioSpec, measured: Measured | None = None) -> Scenar
         model=spec.model,
         slo=spec.slo,
         figures=tuple(figures),
+        ladder=cost_ladder(base.demand, base.fleet_spec) if base.price else (),
         options=options,
         reference=None if reference is None else reference.name,
         against=found,

@@ -5,26 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
-from harness.cost.breakeven import BreakEven, break_even_over_demand
+from harness.config import PriceRef
+from harness.cost.breakeven import BreakEven, break_even_over_demand, staircase
 from harness.cost.fleet import labour_usd_per_hour
 from harness.cost.hosted import HostedPrice, bill, find_price
-from harness.cost.hosted_limits import (
+from harness.cost.hosted_terms import (
     MonthlyBill,
     RateLimits,
     Shape,
+    cross_check,
     find_variant,
     limit_capacity,
     monthly_bill,
     provisioned_usd_per_hour,
-    same_tokenizer,
 )
 from harness.cost.hybrid import HybridPlan, plan_hybrid
 from harness.cost.measured import Usage
 from harness.cost.prices import staleness
 from harness.cost.quantities import HOURS_PER_MONTH
-from harness.cost.scenario_base import Base
+from harness.cost.scenario_inputs import Base
 from harness.cost.scenario_spec import HostedPart
+from harness.cost.token_exchange import same_tokenizer
+from harness.errors import ConfigError
+
+_NO_MACHINE_PAYS = "not a machine pays for itself: the same as hosted"
+_ALL_ON_MACHINES = "the machines carry everything: the same as self-hosted"
+_OTHER_PRODUCT = "a different product"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,15 @@ class Option:
     infeasible: str | None
     notes: tuple[str, ...]
     inputs: Mapping[str, str]
+
+    @property
+    def is_another(self) -> bool:
+        """A hybrid that comes out as one of the other options."""
+        return self.infeasible in {_NO_MACHINE_PAYS, _ALL_ON_MACHINES}
+
+    @property
+    def same_product(self) -> bool:
+        return not any(_OTHER_PRODUCT in note for note in self.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +95,24 @@ def hosted_sides(base: Base) -> tuple[HostedSide, ...]:
 
 
 def _ratio(base: Base, part: HostedPart) -> tuple[Decimal, list[str]]:
-    """Exchange rate of tokens, and a note where it is taken for granted. ConfigError: two tokenizers and no rate."""
+    """Exchange rate of tokens, and a note where it is not the same tokenizer's. ConfigError: two tokenizers and no rate."""
     own = base.spec.tokenizer
     if part.tokenizer_ratio is None and (own is None or part.tokenizer is None):
         note = "tokenizers are not declared: equal token counts are taken for granted"
         return Decimal(1), [] if part.same_model else [note]
-    return same_tokenizer(own, part.tokenizer, part.tokenizer_ratio), []
+    ratio = same_tokenizer(own, part.tokenizer, part.tokenizer_ratio)
+    if part.tokenizer_ratio is None or (own is not None and own == part.tokenizer and ratio == 1):
+        return ratio, []
+    names = f"{part.tokenizer or 'not named'} against {own or 'not named'}"
+    return ratio, [f"mixed tokenizers, {names}: {ratio:g} tokens for one of ours as declared (harness cost tokens measures it); compare $/request, not $/M tokens"]  # fmt: skip
+
+
+def _against_the_book(base: Base, part: HostedPart, price: HostedPrice) -> str | None:
+    """A note where an own price and the price book's of the same provider and model are more than 10 % apart."""
+    try:
+        return cross_check(price, find_price(PriceRef(provider=part.provider, model=part.model), base.at))
+    except ConfigError:  # not in the book: there is no second source
+        return None
 
 
 def _usd_per_request(base: Base, price: HostedPrice, ratio: Decimal) -> Decimal:
@@ -105,9 +134,11 @@ def _hosted_side(base: Base, part: HostedPart) -> HostedSide:
         each, base.requests, discount=part.discount, minimum_usd=part.minimum_usd_per_month, billed_retries=part.billed_retries
     )  # fmt: skip
     if not part.same_model:
-        notes.append(f"a different product: not {spec.model}; its quality is not compared here")
+        notes.append(f"{_OTHER_PRODUCT}: not {spec.model}; its quality is not compared here")
     if price.as_of is not None and (stale := staleness(price.name, price.as_of, base.at)):
         notes.append(stale)
+    if price.own is not None and (apart := _against_the_book(base, part, price)) is not None:
+        notes.append(apart)
     infeasible: str | None = None
     allowed: float | None = None
     if part.limits is not None:
@@ -167,9 +198,9 @@ def _hybrid_option(base: Base, side: HostedSide) -> Option:
     if infeasible is not None and side.peak_allowed_rps is not None and plan.hosted_peak_rps <= side.peak_allowed_rps:
         infeasible = None  # the rate limit that the whole demand breaks holds for the burst alone
     if plan.replicas == 0:
-        infeasible = infeasible or "not a machine pays for itself: the same as hosted"
+        infeasible = infeasible or _NO_MACHINE_PAYS
     elif plan.hosted_share == 0 and base.spec.fleet.spares == 0:
-        infeasible = infeasible or "the machines carry everything: the same as self-hosted"
+        infeasible = infeasible or _ALL_ON_MACHINES
     notes = (f"{plan.hosted_share:.1%} of requests hosted; the hosted API is the spare", *side.notes)
     name = f"{plural(plan.replicas)} always on, the rest to {side.name}"
     return Option("hybrid", name, month, month / base.requests, infeasible, notes, {**side.price.inputs, "machine": base.machine.name})  # fmt: skip
@@ -182,7 +213,7 @@ def _dedicated_option(base: Base, side: HostedSide) -> Option | None:
     peak = base.demand.peak_rps * base.peak_factor / base.spec.fleet.headroom
     units, per_hour = provisioned_usd_per_hour(peak, part.unit_requests_per_s, part.usd_per_unit_hour)
     month = per_hour * HOURS_PER_MONTH
-    notes = tuple(n for n in side.notes if "different product" in n)
+    notes = tuple(n for n in side.notes if _OTHER_PRODUCT in n)
     return Option("dedicated", f"{units} units of {side.name}", month, month / base.requests, None, notes, {"unit": f"{part.usd_per_unit_hour} USD per hour, {part.unit_requests_per_s} requests/s", "source": part.source})  # fmt: skip
 
 
@@ -203,6 +234,21 @@ def reference_of(sides: Sequence[HostedSide]) -> HostedSide | None:
     return min(same or feasible, key=lambda s: s.usd_per_request, default=None)
 
 
+def self_staircase(base: Base, up_to_rps: float) -> list[tuple[float, float]]:
+    """Self-hosted dollars per hour over mean demand, as `breakeven.staircase` gives them."""
+    return staircase(base.demand, base.usable_rps, base.machine.usd_per_hour, up_to_rps, **_fleet_terms(base))
+
+
+def _fleet_terms(base: Base) -> dict[str, Any]:
+    fleet = base.spec.fleet
+    return {
+        "spares": fleet.spares,
+        "fixed_usd_per_hour": base.fixed_usd_per_hour,
+        "autoscaled": fleet.scaling == "autoscaled",
+        "min_replicas": fleet.min_replicas,
+    }
+
+
 def against(base: Base, side: HostedSide) -> Against:
     fleet, labour = base.fleet, base.spec.labour
     hours = Decimal(repr(fleet.hours))
@@ -215,9 +261,7 @@ def against(base: Base, side: HostedSide) -> Against:
     return Against(
         hosted=side.name,
         crossings=break_even_over_demand(
-            base.demand, base.usable_rps, base.machine.usd_per_hour, side.usd_per_request, spares=base.spec.fleet.spares,
-            fixed_usd_per_hour=base.fixed_usd_per_hour, autoscaled=base.spec.fleet.scaling == "autoscaled",
-            min_replicas=base.spec.fleet.min_replicas,
+            base.demand, base.usable_rps, base.machine.usd_per_hour, side.usd_per_request, **_fleet_terms(base)
         ),
         hosted_usd_per_request=fleet.usd_per_month / base.requests,
         machine_usd_per_hour=machine if machine >= 0 else None,

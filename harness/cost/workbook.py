@@ -14,7 +14,7 @@ from typing import Any
 from harness.cost.demand import Demand
 from harness.cost.measured import Measured
 from harness.cost.scenario import ScenarioResult
-from harness.cost.scenario_base import base_of
+from harness.cost.scenario_inputs import base_of
 
 
 @dataclass(frozen=True, slots=True)

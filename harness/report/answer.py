@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from harness.cost.hosted import same_model
 from harness.records import CostReport, RunSummary
 from harness.report import formats
 from harness.report.cells import Row, cost_line, rows, slo_target, worst
@@ -186,12 +186,3 @@ def _compare(own: Decimal, hosted: Decimal) -> str:
     if high / low - 1 < _SAME_WITHIN:
         return "so both cost the same within 3 %"
     return f"so {'hosted' if hosted < own else 'own'} is {formats.ratio(high / low)} cheaper"
-
-
-def same_model(measured: str, hosted: str) -> bool:
-    """Whether a hosted price is for the model measured: equal names after the last slash, in letters and digits only.
-
-    Strict on purpose: a name that merely resembles another is called a different product.
-    """
-    plain = [re.sub(r"[^a-z0-9]", "", name.lower().rstrip("/").rsplit("/", 1)[-1]) for name in (measured, hosted)]
-    return bool(plain[0]) and plain[0] == plain[1]

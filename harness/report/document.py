@@ -9,13 +9,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from harness.errors import StoreError
 from harness.metrics import METRICS
 from harness.records import CostReport, RunSummary
-from harness.report import cells, figures, formats, sections
+from harness.report import cells, formats, pages, run_figures, sections
 from harness.report.answer import Answer, find_answer
 from harness.report.markdown import markdown
 
@@ -52,13 +48,7 @@ def write(
     paths: dict[str, Path] = {}
     for kind, (name, text) in texts.items():
         path = out_dir / name
-        try:
-            out_dir.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_name(f".{name}.new")
-            fresh.write_text(text, encoding="utf-8", newline="\n")
-            fresh.replace(path)
-        except OSError as error:
-            raise StoreError("the report cannot be written", path, error.strerror or str(error)) from None
+        pages.write_whole(path, text)
         paths[kind] = path
     return paths
 
@@ -74,21 +64,7 @@ def html(
     shown = sections.timeline_run(found, table, summaries)
     anchors = sections.anchors(summaries)
     priced = sections.costs_shown(found, costs, summaries, allow_invalid=allow_invalid)
-    environment = Environment(
-        loader=PackageLoader("harness.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "clean": formats.clean,
-        "usd": formats.usd,
-        "percent": formats.percent,
-        "duration": formats.duration,
-        "number": formats.number,
-    }
-    return environment.get_template("template.html.j2").render(
+    return pages.environment().get_template("run.html.j2").render(
         title=formats.clean(title, 200) or "report",
         answer=found,
         allow_invalid=allow_invalid,
@@ -99,9 +75,9 @@ def html(
         rows=[_html_row(row, columns, table, found) for row in table],
         absent=[(names, why, [table.index(row) + 1 for row in where] if len(where) < len(table) else []) for names, why, where in cells.absent_reasons(table, columns)],
         figures=[
-            ("Throughput against concurrency", _svg(figures.throughput_against_concurrency(summaries)), False),
-            ("Timeline", _svg(figures.timeline(shown)), True),
-            ("Latency against rate", _svg(figures.latency_against_rate(summaries)), False),
+            ("Throughput against concurrency", pages.svg(run_figures.throughput_against_concurrency(summaries)), False),
+            ("Timeline", pages.svg(run_figures.timeline(shown)), True),
+            ("Latency against rate", pages.svg(run_figures.latency_against_rate(summaries)), False),
         ],
         price_words=cells.price_words(table, costs),
         timeline_run=shown,
@@ -119,11 +95,6 @@ def html(
         load_words=formats.load_words,
         metrics=list(METRICS.values()),
     )  # fmt: skip
-
-
-def _svg(text: str) -> Markup:
-    """A figure as it stands: figures.py escapes every word in it."""
-    return Markup(text)  # noqa: S704
 
 
 def _html_row(

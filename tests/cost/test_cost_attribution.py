@@ -166,6 +166,12 @@ def test_black_box_against_the_simulated_engine():
     assert fit.warnings == ()
 
 
+def test_nnls_sees_a_column_that_is_tiny_beside_another():
+    """A column 1e-38 the size of another still gets its coefficient, and so does the other; an empty column gets 0."""
+    x = np.array([[0.0, 1.2e-38, 0.0], [0.0, 0.0, 1.0]])
+    assert nnls(x, np.array([1.0, 1.0])) == pytest.approx([0, 1 / 1.2e-38, 1])
+
+
 @given(st.lists(st.lists(st.floats(0, 10), min_size=3, max_size=3), min_size=4, max_size=8), st.data())
 def test_nnls_is_non_negative_and_no_single_change_helps(rows, data):
     """The optimum: no coefficient below 0, and no step in one coefficient lowers the error (convex, so none does)."""

@@ -20,6 +20,7 @@ from harness.cost.breakeven import (
     break_even_over_demand,
     break_even_replica_price,
     permanent_rps,
+    staircase,
 )
 from harness.cost.demand import curve, flat, shaped
 from harness.errors import ConfigError
@@ -287,3 +288,22 @@ def test_command_quotes_prices_and_curves():
     assert float(shown["break_even_hosted_usd_per_request"]) == pytest.approx(5 * 3.49 / 360000, rel=1e-9)
     over = [*ARGUMENTS, "0.0000614", "--demand", "m-large", "--json"]
     assert json.loads(CliRunner().invoke(command, over, catch_exceptions=False).output)["crossings"]
+
+
+@pytest.mark.parametrize("autoscaled", [True, False])
+def test_the_staircase_is_the_fleet_at_every_rate(autoscaled):
+    """On 300 random fleets the stair at a random rate is the summed whole replicas there, to 1e-9, and stairs are in order."""
+    rng = random.Random(5)
+    for _ in range(300):
+        demand = curve("d", [rng.randint(0 if autoscaled else 1, 9) for _ in range(rng.randint(1, 6))] + [1], source="")
+        mu, c, least, spares = rng.uniform(0.3, 4), rng.uniform(0.1, 9), rng.randint(0, 1), rng.randint(0, 2)
+        end = rng.uniform(1, 30)
+        stairs = staircase(
+            demand, mu, c, end, spares=spares, fixed_usd_per_hour=2, min_replicas=least, autoscaled=autoscaled
+        )
+        assert [rate for rate, _ in stairs] == sorted(rate for rate, _ in stairs)
+        rate = rng.uniform(0.01, 0.99) * stairs[-1][0]
+        factors = [r / demand.mean_rps for r in demand.rps] if autoscaled else [demand.peak_to_mean]
+        needed = sum(max(least if autoscaled else 1, math.ceil(rate * f / mu)) for f in factors) / len(factors)
+        at = max(usd for x, usd in stairs if x <= rate)
+        assert at == pytest.approx(c * (needed + spares) + 2, rel=1e-9)

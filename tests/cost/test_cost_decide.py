@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -121,3 +123,12 @@ def test_no_reference_is_said():
     assert found.choice == "self-hosted"
     assert found.p_self_cheaper is None
     assert "something to compare with" in found.flips[0]
+
+
+def test_deciding_loads_no_heavy_library():
+    """`harness cost decide` and `--help` in a process of their own: neither pandas, scipy, pyarrow nor matplotlib is imported."""
+    for words, allowed in ((["cost", "decide", "startup-chat"], {"numpy"}), (["--help"], set())):
+        code = f"import sys; sys.argv = ['harness', *{words!r}]; from harness.cli import cli; cli.main(standalone_mode=False); print(*sys.modules, file=sys.stderr)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        heavy = {"pandas", "scipy", "pyarrow", "matplotlib", "openai", "numpy"} & set(done.stderr.split())
+        assert heavy <= allowed

@@ -14,6 +14,7 @@ from decimal import Decimal as D
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import duckdb
 import pytest
 from click.testing import CliRunner
 from cost_summaries import summary
@@ -23,13 +24,22 @@ from step_simulator import simulate
 
 from harness.cli import cli
 from harness.config import CostSpec, PriceRef
-from harness.cost.exports import opencost_text
-from harness.cost.focus import COLUMNS, MANDATORY, EstimatedCharge, charges_of_run, charges_of_scenario, focus_csv
+from harness.cost.focus import (
+    COLUMNS,
+    MANDATORY,
+    EstimatedCharge,
+    charges_of_run,
+    charges_of_scenario,
+    column_kind,
+    focus_csv,
+    focus_rows,
+)
+from harness.cost.opencost import opencost_text
 from harness.cost.report import cost_run
 from harness.cost.scenario import run_scenario
 from harness.cost.scenario_spec import find_scenario, load_scenario
 from harness.cost.workbook import workbook
-from harness.errors import ConfigError
+from harness.errors import ConfigError, StoreError
 from harness.records import Hardware
 
 BOX = Hardware("box", "3.60", "quote", "2026-11-01")
@@ -42,7 +52,7 @@ def run(**changes):
 
 
 def rows_of(charges):
-    return list(csv.DictReader(io.StringIO(focus_csv(charges))))
+    return list(csv.DictReader(io.StringIO(focus_csv(focus_rows(charges)))))
 
 
 # ---------------------------------------------------------------- FOCUS
@@ -102,11 +112,42 @@ def test_focus_refuses_what_is_not_known():
     with pytest.raises(ConfigError, match="no usage"):
         charges_of_run(replace(s, usage=()), report)
     with pytest.raises(ConfigError, match="nothing to export"):
-        focus_csv([])
+        focus_rows([])
     day = datetime(2026, 11, 24, tzinfo=UTC)
     bad = EstimatedCharge("m", "input", day, day, D(1), D("NaN"), "p", "h", None, None, "2026-11-01", "s")
     with pytest.raises(ConfigError, match="no usd"):
-        focus_csv([bad])
+        focus_rows([bad])
+
+
+def test_focus_parquet_is_the_csv_with_types(tmp_path):
+    """Every value of the CSV stands in the Parquet file: decimals exact to 18 places, UTC instants, nulls where it is empty."""
+    out = tmp_path / "x.parquet"
+    assert invoke("export", "agent-fleet", "--format", "focus", "--out", str(out)).exit_code == 0
+    texts = list(csv.DictReader(io.StringIO(invoke("export", "agent-fleet", "--format", "focus").output)))
+    table = duckdb.sql(f"select * from '{out}'")
+    kinds = dict(zip(table.columns, map(str, table.types), strict=True))
+    assert tuple(kinds) == COLUMNS
+    wanted = {"decimal": "DECIMAL(38,18)", "whole": "BIGINT", "utc": "TIMESTAMP WITH TIME ZONE", "text": "VARCHAR"}
+    assert {name: wanted[column_kind(name)] for name in COLUMNS} == kinds
+    rows = table.fetchall()
+    assert len(rows) == len(texts) > 0
+    for text, row in zip(texts, rows, strict=True):
+        for name, value in zip(COLUMNS, row, strict=True):
+            if text[name] == "":
+                assert value is None, name
+            elif column_kind(name) == "decimal":
+                assert abs(value - D(text[name])) <= D("1e-18"), name
+            elif column_kind(name) == "utc":
+                assert value == datetime.fromisoformat(text[name]), name
+            else:
+                assert str(value) == text[name], name
+
+
+def test_focus_parquet_that_cannot_be_written_leaves_nothing(tmp_path):
+    """No such directory: an error of the store, and no half a file."""
+    failed = invoke("export", "startup-chat", "--format", "focus", "--out", str(tmp_path / "no" / "x.parquet"))
+    assert isinstance(failed.exception, StoreError)
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------- OpenCost

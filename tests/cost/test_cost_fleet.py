@@ -22,7 +22,7 @@ from harness.cost.fleet import (
     replica_counts,
     replicas_needed,
 )
-from harness.cost.owned import OwnedMachine, capital_recovery, load_owned, owned_cost
+from harness.cost.owned_machine import OwnedMachine, capital_recovery, load_owned, owned_cost
 from harness.errors import ConfigError
 
 # Qwen3-8B FP8 on an H100 at $3.49/h: 32.26 rps at the SLO; two weeks of ServeGen m-large, mean 195.8, peak hour 364.7 rps.

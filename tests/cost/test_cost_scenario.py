@@ -286,3 +286,25 @@ def test_a_scenario_that_is_no_mapping_is_an_error():
     """A list is not a scenario."""
     with pytest.raises(HarnessError, match="not a scenario"):
         parse_scenario([], "x")
+
+
+def test_mixed_tokenizers_are_flagged_in_the_scenario():
+    """A declared exchange rate between two tokenizers is said in the option's notes and the warnings; the same tokenizer is not."""
+    mixed = run_scenario(scenario(tokenizer="a", hosted=[hosted(tokenizer="b", tokenizer_ratio=1.2)]))
+    assert any("mixed tokenizers, b against a: 1.2 tokens" in w for w in mixed.warnings)
+    assert not any("mixed" in w for w in run_scenario(scenario(tokenizer="a", hosted=[hosted(tokenizer="a")])).warnings)
+
+
+def test_an_own_price_far_from_the_price_book_is_flagged():
+    """gpt-5-mini declared at twice the book's prices: a warning with both; at the book's own prices none."""
+    book = {
+        "provider": "openai",
+        "model": "gpt-5-mini",
+        "tokenizer_ratio": 1,
+        "as_of": "2026-11-01",
+        "same_model": False,
+    }
+    for factor, flagged in ((1, False), (2, True)):
+        part = {**book, "input_usd_per_million": 0.25 * factor, "output_usd_per_million": 2.0 * factor}
+        found = run_scenario(scenario(hosted=[hosted(), part])).warnings
+        assert any("differ by more than 10 %" in w for w in found) is flagged, found

@@ -1,9 +1,14 @@
-"""The KV cache that a real server reports against the prediction from its model's config.json."""
+"""The KV cache that a real server reports against the prediction from its model's config.json.
+
+`HARNESS_LONG=1 pytest -s tests/live/test_kv_blocks_vllm.py` starts a server for each row of CASES, one after the other, and prints
+the table; without it only the shared server is checked.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,27 +16,44 @@ from pathlib import Path
 import pytest
 
 from harness.config import TargetSpec
-from harness.cost.memory import predict_kv_blocks
+from harness.cost.memory import KvBlocks, predict_kv_blocks
 from harness.cost.model_shape import model_shape
-from harness.targets import embedded, open_target
+from harness.targets import Target, embedded, open_target
 
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.timeout(400),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed here"),
 ]
+long = pytest.mark.skipif(not os.environ.get("HARNESS_LONG"), reason="a server start a row: HARNESS_LONG=1")
 GIB = 2**30
+MIB = 2**20
+
+CASES = [  # model, --dtype, --kv-cache-dtype, --max-model-len, --block-size (None: the server's own), bytes of KV cache
+    ("tiny", "auto", "auto", 512, None, GIB // 4),
+    ("tiny", "auto", "auto", 4096, 32, 100 * MIB),
+    ("tiny", "float16", "auto", 2048, None, 333 * MIB),
+    ("tiny", "float32", "auto", 1024, None, GIB // 4),
+    ("tiny", "bfloat16", "fp8", 2048, 64, GIB // 4),
+    ("smollm2-135m", "auto", "auto", 1024, None, GIB // 2),
+    ("smollm2-135m", "bfloat16", "bfloat16", 8192, None, GIB),
+    ("smollm2-135m", "float16", "float16", 2048, 64, 777 * MIB),
+    ("smollm2-135m", "float32", "auto", 2048, None, GIB),
+    ("smollm2-135m", "auto", "fp8", 4096, None, GIB // 2),
+    ("tiny with a window of 256", "auto", "fp8", 1024, 64, GIB // 4),
+]
 
 
-def reported(target) -> tuple[int, int, int]:
+def reported(target: Target) -> tuple[int, int, int]:
     """(blocks, block size, tokens of the KV cache) by the server's own metrics and log."""
+    assert target.log_path is not None
     said = re.findall(r"KV cache size: ([\d,]+) tokens", target.log_path.read_text(encoding="utf-8"))
     info = target.info.cache_config
     return int(info["num_gpu_blocks"]), int(info["block_size"]), int(said[-1].replace(",", ""))
 
 
-def agrees(target, config: dict, kv_dtype: str, kv_cache_bytes: int, length: int) -> None:
-    """Blocks and tokens within 2 % of what the server says."""
+def agrees(target: Target, config: dict, kv_dtype: str, kv_cache_bytes: int, length: int) -> tuple[KvBlocks, int, int]:
+    """Blocks and tokens within 2 % of what the server says; the prediction and what was said."""
     blocks, block_tokens, tokens = reported(target)
     predicted = predict_kv_blocks(
         model_shape(config),
@@ -44,6 +66,7 @@ def agrees(target, config: dict, kv_dtype: str, kv_cache_bytes: int, length: int
 
     assert abs(predicted.num_blocks - blocks) <= 0.02 * blocks
     assert abs(predicted.size_tokens - tokens) <= 0.02 * tokens
+    return predicted, blocks, tokens
 
 
 def test_blocks_of_the_shared_server(vllm_server):
@@ -52,28 +75,35 @@ def test_blocks_of_the_shared_server(vllm_server):
     agrees(vllm_server, config, "auto", GIB, 2048)
 
 
-def test_blocks_of_an_fp8_cache_of_a_windowed_model(tmp_path: Path):
-    """An fp8 cache, 1,024 tokens, another block size, and a model whose layers have a sliding window."""
-    folder = tmp_path / "windowed"
-    shutil.copytree(embedded.ensure("tiny", print), folder)
-    config = json.loads((folder / "config.json").read_text())
+def prepared(name: str, folder: Path) -> tuple[str, dict]:
+    """(model for the target, its config): the windowed one is the tiny model as a Mistral."""
+    base = name.split(maxsplit=1)[0]
+    config = json.loads((embedded.ensure(base, print) / "config.json").read_text())
+    if base == name:
+        return f"embedded:{name}", config
+    shutil.copytree(embedded.ensure(base, print), folder)
     config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 256}
     (folder / "config.json").write_text(json.dumps(config))
-    spec = TargetSpec(
-        name="windowed",
-        kind="vllm",
-        model=str(folder),
-        flags={
-            "load_format": "dummy",
-            "enforce_eager": True,
-            "max_model_len": 1024,
-            "max_num_seqs": 16,
-            "max_num_batched_tokens": 256,
-            "kv_cache_dtype": "fp8",
-            "block_size": 64,
-            "kv_cache_memory_bytes": GIB // 4,
-        },
-        start_timeout_s=240,
+    return str(folder), config
+
+
+@long
+@pytest.mark.parametrize(("name", "dtype", "kv_dtype", "length", "block", "kv_bytes"), CASES)
+def test_blocks_of_a_server_of_its_own(tmp_path, name, dtype, kv_dtype, length, block, kv_bytes):
+    """Model, dtype, KV dtype, length, block size and cache size as asked: blocks and tokens within 2 %."""
+    model, config = prepared(name, tmp_path / "windowed")
+    flags = {
+        "enforce_eager": True, "dtype": dtype, "kv_cache_dtype": kv_dtype, "max_model_len": length, "max_num_seqs": 16,
+        "max_num_batched_tokens": 256, "kv_cache_memory_bytes": kv_bytes,
+    }  # fmt: skip
+    flags |= {} if block is None else {"block_size": block}
+    flags |= {} if model.startswith("embedded:") else {"load_format": "dummy"}
+    stored = kv_dtype if kv_dtype != "auto" else ("auto" if dtype == "auto" else dtype)
+    spec = TargetSpec(name="kv", kind="vllm", model=model, flags=flags, start_timeout_s=300)
+    with open_target(spec, tmp_path / "server.log", lambda _: None) as target:
+        predicted, blocks, tokens = agrees(target, config, stored, kv_bytes, length)
+        block_tokens = int(target.info.cache_config["block_size"])
+    print(
+        f"\nKV | {name} | {dtype} | {kv_dtype} | {length} | {block_tokens} | {kv_bytes / MIB:g} | {predicted.num_blocks} | "
+        f"{blocks} | {predicted.num_blocks / blocks - 1:+.3%} | {predicted.size_tokens} | {tokens} | {predicted.size_tokens / tokens - 1:+.3%} |"
     )
-    with open_target(spec, tmp_path / "server.log", print) as target:
-        agrees(target, config, "fp8", GIB // 4, 1024)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.cost.own import split_by_price_ratio, usd_per_million_tokens, usd_per_served
+from harness.cost.unit_cost import split_by_price_ratio, usd_per_million_tokens, usd_per_served
 from harness.errors import ConfigError
 
 PRICES = st.decimals("0.01", "500", places=4)

@@ -31,6 +31,7 @@ class Base:
     capacity_rps: float  # of a machine, to plan with
     capacity_inputs: Mapping[str, str]
     fixed_usd_per_hour: Decimal
+    fleet_spec: FleetSpec
     fleet: FleetCost
     measured: Measured | None
 
@@ -92,20 +93,18 @@ def base_of(spec: ScenarioSpec, measured: Measured | None) -> Base:
     capacity, inputs = _capacity(spec, measured)
     labour = labour_usd_per_hour(spec.labour.full_time, spec.labour.usd_per_work_hour)
     storage = Decimal(repr(spec.fleet.storage_usd_per_month))
-    fleet = fleet_cost(
-        demand,
-        FleetSpec(
-            capacity_rps=capacity,
-            replica_usd_per_hour=machine.usd_per_hour,
-            headroom=spec.fleet.headroom / peak_factor,
-            spares=spec.fleet.spares,
-            min_replicas=spec.fleet.min_replicas,
-            scaling=spec.fleet.scaling,
-            cold_start_s=spec.fleet.cold_start_s,
-            billing_s=spec.fleet.billing_s,
-            storage_usd_per_month=storage,
-            labour_usd_per_hour=labour,
-        ),
+    fleet_spec = FleetSpec(
+        capacity_rps=capacity,
+        replica_usd_per_hour=machine.usd_per_hour,
+        headroom=spec.fleet.headroom / peak_factor,
+        spares=spec.fleet.spares,
+        min_replicas=spec.fleet.min_replicas,
+        scaling=spec.fleet.scaling,
+        cold_start_s=spec.fleet.cold_start_s,
+        billing_s=spec.fleet.billing_s,
+        storage_usd_per_month=storage,
+        labour_usd_per_hour=labour,
     )
+    fleet = fleet_cost(demand, fleet_spec)
     fixed = labour + storage / HOURS_PER_MONTH
-    return Base(spec, at, demand, peak_factor, machine, capacity, inputs, fixed, fleet, measured)
+    return Base(spec, at, demand, peak_factor, machine, capacity, inputs, fixed, fleet_spec, fleet, measured)

@@ -211,19 +211,3 @@ def cross_check(first: HostedPrice, second: HostedPrice) -> str | None:
         return None
     sources = " and ".join(p.inputs.get("price source", "unknown source") for p in (first, second))
     return f"two sources of the price of {first.name} differ by more than 10 %: {'; '.join(apart)} ({sources})"
-
-
-def same_tokenizer(own: str | None, hosted: str | None, ratio: Number | None) -> Decimal:
-    """Hosted tokens over own tokens of the same text. Raises ConfigError where the tokenizers differ and no ratio was measured.
-
-    $/M tokens of two tokenizers must not be compared: the same Hindi text is 291 tokens for one and 1,037 for another.
-    """
-    if ratio is not None:
-        return to_decimal(exact(above_zero(ratio, "tokenizer ratio"), "tokenizer ratio"))
-    if own is not None and own == hosted:
-        return Decimal(1)
-    raise ConfigError(
-        "mixed tokenizers without an exchange rate",
-        f"{own or 'not given'} and {hosted or 'not given'}",
-        "measure tokenizer_ratio on your own texts (hosted tokens / own tokens), or compare the same model",
-    )

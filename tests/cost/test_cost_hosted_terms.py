@@ -9,7 +9,7 @@ import pytest
 from harness.config import PriceRef
 from harness.cost.breakeven import break_even
 from harness.cost.hosted import bill, find_price
-from harness.cost.hosted_limits import (
+from harness.cost.hosted_terms import (
     RateLimits,
     Shape,
     cross_check,
@@ -17,9 +17,9 @@ from harness.cost.hosted_limits import (
     limit_capacity,
     monthly_bill,
     provisioned_usd_per_hour,
-    same_tokenizer,
 )
 from harness.cost.prices import day_of
+from harness.cost.token_exchange import same_tokenizer
 from harness.errors import ConfigError
 
 NOW = day_of("20261124T113000Z")

@@ -1,0 +1,48 @@
+"""What the pages share: the templates' environment with its filters, figures as they stand, and files that are whole or not there."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.errors import StoreError
+from harness.report import formats
+
+
+@cache
+def environment() -> Environment:
+    """Templates of this package; every word from outside is escaped, a name that is not given is an error."""
+    found = Environment(
+        loader=PackageLoader("harness.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters |= {
+        "clean": formats.clean,
+        "usd": formats.usd,
+        "percent": formats.percent,
+        "duration": formats.duration,
+        "number": formats.number,
+    }
+    return found
+
+
+def svg(text: str) -> Markup:
+    """A figure as it stands: figures.py escapes every word in it."""
+    return Markup(text)  # noqa: S704
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file under another name and rename it; directories are made. Raises StoreError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.write_text(text, encoding="utf-8", newline="\n")
+        fresh.replace(path)
+    except OSError as error:
+        raise StoreError("the report cannot be written", path, error.strerror or str(error)) from None
