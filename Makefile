@@ -7,7 +7,7 @@ BIN := .venv/bin
 PINS := configs/constraints
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm bench test check lint types bench-driver bench-vllm-serve clean
+.PHONY: help setup vllm bench test check lint types bench-driver bench-vllm-serve bench-peers bench-memory clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -58,6 +58,12 @@ bench-driver: .venv/.setup ## the load generator against a server that knows the
 
 bench-vllm-serve: .venv/.vllm ## the same real server measured by us and by `vllm bench serve`, alternating
 	@$(BIN)/python -m tests.bench.bench_vllm_serve $(ARGS)
+
+bench-peers: .venv/.vllm ## the same loads by us, vllm bench serve, GuideLLM, AIPerf and inference-perf, against the truth
+	@$(BIN)/python -m tests.bench.bench_peers $(ARGS)
+
+bench-memory: .venv/.setup ## a million requests through the whole command: resident size over time
+	@$(BIN)/python -m tests.bench.bench_memory $(ARGS)
 
 clean: ## remove .venv and caches; results stay
 	@rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache build dist

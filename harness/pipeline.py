@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from harness import __version__, clock, plan
 from harness.analyse.summary import summarise
+from harness.calibrate import calibration_limit
 from harness.config import CostSpec, ExperimentSpec, HardwareSpec, LoadSpec, TargetSpec
 from harness.cost.prices import declared, instance_price
 from harness.cost.report import cost_run
@@ -155,7 +156,8 @@ def run_cell(
         writer.write_plan(drawn)
         _link_log(target, run_dir)
         with Observers(target.info, spec.observe, writer.add) as observers:
-            environment = collect(observers.gpu_static, {"plan_notes": list(notes)})
+            calibration = calibration_limit(spec.workers) if spec.driver == "wire" else None
+            environment = collect(observers.gpu_static, {"plan_notes": list(notes), "calibration": calibration})
             writer.update(environment=environment, telemetry=dict(observers.telemetry))
             phases = (Phase.WARMUP, drawn.warmup, _warmup_load(cell.load)), (Phase.MEASURE, drawn.requests, cell.load)
             reports: dict[str, Any] = {}

@@ -145,6 +145,29 @@ def merged_reads(e: Evidence) -> Reason | None:
     )
 
 
+def client_bottleneck(e: Evidence) -> Reason | None:
+    """The load against what this machine's client was shown to measure (`harness calibrate`); without that, nothing."""
+    known = e.run.manifest.environment.get("calibration")
+    if not known or e.window is None:
+        return None
+    stamps = e.requests.chunks.stamp_ns
+    chunks = int(((stamps > e.window.start_ns) & (stamps <= e.window.end_ns)).sum())
+    loads = (
+        ("tokens_per_s", "tokens_bounded", chunks / e.window.seconds, "chunks/s"),
+        ("requests_per_s", "requests_bounded", e.scalars.get("achieved_rate_rps") or 0.0, "requests/s"),
+    )
+    for ceiling in sorted(known["ceilings"], key=lambda c: -c["error_s"]):  # the widest limit first: it weighs most
+        for name, bounded, load, unit in loads:
+            limit = ceiling[name] or 0.0
+            if not ceiling[bounded] or load <= limit:
+                continue
+            message = f"the client was the bottleneck: {load:,.0f} {unit} in the window, where an error below {ceiling['error_s'] * 1e3:g} ms was shown up to {limit:,.0f} ({known['workers']} worker(s), {known['made_utc']})"
+            advice = "offer less, use more workers or another machine, or calibrate again on an idle machine"
+            worst = ceiling["error_s"] == max(c["error_s"] for c in known["ceilings"])
+            return (invalid if worst else warning)("client_bottleneck", message, advice)
+    return None
+
+
 def no_window(e: Evidence) -> Reason | None:
     if e.window is not None or not e.requests.ok.any():
         return None  # without ok requests the run is INVALID already
@@ -192,7 +215,8 @@ def queue_growing(e: Evidence) -> Reason | None:
 
 
 CHECKS = (
-    run_state, stopped_early, rows_missing, ok_requests, failures, send_lag, achieved_rate, clock_step, *TOKEN_CHECKS,
+    run_state, stopped_early, rows_missing, ok_requests, failures, send_lag, achieved_rate, client_bottleneck, clock_step,
+    *TOKEN_CHECKS,
     no_window, window_too_short, too_few_requests, queue_growing, merged_reads, *TELEMETRY_CHECKS,
 )  # fmt: skip
 

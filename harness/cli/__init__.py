@@ -9,7 +9,7 @@ import sys
 import click
 
 from harness import __version__
-from harness.cli import catalogue, cost, offline, run
+from harness.cli import calibrate, catalogue, cost, offline, run
 from harness.cli.run import INTERRUPTED
 from harness.errors import HarnessError, StoreError
 
@@ -71,5 +71,6 @@ for command in (
     catalogue.workloads,
     catalogue.prices,
     catalogue.doctor,
+    calibrate.calibrate_command,
 ):
     cli.add_command(command)

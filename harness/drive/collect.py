@@ -25,6 +25,7 @@ from harness.records import (
     RequestRecord,
 )
 
+STOOD_STILL_S = 1.0  # a worker whose quarter-second tick was later than this is said to have stood still
 MIXED_STAMPS_SHARE = 0.001  # more reads than this without a kernel stamp, and the run's stamps are called user stamps
 
 
@@ -169,6 +170,7 @@ class Collector:
                 f"{user_reads} of {self.reads} reads came without a kernel stamp and were stamped in user space"
             )
         if driver == "wire":
+            notes.extend(_about_worker(number, r) for number, r in sorted(self.reports.items()))
             if careful := sum(r["careful"] for r in reports):
                 notes.append(
                     f"{careful} replies were framed otherwise than the fast path expects and were read by the slow one"
@@ -194,3 +196,15 @@ class Collector:
             anchors=[(a.monotonic_ns, a.offset_ns, a.error_ns) for a in anchors],
             notes=notes,
         )
+
+
+def _about_worker(number: int, report: dict[str, Any]) -> str:
+    """Under what conditions a worker's loop ran, in one line."""
+    nice, wait_s, still_s = report["nice"], report["core_wait_s"], report["stopped_max_s"]
+    said = [
+        f"priority not obtained (nice {nice})" if nice is None or nice >= 0 else f"priority obtained (nice {nice})",
+        "time without a core unknown" if wait_s is None else f"waited {wait_s:.3f} s for a core",
+    ]
+    if still_s > STOOD_STILL_S:
+        said.append(f"stood still for {still_s:.1f} s (stopped, or without a core): reads then were late and merged")
+    return f"worker {number}: {', '.join(said)}"

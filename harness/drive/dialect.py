@@ -105,7 +105,7 @@ class Reply:
         if data == b"[DONE]":
             self.done = True
             return False
-        chunk = from_json(data, cache_strings="keys")
+        chunk = from_json(data)  # its string cache also holds the values that every chunk repeats
         if not isinstance(chunk, dict):
             raise ValueError("an event is not a JSON object")  # noqa: TRY004 - of the server's bytes, not of a type
         try:
@@ -118,26 +118,23 @@ class Reply:
         if chunk.get("error"):
             self.error = _message(chunk) or "error"
             return False
-        content = False
         choices = chunk.get("choices") or ()
         for choice in choices:
             if reason := choice.get("finish_reason"):
                 self.finish_reason = str(reason)
-            content = content or bool(choice.get("text")) or _delta_bears(choice.get("delta"))
-        grown = self._take_usage(chunk.get("usage"))
+        usage = chunk.get("usage")
+        grown = self._take_usage(usage) if usage else None
         if self._gap:
             grown = None  # usage came late: what it grew by belongs to earlier chunks too
-        if not choices or not (content if grown is None else grown > 0):
+        if not choices or not (any(map(_bears, choices)) if grown is None else grown > 0):
             return False
         self._gap = grown is None
         self.chunk_ns.append(stamp_ns)
         self.tokens.append(grown)
         return True
 
-    def _take_usage(self, usage: dict[str, Any] | None) -> int | None:
-        """Tokens that this chunk added by the server's running usage; None if it carries none."""
-        if not usage:
-            return None
+    def _take_usage(self, usage: dict[str, Any]) -> int | None:
+        """Tokens that this chunk added by the server's running usage; None if it does not say."""
         before = self.output
         prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
         if isinstance(prompt, int):
@@ -159,6 +156,10 @@ class Reply:
 def _count(source: dict[str, Any], key: str, otherwise: int | None) -> int | None:
     value = source.get(key)
     return value if isinstance(value, int) else otherwise
+
+
+def _bears(choice: dict[str, Any]) -> bool:
+    return bool(choice.get("text")) or _delta_bears(choice.get("delta"))
 
 
 def _delta_bears(delta: dict[str, Any] | None) -> bool:

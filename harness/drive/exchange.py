@@ -69,7 +69,8 @@ class StampMap:
         at = np.maximum(np.searchsorted(self._keys, real, "right") - 1, 0)
         mapped = real - self._offsets[at]
         user = pairs[:, 0] == _USER
-        return [int(n) for n in np.where(user, pairs[:, 1], mapped).tolist()]
+        found: list[int] = np.where(user, pairs[:, 1], mapped).tolist()
+        return found
 
 
 class _Reading:
@@ -86,7 +87,7 @@ class _Reading:
     def read_all(self, data: bytes, lengths: Sequence[int], stamps: Sequence[int]) -> None:
         at = 0
         streaming = False
-        feed, events, take = self.response.feed, self.events.feed, self.reply.take
+        feed, single, events, take = self.response.feed, self.events.single, self.events.feed, self.reply.take
         try:
             for length, stamp in zip(lengths, stamps, strict=True):
                 body = feed(data[at : at + length])
@@ -98,6 +99,10 @@ class _Reading:
                     if not streaming:
                         self.error_body += body[: _MAX_ERROR_BODY - len(self.error_body)]
                         continue
+                event_data = single(body)
+                if event_data is not None:
+                    take(event_data, stamp)
+                    continue
                 bearing = 0
                 for event in events(body):
                     bearing += take(event.data, stamp)

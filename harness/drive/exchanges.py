@@ -8,16 +8,12 @@ from collections import deque
 from typing import Any
 
 from harness import clock
-from harness.drive import http1, wire
+from harness.drive import endings, http1, wire
 from harness.drive.deadlines import Deadlines
 from harness.drive.shard import Shard
 from harness.records import Outcome
 
 LATE_NS = 5_000_000
-ENDS = b"\r\n\r\n"  # of a last chunk, with or without trailers
-_LAST_CHUNK = b"0\r\n\r\n"
-_DONE_CHUNK = b"data: [DONE]\n\n\r\n"
-_DONE_END = _DONE_CHUNK + _LAST_CHUNK
 _IN, _OUT = 1, 4  # EPOLLIN, EPOLLOUT
 
 
@@ -223,10 +219,12 @@ class Exchanges:
             self.user_reads += 1
         first = conn.fresh()
         conn.buf.append(read)
-        if first and conn.state == wire.WAITING and self._usual(conn, data):
+        reusable = endings.usual_head(data) if first and conn.state == wire.WAITING else None
+        if reusable is not None:
+            conn.reusable = reusable
             conn.state = wire.STREAMING
             self.hot[conn.fd] = (conn.recv, conn.buf, conn)
-            if data.endswith(ENDS) and data.find(ENDS) < len(data) - len(ENDS):  # more than the head's own end
+            if endings.may_end(data):
                 self.candidate(conn)
             return
         if conn.careful is None:
@@ -236,28 +234,17 @@ class Exchanges:
                 data = b"".join((*(p[2] for p in conn.packed), *(r[0] for r in conn.buf)))
         self._feed_careful(conn, data)
 
-    @staticmethod
-    def _usual(conn: wire.Conn, data: bytes) -> bool:
-        """True for the head of a chunked 200 that came whole; such a stream may take the hot path."""
-        head = data[: data.find(b"\r\n\r\n") + 2].lower()
-        if not head.startswith(b"http/1.1 200") or b"\r\ntransfer-encoding: chunked\r\n" not in head:
-            return False
-        conn.reusable = b"\r\nconnection: close\r\n" not in head
-        return True
-
     def candidate(self, conn: wire.Conn) -> None:
         """The bytes so far end like a last chunk. After `data: [DONE]` they are: the stream has said that it is over.
         Otherwise the framing parser decides, and reads along from here on."""
-        buf = conn.buf
-        last = buf[-1][0]
-        if last.endswith(_DONE_END) or (last == _LAST_CHUNK and len(buf) > 1 and buf[-2][0].endswith(_DONE_CHUNK)):
+        if endings.said_done(conn.buf):
             self.finish(conn, "", "", reuse=conn.reusable)
             return
         self.hot.pop(conn.fd, None)
         conn.state = wire.CAREFUL
         self.careful_replies += 1
         conn.careful = http1.Response()
-        self._feed_careful(conn, b"".join((*(p[2] for p in conn.packed), *(r[0] for r in buf))))
+        self._feed_careful(conn, b"".join((*(p[2] for p in conn.packed), *(r[0] for r in conn.buf))))
 
     def short_read(self, conn: wire.Conn) -> None:
         if conn.buf[-1][0]:

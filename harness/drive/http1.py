@@ -31,6 +31,9 @@ class _At(Enum):
     DONE = auto()
 
 
+_SIZE = _At.SIZE  # asked for once per read
+
+
 class Response:
     """One response, fed as it arrives.
 
@@ -59,7 +62,7 @@ class Response:
 
     def feed(self, data: bytes) -> bytes:
         """Body bytes contained in `data`. Raises HttpError on bytes that are not HTTP/1.1 framing."""
-        if self._at is _At.SIZE and not self._held:
+        if self._at is _SIZE and not self._held:
             # What nearly every server sends: one read holds exactly one chunk.
             end = data.find(b"\r\n", 0, 18)
             size = _seen_sizes.get(data[:end])

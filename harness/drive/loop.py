@@ -15,8 +15,9 @@ from typing import Any
 from harness import clock
 from harness.drive import wire
 from harness.drive.deadlines import Deadlines, compact, pack
-from harness.drive.exchanges import ENDS, Exchanges
-from harness.drive.shard import Shard
+from harness.drive.endings import ENDS
+from harness.drive.exchanges import Exchanges
+from harness.drive.shard import Shard, forget_sent
 from harness.drive.spool import Writer
 from harness.drive.timer import WakeTimer
 from harness.records import Outcome, Timeouts
@@ -28,8 +29,10 @@ MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 TICK_NS = 250_000_000
 ANCHOR_NS = 1_000_000_000
 PREPARE_S = 5.0
+GATHER_NS = 200_000  # waking up for every chunk costs more than reading it; far below any gap between two tokens
 FOREVER_NS = 1 << 62
 _SHORT = 8  # a read of fewer bytes may be the rest of an end that was split
+_ENOUGH = 16  # reads out of one poll that make its own cost, and that of waking up, small
 _MANY = 8  # reads out of one poll from which on the turn is timed, for loop_lag_max_s
 _IN = 1  # EPOLLIN
 
@@ -74,6 +77,7 @@ class Loop:
         self.cut = False  # the duration ended the sending
         self.next_anchor_ns = self.next_tick_ns = self.look_at_ns = 0
         self.lag_max_ns = 0
+        self.stopped_max_ns = 0  # the longest that a tick came late: the process was stopped, or had no core
         self.cpu_start_s = 0.0
 
     def prepare(self) -> None:
@@ -99,14 +103,19 @@ class Loop:
         """The hot loop; returns when nothing is left to send, read or pack.
 
         As long as only mid-stream reads come, a turn is poll, recvmsg, append. Whatever else happens (an end, a send, a
-        timer) sets `other_work`, and the turn then looks at everything that may be due.
+        timer) sets `other_work`, and the turn then looks at everything that may be due. Where a poll had hardly to wait and
+        yet found little, and nothing is due, more is on its way: the loop lets it gather for a moment, since the kernel's
+        stamps do not depend on when it reads.
         """
         ex = self.exchanges
         now, hot, poll, event_of = clock.monotonic_ns, ex.hot, self.epoll.poll, self._event
         ends, short, size, room, stamp = ENDS, _SHORT, wire.RECV_BYTES, wire.ANCILLARY_BYTES, wire.user_stamp
         self.cpu_start_s = clock.process_cpu_s()
+        gather_ns = GATHER_NS  # 0 from the first read without a kernel stamp on: our own would be as late as the read
+        gather_s, sleep = gather_ns / 1e9, clock.sleep
         timeout_s = 0.0
         while True:
+            asked = now()
             events = poll(timeout_s)
             woke = now()
             for fd, event in events:
@@ -126,6 +135,7 @@ class Loop:
                 if not read[1]:
                     read = (data, stamp())
                     ex.user_reads += 1
+                    gather_ns = 0
                 buf.append(read)
                 if data.endswith(ends):
                     ex.candidate(conn)
@@ -139,6 +149,13 @@ class Loop:
                 busy = now() - woke
                 if busy > self.lag_max_ns and self.started_ns <= woke:
                     self.lag_max_ns = busy
+            if (
+                woke - asked < gather_ns
+                and 0 < len(events) < _ENOUGH
+                and timeout_s
+                and self.look_at_ns - woke > 3 * gather_ns
+            ):
+                sleep(gather_s)
 
     def _other_work(self, woke: int, *, idle: bool) -> float:
         """Everything but mid-stream reads, in small portions; returns how long the next poll may wait, in seconds."""
@@ -149,6 +166,8 @@ class Loop:
             self._pack_one()
         self._check_limits(woke)
         if woke >= self.next_tick_ns:
+            if self.next_tick_ns and woke - self.next_tick_ns > self.stopped_max_ns:
+                self.stopped_max_ns = woke - self.next_tick_ns
             self.next_tick_ns = woke + TICK_NS
             self._tick(woke)
         now = clock.monotonic_ns()
@@ -190,6 +209,7 @@ class Loop:
             anchor = clock.anchor()
             self.deadlines.offset_ns = anchor.offset_ns
             self.spool.put(("anchor", anchor.monotonic_ns, anchor.offset_ns, anchor.error_ns))
+            forget_sent(self.shard)
         self.spool.put(("status", self.exchanges.sent, self.exchanges.in_flight))
 
     def _send_due(self) -> None:
@@ -238,7 +258,9 @@ class Loop:
             if conn is None:
                 return
             limit = self.deadlines.passed(conn, now)
-            if limit is not None:
+            if limit is not None and limit[1] != Outcome.TIMEOUT_TOTAL and wire.something_waits(conn):
+                self.deadlines.set(conn, now)  # we are late, not the server: read first, then judge
+            elif limit is not None:
                 self.exchanges.finish(conn, limit[1], f"limit {limit[2]:g} s", reuse=False)
             elif compact(conn) > MAX_RESPONSE_BYTES:
                 what = f"response longer than {MAX_RESPONSE_BYTES} bytes"

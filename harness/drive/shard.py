@@ -85,6 +85,13 @@ def write(
     return shards
 
 
+def forget_sent(share: Shard) -> None:
+    """Give back the memory of request bytes that were read so far; they are read from the file again where needed."""
+    mapped = share.bodies.obj
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def load(shard: ShardFiles) -> Shard:
     """Map a shard that `write` made; an empty one has length 0."""
     rows = array("q")

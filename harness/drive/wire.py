@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import select
 import socket
 import ssl
 import struct
@@ -235,6 +236,13 @@ def _plain_recv(sock: socket.socket) -> Callable[[int, int], Stamped]:
 def connect_error(conn: Conn) -> int:
     """errno of a connection attempt that has ended, 0 for success."""
     return conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def something_waits(conn: Conn) -> bool:
+    """True if the kernel has something for this connection that has not been read: bytes, an end, a connection made."""
+    poller = select.poll()
+    poller.register(conn.fd, select.POLLOUT if conn.state == CONNECTING else select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def begin_send(conn: Conn, head: bytes, rest: memoryview) -> None:

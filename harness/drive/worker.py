@@ -47,21 +47,35 @@ def raise_file_limit() -> None:
         pass
 
 
-def ask_for_priority() -> None:
+def ask_for_priority() -> int | None:
     """Be scheduled before the parsing parent and other batch work, where the system lets us: a read that waits for a
-    core merges chunks. The loop sleeps whenever nothing is to be read, so this takes no time from anyone for long."""
+    core merges chunks. The loop sleeps whenever nothing is to be read, so this takes no time from anyone for long.
+
+    Returns the nice value that we have now; None where the system has no such thing."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
         Path("/proc/self/autogroup").write_text(
             str(PRIORITY)
         )  # where the scheduler groups by session, nice is the group's
+    try:
+        return os.getpriority(os.PRIO_PROCESS, 0)
+    except (OSError, AttributeError):
+        return None
+
+
+def core_wait_s() -> float | None:
+    """Seconds that this process was ready to run and had no core, so far (Linux: /proc/self/schedstat)."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     config: dict[str, Any] = json.loads(read_line(CONTROL_FD))
     raise_file_limit()
-    ask_for_priority()
+    nice = ask_for_priority()
     scratch, worker = Path(config["scratch"]), int(config["worker"])
     spool = Writer(scratch, worker)
     share = shard.load(shard.files(scratch, worker))
@@ -70,11 +84,11 @@ def main() -> None:
 
         sdk.run(config, share, spool, CONTROL_FD)
     else:
-        _wire(config, share, spool)
+        _wire(config, share, spool, nice)
     spool.close()
 
 
-def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer) -> None:
+def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, nice: int | None) -> None:
     os.set_blocking(CONTROL_FD, False)
     wire_config = LoopConfig(
         base_url=config["base_url"],
@@ -90,7 +104,9 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer) -> None:
     gc.collect()
     gc.disable()  # a full collection over the replies in flight would stop the reads for up to half a second
     spool.put(("ready",))
+    waited_before = core_wait_s()
     loop.run()
+    waited = core_wait_s()
     anchor = clock.anchor()
     spool.put(("anchor", anchor.monotonic_ns, anchor.offset_ns, anchor.error_ns))
     report = {
@@ -100,6 +116,9 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer) -> None:
         "user_reads": loop.exchanges.user_reads,
         "careful": loop.exchanges.careful_replies,
         "cut": loop.cut,
+        "stopped_max_s": loop.stopped_max_ns / 1e9,
+        "nice": nice,
+        "core_wait_s": None if waited is None or waited_before is None else waited - waited_before,
         "ended_ns": clock.monotonic_ns(),
     }
     spool.put(("report", json.dumps(report)))

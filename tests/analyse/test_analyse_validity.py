@@ -321,3 +321,29 @@ def test_a_short_open_loop_is_not_called_growing_for_three_requests():
         for r in records[-3:]
     ]
     assert "queue_growing" not in codes(verdict([*records[:-3], *slow], Load(rate_rps=1)))
+
+
+@pytest.mark.parametrize(
+    ("ceilings", "expected"),
+    [
+        ([(0.001, 20.0, True), (0.005, 30.0, True)], "invalid"),
+        ([(0.001, 20.0, True), (0.005, 1e6, True)], "warning"),
+        ([(0.001, 20.0, False), (0.005, 30.0, False)], None),  # the calibration never found its end
+        ([(0.001, 1e6, True), (0.005, 1e6, True)], None),
+        ([(0.001, 1e6, True), (0.005, None, True)], "invalid"),  # not even the lightest step was measured well
+    ],
+)
+def test_load_beyond_the_calibrated_ceiling(ceilings, expected):
+    """Above the 5 ms ceiling the client was the bottleneck: INVALID. Above the 1 ms one: a warning. No calibration: nothing."""
+    rest = {"requests_per_s": 1e6, "requests_bounded": True}
+    shown = [{"error_s": e, "tokens_per_s": t, "tokens_bounded": b} | rest for e, t, b in ceilings]
+    calibration = {
+        "made_utc": "2026-11-24T12:00:00+00:00",
+        "workers": 1,
+        "load1": 0.0,
+        "quick": False,
+        "ceilings": shown,
+    }
+    v = verdict(environment={"calibration": calibration})
+    assert codes(v) == ({} if expected is None else {"client_bottleneck": expected})
+    assert codes(verdict(environment={"calibration": None})) == {}

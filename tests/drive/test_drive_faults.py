@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+from pathlib import Path
 
 import pytest
 
-from harness.records import Timeouts
+from harness import clock
+from harness.drive import sdk, shard
+from harness.drive.collect import Collector
+from harness.drive.spool import Writer
+from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, RequestRecord, Timeouts
 from tests.drive.offering import offer
 from tests.fakes.fault_server import FAULTS, FaultServer
 
@@ -21,8 +29,8 @@ SDK_DIFFERS = {
 }
 SDK_FAULTS = [
     *SDK_DIFFERS,
-    *("ok", "status_429", "status_503", "redirect", "error_event", "bad_json", "not_http", "reset_before", "reset_in"),
-    *("close_in", "hang", "hang_in", "no_finish", "several_tokens", "role_first", "leak_key"),
+    *("status_429", "redirect", "error_event", "bad_json", "not_http", "reset_before", "reset_in"),
+    *("close_in", "hang", "hang_in", "no_finish", "role_first", "leak_key"),
 ]
 
 
@@ -40,26 +48,55 @@ def limits(fault: str) -> Timeouts:
     return Timeouts(5, 5, 5, 10)
 
 
-def outcomes_of(server: FaultServer, faults: list[str], n: int, **words) -> dict:
-    """Rows and report per fault, side by side: starting the workers takes most of the time."""
+def words_of(fault: str) -> tuple[str, Timeouts]:
+    return "chat" if fault in CHAT else "completions", limits(fault)
 
-    def one(fault: str):
-        api = "chat" if fault in CHAT else "completions"
-        more = {"tokens": 3, "vllm_extensions": False, "api": api, "api_key": KEY, "timeouts": limits(fault)}
-        return fault, offer(server.url(fault), n, concurrency=1, **more, **words)
 
+def wire_offer(server: FaultServer, fault: str):
+    api, timeouts = words_of(fault)
+    more = {"tokens": 3, "vllm_extensions": False, "api": api, "api_key": KEY, "timeouts": timeouts}
+    return offer(server.url(fault), 2, concurrency=1, **more)
+
+
+class _Worker:
+    number = 0
+    ready = False
+
+
+def sdk_offer(server: FaultServer, fault: str) -> list[RequestRecord]:
+    """What a worker of the SDK driver does, in this process: importing the SDK once instead of once a fault."""
+    api, timeouts = words_of(fault)
+    plan = [PlannedRequest(0, None, 1, 3, None, 0)]
+    endpoint = Endpoint(server.url(fault), "golden", api, KEY)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shard.write(plan, [Prompt(0, "a", None)], [0], 1, endpoint, "run", Phase.MEASURE, folder)
+        spool, (control, parent) = Writer(folder, 0), os.pipe()
+        os.write(parent, b"go %d\n" % clock.monotonic_ns())
+        config = {"base_url": endpoint.base_url, "api": api, "api_key": KEY, "ca_file": None, "slots": 1}
+        config |= {"timeouts": list(astuple(timeouts)), "duration_ns": None}
+        sdk.run(config, shard.load(shard.files(folder, 0)), spool, control)
+        spool.close()
+        os.close(control)
+        os.close(parent)
+        collector = Collector(plan, [0], 1, Load(concurrency=1), endpoint, Phase.MEASURE, "run", folder)
+        return collector.collect([_Worker()], 10**9)
+
+
+def of_each(offer_one, server: FaultServer, faults: list[str]) -> dict:
+    """Side by side: most of the time is waiting."""
     with ThreadPoolExecutor(4) as pool:
-        return dict(pool.map(one, faults))
+        return dict(zip(faults, pool.map(lambda fault: offer_one(server, fault), faults), strict=True))
 
 
 @pytest.fixture(scope="module")
 def wire_rows(server):
-    return outcomes_of(server, list(FAULTS), 2)
+    return of_each(wire_offer, server, list(FAULTS))
 
 
 @pytest.fixture(scope="module")
 def sdk_rows(server):
-    return outcomes_of(server, SDK_FAULTS, 1, driver="sdk")
+    return of_each(sdk_offer, server, SDK_FAULTS)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -81,7 +118,7 @@ def test_wire_outcome(wire_rows, fault):
 @pytest.mark.parametrize("fault", SDK_FAULTS)
 def test_sdk_outcome(sdk_rows, fault):
     """The SDK driver maps the same faults to the same outcomes, save where the SDK itself cannot tell."""
-    rows, _ = sdk_rows[fault]
+    rows = sdk_rows[fault]
     assert [row.outcome for row in rows] == [SDK_DIFFERS.get(fault, FAULTS[fault])]
     assert KEY not in repr(rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import ssl
 import statistics
@@ -33,6 +34,7 @@ def test_stamps_are_the_servers_send_times():
     ]
     assert report.stamp_source == "kernel"
     assert not any("fast path" in note for note in report.notes)
+    assert any(re.search(r"^worker 0: priority (not )?obtained .*waited \d", note) for note in report.notes)
     assert len(lags) == 24 * 20
     assert statistics.median(lags) < 0.1
     assert min(lags) > -0.05
@@ -118,23 +120,23 @@ def test_duration_ends_sending_and_lets_replies_end():
     assert max(row.sent_ns for row in rows) <= report.started_ns + 500_000_000
 
 
+def stop_after(seconds: float, word: str) -> dict:
+    """Words for `offer` that stop it some time after the start, however long the worker took to come up."""
+    started: list[float] = []
+
+    def should_stop() -> str | None:
+        return word if started and time.monotonic() > started[0] + seconds else None
+
+    return {"on_start": lambda _: started.append(time.monotonic()), "should_stop": should_stop}
+
+
 def test_drain_and_abort():
     """ "drain" lets replies end; "abort" cancels them, closes their connections and keeps the stamps seen so far."""
     with GoldenServer(0.02, 0.05) as server:
-        began = time.monotonic()
-        rows, report = offer(
-            server.url, 100, concurrency=3, should_stop=lambda: "drain" if time.monotonic() > began + 0.6 else None
-        )
+        rows, report = offer(server.url, 100, concurrency=3, **stop_after(0.4, "drain"))
         assert report.stop_reason == "interrupted"
         assert {row.outcome for row in rows} == {"ok"}
-        began = time.monotonic()
-        rows, report = offer(
-            server.url,
-            100,
-            concurrency=3,
-            tokens=500,
-            should_stop=lambda: "abort" if time.monotonic() > began + 0.8 else None,
-        )
+        rows, report = offer(server.url, 100, concurrency=3, tokens=500, **stop_after(0.6, "abort"))
         assert report.stop_reason == "interrupted"
         assert [row.outcome for row in rows] == ["cancelled"] * 3
         assert all(row.chunk_ns and row.finish_reason is None for row in rows)
@@ -167,8 +169,8 @@ def workers_of(parent: int) -> list[int]:
 def test_a_killed_worker_is_noticed():
     """kill -9 of a worker: the run stops with worker_died, and each of that worker's requests is a row."""
     with GoldenServer(0.05, 0.05) as server:
-        threading.Timer(0.8, lambda: os.kill(workers_of(os.getpid())[0], signal.SIGKILL)).start()
-        rows, report = offer(server.url, 30, concurrency=4, tokens=100, workers=2)
+        kill = threading.Timer(0.5, lambda: os.kill(workers_of(os.getpid())[0], signal.SIGKILL))
+        rows, report = offer(server.url, 30, concurrency=4, tokens=100, workers=2, on_start=lambda _: kill.start())
     assert report.stop_reason == "worker_died"
     dead = [row for row in rows if row.error and "SIGKILL" in row.error]
     assert len({row.worker for row in dead}) == 1
@@ -181,8 +183,8 @@ def test_a_killed_worker_is_noticed():
 def test_sigint_is_ignored_by_workers():
     """Ctrl-C reaches the parent only: a worker that gets SIGINT goes on."""
     with GoldenServer(0.05, 0.02) as server:
-        threading.Timer(0.5, lambda: [os.kill(pid, signal.SIGINT) for pid in workers_of(os.getpid())]).start()
-        rows, report = offer(server.url, 12, concurrency=2)
+        interrupt = threading.Timer(0.2, lambda: [os.kill(pid, signal.SIGINT) for pid in workers_of(os.getpid())])
+        rows, report = offer(server.url, 12, concurrency=2, on_start=lambda _: interrupt.start())
     assert report.stop_reason == "done"
     assert {row.outcome for row in rows} == {"ok"}
 
@@ -295,9 +297,9 @@ def test_user_stamps_are_said(monkeypatch):
 def test_timeouts_do_not_touch_healthy_requests():
     """Limits that are not reached change nothing, over more than one look at the deadlines."""
     with GoldenServer(0.1, 0.02) as server:
-        rows, _ = offer(server.url, 2, concurrency=2, tokens=120, timeouts=Timeouts(1, 1, 1, 10))
+        rows, _ = offer(server.url, 2, concurrency=2, tokens=70, timeouts=Timeouts(1, 1, 1, 10))
     assert [row.outcome for row in rows] == ["ok"] * 2
-    assert [len(row.chunk_ns) for row in rows] == [120, 120]
+    assert [len(row.chunk_ns) for row in rows] == [70, 70]
 
 
 def test_ipv6():
@@ -308,6 +310,15 @@ def test_ipv6():
     except (OSError, AssertionError):
         pytest.skip("no IPv6 loopback here")
     assert {row.outcome for row in rows} == {"ok"}
+
+
+def test_unix_socket(tmp_path):
+    """A Unix socket is an address like any other, whoever stamps its reads."""
+    with GoldenServer(0.01, 0.002, unix=str(tmp_path / "socket")) as server:
+        rows, _ = offer(server.url, 4, concurrency=2)
+    assert {row.outcome for row in rows} == {"ok"}
+    lags = [g - s for r in rows for g, s in zip(r.chunk_ns, server.log[r.request_id].send_ns, strict=True)]
+    assert 0 <= statistics.median(lags) < 2_000_000
 
 
 def test_workers_end_with_their_parent(tmp_path):

@@ -16,6 +16,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from typing import Self
+from urllib.parse import quote
 
 WORD = " tok"
 
@@ -40,7 +41,7 @@ class GoldenServer:
 
     `api_keys`: others get 401. `reject_above`: more requests in flight get 429 with Retry-After. `close_after`: the
     server closes a connection after so many requests. `tls`: an ssl.SSLContext. `cached_tokens`: reported in usage.
-    `done`, `usage`: send `[DONE]`, the usage chunk. `join_chunks`: so many events per HTTP chunk and write.
+    `unix`: listen on this path instead of a port. `done`, `usage`: send `[DONE]`, the usage chunk. `join_chunks`: so many events per HTTP chunk and write.
     """
 
     def __init__(
@@ -63,13 +64,14 @@ class GoldenServer:
         usage: bool = True,
         version: str = "0.32.0",
         tls: ssl.SSLContext | None = None,
+        unix: str | None = None,
     ) -> None:
         self.ttft_s, self.itl_s, self.model, self.max_model_len = ttft_s, itl_s, model, max_model_len
         self.api_keys, self.reject_above, self.close_after = api_keys, reject_above, close_after
         self.tokens_per_chunk, self.join_chunks = tokens_per_chunk, join_chunks
         self.cached_tokens, self.reasoning_tokens = cached_tokens, reasoning_tokens
         self.done, self.usage, self.version, self.tls = done, usage, version, tls
-        self.host, self.port = host, port
+        self.host, self.port, self.unix = host, port, unix
         self.log: dict[str, Served] = {}
         self.in_flight = self.max_in_flight = self.connections = self.open_connections = 0
         self.prompt_tokens_total = self.generation_tokens_total = self.finished = self.rejected = 0
@@ -80,6 +82,8 @@ class GoldenServer:
 
     @property
     def root(self) -> str:
+        if self.unix is not None:
+            return f"http+unix://{quote(self.unix, safe='')}"
         return f"{'https' if self.tls else 'http'}://{'localhost' if self.tls else self.host}:{self.port}"
 
     @property
@@ -102,10 +106,13 @@ class GoldenServer:
 
     async def _main(self, started: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await self._loop.create_server(
-            lambda: _Protocol(self), self.host, self.port, backlog=4096, ssl=self.tls
-        )
-        self.port = server.sockets[0].getsockname()[1]
+        if self.unix is not None:
+            server = await self._loop.create_unix_server(lambda: _Protocol(self), self.unix, backlog=4096)
+        else:
+            server = await self._loop.create_server(
+                lambda: _Protocol(self), self.host, self.port, backlog=4096, ssl=self.tls
+            )
+            self.port = server.sockets[0].getsockname()[1]
         started.set()
         await self._stop.wait()
         server.close()

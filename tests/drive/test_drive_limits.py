@@ -1,0 +1,148 @@
+"""What a machine does to a load generator: no ports, a stopped process, a stepped clock, ten thousand open streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.drive import shard
+from harness.drive.collect import Collector
+from harness.drive.golden import server as golden
+from harness.drive.spool import Writer
+from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
+from tests.drive.offering import offer
+from tests.fakes.golden_server import GoldenServer
+
+ROOT = Path(__file__).parents[2]
+HOUR_NS = 3_600_000_000_000
+
+
+@pytest.fixture(scope="module")
+def golden_binary(tmp_path_factory):
+    return golden.build(tmp_path_factory.mktemp("golden"))
+
+
+class _Worker:
+    number = 0
+    ready = False
+
+
+def test_a_stepped_clock_moves_no_stamp(tmp_path):
+    """The wall clock jumps an hour between two tokens: with the anchors around it both stamps are right, and the report has the step."""
+    plan = [PlannedRequest(0, None, 2, 2, None, 0)]
+    endpoint = Endpoint("http://h/v1", "m", "completions", vllm_extensions=True)
+    shard.write(plan, [Prompt(0, None, (1, 2))], [0], 1, endpoint, "run", Phase.MEASURE, tmp_path)
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    events = [json.dumps({"choices": [{"text": "a"}], "usage": {"completion_tokens": n}}).encode() for n in (1, 2)]
+    chunks = [b"data: %b\n\n" % event for event in events]
+    reads = [head, *(b"%x\r\n%b\r\n" % (len(c), c) for c in chunks), b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"]
+    before, after = 10**18, 10**18 + HOUR_NS  # CLOCK_REALTIME - CLOCK_MONOTONIC
+    monotonic = [5_000_000_000, 5_020_000_000, 6_040_000_000, 6_050_000_000]
+    real = [monotonic[0] + before, monotonic[1] + before, monotonic[2] + after, monotonic[3] + after]
+    columns = (
+        b"".join(t.to_bytes(8, sys.byteorder) for ns in real for t in divmod(ns, 10**9)),
+        b"".join(len(read).to_bytes(4, sys.byteorder) for read in reads),
+        b"".join(reads),
+    )
+    spool = Writer(tmp_path, 0)
+    spool.put(("anchor", 5_000_000_000, before, 100))
+    spool.put(("anchor", 6_000_000_000, after, 100))
+    spool.put(("exchange", 0, "", "", 1, 1, 1, 0, False, 4_990_000_000, monotonic[-1], False, *columns))
+    facts = {"cpu_s": 1, "loop_lag_max_s": 0, "late_sends": 0, "user_reads": 0, "careful": 0, "cut": False}
+    spool.put(("report", json.dumps(facts | {"stopped_max_s": 0, "nice": 0, "core_wait_s": None, "ended_ns": 7})))
+    spool.close()
+    collector = Collector(plan, [0], 1, Load(concurrency=1), endpoint, Phase.MEASURE, "run", tmp_path)
+    (row,) = collector.collect([_Worker()], 10**9)
+    assert row.outcome == "ok"
+    assert row.chunk_ns == (5_020_000_000, 6_040_000_000)
+    report = collector.report("wire", "done")
+    assert report.largest_clock_step_ns == HOUR_NS
+    assert report.stamp_source == "kernel"
+
+
+def test_a_stopped_worker_is_late_right_and_noted():
+    """SIGSTOP of the worker for 3 s: every token is there, stamps are the kernel's (only merged reads are upper bounds), and the report says so."""
+    stopped = []
+
+    def stop() -> None:
+        (pid,) = [c.pid for c in psutil.Process().children() if "harness.drive.worker" in " ".join(c.cmdline())]
+        os.kill(pid, signal.SIGSTOP)
+        stopped.append(pid)
+        threading.Timer(3, os.kill, (pid, signal.SIGCONT)).start()
+
+    with GoldenServer(0.1, 0.05) as server:
+        began = lambda _: threading.Timer(0.5, stop).start()  # noqa: E731
+        rows, report = offer(server.url, 4, concurrency=4, tokens=90, timeouts=Timeouts(2, 2, 2, 20), on_start=began)
+    assert stopped
+    assert [(row.outcome, len(row.chunk_ns)) for row in rows] == [("ok", 90)] * 4
+    assert any("stood still for" in note for note in report.notes)
+    for row in rows:
+        assert 1 <= row.merged_reads <= 3  # what waited came in one read or a few
+        lags = [got - sent for got, sent in zip(row.chunk_ns, server.log[row.request_id].send_ns, strict=True)]
+        assert min(lags) > -50_000  # never before it was sent
+        shared = [i for i in range(90) if row.chunk_ns.count(row.chunk_ns[i]) == 1]
+        assert len(shared) < 45
+        assert max(lags[i] for i in shared) < 20_000_000  # a stamp of its own is right, however late the read was
+
+
+_NO_PORTS = """
+import fcntl, socket, struct
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+fcntl.ioctl(s, 0x8914, struct.pack("16sh", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS: lo up
+open("/proc/sys/net/ipv4/ip_local_port_range", "w").write("50000 50019")
+from tests.drive.offering import offer
+from tests.fakes.golden_server import GoldenServer
+with GoldenServer(0.6, 0.01, port=8000) as server:
+    rows, _ = offer(server.url, 40, gap_s=0.002, tokens=2)
+for row in rows:
+    print(row.outcome, row.sent_ns is None, row.error)
+"""
+
+
+def test_port_exhaustion_is_dropped_rows():
+    """With 20 local ports for 40 requests at once, those without a port are dropped in their rows; none waits for one."""
+    space = ["unshare", "--user", "--map-root-user", "--net"]
+    if subprocess.run([*space, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no network namespace may be made here")
+    run = subprocess.run(
+        [*space, sys.executable, "-c", _NO_PORTS], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    lines = run.stdout.splitlines()
+    assert len(lines) == 40, run.stderr
+    assert sum(line.startswith("ok False") for line in lines) == 20
+    assert sum(line.startswith("dropped True") and "address" in line for line in lines) == 20
+
+
+def test_ten_thousand_open_streams(golden_binary, tmp_path):
+    """10,000 streams with 64 s between tokens are held at once, below 1 GiB for driver and worker together, and end when told."""
+    wanted = 10_000
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < wanted + 100:
+        pytest.skip(f"needs a hard limit of {wanted + 100} open files (ulimit -Hn)")
+    held: list[int] = []
+    went: list[int] = []
+
+    def enough(folder: Path) -> None:
+        sent = next(folder.glob("*/shard-0.sent")).read_bytes()
+        went.append(sum(any(sent[i : i + 8]) for i in range(0, len(sent), 8)))
+        if went[-1] == wanted and went[-2:] == [wanted] * 2:  # a quarter of a second later the last first token is here
+            me = psutil.Process()
+            held.append(sum(p.memory_info().rss for p in (me, *me.children()) if p.pid != server.pid))
+
+    with golden.GoldenProcess(golden_binary, 0.05, 64, tmp_path) as server:
+        rows, _ = offer(
+            server.url, wanted, gap_s=0.0001, tokens=3, look=enough, should_stop=lambda: "abort" if held else None,
+            timeouts=Timeouts(20, 60, None, None),
+        )  # fmt: skip
+        log = server.stop()
+    assert held[0] < 1 << 30
+    assert len(rows) == len(log) == wanted
+    assert {(row.outcome, len(row.chunk_ns)) for row in rows} == {("cancelled", 1)}
