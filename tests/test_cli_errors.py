@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from harness.cli import main
 
 GOOD = """\
 experiment: t
@@ -17,14 +19,27 @@ loads: [{concurrency: [1], requests: 2}]
 """
 
 
-def harness(
-    *words: str, cwd: Path | None = None, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does."""
-    return subprocess.run(
-        [sys.executable, "-m", "harness", *words], capture_output=True, text=True, cwd=cwd, timeout=120, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), **(env or {})},
-    )  # fmt: skip
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def harness(monkeypatch, capsys):
+    """Runs the command line's entry point in this process: what a user types, less the start of a Python."""
+
+    def run(*words: str, cwd: Path | None = None) -> Done:
+        monkeypatch.setattr(sys, "argv", ["harness", *words])
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return Done(int(ended.value.code or 0), out, err)
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -41,7 +56,7 @@ def harness(
         (("loads: [", "loads: [[["), "not valid YAML"),
     ],
 )
-def test_a_bad_config_names_the_key_or_value_and_exits_2(tmp_path, change, says):
+def test_a_bad_config_names_the_key_or_value_and_exits_2(harness, tmp_path, change, says):
     """Each broken config gives at most three lines, names what is wrong, and exits 2."""
     file = tmp_path / "e.yaml"
     file.write_text(GOOD.replace(*change))
@@ -53,14 +68,14 @@ def test_a_bad_config_names_the_key_or_value_and_exits_2(tmp_path, change, says)
     assert not (tmp_path / "results").exists()
 
 
-def test_no_such_config_exits_2(tmp_path):
+def test_no_such_config_exits_2(harness, tmp_path):
     """A config path that does not exist is named."""
     done = harness("run", "nothing.yaml", cwd=tmp_path)
     assert done.returncode == 2
     assert "nothing.yaml" in done.stderr
 
 
-def test_an_unreachable_url_exits_3_and_names_it(tmp_path):
+def test_an_unreachable_url_exits_3_and_names_it(harness, tmp_path):
     """Nothing listens: the URL is in the error, no run directory stays behind."""
     done = harness(
         "run", "--url", "http://127.0.0.1:9/v1", "--model", "m", "--workload", "fixed:8x4", "--concurrency", "1",
@@ -73,7 +88,7 @@ def test_an_unreachable_url_exits_3_and_names_it(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_key_variable_is_named_and_no_value_is_asked_for(tmp_path):
+def test_a_missing_key_variable_is_named_and_no_value_is_asked_for(harness, tmp_path):
     """The hosted target's key comes from a named variable; the error names the variable."""
     done = harness(
         "run", "--url", "http://127.0.0.1:9/v1", "--model", "m", "--workload", "fixed:8x4", "--concurrency", "1",
@@ -84,7 +99,7 @@ def test_a_missing_key_variable_is_named_and_no_value_is_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["analyse", "report", "cost"])
-def test_a_directory_without_runs_exits_5(tmp_path, command):
+def test_a_directory_without_runs_exits_5(harness, tmp_path, command):
     """The offline commands name the directory that holds no run."""
     done = harness(command, str(tmp_path))
     assert done.returncode == 5
@@ -93,5 +108,6 @@ def test_a_directory_without_runs_exits_5(tmp_path, command):
 
 def test_debug_shows_the_traceback(tmp_path):
     """--debug is the only way to a traceback."""
-    done = harness("--debug", "analyse", str(tmp_path))
+    words = [sys.executable, "-m", "harness", "--debug", "analyse", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, cwd=Path(__file__).parents[1])
     assert "Traceback" in done.stderr

@@ -65,7 +65,8 @@ def drive(
     """
     if driver not in ("wire", "sdk"):
         raise ConfigError("unknown driver", driver, "use wire or sdk")
-    if (load.concurrency is None) == (load.rate_rps is None):
+    batch = load.arrivals == "batch"  # an open loop without a rate: everything is due at once
+    if (load.concurrency is None) == (load.rate_rps is None and not batch):
         raise ConfigError("a load is either closed or open", load, "set one of concurrency and rate_rps")
     head = request_head(endpoint)
     if not requests:

@@ -146,7 +146,7 @@ def _order(row: Row) -> tuple[Any, ...]:
         row.experiment,
         row.target,
         row.workload,
-        load.rate_rps is not None,
+        load.concurrency is None,
         load.concurrency or 0,
         load.rate_rps or 0,
         row.campaign_id,
@@ -198,7 +198,7 @@ def _value(column: Column, run: RunSummary, cost: CostReport | None, allow_inval
             seen = run.distributions.get(column.source)
             if seen is None or seen.count == 0:
                 return None, "no window" if run.window is None else undefined
-            why = f"{seen.count} values do not support a {column.point}"
+            why = f"too few requests for a {column.point}"
             return formats.finite(getattr(seen, column.point)), why
         case _:
             if run.verdict.state == "INVALID" and not allow_invalid:

@@ -149,8 +149,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-vllm-serve-") as name:
         folder = Path(name)
         with open_target(spec, folder / "server.log", lambda text: print(text, file=sys.stderr)) as target:
-            name = args.model.removeprefix("embedded:")
-            tokenizer = args.model if name == args.model else str(embedded.ensure(name, lambda text: None))
+            short = args.model.removeprefix("embedded:")
+            tokenizer = args.model if short == args.model else str(embedded.ensure(short, lambda text: None))
             ours(target, args, 1, folder)  # the server's own first-time work belongs to nobody
             pairs = []
             for pair in range(args.pairs):

@@ -97,6 +97,9 @@ def test_a_wrong_flag_is_told_by_its_name(tmp_path):
         open_target(spec, tmp_path / "log", str)
 
 
+@pytest.mark.skipif(
+    not os.environ.get("HARNESS_LONG"), reason="a server start of its own, as in `make bench`: HARNESS_LONG=1"
+)
 def test_the_embedded_model_answers_and_leaves_nothing(tmp_path):
     """SmolLM2 as de-quantised from the wheel is a real model: it knows France's capital; after close nothing runs."""
     spec = TargetSpec(

@@ -73,7 +73,7 @@ def test_every_dash_has_a_reason():
     lacking = {(c.header, id(row)) for c in columns for row in table if row.values[c.key] is None}
     assert lacking
     assert explained == lacking
-    assert any("do not support a p99" in why for _, why, _ in reasons)
+    assert any("too few requests for a p99" in why for _, why, _ in reasons)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
