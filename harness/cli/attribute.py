@@ -15,6 +15,7 @@ from rich.table import Table
 
 from harness.cli.as_json import emit
 from harness.cli.offline import as_json_option, campaign_option
+from harness.cli.offline import console as terminal
 from harness.errors import ConfigError, StoreError
 
 
@@ -123,7 +124,7 @@ def attribute(
     if as_json:
         emit({"usd_per_hour": price, "fit": fit, "shares": shares, "splits": splits, "black_box": shapes})
         return
-    _render(Console(), fit, shares, splits, shapes)
+    _render(terminal(), fit, shares, splits, shapes)
     if shapes is not None:
         mean = [shapes.input_share(u[0], u[2]) for u in usage]
         click.echo(

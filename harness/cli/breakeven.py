@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from harness.cli.as_json import emit
 from harness.cli.offline import as_json_option
+from harness.cli.offline import console as terminal
 from harness.errors import ConfigError
 
 _HOURS_PER_MONTH = 730.5
@@ -66,7 +66,7 @@ def _crossing_table(result: Any) -> None:
         table.add_column(heading, justify="right")
     for crossing in result.crossings[:50]:
         table.add_row(f"{crossing.rps:.6g}", crossing.cheaper_above)
-    Console().print(table)
+    terminal().print(table)
     if len(result.crossings) > 50:
         click.echo(f"({len(result.crossings) - 50} more with --json)")
 

@@ -18,6 +18,7 @@ from harness.cli.offline import (
     directory_argument,
     price_ref,
 )
+from harness.cli.offline import console as terminal
 from harness.cli.tokens import tokens_command
 from harness.config import CostSpec
 
@@ -58,8 +59,6 @@ def cost_of(
     hosted_price: tuple[str, ...],
 ) -> None:
     """Price the measured tokens of a run or experiment, here and at hosted prices."""
-    from rich.console import Console
-
     from harness import pipeline
     from harness.report import tables
     from harness.report.answer import answer
@@ -80,7 +79,7 @@ def cost_of(
             )
         )
         return
-    console = Console()
+    console = terminal()
     tables.render_costs(console, costs)
     console.print(
         answer(list(analysis.summaries), costs, allow_invalid=allow_invalid),

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from harness.cli.as_json import emit
 from harness.cli.offline import allow_option, as_json_option, campaign_option
+from harness.cli.offline import console as terminal
 from harness.errors import ConfigError
 
 scenario_argument = click.argument("scenario", type=click.Path(path_type=Path))
@@ -143,7 +144,7 @@ def scenario_command(
     if as_json:
         emit(result)
     elif not markdown:
-        render(Console(), result)
+        render(terminal(), result)
 
 
 @click.command("decide")
@@ -185,7 +186,7 @@ def _pages(result: Any, found: Any, measured: Any, html: Path | None, markdown: 
 
 
 def _render_decision(result: Any, found: Any) -> None:
-    console = Console()
+    console = terminal()
     console.print(f"{result.name}: {found.choice}", style="bold", highlight=False, markup=False)
     click.echo(f"because: {found.reason}")
     if found.p_self_cheaper is not None:
@@ -220,7 +221,7 @@ def audit_command(markdown: bool, as_json: bool) -> None:
         click.echo(as_markdown(rows), nl=False)
     else:
         table = [[str(r.row), r.claim, r.right] for r in rows]
-        Console().print(_table("A published cost comparison, claim by claim", ["row", "it says", "right"], table))
+        terminal().print(_table("A published cost comparison, claim by claim", ["row", "it says", "right"], table))
         click.echo(f"each row's test: {rows[0].test.removesuffix('1')}N")
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from harness.cli.as_json import emit
 from harness.cli.breakeven import breakeven, capacity_option, hosted_option
 from harness.cli.machines import instances_command, memory_command
 from harness.cli.offline import as_json_option
+from harness.cli.offline import console as terminal
 from harness.errors import ConfigError
 
 price_option = click.option("--replica-usd-per-hour", type=float, help="Dollars per paid hour of one replica.")
@@ -123,7 +123,7 @@ def _rungs(ladder: Any) -> None:
         table.add_column(heading, justify="right")
     for rung in ladder:
         table.add_row(rung.name, f"{rung.usd_per_1000_requests:.4f}", f"{rung.of_previous:.2f}", f"{rung.of_first:.2f}")
-    Console().print(table)
+    terminal().print(table)
 
 
 def _cost_parts(cost: Any, own: Any) -> None:
@@ -133,7 +133,7 @@ def _cost_parts(cost: Any, own: Any) -> None:
     for part in cost.parts:
         if part.usd:
             table.add_row(part.name, f"{part.usd:.2f}" if part.added else f"({part.usd:.2f} not added)", part.how)
-    Console().print(table)
+    terminal().print(table)
     if own is not None:
         click.echo(
             f"owned: ${own.total_usd_per_hour:.4g}/h = capital {own.capital_usd:.4g} + colocation {own.colocation_usd:.4g} "
@@ -262,7 +262,7 @@ def _plans(beside: dict[str, Decimal], mean_rps: float, layers: Any) -> None:
         table.add_row(
             f"  {layer.kind} x {layer.replicas}, {layer.request_share:.1%} of requests", f"{layer.usd_per_hour:.2f}", ""
         )
-    Console().print(table)
+    terminal().print(table)
 
 
 COMMANDS = [breakeven, fleet, hybrid, memory_command, instances_command]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from harness.cli.as_json import emit
 from harness.cli.offline import as_json_option
+from harness.cli.offline import console as terminal
 from harness.errors import ConfigError
 
 GB = 10**9
@@ -105,7 +105,7 @@ def memory_command(
     for gpu, fit in fits.items():
         row = (f"{fit.kv_per_gpu / GB:.1f}", f"{fit.sequences:,}", f"{fit.kv_tokens:,}")
         table.add_row(gpu, *(row if fit.kv_per_gpu else ("does not fit", "-", "-")))
-    Console().print(table)
+    terminal().print(table)
     if blocks is not None:
         click.echo(
             f"vLLM makes {blocks.num_blocks:,} blocks of it: {blocks.size_tokens:,} tokens, {blocks.max_concurrency:.2f} sequences at once."
@@ -212,6 +212,6 @@ def _print_choices(mix: Any, singles: Any, rps: float) -> None:
             kind = "" if c.purchase == "on-demand" else f" ({c.purchase})"
             row = (f"{mark}{c.rps:.3g}", f"{choice.usd_per_hour:.2f}", f"{choice.usd_per_1000_requests:.4f}")
             table.add_row(str(n), c.name + kind, *row, f"{choice.utilisation:.0%}", c.as_of)
-    Console().print(table)
+    terminal().print(table)
     if any(c.basis == "estimate" for choice in singles for c, _ in choice.machines):
         click.echo("~ a roofline estimate, not a measurement: harness run measures one.")

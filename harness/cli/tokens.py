@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from harness import clock
 from harness.cli.as_json import emit
 from harness.cli.offline import as_json_option, price_ref
+from harness.cli.offline import console as terminal
 from harness.errors import ConfigError
 
 _MIXED = "mixed tokenizers: $/M tokens do not compare between them; $/request and $/M characters do"
@@ -85,7 +85,7 @@ def _print(counts: Any, priced: Any) -> None:
         table.add_column(heading, justify="left" if heading == "tokenizer" else "right")
     for c in counts:
         table.add_row(c.tokenizer, f"{c.tokens:,}", f"{c.tokens_per_1000_characters:.1f}", f"{c.ratio:.4f}", f"{c.ratio_low:.3f}-{c.ratio_high:.3f}")  # fmt: skip
-    Console().print(table)
+    terminal().print(table)
     if not priced:
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -93,4 +93,4 @@ def _print(counts: Any, priced: Any) -> None:
         table.add_column(heading, justify="right" if heading.startswith("$") else "left")
     for p in priced:
         table.add_row(p.price, p.tokenizer, *(f"{v:.4g}" for v in (p.usd_per_request, p.usd_per_million_characters, p.usd_per_million_tokens)))  # fmt: skip
-    Console().print(table)
+    terminal().print(table)
