@@ -113,9 +113,8 @@ def run_experiment(
     HarnessError after the run that met it was stored; a Ctrl-C ends with the runs made so far.
     """
     campaign_id = clock.utc_stamp()
-    for target_spec in spec.targets:  # a plan that cannot be drawn fails before any server starts
-        for cell, load_spec in cells_of(spec, target_spec.name):
-            draw_plan(spec, cell, load_spec)
+    for cell, load_spec in cells_of(spec, spec.targets[0].name):  # a plan that cannot be drawn fails before any start
+        draw_plan(spec, cell, load_spec)
     done: list[Path] = []
     for target_spec in spec.targets:
         cells = cells_of(spec, target_spec.name)

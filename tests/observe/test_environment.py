@@ -17,7 +17,7 @@ def test_secrets_stay_out():
             "VLLM_HF_TOKEN": "s3cret",
             "VLLM_DB_password": "s3cret",
             "OPENAI_API_KEY": "s3cret",
-            "HOME": "/home/somebody",
+            "HOME": "somewhere",
             "VLLM_S3_URL": "https://me:s3cret@store.example/x",
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "CUDA_VISIBLE_DEVICES": "0,1",
