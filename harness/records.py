@@ -121,6 +121,7 @@ class Prompt:
     seq: int
     text: str | None
     token_ids: tuple[int, ...] | None
+    messages: tuple[tuple[str, str], ...] | None = None  # chat with earlier turns: role, content; else null
 
 
 # ---------------------------------------------------------------- targets
@@ -479,6 +480,172 @@ class RunSummary:
     startup: Mapping[str, float | None] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict, repr=False)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CellInterval:
+    """A metric over the repetitions of a cell. `values` are one a repetition, in the order of `repetitions`.
+
+    `mean`: geometric where `scale` is log, else arithmetic. `low`, `high`: its interval at `level`, None with one repetition.
+    `left_out`: repetitions that are INVALID.
+    """
+
+    target: str
+    workload: str
+    load: Load
+    metric: str  # analyse/repeats.py: output_tps, ttft_s.p99, ..
+    label: str
+    unit: str
+    repetitions: tuple[int, ...]
+    values: tuple[float, ...]
+    left_out: int
+    scale: str  # log | linear
+    mean: float
+    low: float | None
+    high: float | None
+    level: float
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One comparison: a metric of a cell, new against base. Changes are shares: 0.03 is 3 % more (attainment: 3 points more).
+
+    `low`, `high` at 1 - alpha for this comparison alone; `corrected_low`, `corrected_high` at the level that Holm's correction over
+    all comparisons of the call leaves to it: they exclude 0 exactly where `p_corrected` <= alpha. None with one repetition.
+    """
+
+    target: str
+    workload: str
+    load: Load
+    metric: str
+    label: str
+    unit: str
+    higher_is_better: bool
+    base: float
+    new: float
+    base_count: int
+    new_count: int
+    change: float | None
+    low: float | None
+    high: float | None
+    corrected_low: float | None
+    corrected_high: float | None
+    p: float | None
+    p_corrected: float | None
+    paired: bool
+    df: float | None
+    verdict: str  # improved | unchanged | regressed | unclear
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedSide:
+    """What stood on one side of a comparison; `target` is set where one target of the campaign was chosen."""
+
+    directory: str
+    campaign_id: str
+    target: str | None
+    runs: int
+    invalid: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A campaign against another. `effects`: worst first. `changes`: what differs and may, as (name, base, new)."""
+
+    base: ComparedSide
+    new: ComparedSide
+    effects: tuple[Effect, ...]
+    changes: tuple[tuple[str, str, str], ...]
+    warnings: tuple[str, ...]
+    only_base: tuple[str, ...]
+    only_new: tuple[str, ...]
+    ignored: tuple[str, ...]
+    alpha: float
+    min_effect: float
+    tests: int  # comparisons with a p-value: what the correction is over
+
+
+@dataclass(frozen=True, slots=True)
+class Detectable:
+    """What a campaign's spread allows to see in one cell and metric, at the corrected alpha and `Detection.power`.
+
+    `spread`: standard deviation between repetitions, as a share. `inside_share`: the part of its square that the requests inside
+    a run explain: longer runs lower it, only more repetitions lower the rest; None where it is not known.
+    `needed`: repetitions a side, None where the limit of the search is not enough.
+    """
+
+    target: str
+    workload: str
+    load: Load
+    metric: str
+    label: str
+    repetitions: int
+    spread: float
+    inside_share: float | None
+    smallest_now: float | None
+    needed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """The planner's answer for a change of `change`. `skipped`: cells and metrics whose spread is not known, with why."""
+
+    side: ComparedSide
+    change: float
+    min_effect: float
+    alpha: float
+    power: float
+    tests: int
+    limit: int
+    rows: tuple[Detectable, ...]
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """One probe of a capacity search: a rate that was offered, and how it was judged.
+
+    Counts cover the judged requests: those scheduled after the ramp, up to the last before which every one had ended.
+    """
+
+    index: int  # 1.. in the order they were made
+    rate_rps: float  # offered
+    scheduled_rate_rps: float | None  # as the plan drew it for the judged requests
+    seconds: float  # of schedule, the ramp included
+    offered: int
+    good: int
+    batches: tuple[tuple[int, int], ...]  # (offered, good) of consecutive parts: what the spread is taken from
+    attainment: float | None
+    low: float | None  # 95 % interval of attainment, for requests that are not independent
+    high: float | None
+    effective_requests: float | None  # so many independent requests would tell as much
+    output_tokens: int | None  # of the judged requests that are ok; None if usage is missing for any
+    completed_rps: float | None  # requests ended per second while they were offered
+    verdict: str  # pass | fail | undecided | invalid
+    stopped: str  # clearly above | clearly below | queue growing | longest probe | what made it invalid
+    run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityResult:
+    """Highest Poisson rate whose attainment is at the target, and how it was found.
+
+    `found`: `capacity_rps` with its 95 % interval. `censored_above`: nothing failed, capacity is at least `low_rps`.
+    `censored_below`: everything failed, it is below `high_rps`. `undecided`: `why` says what was missing.
+    """
+
+    state: str
+    capacity_rps: float | None
+    low_rps: float | None
+    high_rps: float | None
+    output_tps: float | None  # at that rate: capacity x output tokens per offered request of the probes around it
+    attainment: float  # the target
+    tolerance: float  # half-width asked for, as a share of the capacity
+    seconds: float  # of schedule over all probes
+    probes: tuple[ProbeResult, ...]
+    why: str
 
 
 # ---------------------------------------------------------------- cost

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import clock
-from harness.drive import dialect, shard
+from harness.drive import dialect, shard, turns
 from harness.drive.exchange import Context, Raw, StampMap, record
 from harness.drive.processes import WorkerProcess
 from harness.drive.spool import Tail
@@ -52,6 +52,7 @@ class Collector:
         phase: Phase,
         run_id: str,
         scratch: Path,
+        next_turns: turns.NextTurns | None = None,
     ) -> None:
         self.requests, self.run_id, self.phase = requests, run_id, phase
         self.context = Context(phase, load.concurrency is None, endpoint.api_key)
@@ -64,6 +65,10 @@ class Collector:
         self.stamps = [StampMap() for _ in range(workers)]
         self.reports: dict[int, dict[str, Any]] = {}
         self.in_flight = [0] * workers
+        self.next_turns = next_turns
+        self.commands: list[tuple[int, str]] = []  # for workers: later turns that were built, or cannot be sent
+        self._owner, self._index = owner, _indices(owner)
+        self._late = [turns.late_file(scratch, w).open("ab") for w in range(workers)] if next_turns else []
         self.started_ns = 0
         self.parse_cpu_s = 0.0
         self.done = self.failed = self.tokens = self.reads = self.merged = self.late_lost = 0
@@ -84,9 +89,9 @@ class Collector:
             for kind, *values in self.tails[worker].messages():
                 match kind:
                     case "exchange":
-                        rows.append(self._row(worker, Raw(*values)))
+                        rows.extend(self._rows(worker, Raw(*values)))
                     case "facts":
-                        rows.append(self._sdk_row(worker, *values))
+                        rows.extend(self._sdk_rows(worker, *values))
                     case "status":
                         self.in_flight[worker] = values[1]
                     case "anchor":
@@ -105,9 +110,55 @@ class Collector:
         request = self.requests[self.places[worker][index]]
         return request, shard.request_id(self.run_id, self.phase, request.seq)
 
-    def _row(self, worker: int, raw: Raw) -> RequestRecord:
+    def _rows(self, worker: int, raw: Raw) -> list[RequestRecord]:
+        """The row of an exchange, and of the later turns of its session that can no longer be sent."""
+        if self.next_turns is None or self.places[worker][raw.index] not in self.next_turns.tree.followers:
+            return [self._row(worker, raw)]
+        said = turns.Said()
+        row = self._row(worker, raw, said)
+        return [row, *self._go_on(worker, raw.index, row, said)]
+
+    def _sdk_rows(
+        self, worker: int, index: int, facts: dict[str, Any], said: tuple[list[str], list[int]] | None
+    ) -> list[RequestRecord]:
+        row = self._sdk_row(worker, index, facts)
+        if self.next_turns is None or said is None:
+            return [row]
+        return [row, *self._go_on(worker, index, row, turns.Said(*said))]
+
+    def _go_on(self, worker: int, index: int, row: RequestRecord, said: turns.Said) -> list[RequestRecord]:
+        """Build what waits for this reply; where the reply failed, rows that say so. What we cancelled ourselves is like a
+        request that was never sent: no row."""
+        assert self.next_turns is not None
+        place = self.places[worker][index]
+        followers = self.next_turns.tree.followers[place]
+        if row.outcome == Outcome.CANCELLED:
+            return []
+        if row.outcome != Outcome.OK:
+            self.commands += [(worker, f"skip {self._index[follower]}") for follower in followers]
+            why = f"its session ended: request {row.seq} came to {row.outcome}"
+            return [self._unsent(worker, place, why) for place in self.next_turns.descendants(place)]
+        for follower in followers:
+            request = self.requests[follower]
+            body = self.next_turns.body(follower, place, said)
+            piece = shard.with_headers(body, shard.request_id(self.run_id, self.phase, request.seq))
+            late = self._late[worker]
+            at = late.tell()
+            late.write(piece)
+            late.flush()
+            due_ns = (row.ended_ns or 0) + (request.think_ns or 0)
+            self.commands.append((worker, f"turn {self._index[follower]} {at} {len(piece)} {due_ns}"))
+        return []
+
+    def _unsent(self, worker: int, place: int, why: str) -> RequestRecord:
+        now = clock.monotonic_ns()
+        raw = Raw(self._index[place], Outcome.DROPPED.value, why, 0, 0, 0, 0, None, 0, now, False, b"", b"", b"")
+        return self._row(worker, raw)
+
+    def _row(self, worker: int, raw: Raw, said: turns.Said | None = None) -> RequestRecord:
         request, name = self._request(worker, raw.index)
-        return self._count(worker, raw.index, record(raw, request, name, worker, self.stamps[worker], self.context))
+        row = record(raw, request, name, worker, self.stamps[worker], self.context, said)
+        return self._count(worker, raw.index, row)
 
     def _sdk_row(self, worker: int, index: int, facts: dict[str, Any]) -> RequestRecord:
         request, name = self._request(worker, index)
@@ -154,6 +205,10 @@ class Collector:
             rows.append(self._row(worker, raw))
         return rows
 
+    def close(self) -> None:
+        for file in self._late:
+            file.close()
+
     def progress(self, now_ns: int) -> DriveProgress:
         elapsed = max(0, now_ns - self.started_ns) / 1e9 if self.started_ns else 0.0
         return DriveProgress(self.done, len(self.requests), sum(self.in_flight), self.failed, self.tokens, elapsed)
@@ -196,6 +251,16 @@ class Collector:
             anchors=[(a.monotonic_ns, a.offset_ns, a.error_ns) for a in anchors],
             notes=notes,
         )
+
+
+def _indices(owner: Sequence[int]) -> array[int]:
+    """Per position in the plan: the index in its owner's shard."""
+    seen: dict[int, int] = {}
+    found = array("q")
+    for w in owner:
+        found.append(seen.get(w, 0))
+        seen[w] = found[-1] + 1
+    return found
 
 
 def _about_worker(number: int, report: dict[str, Any]) -> str:

@@ -24,8 +24,9 @@ def path(endpoint: Endpoint) -> str:
     return "/chat/completions" if endpoint.api == "chat" else "/completions"
 
 
-def encode(endpoint: Endpoint, request: PlannedRequest, prompt: Prompt) -> bytes:
-    """JSON body of a streamed request. Raises ConfigError if the API is unknown or cannot take the prompt."""
+def encode(endpoint: Endpoint, request: PlannedRequest, prompt: Prompt, *, followed: bool = False) -> bytes:
+    """JSON body of a streamed request; `followed`: a later turn needs the reply's token ids. Raises ConfigError if the
+    API is unknown or cannot take the prompt."""
     n = request.target_output_tokens
     body: dict[str, Any] = {"model": endpoint.model}
     match endpoint.api:
@@ -38,13 +39,16 @@ def encode(endpoint: Endpoint, request: PlannedRequest, prompt: Prompt) -> bytes
             if prompt.text is None:
                 raise ConfigError("the chat API takes text", f"seq {prompt.seq}", "use api: completions for token ids")
             limit = "max_tokens" if endpoint.vllm_extensions else "max_completion_tokens"
-            body |= {"messages": [{"role": "user", "content": prompt.text}], limit: n}
+            said = prompt.messages or (("user", prompt.text),)
+            body |= {"messages": [{"role": role, "content": text} for role, text in said], limit: n}
         case other:
             raise ConfigError("unknown API", other, "use completions or chat")
     body |= {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
     if endpoint.vllm_extensions:
         body |= {"ignore_eos": True, "min_tokens": n}
         body["stream_options"]["continuous_usage_stats"] = True
+        if followed:
+            body["return_token_ids"] = True
     return json.dumps(body, separators=(",", ":")).encode()
 
 
@@ -77,6 +81,7 @@ class Reply:
 
     __slots__ = (
         "_gap",
+        "_said",
         "cached",
         "chunk_ns",
         "done",
@@ -88,7 +93,9 @@ class Reply:
         "tokens",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, said: Any | None = None) -> None:
+        """`said`: where the content is kept (turns.Said), if it is needed."""
+        self._said = said
         self.chunk_ns: list[int] = []
         self.tokens: list[int | None] = []
         self.prompt: int | None = None
@@ -122,6 +129,9 @@ class Reply:
         for choice in choices:
             if reason := choice.get("finish_reason"):
                 self.finish_reason = str(reason)
+        if self._said is not None and choices:
+            self._said.text.append(_content(choices[0]))
+            self._said.token_ids += choices[0].get("token_ids") or ()
         usage = chunk.get("usage")
         grown = self._take_usage(usage) if usage else None
         if self._gap:
@@ -156,6 +166,10 @@ class Reply:
 def _count(source: dict[str, Any], key: str, otherwise: int | None) -> int | None:
     value = source.get(key)
     return value if isinstance(value, int) else otherwise
+
+
+def _content(choice: dict[str, Any]) -> str:
+    return str(choice.get("text") or (choice.get("delta") or {}).get("content") or "")
 
 
 def _bears(choice: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from harness import clock
-from harness.drive import dialect, shard, wire
+from harness.drive import dialect, shard, turns, wire
 from harness.drive.collect import Collector
 from harness.drive.processes import WorkerProcess, start_workers
 from harness.errors import ConfigError
@@ -35,6 +35,7 @@ STOP_POLL_NS = 100_000_000
 PROGRESS_NS = 250_000_000
 SLICE_NS = 50_000_000  # parse at most this long between two looks at should_stop
 REST_S = 0.01
+TURN_REST_S = 0.001  # where later turns wait for what is parsed here
 
 
 def drive(
@@ -72,12 +73,16 @@ def drive(
     if not requests:
         return _nothing_to_do(driver, on_start)
     count = max(1, min(workers, len(requests), load.concurrency or workers))
-    owner = owners(requests, load, count)
+    tree = turns.tree_of(requests)
+    owner = owners(requests, load, count, tree)
     place = Path(tempfile.mkdtemp(prefix="drive-", dir=scratch))
     processes: list[WorkerProcess] = []
+    following = collector = None
     try:
-        shard.write(requests, prompts, owner, count, endpoint, run_id, phase, place)
-        collector = Collector(requests, owner, count, load, endpoint, phase, run_id, place)
+        planned = turns.Planned(place / "planned") if tree.waiting else None
+        shard.write(requests, prompts, owner, count, endpoint, run_id, phase, place, tree, planned)
+        following = None if planned is None else turns.NextTurns(requests, tree, planned, endpoint)
+        collector = Collector(requests, owner, count, load, endpoint, phase, run_id, place, following)
         processes = start_workers(
             place, count, driver, endpoint, head, load, timeouts, duration_s, kernel_stamps=KERNEL_STAMPS
         )
@@ -91,6 +96,10 @@ def drive(
     finally:
         for process in processes:
             process.kill()
+        if following is not None:
+            following.close()
+        if collector is not None:
+            collector.close()
         shutil.rmtree(place, ignore_errors=True)
 
 
@@ -116,9 +125,15 @@ def request_head(endpoint: Endpoint) -> bytes:
     return "".join(f"{line}\r\n" for line in lines).encode("ascii")
 
 
-def owners(requests: Sequence[PlannedRequest], load: Load, workers: int) -> list[int]:
+def owners(
+    requests: Sequence[PlannedRequest], load: Load, workers: int, tree: turns.Tree = shard.NO_TURNS
+) -> list[int]:
     """Which worker sends each request: by seq in an open loop, by slot in a closed one (so that a worker with more
-    slots gets more requests)."""
+    slots gets more requests). A session stays with one worker; its first request says which."""
+    if tree.waiting:
+        firsts = [i for i in range(len(requests)) if i not in tree.root]
+        of_first = dict(zip(firsts, owners([requests[i] for i in firsts], load, workers), strict=True))
+        return [of_first[tree.root.get(i, i)] for i in range(len(requests))]
     if load.concurrency is None:
         return [request.seq % workers for request in requests]
     slot_owner = [slot % workers for slot in range(load.concurrency)]
@@ -185,7 +200,7 @@ class _Session:
                 for process in self.processes:
                     process.kill()
             if not got:
-                clock.sleep(REST_S)
+                clock.sleep(TURN_REST_S if self.collector.next_turns else REST_S)
         self.on_progress(self.collector.progress(clock.monotonic_ns()))
 
     def _tell(self, word: str) -> None:
@@ -209,6 +224,9 @@ class _Session:
 
     def _collect(self) -> bool:
         rows = self.collector.collect(self.processes, SLICE_NS)
+        for worker, line in self.collector.commands:
+            self.processes[worker].tell(line)
+        self.collector.commands.clear()
         if rows:
             self.on_rows(rows)
         return bool(rows)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.clock import NS, Anchor
-from harness.drive import dialect, http1, sse
+from harness.drive import dialect, http1, sse, turns
 from harness.records import Outcome, Phase, PlannedRequest, RequestRecord
 
 _USER = -1  # seconds of a stamp that was taken in user space
@@ -76,10 +76,10 @@ class StampMap:
 class _Reading:
     """The reply read through once: framing, then events, each with the stamp of the read that completed it."""
 
-    def __init__(self) -> None:
+    def __init__(self, said: turns.Said | None) -> None:
         self.response = http1.Response()
         self.events = sse.SseParser()
-        self.reply = dialect.Reply()
+        self.reply = dialect.Reply(said)
         self.merged_reads = 0
         self.error_body = bytearray()
         self.problem: str | None = None  # a protocol error
@@ -168,10 +168,16 @@ def _judge(raw: Raw, reading: _Reading) -> tuple[Outcome, str | None]:
 
 
 def record(
-    raw: Raw, request: PlannedRequest, request_id: str, worker: int, stamp_map: StampMap, context: Context
+    raw: Raw,
+    request: PlannedRequest,
+    request_id: str,
+    worker: int,
+    stamp_map: StampMap,
+    context: Context,
+    said: turns.Said | None = None,
 ) -> RequestRecord:
-    """The row of one exchange."""
-    reading = _Reading()
+    """The row of one exchange; the reply's content goes into `said`, where one is given."""
+    reading = _Reading(said)
     lengths = array("I")
     lengths.frombytes(raw.lengths)
     stamps = stamp_map.monotonic(raw.stamps)

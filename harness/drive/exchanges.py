@@ -11,6 +11,7 @@ from harness import clock
 from harness.drive import endings, http1, wire
 from harness.drive.deadlines import Deadlines
 from harness.drive.shard import Shard
+from harness.drive.turns import Turns
 from harness.records import Outcome
 
 LATE_NS = 5_000_000
@@ -31,8 +32,9 @@ class Exchanges:
         deadlines: Deadlines,
         *,
         kernel_stamps: bool,
+        turns: Turns | None = None,
     ) -> None:
-        self.head, self.shard, self.epoll, self.deadlines = head, shard, poll, deadlines
+        self.head, self.shard, self.epoll, self.deadlines, self.turns = head, shard, poll, deadlines, turns
         self.to = wire.destination(base_url)
         self.context: ssl.SSLContext | None = wire.tls_context(ca_file) if self.to.tls else None
         self.kernel_stamps = kernel_stamps
@@ -96,14 +98,19 @@ class Exchanges:
     def send(self, conn: wire.Conn) -> None:
         if conn.state not in (wire.IDLE, wire.SENDING):
             return  # failed while it stood in the queue
-        offset, length = self.shard.offset[conn.index], self.shard.length[conn.index]
         conn.state = wire.SENDING
         try:
-            wire.begin_send(conn, self.head, self.shard.bodies[offset : offset + length])
+            wire.begin_send(conn, self.head, self._piece(conn.index))
         except OSError as error:
             self.lost(conn, error)
             return
         self._send_rest(conn)
+
+    def _piece(self, index: int) -> Any:
+        """The request's own headers and body."""
+        late = self.turns.bodies.get(index) if self.turns is not None else None
+        offset = self.shard.offset[index]
+        return self.shard.bodies[offset : offset + self.shard.length[index]] if late is None else memoryview(late)
 
     def _send_rest(self, conn: wire.Conn) -> None:
         try:
@@ -284,7 +291,7 @@ class Exchanges:
     # ------------------------------------------------------------ ends
 
     def finish(self, conn: wire.Conn, outcome: str, error: str, *, reuse: bool) -> None:
-        now = clock.monotonic_ns()
+        now, index = clock.monotonic_ns(), conn.index
         self.hot.pop(conn.fd, None)
         self.outbox.append(
             (conn.index, str(outcome), error, conn.due_ns, conn.connect_started_ns, conn.connect_ns, conn.tls_ns,
@@ -296,17 +303,19 @@ class Exchanges:
             self.idle.append(conn)
         else:
             self._discard(conn, hard=bool(outcome) and outcome != "eof")
-        self._slot_free(now)
+        self._slot_free(index, now)
 
     def _fail_unsent(self, index: int, due_ns: int, outcome: Outcome, error: str, *, retried: bool) -> None:
         now = clock.monotonic_ns()
         self.outbox.append((index, str(outcome), error, due_ns, 0, 0, 0, None, 0, now, retried, [], []))
-        self._slot_free(now)
+        self._slot_free(index, now)
 
-    def _slot_free(self, now: int) -> None:
+    def _slot_free(self, index: int, now: int) -> None:
+        """An exchange is over, and with it its slot, unless its session goes on."""
         self.in_flight -= 1
         self.other_work = True
-        self.freed.append(now)
+        if self.turns is None or self.turns.ended(index):
+            self.freed.append(now)
 
     def _discard(self, conn: wire.Conn, *, hard: bool = False) -> None:
         if conn.state in (wire.CONNECTING, wire.HANDSHAKE):

@@ -17,9 +17,10 @@ from harness.drive import wire
 from harness.drive.deadlines import Deadlines, compact, pack
 from harness.drive.endings import ENDS
 from harness.drive.exchanges import Exchanges
-from harness.drive.shard import Shard, forget_sent
+from harness.drive.shard import AWAITS, Shard, forget_sent
 from harness.drive.spool import Writer
 from harness.drive.timer import WakeTimer
+from harness.drive.turns import Turns
 from harness.records import Outcome, Timeouts
 
 SENDS_PER_POLL = 32
@@ -53,9 +54,13 @@ class LoopConfig:
 class Loop:
     """One worker. `prepare` opens connections, `run` returns when all its requests are over."""
 
-    def __init__(self, config: LoopConfig, shard: Shard, spool: Writer, control_fd: int) -> None:
-        self.config, self.shard, self.spool, self.control_fd = config, shard, spool, control_fd
-        self.order = sorted(range(len(shard)), key=lambda i: shard.scheduled_ns[i])
+    def __init__(
+        self, config: LoopConfig, shard: Shard, spool: Writer, control_fd: int, turns: Turns | None = None
+    ) -> None:
+        self.config, self.shard, self.spool, self.control_fd, self.turns = config, shard, spool, control_fd, turns
+        scheduled = shard.scheduled_ns
+        self.order = sorted((i for i in range(len(shard)) if scheduled[i] != AWAITS), key=lambda i: scheduled[i])
+        self.words = b""  # of a command that has not come whole
         self.next = 0  # position in `order`
         self.epoll = make_poll()
         self.timer = WakeTimer()
@@ -70,6 +75,7 @@ class Loop:
             self.epoll,
             self.deadlines,
             kernel_stamps=self.holder is not None,
+            turns=turns,
         )
         self.started_ns = FOREVER_NS
         self.stop_at_ns = FOREVER_NS
@@ -88,7 +94,7 @@ class Loop:
         if self.timer.fd >= 0:
             self.epoll.register(self.timer.fd, _IN)
         give_up = clock.monotonic_ns() + int(1e9 * min(PREPARE_S, self.config.timeouts.connect_s or PREPARE_S))
-        wanted = min(self.config.slots or 0, len(self.shard)) if exchanges.addresses else 0
+        wanted = min(self.config.slots or 0, len(self.order)) if exchanges.addresses else 0
         while (wanted or exchanges.opening) and clock.monotonic_ns() < give_up and not self.stopping:
             while wanted and exchanges.opening < SENDS_PER_POLL:
                 wanted -= 1
@@ -186,7 +192,10 @@ class Loop:
         ex = self.exchanges
         if ex.in_flight or ex.outbox:
             return False
-        return self.stopping or (self.started_ns != FOREVER_NS and self.next >= len(self.order))
+        return self.stopping or (self.started_ns != FOREVER_NS and not self._to_send())
+
+    def _to_send(self) -> bool:
+        return self.next < len(self.order) or (self.turns is not None and self.turns.pending > 0)
 
     def _next_look(self, now: int) -> int:
         """When something other than a read is due next; `now` or less if it is already."""
@@ -195,8 +204,12 @@ class Loop:
             return now
         limit = self.deadlines.next_ns
         at = self.next_tick_ns if limit is None else min(limit, self.next_tick_ns)
-        if self.stopping or self.next >= len(self.order):
+        if self.stopping or not self._to_send():
             return at
+        if self.turns is not None and self.turns.due:
+            at = min(at, self.turns.due[0][0])
+        if self.next >= len(self.order):
+            return min(at, self.stop_at_ns)
         if self.config.slots is None:
             due = self.started_ns + self.shard.scheduled_ns[self.order[self.next]]
         else:
@@ -220,7 +233,7 @@ class Loop:
         while ex.ready and budget:
             budget -= 1
             ex.send(ex.ready.popleft())
-        if self.stopping or self.next >= len(self.order):
+        if self.stopping or not self._to_send():
             return
         now = clock.monotonic_ns()
         if now < self.started_ns:
@@ -228,6 +241,10 @@ class Loop:
         if now >= self.stop_at_ns:
             self.stopping = self.cut = True
             return
+        while self.turns is not None and budget and (turn := self.turns.next_due(now)) is not None:
+            budget -= 1
+            ex.in_flight += 1
+            ex.start(turn[1], turn[0])
         order, scheduled = self.order, self.shard.scheduled_ns
         while budget and self.next < len(order):
             budget -= 1
@@ -287,9 +304,13 @@ class Loop:
             return
         if not words:
             os._exit(3)  # the parent is gone: nobody will read what we spool
-        for line in words.split(b"\n"):
+        *lines, self.words = (self.words + words).split(b"\n")
+        for line in lines:
             word, _, value = line.partition(b" ")
             match word:
+                case b"turn" | b"skip" if self.turns is not None:
+                    if self.turns.command(word, value) is not None:
+                        self.exchanges.freed.append(clock.monotonic_ns())
                 case b"go":
                     self.started_ns = int(value)
                     if self.config.duration_ns is not None:

@@ -20,17 +20,18 @@ import openai
 
 from harness import clock
 from harness.drive import dialect
-from harness.drive.shard import Shard
+from harness.drive.shard import AWAITS, Shard
 from harness.drive.spool import Writer
+from harness.drive.turns import Said, Turns
 from harness.records import Outcome, Timeouts
 
 LATE_NS = 5_000_000
 _VLLM_ONLY = ("ignore_eos", "min_tokens", "return_token_ids")
 
 
-def run(config: dict[str, Any], share: Shard, spool: Writer, control_fd: int) -> None:
+def run(config: dict[str, Any], share: Shard, spool: Writer, control_fd: int, turns: Turns | None = None) -> None:
     """Drive the shard to its end in this process."""
-    asyncio.run(_Driver(config, share, spool, control_fd).run())
+    asyncio.run(_Driver(config, share, spool, control_fd, turns).run())
 
 
 def is_loopback(url: str) -> bool:
@@ -50,10 +51,15 @@ def split_piece(piece: bytes) -> tuple[str, dict[str, Any]]:
 
 
 class _Driver:
-    def __init__(self, config: dict[str, Any], share: Shard, spool: Writer, control_fd: int) -> None:
-        self.config, self.share, self.spool, self.control_fd = config, share, spool, control_fd
+    def __init__(
+        self, config: dict[str, Any], share: Shard, spool: Writer, control_fd: int, turns: Turns | None
+    ) -> None:
+        self.config, self.share, self.spool, self.control_fd, self.turns = config, share, spool, control_fd, turns
+        self.sessions: dict[int, asyncio.Queue[tuple[int, int] | None]] = {}  # root -> later turns; None: it is over
         self.timeouts = Timeouts(*config["timeouts"])
-        self.order = deque(sorted(range(len(share)), key=lambda i: share.scheduled_ns[i]))
+        scheduled = share.scheduled_ns
+        firsts = (i for i in range(len(share)) if scheduled[i] != AWAITS)
+        self.order = deque(sorted(firsts, key=lambda i: scheduled[i]))
         self.tasks: set[asyncio.Task[None]] = set()
         self.begun = asyncio.Event()
         self.halted = asyncio.Event()  # no new sends
@@ -121,11 +127,43 @@ class _Driver:
             if word == b"go":
                 self.started_ns = int(value)
                 self.begun.set()
+            elif word in (b"turn", b"skip") and self.turns is not None:
+                self._later(self.turns, word, value)
             elif word in (b"drain", b"abort"):
                 self.halted.set()
+                for queue in self.sessions.values():
+                    queue.put_nowait(None)
                 if word == b"abort":
                     for task in self.tasks:
                         task.cancel()
+
+    def _later(self, turns: Turns, word: bytes, value: bytes) -> None:
+        over = turns.command(word, value)
+        if over is not None:
+            self.sessions[over].put_nowait(None)
+        for due_ns, index in turns.due:
+            self.sessions[turns.root[index]].put_nowait((due_ns, index))
+        turns.due.clear()
+
+    async def _session(self, root: int, due_ns: int) -> None:
+        """One request, and the later turns that follow from its reply."""
+        if self.turns is None:
+            await self._one(root, due_ns)
+            return
+        queue = self.sessions[root] = asyncio.Queue()
+        self._spawn(self._turn(root, root, due_ns))
+        while (turn := await queue.get()) is not None:
+            self._spawn(self._turn(root, turn[1], turn[0]))
+        del self.sessions[root]
+
+    async def _turn(self, root: int, index: int, due_ns: int) -> None:
+        assert self.turns is not None
+        if await self._sleep_until(due_ns):
+            await self._one(index, due_ns)
+            if self.turns.ended(index):
+                self.sessions[root].put_nowait(None)
+        elif root in self.sessions:
+            self.sessions[root].put_nowait(None)  # the time is over, or a stop
 
     async def _sleep_until(self, at_ns: int) -> bool:
         """Wait for an absolute instant; False if a stop or the end of the duration came first."""
@@ -146,7 +184,7 @@ class _Driver:
             due = self.started_ns + self.share.scheduled_ns[self.order[0]]
             if not await self._sleep_until(due):
                 return
-            self._spawn(self._one(self.order.popleft(), due))
+            self._spawn(self._session(self.order.popleft(), due))
 
     async def _closed_loop(self) -> None:
         for _ in range(self.config["slots"]):
@@ -160,13 +198,15 @@ class _Driver:
     async def _slot(self) -> None:
         due = self.started_ns
         while await self._sleep_until(due) and self.order:
-            await self._one(self.order.popleft(), due)
+            await self._session(self.order.popleft(), due)
             due = clock.monotonic_ns()
 
     async def _one(self, index: int, due_ns: int) -> None:
+        late = self.turns.bodies.get(index) if self.turns is not None else None
         offset, length = self.share.offset[index], self.share.length[index]
-        name, body = split_piece(bytes(self.share.bodies[offset : offset + length]))
-        call = _Call(self.client, self.config["api"], self.timeouts, name, body)
+        name, body = split_piece(late or bytes(self.share.bodies[offset : offset + length]))
+        said = Said() if self.turns is not None and self.turns.followers[index] else None
+        call = _Call(self.client, self.config["api"], self.timeouts, name, body, said)
         self.in_flight += 1
         try:
             self.share.sent[index] = clock.monotonic_ns()
@@ -174,17 +214,24 @@ class _Driver:
         finally:
             self.in_flight -= 1
             self.late_sends += (call.sent_ns or due_ns) - due_ns > LATE_NS
-            self.spool.put(("facts", index, {"due_ns": due_ns} | call.facts()))
+            kept = None if said is None else (said.text, said.token_ids)
+            self.spool.put(("facts", index, {"due_ns": due_ns} | call.facts(), kept))
 
 
 class _Call:
     """One request through the SDK, and what became of it."""
 
     def __init__(
-        self, client: openai.AsyncOpenAI, api: str, timeouts: Timeouts, name: str, body: dict[str, Any]
+        self,
+        client: openai.AsyncOpenAI,
+        api: str,
+        timeouts: Timeouts,
+        name: str,
+        body: dict[str, Any],
+        said: Said | None,
     ) -> None:
         self.client, self.api, self.timeouts, self.name, self.body = client, api, timeouts, name, body
-        self.reply = dialect.Reply()
+        self.reply = dialect.Reply(said)
         self.sent_ns: int | None = None
         self.first_byte_ns: int | None = None
         self.ended_ns = 0

@@ -13,16 +13,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.drive import dialect
+from harness.drive import dialect, turns
 from harness.records import Endpoint, Phase, PlannedRequest, Prompt
 
 UNSCHEDULED = -1
+AWAITS = -2  # goes out after the reply to another
+
+
+NO_TURNS = turns.Tree({}, {})
 
 
 @dataclass(frozen=True, slots=True)
 class ShardFiles:
     bodies: Path
-    index: Path  # int64 triples: offset, length, scheduled_ns (UNSCHEDULED in a closed loop)
+    index: Path  # int64 triples: offset, length, scheduled_ns (UNSCHEDULED in a closed loop, AWAITS for a later turn)
     sent: Path  # int64 per request: CLOCK_MONOTONIC of the send, 0 before it
 
 
@@ -60,18 +64,26 @@ def write(
     run_id: str,
     phase: Phase,
     scratch: Path,
+    tree: turns.Tree = NO_TURNS,
+    planned: turns.Planned | None = None,
 ) -> list[ShardFiles]:
-    """Encode every request into the shard of its owner; `owner[i]` is the worker of `requests[i]`."""
+    """Encode every request into the shard of its owner; `owner[i]` is the worker of `requests[i]`. Requests that wait for
+    another's reply are left for later: `planned` keeps their prompts."""
     shards = [files(scratch, w) for w in range(workers)]
     index = [array("q") for _ in range(workers)]
     at = [0] * workers
     out = [shard.bodies.open("wb") for shard in shards]
     try:
         for i, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
-            body = dialect.encode(endpoint, request, prompt)
-            name = request_id(run_id, phase, request.seq)
-            piece = f"x-request-id: {name}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
             w = owner[i]
+            followed = i in tree.followers
+            if planned is not None and (followed or i in tree.root):
+                planned.add(i, prompt)
+            if i in tree.root:
+                index[w].extend((0, 0, AWAITS))
+                continue
+            body = dialect.encode(endpoint, request, prompt, followed=followed)
+            piece = with_headers(body, request_id(run_id, phase, request.seq))
             out[w].write(piece)
             due = UNSCHEDULED if request.scheduled_ns is None else request.scheduled_ns
             index[w].extend((at[w], len(piece), due))
@@ -79,10 +91,28 @@ def write(
     finally:
         for file in out:
             file.close()
+    if tree.waiting:
+        _write_tree(tree, owner, workers, scratch)
     for shard, rows in zip(shards, index, strict=True):
         shard.index.write_bytes(rows.tobytes())
         shard.sent.write_bytes(bytes(8 * (len(rows) // 3)))
     return shards
+
+
+def with_headers(body: bytes, name: str) -> bytes:
+    """A request after the lines that all share."""
+    return f"x-request-id: {name}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def _write_tree(tree: turns.Tree, owner: Sequence[int], workers: int, scratch: Path) -> None:
+    """For every index of each shard: how many wait for its reply, and the index its session began with."""
+    rows = [array("q") for _ in range(workers)]
+    index: list[int] = []
+    for i, w in enumerate(owner):
+        index.append(len(rows[w]) // 2)
+        rows[w].extend((len(tree.followers.get(i, ())), index[tree.root.get(i, i)]))
+    for w, values in enumerate(rows):
+        turns.tree_file(scratch, w).write_bytes(values.tobytes())
 
 
 def forget_sent(share: Shard) -> None:

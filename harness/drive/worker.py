@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import clock
-from harness.drive import shard
+from harness.drive import shard, turns
 from harness.drive.loop import Loop, LoopConfig
 from harness.drive.spool import Writer
 from harness.records import Timeouts
@@ -82,13 +82,15 @@ def main() -> None:
     if config["driver"] == "sdk":
         from harness.drive import sdk
 
-        sdk.run(config, share, spool, CONTROL_FD)
+        sdk.run(config, share, spool, CONTROL_FD, turns.of_worker(scratch, worker))
     else:
-        _wire(config, share, spool, nice)
+        _wire(config, share, spool, nice, turns.of_worker(scratch, worker))
     spool.close()
 
 
-def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, nice: int | None) -> None:
+def _wire(
+    config: dict[str, Any], share: shard.Shard, spool: Writer, nice: int | None, sessions: turns.Turns | None
+) -> None:
     os.set_blocking(CONTROL_FD, False)
     wire_config = LoopConfig(
         base_url=config["base_url"],
@@ -99,7 +101,7 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, nice: int |
         duration_ns=config["duration_ns"],
         kernel_stamps=config["kernel_stamps"],
     )
-    loop = Loop(wire_config, share, spool, CONTROL_FD)
+    loop = Loop(wire_config, share, spool, CONTROL_FD, sessions)
     loop.prepare()
     gc.collect()
     gc.disable()  # a full collection over the replies in flight would stop the reads for up to half a second

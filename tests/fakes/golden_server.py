@@ -30,6 +30,7 @@ class Served:
     prompt_tokens: int
     output_tokens: int
     body: dict = field(repr=False)
+    number: int = 1  # its place among all requests; its token ids are 10,000 times that and on
     send_ns: list[int] = field(default_factory=list)  # one per token-bearing chunk
     chunk_tokens: list[int] = field(default_factory=list)
     ended_ns: int | None = None
@@ -237,7 +238,7 @@ class _Protocol(asyncio.Protocol):
         wanted = body.get("max_completion_tokens") or body.get("max_tokens") or 16
         name = headers.get("x-request-id") or f"anonymous-{len(server.log)}"
         tokens = count_tokens(prompt) if isinstance(prompt, str) else len(prompt)
-        served = Served(name, recv_ns, tokens, wanted, body)
+        served = Served(name, recv_ns, tokens, wanted, body, len(server.log) + 1)
         server.log[name] = self.active = served
         server.in_flight += 1
         server.max_in_flight = max(server.max_in_flight, server.in_flight)
@@ -291,7 +292,8 @@ class _Protocol(asyncio.Protocol):
             choice: dict = {"delta": {"content": text}} if chat else {"text": text}
             choice["finish_reason"] = "length" if done == served.output_tokens else None
             if served.body.get("return_token_ids"):
-                choice["token_ids"] = [7] * n
+                first_id = served.number * 10_000 + done - n
+                choice["token_ids"] = list(range(first_id, first_id + n))
             out += self._event(served, chat, choice, self._usage(served, done) if running else None)
             served.chunk_tokens.append(n)
             served.send_ns.append(0)
