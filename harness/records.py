@@ -270,6 +270,7 @@ class DriveReport:
     late_sends: int  # sends over 5 ms behind their due time
     largest_clock_step_ns: int
     anchors: Sequence[tuple[int, int, int]]  # (monotonic_ns, offset_ns, error_ns)
+    clock_offsets: Sequence[tuple[int, int]] = ()  # per worker: its CLOCK_MONOTONIC - ours, and the error of that, ns
     notes: Sequence[str] = ()
 
 

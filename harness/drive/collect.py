@@ -64,6 +64,8 @@ class Collector:
         self.tails = [Tail(scratch, w) for w in range(workers)]
         self.stamps = [StampMap() for _ in range(workers)]
         self.reports: dict[int, dict[str, Any]] = {}
+        self.clock_ns: dict[int, int] = {}  # worker -> its clock, as it last said
+        self.offsets: list[tuple[int, int]] = [(0, 0)] * workers
         self.in_flight = [0] * workers
         self.next_turns = next_turns
         self.commands: list[tuple[int, str]] = []  # for workers: later turns that were built, or cannot be sent
@@ -96,6 +98,8 @@ class Collector:
                         self.in_flight[worker] = values[1]
                     case "anchor":
                         self.stamps[worker].add(clock.Anchor(*values))
+                    case "clock":
+                        self.clock_ns[worker] = values[0]
                     case "ready":
                         process.ready = True
                     case "report":
@@ -249,6 +253,7 @@ class Collector:
             late_sends=sum(r["late_sends"] for r in reports),
             largest_clock_step_ns=max(clock.largest_step_ns(s.anchors) for s in self.stamps),
             anchors=[(a.monotonic_ns, a.offset_ns, a.error_ns) for a in anchors],
+            clock_offsets=self.offsets,
             notes=notes,
         )
 
@@ -265,9 +270,9 @@ def _indices(owner: Sequence[int]) -> array[int]:
 
 def _about_worker(number: int, report: dict[str, Any]) -> str:
     """Under what conditions a worker's loop ran, in one line."""
-    nice, wait_s, still_s = report["nice"], report["core_wait_s"], report["stopped_max_s"]
+    wait_s, still_s = report["core_wait_s"], report["stopped_max_s"]
     said = [
-        f"priority not obtained (nice {nice})" if nice is None or nice >= 0 else f"priority obtained (nice {nice})",
+        f"priority {report['priority']}",
         "time without a core unknown" if wait_s is None else f"waited {wait_s:.3f} s for a core",
     ]
     if still_s > STOOD_STILL_S:

@@ -34,6 +34,9 @@ ABORT_S = 10.0
 STOP_POLL_NS = 100_000_000
 PROGRESS_NS = 250_000_000
 SLICE_NS = 50_000_000  # parse at most this long between two looks at should_stop
+CLOCK_ROUNDS = 3
+CLOCK_REST_S = 0.0001
+CLOCK_WAIT_NS = 200_000_000  # a worker that died or was stopped does not answer
 REST_S = 0.01
 TURN_REST_S = 0.001  # where later turns wait for what is parsed here
 
@@ -88,6 +91,7 @@ def drive(
         )
         session = _Session(processes, collector, on_rows, on_progress, should_stop)
         session.wait_ready()
+        session.measure_clocks()
         started_ns = clock.monotonic_ns() + LEAD_NS
         collector.started_ns = started_ns
         on_start(started_ns)
@@ -180,9 +184,28 @@ class _Session:
             if not process.ready and not self.asked:
                 process.kill()
 
+    def measure_clocks(self) -> None:
+        """How far each worker's clock is from ours, by question and answer: the quickest of a few. On one machine the clock
+        is the same, and what is found lies within its own error."""
+        for worker, process in enumerate(self.processes):
+            best: tuple[int, int] | None = None
+            for _ in range(CLOCK_ROUNDS):
+                self.collector.clock_ns.pop(worker, None)
+                asked = clock.monotonic_ns()
+                process.tell("clock")
+                while worker not in self.collector.clock_ns and clock.monotonic_ns() - asked < CLOCK_WAIT_NS:
+                    clock.sleep(CLOCK_REST_S)
+                    self._collect()
+                heard = clock.monotonic_ns()
+                said = self.collector.clock_ns.get(worker)
+                if said is not None and (best is None or heard - asked < 2 * best[1]):
+                    best = said - (asked + heard) // 2, (heard - asked + 1) // 2
+            self.collector.offsets[worker] = best or (0, 0)
+
     def run(self, started_ns: int) -> None:
-        if not self.asked:
-            self._tell(f"go {started_ns}")
+        for process, (offset_ns, error_ns) in zip(self.processes, self.collector.offsets, strict=True):
+            if not self.asked:
+                process.tell(f"go {started_ns + (offset_ns if abs(offset_ns) > error_ns else 0)}")
         next_stop = next_progress = 0
         while True:
             got = self._collect()

@@ -317,6 +317,8 @@ class Loop:
                         self.stop_at_ns = self.started_ns + self.config.duration_ns
                     if self.config.slots is not None:
                         self.exchanges.freed.extend([self.started_ns] * self.config.slots)
+                case b"clock":
+                    self.spool.put(("clock", clock.monotonic_ns()))
                 case b"drain":
                     self.stopping = True
                 case b"abort":

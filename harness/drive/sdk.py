@@ -127,6 +127,8 @@ class _Driver:
             if word == b"go":
                 self.started_ns = int(value)
                 self.begun.set()
+            elif word == b"clock":
+                self.spool.put(("clock", clock.monotonic_ns()))
             elif word in (b"turn", b"skip") and self.turns is not None:
                 self._later(self.turns, word, value)
             elif word in (b"drain", b"abort"):

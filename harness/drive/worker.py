@@ -22,7 +22,7 @@ from harness.drive.spool import Writer
 from harness.records import Timeouts
 
 CONTROL_FD = 0
-PRIORITY = -10
+NICE = -10
 
 
 def read_line(fd: int) -> bytes:
@@ -47,20 +47,20 @@ def raise_file_limit() -> None:
         pass
 
 
-def ask_for_priority() -> int | None:
-    """Be scheduled before the parsing parent and other batch work, where the system lets us: a read that waits for a
-    core merges chunks. The loop sleeps whenever nothing is to be read, so this takes no time from anyone for long.
+def ask_for_priority() -> str:
+    """Be scheduled before the parsing parent and all batch work, where the system lets us: a read that waits for a core
+    merges chunks. The loop sleeps whenever nothing is to be read, so this takes no time from anyone for long.
 
-    Returns the nice value that we have now; None where the system has no such thing."""
+    Returns what was obtained, in words: real-time, nice -10, or none."""
     with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
-        Path("/proc/self/autogroup").write_text(
-            str(PRIORITY)
-        )  # where the scheduler groups by session, nice is the group's
-    try:
-        return os.getpriority(os.PRIO_PROCESS, 0)
-    except (OSError, AttributeError):
-        return None
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+        return "real-time"
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+        with contextlib.suppress(OSError):  # where the scheduler groups by session, nice is the group's
+            Path("/proc/self/autogroup").write_text(str(NICE))
+        return f"nice {NICE}"
+    return "none"
 
 
 def core_wait_s() -> float | None:
@@ -75,7 +75,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     config: dict[str, Any] = json.loads(read_line(CONTROL_FD))
     raise_file_limit()
-    nice = ask_for_priority()
     scratch, worker = Path(config["scratch"]), int(config["worker"])
     spool = Writer(scratch, worker)
     share = shard.load(shard.files(scratch, worker))
@@ -84,13 +83,11 @@ def main() -> None:
 
         sdk.run(config, share, spool, CONTROL_FD, turns.of_worker(scratch, worker))
     else:
-        _wire(config, share, spool, nice, turns.of_worker(scratch, worker))
+        _wire(config, share, spool, turns.of_worker(scratch, worker))
     spool.close()
 
 
-def _wire(
-    config: dict[str, Any], share: shard.Shard, spool: Writer, nice: int | None, sessions: turns.Turns | None
-) -> None:
+def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, sessions: turns.Turns | None) -> None:
     os.set_blocking(CONTROL_FD, False)
     wire_config = LoopConfig(
         base_url=config["base_url"],
@@ -102,6 +99,7 @@ def _wire(
         kernel_stamps=config["kernel_stamps"],
     )
     loop = Loop(wire_config, share, spool, CONTROL_FD, sessions)
+    priority = ask_for_priority()
     loop.prepare()
     gc.collect()
     gc.disable()  # a full collection over the replies in flight would stop the reads for up to half a second
@@ -119,7 +117,7 @@ def _wire(
         "careful": loop.exchanges.careful_replies,
         "cut": loop.cut,
         "stopped_max_s": loop.stopped_max_ns / 1e9,
-        "nice": nice,
+        "priority": priority,
         "core_wait_s": None if waited is None or waited_before is None else waited - waited_before,
         "ended_ns": clock.monotonic_ns(),
     }

@@ -58,7 +58,9 @@ def test_a_stepped_clock_moves_no_stamp(tmp_path):
     spool.put(("anchor", 6_000_000_000, after, 100))
     spool.put(("exchange", 0, "", "", 1, 1, 1, 0, False, 4_990_000_000, monotonic[-1], False, *columns))
     facts = {"cpu_s": 1, "loop_lag_max_s": 0, "late_sends": 0, "user_reads": 0, "careful": 0, "cut": False}
-    spool.put(("report", json.dumps(facts | {"stopped_max_s": 0, "nice": 0, "core_wait_s": None, "ended_ns": 7})))
+    spool.put(
+        ("report", json.dumps(facts | {"stopped_max_s": 0, "priority": "none", "core_wait_s": None, "ended_ns": 7}))
+    )
     spool.close()
     collector = Collector(plan, [0], 1, Load(concurrency=1), endpoint, Phase.MEASURE, "run", tmp_path)
     (row,) = collector.collect([_Worker()], 10**9)
@@ -146,3 +148,14 @@ def test_ten_thousand_open_streams(golden_binary, tmp_path):
     assert held[0] < 1 << 30
     assert len(rows) == len(log) == wanted
     assert {(row.outcome, len(row.chunk_ns)) for row in rows} == {("cancelled", 1)}
+
+
+@pytest.mark.parametrize("driver", ["wire", "sdk"])
+def test_the_workers_clocks_are_measured(driver):
+    """Each worker's clock is asked before the start; on one machine the offset lies within its own error, below 50 ms."""
+    with GoldenServer(ttft_s=0.002, itl_s=0.0005) as server:
+        _, report = offer(server.url, 4, concurrency=2, tokens=2, workers=2, driver=driver)
+    assert len(report.clock_offsets) == 2
+    for offset_ns, error_ns in report.clock_offsets:
+        assert 0 < error_ns < 50_000_000
+        assert abs(offset_ns) <= error_ns
