@@ -56,7 +56,7 @@ types: .venv/.setup
 bench-driver: .venv/.setup ## the load generator against a server that knows the truth, beside a floor in C
 	@$(BIN)/python -m tests.bench.bench_driver $(ARGS)
 
-bench-vllm-serve: .venv/.vllm ## the same real server measured by us and by `vllm bench serve`, alternating
+bench-vllm-serve: .venv/.vllm ## the same real server measured by our drivers and by `vllm bench serve`, in rotation
 	@$(BIN)/python -m tests.bench.bench_vllm_serve $(ARGS)
 
 bench-peers: .venv/.vllm ## the same loads by us, vllm bench serve, GuideLLM, AIPerf and inference-perf, against the truth

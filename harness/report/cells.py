@@ -118,7 +118,7 @@ class Row:
 
 
 def rows(summaries: Sequence[RunSummary], costs: Sequence[CostReport], *, allow_invalid: bool = False) -> list[Row]:
-    """One Row per target x workload x load, sorted by target, workload and load.
+    """One Row per target x workload x load (and driver), sorted by target, workload and load.
 
     Repetitions of several campaigns are pooled only while no repetition number occurs twice. Dollars of an INVALID
     run are absent unless `allow_invalid`.
@@ -127,7 +127,7 @@ def rows(summaries: Sequence[RunSummary], costs: Sequence[CostReport], *, allow_
     for run in summaries:
         cell = run.cell
         cells.setdefault(
-            (cell.target, cell.workload, cell.load, run.experiment, run.model, run.target_kind), []
+            (cell.target, cell.workload, cell.load, run.experiment, run.model, run.target_kind, _driver(run)), []
         ).append(run)
     groups: list[list[RunSummary]] = []
     for group in cells.values():
@@ -153,6 +153,12 @@ def _order(row: Row) -> tuple[Any, ...]:
     )
 
 
+def _driver(run: RunSummary) -> str:
+    """What marks a run that the wire driver did not make: its stamps mean something else."""
+    driver = run.config.get("driver") or "wire"
+    return "" if driver == "wire" else f" ({driver})"
+
+
 def worst(states: Sequence[str]) -> str:
     """INVALID beats UNKNOWN beats VALID; a state that is none of these, or none at all, is UNKNOWN."""
     known = [state if state in _STATES else "UNKNOWN" for state in states]
@@ -175,7 +181,7 @@ def _row(group: list[RunSummary], costs: Mapping[str, CostReport], allow_invalid
         experiment=first.experiment,
         campaign_id=first.campaign_id,
         model=first.model,
-        target=first.cell.target,
+        target=first.cell.target + _driver(first),
         target_kind=first.target_kind,
         workload=first.cell.workload,
         load=first.cell.load,

@@ -1,4 +1,4 @@
-"""The same real server and workload, measured by us and by `vllm bench serve`, alternating.
+"""The same real server and workload, measured by our two drivers and by `vllm bench serve`, in rotation.
 
 Both send the same kind of prompts (words from one list, exactly PROMPT tokens), never the same prompt twice, and ask
 for exactly OUTPUT tokens. Throughput is compared over the whole phase (first send to last token), which is what
@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from harness import pipeline, plan
@@ -31,6 +32,9 @@ main()
 """
 
 
+THEIRS = "vllm bench serve"
+
+
 class _Quiet:
     """A display that says nothing."""
 
@@ -40,7 +44,7 @@ class _Quiet:
     def progress(self, progress) -> None: ...
 
 
-def ours(target: Target, args, seed: int, folder: Path) -> dict[str, float]:
+def ours(target: Target, args, seed: int, folder: Path, driver: str) -> dict[str, float]:
     """One run by the harness; its whole-phase throughput and medians over all ok requests."""
     from harness.analyse.summary import summarise
     from harness.store.reader import read_run
@@ -55,11 +59,11 @@ def ours(target: Target, args, seed: int, folder: Path) -> dict[str, float]:
             "workloads": [f"fixed:{args.prompt}x{args.output}"],
             "loads": [{"concurrency": [args.concurrency], "requests": args.requests}],
             "warmup_requests": args.concurrency,
-            "driver": args.driver,
+            "driver": driver,
         },
         "bench",
     )
-    run_dir = folder / f"ours-{seed}"
+    run_dir = folder / f"{driver}-{seed}"
     pipeline.run_experiment(spec, run_dir, _Quiet(), pipeline.Stop(), single_run=True)
     run = read_run(run_dir)
     summary = summarise(run)
@@ -114,21 +118,20 @@ def theirs(target: Target, args, seed: int, folder: Path, tokenizer: str) -> dic
     }
 
 
-def table(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> str:
-    """Per metric: the medians, the median of the pairs' ratios, and how far the pairs themselves spread."""
+def table(rounds: list[dict[str, dict[str, float]]]) -> str:
+    """Per metric and client: median and spread, and the median of the rounds' ratios to `vllm bench serve`."""
     lines = [
-        "metric      ours (median)  vllm bench serve  ours/theirs: median (min .. max)   spread of ours / of theirs"
+        f"{'metric':<12}{'client':<18}{'median':>10}{'spread':>9}   ratio to vllm bench serve: median (min .. max)"
     ]
     for metric in ("output_tps", "ttft_ms", "tpot_ms"):
-        mine = [a[metric] for a, _ in pairs]
-        other = [b[metric] for _, b in pairs]
-        ratio = sorted(a / b for a, b in zip(mine, other, strict=True))
-        spread = [(max(v) - min(v)) / statistics.median(v) for v in (mine, other)]
-        lines.append(
-            f"{metric:<12}{statistics.median(mine):>13.2f}{statistics.median(other):>18.2f}"
-            f"{statistics.median(ratio):>14.4f} ({ratio[0]:.4f} .. {ratio[-1]:.4f})"
-            f"{spread[0]:>15.1%} / {spread[1]:.1%}"
-        )
+        for client in rounds[0]:
+            values = [seen[client][metric] for seen in rounds]
+            ratio = sorted(seen[client][metric] / seen[THEIRS][metric] for seen in rounds)
+            spread = (max(values) - min(values)) / statistics.median(values)
+            lines.append(
+                f"{metric:<12}{client:<18}{statistics.median(values):>10.2f}{spread:>9.1%}"
+                f"   {statistics.median(ratio):.4f} ({ratio[0]:.4f} .. {ratio[-1]:.4f})"
+            )
     return "\n".join(lines)
 
 
@@ -139,8 +142,7 @@ def main() -> None:
     parser.add_argument("--output", type=int, default=32)
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--requests", type=int, default=48)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--driver", choices=("wire", "sdk"), default="wire")
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     spec = TargetSpec(
         name="server", kind="vllm", model=args.model, flags={"max-model-len": 2048, "max-num-seqs": 64, "enforce-eager": True},
@@ -151,21 +153,22 @@ def main() -> None:
         with open_target(spec, folder / "server.log", lambda text: print(text, file=sys.stderr)) as target:
             short = args.model.removeprefix("embedded:")
             tokenizer = args.model if short == args.model else str(embedded.ensure(short, lambda text: None))
-            ours(target, args, 1, folder)  # the server's own first-time work belongs to nobody
-            pairs = []
-            for pair in range(args.pairs):
-                measure = [
-                    lambda p=pair: ours(target, args, 1000 + p, folder),
-                    lambda p=pair: theirs(target, args, 2000 + p, folder, tokenizer),
+            ours(target, args, 1, folder, "wire")  # the server's own first-time work belongs to nobody
+            rounds = []
+            for number in range(args.rounds):
+                clients: list[tuple[str, Callable[[], dict[str, float]]]] = [
+                    ("wire", lambda n=number: ours(target, args, 1000 + n, folder, "wire")),
+                    ("sdk", lambda n=number: ours(target, args, 3000 + n, folder, "sdk")),
+                    (THEIRS, lambda n=number: theirs(target, args, 2000 + n, folder, tokenizer)),
                 ]
-                first = pair % 2  # who goes first alternates, so that drift meets both
-                seen = {first: measure[first](), 1 - first: measure[1 - first]()}
-                pairs.append((seen[0], seen[1]))
-                print(f"pair {pair + 1}: ours {seen[0]}  vllm bench serve {seen[1]}", file=sys.stderr, flush=True)
+                first = number % len(clients)  # who goes first rotates, so that drift meets all
+                seen = {name: measure() for name, measure in clients[first:] + clients[:first]}
+                rounds.append({name: seen[name] for name, _ in clients})
+                print(f"round {number + 1}: {rounds[-1]}", file=sys.stderr, flush=True)
     print(
-        f"{args.model}, fixed:{args.prompt}x{args.output}, concurrency {args.concurrency}, {args.requests} requests, {args.pairs} pairs, driver {args.driver}"
+        f"{args.model}, fixed:{args.prompt}x{args.output}, concurrency {args.concurrency}, {args.requests} requests, {args.rounds} rounds"
     )
-    print(table(pairs))
+    print(table(rounds))
 
 
 if __name__ == "__main__":

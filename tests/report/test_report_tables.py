@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -44,6 +45,13 @@ def test_campaigns_are_pooled_only_while_repetitions_differ():
     resumed = [run(load, 1, campaign="A"), run(load, 2, campaign="B")]
     nights = [run(load, 1, campaign="A"), run(load, 1, campaign="B")]
     assert [len(cells.rows(runs, [])) for runs in (resumed, nights)] == [1, 2]
+
+
+def test_both_drivers_stand_side_by_side():
+    """What the SDK driver measured is a row of its own, marked as such, never pooled with the wire driver's."""
+    wire, sdk = run(Load(concurrency=4), 1), run(Load(concurrency=4), 2)
+    sdk = replace(sdk, config={**sdk.config, "driver": "sdk"})
+    assert [row.target for row in cells.rows([wire, sdk], [])] == ["smollm2-cpu", "smollm2-cpu (sdk)"]
 
 
 def test_dollars_are_those_of_the_cost_stage():
