@@ -7,7 +7,7 @@ BIN := .venv/bin
 PINS := configs/constraints
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm bench test check lint types bench-driver bench-vllm-serve bench-peers bench-memory clean
+.PHONY: help setup vllm bench test check lint types bench-driver bench-vllm-serve bench-peers bench-memory bench-prompts bench-workloads clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -61,6 +61,12 @@ bench-vllm-serve: .venv/.vllm ## the same real server measured by our drivers an
 
 bench-peers: .venv/.vllm ## the same loads by us, vllm bench serve, GuideLLM, AIPerf and inference-perf, against the truth
 	@$(BIN)/python -m tests.bench.bench_peers $(ARGS)
+
+bench-prompts: .venv/.vllm ## 10,000 prompts of all presets on a real server; ARGS=--prefixes for prefix hit ratios
+	@$(BIN)/python -m tests.bench.bench_prompts $(ARGS)
+
+bench-workloads: .venv/.setup ## traces beside pandas; ARGS=--million for a million rows
+	@$(BIN)/python -m tests.bench.bench_workloads $(ARGS)
 
 bench-memory: .venv/.setup ## a million requests through the whole command: resident size over time
 	@$(BIN)/python -m tests.bench.bench_memory $(ARGS)

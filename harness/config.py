@@ -63,10 +63,11 @@ class PriceRef(_Spec):
 
 class TargetSpec(_Spec):
     """One server. `vllm`: started by us. `adopt`: a vLLM server at `url` that somebody else started.
-    `hosted`: any OpenAI-compatible API at `url`, key in the environment variable `api_key_env`."""
+    `hosted`: any OpenAI-compatible API at `url`, key in the environment variable `api_key_env`.
+    `offline`: `vllm.LLM` in a process of its own, given whole batches; `batch_order` and `batch_size` say how they are cut."""
 
     name: str
-    kind: Literal["vllm", "adopt", "hosted"]
+    kind: Literal["vllm", "adopt", "hosted", "offline"]
     model: str = Field(description="embedded:smollm2-135m | embedded:tiny | path | hub name; for a URL its served name")
     url: str | None = None
     api: Literal["completions", "chat"] = "completions"
@@ -76,21 +77,61 @@ class TargetSpec(_Spec):
     env: dict[str, str] = Field(default_factory=dict)
     port: int | None = Field(default=None, ge=1, le=65535)
     start_timeout_s: float = Field(default=900, gt=0)
+    batch_order: Literal["as_planned", "grouped_by_length", "sorted"] = "as_planned"
+    batch_size: int = Field(default=256, ge=1, description="requests in a group of grouped_by_length")
     hardware: HardwareSpec | str | None = Field(
         default=None, description="a price, or an instance's name: aws/g5.12xlarge"
     )
 
     @model_validator(mode="after")
     def _url_where_needed(self) -> TargetSpec:
-        if self.kind != "vllm" and not self.url:
+        ours = self.kind in ("vllm", "offline")
+        if self.kind != "offline" and (self.batch_order, self.batch_size) != ("as_planned", 256):
+            raise ValueError(f"target {self.name!r}: batch_order and batch_size belong to kind offline")
+        if not ours and not self.url:
             raise ValueError(f"target {self.name!r} of kind {self.kind} needs a url")
-        if self.kind == "vllm" and self.url:
-            raise ValueError(f"target {self.name!r}: kind vllm starts its own server; use kind adopt with url")
+        if ours and self.url:
+            raise ValueError(f"target {self.name!r}: kind {self.kind} starts its own server; use kind adopt with url")
+        return self
+
+
+class CapacitySpec(_Spec):
+    """A search for the highest Poisson rate whose attainment is at `slo.attainment`; rates in requests/s.
+
+    A probe that is not clear lasts `probe_s[1]` seconds of schedule; one that passes lasts `probe_s[0]` at least.
+    """
+
+    start_rps: float = Field(
+        gt=0, description="first guess, e.g. from a closed loop; a factor of 10 off costs about 4 probes"
+    )
+    min_rps: float | None = Field(default=None, gt=0, description="lowest rate tried; default start_rps / 64")
+    max_rps: float | None = Field(default=None, gt=0, description="highest rate tried; default 64 x start_rps")
+    probe_s: tuple[float, float] = Field(default=(60, 600), description="shortest and longest probe, seconds")
+    probes: int = Field(default=12, ge=2, le=12)
+    tolerance: float = Field(
+        default=0.03, gt=0, le=0.5, description="half-width of the interval at which the search ends, share of capacity"
+    )
+
+    @property
+    def lowest_rps(self) -> float:
+        return self.start_rps / 64 if self.min_rps is None else self.min_rps
+
+    @property
+    def highest_rps(self) -> float:
+        return self.start_rps * 64 if self.max_rps is None else self.max_rps
+
+    @model_validator(mode="after")
+    def _in_order(self) -> CapacitySpec:
+        if not self.lowest_rps <= self.start_rps <= self.highest_rps:
+            raise ValueError("a capacity search needs min_rps <= start_rps <= max_rps")
+        if not 0 < self.probe_s[0] <= self.probe_s[1]:
+            raise ValueError("probe_s is [shortest, longest] in seconds, both above 0")
         return self
 
 
 class LoadSpec(_Spec):
-    """Points of offered load: a list of `concurrency` (closed loop) or of `rate` in requests/s (open loop)."""
+    """Points of offered load: a list of `concurrency` (closed loop) or of `rate` in requests/s (open loop), or a search for
+    the `capacity`, which chooses its rates and their durations itself."""
 
     concurrency: list[int] = Field(default_factory=list)
     rate: list[float] = Field(default_factory=list)
@@ -102,9 +143,17 @@ class LoadSpec(_Spec):
     requests: int | None = Field(default=None, ge=1, description="requests a cell; or use duration_s")
     requests_per_slot: int | None = Field(default=None, ge=1, description="closed loop: requests = this x concurrency")
     duration_s: float | None = Field(default=None, gt=0)
+    capacity: CapacitySpec | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> LoadSpec:
+        if self.capacity is not None:
+            others = sorted(self.model_fields_set - {"capacity"})
+            if others and (others != ["arrivals"] or self.arrivals != "poisson"):
+                raise ValueError(
+                    f"capacity chooses rates and durations itself and offers Poisson arrivals; leave out {others}"
+                )
+            return self
         if not _ARRIVALS.fullmatch(self.arrivals):
             raise ValueError(
                 f"arrivals {self.arrivals!r} are unknown: {type(self).model_fields['arrivals'].description}"
@@ -114,7 +163,7 @@ class LoadSpec(_Spec):
         if self.concurrency and self.arrivals != "poisson":
             raise ValueError("arrivals belong to an open loop; concurrency sends when a slot is free")
         if bool(self.concurrency) == bool(self.rate) and not timed:
-            raise ValueError("a load needs exactly one of concurrency: [..] and rate: [..], not empty")
+            raise ValueError("a load needs exactly one of concurrency: [..], rate: [..] and capacity: {..}, not empty")
         if any(c < 1 for c in self.concurrency) or any(r <= 0 for r in self.rate):
             raise ValueError("concurrency must be >= 1 and rate > 0")
         given = [k for k in ("requests", "requests_per_slot", "duration_s") if getattr(self, k) is not None]
@@ -127,6 +176,9 @@ class LoadSpec(_Spec):
         return self
 
     def points(self) -> list[Load]:
+        """The loads that are known beforehand; of a capacity search none is (harness/capacity.py)."""
+        if self.capacity is not None:
+            return []
         if not self.concurrency and not self.rate:
             return [Load(arrivals=self.arrivals)]
         return [Load(concurrency=c) for c in self.concurrency] + [
@@ -169,6 +221,24 @@ class TimeoutSpec(_Spec):
         return Timeouts(self.connect_s, self.first_token_s, self.idle_s, self.total_s)
 
 
+class CoolDownSpec(_Spec):
+    """Pause before a cell until the GPUs are back where they were before the campaign; without NVML there is none."""
+
+    margin_c: float = Field(default=5, ge=0, description="degrees above the temperature before the campaign")
+    margin_mhz: float = Field(default=150, ge=0, description="SM clock this far from that of the idle server")
+    timeout_s: float = Field(default=120, ge=0, description="wait no longer than this; 0: never")
+
+
+class NotifySpec(_Spec):
+    """Who is told when a campaign ends. A notice that cannot be given is a warning."""
+
+    webhook_env: str | None = Field(
+        default=None, description="environment variable with the URL to POST the summary to"
+    )
+    command: list[str] = Field(default_factory=list, description="program and words; the summary as JSON on its stdin")
+    mail: str | None = Field(default=None, description="address, through this machine's sendmail")
+
+
 class ExperimentSpec(_Spec):
     """An experiment file: every cell of targets x workloads x loads x repetitions."""
 
@@ -189,6 +259,18 @@ class ExperimentSpec(_Spec):
     observe: ObserveSpec = ObserveSpec()
     slo: SloSpec | None = None
     cost: CostSpec = CostSpec()
+    order: Literal["blocked-random", "as-written"] = Field(
+        default="blocked-random",
+        description="a block is one repetition; in it targets, and each target's cells, are shuffled",
+    )
+    restart: Literal["never", "each_repetition"] = Field(
+        default="never",
+        description="of a single target's server; several targets take turns, so theirs start every block",
+    )
+    cool_down: CoolDownSpec = CoolDownSpec()
+    max_hours: float | None = Field(default=None, gt=0, description="whole repetitions that do not fit are dropped")
+    min_free_gib: float = Field(default=1, ge=0, description="disk space that must stay free")
+    notify: NotifySpec = NotifySpec()
 
     @field_validator("targets")
     @classmethod
@@ -197,6 +279,24 @@ class ExperimentSpec(_Spec):
         if len(set(names)) != len(names):
             raise ValueError(f"target names must differ: {names}")
         return targets
+
+    @model_validator(mode="after")
+    def _batches_for_offline(self) -> ExperimentSpec:
+        offline = any(target.kind == "offline" for target in self.targets)
+        if offline and any(load.arrivals != "batch" or load.capacity is not None for load in self.loads):
+            raise ValueError("a target of kind offline takes batches: its loads are {arrivals: batch, requests: N}")
+        return self
+
+    @model_validator(mode="after")
+    def _capacity_of_a_promise(self) -> ExperimentSpec:
+        limits = self.slo.model_dump(exclude={"attainment"}).values() if self.slo is not None else ()
+        if any(load.capacity is not None for load in self.loads) and not any(limits):
+            raise ValueError("a capacity search needs slo: {..} with a limit, e.g. ttft_from_schedule_s")
+        if any(load.capacity is not None for load in self.loads) and self.slo is not None and self.slo.attainment >= 1:
+            raise ValueError(
+                "a capacity search needs slo.attainment below 1: that all requests are good is shown by no number of them"
+            )
+        return self
 
 
 def _fields_at(loc: tuple[int | str, ...]) -> list[str]:

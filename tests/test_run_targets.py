@@ -29,7 +29,8 @@ def harness(
         if limit_file_bytes:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_file_bytes, limit_file_bytes))
 
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cwd / "cache"), **env}
+    own = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cwd / "cache"), "HARNESS_LOCK_DIR": str(cwd / "locks")}
+    environment = {**os.environ, **own, **env}
     return subprocess.run(
         [sys.executable, "-m", "harness", *words], capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
         env=environment, preexec_fn=limit,

@@ -21,7 +21,7 @@ MAX_THROTTLED = 0.01  # of the GPU samples in the window
 _THROTTLED = 0x08 | 0x20 | 0x40 | 0x80  # HwSlowdown, SwThermalSlowdown, HwThermalSlowdown, HwPowerBrakeSlowdown
 _POWER_CAPPED = 0x04  # SwPowerCap: usual under full load
 
-_OURS = ("vllm", "adopt")  # vLLM servers: lengths can be forced and prompts given as token ids
+_OURS = ("vllm", "adopt", "offline")  # vLLM servers: lengths can be forced and prompts given as token ids
 
 
 def _off(e: Evidence, got: Any, asked: Any) -> tuple[int, int]:
@@ -199,7 +199,7 @@ def foreign_cpu(e: Evidence) -> Reason | None:
 
 
 def host_telemetry_missing(e: Evidence) -> Reason | None:
-    if e.kind != "vllm" or (e.run.host is not None and len(e.run.host)):
+    if e.kind not in ("vllm", "offline") or (e.run.host is not None and len(e.run.host)):
         return None
     why = e.run.manifest.telemetry.get("host", "not recorded")
     return warning(
@@ -252,7 +252,7 @@ def other_gpu_processes(e: Evidence) -> Reason | None:
     # of a server that we did not start we do not know the processes: they may be its own
     return (
         invalid("other_gpu_processes", message, advice)
-        if e.kind == "vllm"
+        if e.kind in ("vllm", "offline")
         else warning("other_gpu_processes", message, advice)
     )
 

@@ -9,7 +9,7 @@ import sys
 import click
 
 from harness import __version__
-from harness.cli import calibrate, catalogue, cost, offline, run
+from harness.cli import calibrate, catalogue, compare, cost, history, offline, reproduce, run
 from harness.cli.run import INTERRUPTED
 from harness.errors import HarnessError, StoreError
 
@@ -68,6 +68,9 @@ for command in (
     offline.analyse_command,
     cost.cost_group,
     offline.report_command,
+    compare.compare_command,
+    history.history_group,
+    reproduce.reproduce_command,
     catalogue.workloads,
     catalogue.prices,
     catalogue.doctor,

@@ -66,6 +66,38 @@ def _histogram(what: str, bins: list[tuple[int, int, int]], width: int = 50) -> 
     return lines
 
 
+@workloads.command("check")
+@click.argument("names", nargs=-1)
+@click.option("--n", "count", type=click.IntRange(min=1000), default=100_000, show_default=True, help="Requests drawn.")
+@_json
+def workloads_check(names: tuple[str, ...], count: int, as_json: bool) -> None:
+    """Figures of presets' sources beside those of a sample (all presets without NAMES)."""
+    from harness import plan
+
+    found = {name: plan.check(name, count) for name in names or plan.presets()}
+    if as_json:
+        rows = {
+            name: [asdict(one) | {"deviation": one.deviation} for one in figures] for name, figures in found.items()
+        }
+        click.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("preset", "quantity"):
+        table.add_column(heading)
+    for heading in ("source", "drawn", "deviation"):
+        table.add_column(heading, justify="right")
+    for name, figures in found.items():
+        for one in figures:
+            deviation = (
+                "-"
+                if one.deviation is None
+                else f"{one.deviation * 100:+.1f} {'points' if one.unit == 'share' else '%'}"
+            )
+            quantity = one.quantity + (f", {one.unit}" if one.unit else "")
+            table.add_row(name, quantity, f"{one.source:,.6g}", f"{one.drawn:,.6g}", deviation)
+    console().print(table)
+
+
 @workloads.command("fit")
 @click.argument("file")
 @click.option("--out", type=click.Path(path_type=Path), help="Preset file to write; without it, it goes to stdout.")
@@ -76,7 +108,8 @@ def _histogram(what: str, bins: list[tuple[int, int, int]], width: int = 50) -> 
 def workloads_fit(file: str, out: Path | None, name: str, licence: str, skip_bad: bool, as_json: bool) -> None:
     """Make a preset of quantiles (no text, no single request) from a log, and say how well it reproduces it.
 
-    FILE: CSV, JSONL or Parquet with prompt and output tokens per request, or any trace format; `?from=..&to=..` slices it.
+    FILE: CSV, JSONL or Parquet with prompt and output tokens per request, a vLLM server's log (debug level, --enable-log-requests
+    --enable-log-outputs), or any trace format; `?from=..&to=..` slices it.
     """
     import yaml
 
@@ -114,7 +147,6 @@ def workloads_sample(name: str, count: int, seed: int, as_json: bool) -> None:
         seed=seed,
         warmup_requests=0,
         context_limit_tokens=None,
-        closed_sessions=True,
     )
     rows = [(r.target_prompt_tokens, r.target_output_tokens) for r in drawn.requests]
     if as_json:

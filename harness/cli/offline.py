@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -14,6 +14,10 @@ from harness import clock
 from harness.config import PriceRef
 from harness.errors import ConfigError
 from harness.records import Hardware
+
+if TYPE_CHECKING:
+    from harness.pipeline import Analysis
+    from harness.records import CostReport
 
 directory_argument = click.argument("directory", type=click.Path(path_type=Path))
 campaign_option = click.option("--campaign", help='Another campaign\'s id, or "all"  [default: the newest]')
@@ -47,6 +51,16 @@ def report_command(directory: Path, campaign: str | None, allow_invalid: bool, a
 
 def finish(directory: Path, campaign: str | None, *, allow_invalid: bool, as_json: bool) -> int:
     """Analyse, price, report, print; the exit code says whether a run was INVALID."""
+    from harness.errors import InvalidRunError
+
+    analysis, _, _ = publish(directory, campaign, allow_invalid=allow_invalid, as_json=as_json)
+    return InvalidRunError.exit_code if any(s.verdict.state == "INVALID" for s in analysis.summaries) else 0
+
+
+def publish(
+    directory: Path, campaign: str | None, *, allow_invalid: bool, as_json: bool
+) -> tuple[Analysis, list[CostReport], dict[str, Path]]:
+    """Analyse, price, report, print: the summaries, the costs, and where the report's files are."""
     from harness import pipeline
     from harness.errors import InvalidRunError
 
@@ -57,7 +71,7 @@ def finish(directory: Path, campaign: str | None, *, allow_invalid: bool, as_jso
         costs = []
     paths = pipeline.report(directory, analysis, costs, allow_invalid=allow_invalid)
     _print(analysis, costs, paths, allow_invalid=allow_invalid, as_json=as_json)
-    return InvalidRunError.exit_code if any(s.verdict.state == "INVALID" for s in analysis.summaries) else 0
+    return analysis, costs, paths
 
 
 def _print(

@@ -6,6 +6,7 @@ for prompt in prompts(plan.requests, vocabulary, "completions"): ...  # from har
 """
 
 from harness.plan.burstiness import Burstiness, burstiness
+from harness.plan.checking import Figure, check
 from harness.plan.describing import describe
 from harness.plan.drawing import draw
 from harness.plan.fitting import Reproduction, fit
@@ -15,9 +16,11 @@ from harness.plan.workload import with_options
 
 __all__ = [
     "Burstiness",
+    "Figure",
     "HitRatio",
     "Reproduction",
     "burstiness",
+    "check",
     "describe",
     "draw",
     "fit",

@@ -9,8 +9,9 @@ import numpy as np
 
 from harness.plan.arrivals import Process, arrivals
 from harness.plan.burstiness import burstiness
-from harness.plan.drafts import MEASURED, of_lengths, of_sessions, of_trace
+from harness.plan.drafts import MEASURED, of_lengths, of_trace
 from harness.plan.preset import Preset
+from harness.plan.sessions import of_sessions
 from harness.plan.streams import I64, Purpose
 from harness.plan.trace import Trace, read_trace, spread_ticks
 from harness.plan.workload import read_workload
@@ -86,7 +87,11 @@ def describe(workload: str) -> dict[str, Any]:
         draft, description = of_sessions(preset.sessions, 0, _ROWS, None, Purpose.SESSIONS), preset.description
     elif found.lengths is not None:
         draft = of_lengths(found.lengths, 0, _ROWS, None, MEASURED)
-        description = preset.description if preset else "short form"
+        description = (
+            preset.description
+            if preset
+            else "; ".join(found.histograms.notes if found.histograms else ()) or "short form"
+        )
     else:
         raise AssertionError(workload)
     prefix = preset.prefix.model_dump(mode="json", include={"block_tokens", "token_hit_ratio_unlimited_cache"}) \

@@ -12,12 +12,11 @@ from harness.plan.arrivals import MAX_REQUESTS, Process, parse
 from harness.plan.burstiness import burstiness
 from harness.plan.drafts import Draft
 from harness.plan.prefixes import Pairs, hit_ratio
-from harness.plan.preset import Preset
 from harness.plan.rows import NULL, Rows, digest, prompt_seeds
 from harness.plan.sources import Asked, Drawn, from_lengths, from_sessions, from_trace, reading
 from harness.plan.streams import I64, Purpose, key
 from harness.plan.trace import read_trace
-from harness.plan.workload import read_workload
+from harness.plan.workload import Workload, read_workload
 from harness.records import Load, Plan
 
 _SERVER_BLOCK_TOKENS = 16  # vLLM's default block
@@ -34,7 +33,6 @@ def draw(
     seed: int,
     warmup_requests: int,
     context_limit_tokens: int | None,
-    closed_sessions: bool = False,
 ) -> tuple[Plan, tuple[str, ...]]:
     """Draw a plan, and sentences for the manifest about what the draw had to do.
 
@@ -43,18 +41,14 @@ def draw(
     `duration_s` (neither: a whole trace at its own times): an open loop takes every arrival before `duration_s`; a closed
     loop gets a pool (rule in sources._pool), not all of which need be sent. A request whose prompt + output is above
     `context_limit_tokens` is drawn again; in a trace it is dropped or its prompt cut.
-    `closed_sessions`: the caller's driver sends a request `think_ns` after the reply to `after_seq`; without it a
-    workload of such sessions is refused.
     The plan's load holds the mean rate where the arrivals brought their own times. Each of lengths, arrivals, prompts and
     warm-up has its own stream of the seed: another rate leaves the lengths as they are, and a longer plan begins with the
     shorter one. Raises ConfigError.
     """
     _check(load, requests, duration_s, seed, warmup_requests)
     found = read_workload(workload)
-    process = None if load.concurrency is not None else _process(found.preset, load)
-    asked = Asked(
-        found, load, process, requests, duration_s, seed, warmup_requests, context_limit_tokens, closed_sessions
-    )
+    process = None if load.concurrency is not None else _process(found, load)
+    asked = Asked(found, load, process, requests, duration_s, seed, warmup_requests, context_limit_tokens)
     if found.trace is not None:
         drawn = from_trace(asked, read_trace(found.trace, **reading(asked)))
     elif found.preset is not None and found.preset.sessions is not None:
@@ -68,14 +62,15 @@ def draw(
     return plan, (*drawn.measured.notes, *drawn.notes, *_remarks(plan, drawn))
 
 
-def _process(preset: Preset | None, load: Load) -> Process:
+def _process(workload: Workload, load: Load) -> Process:
     if load.arrivals != "preset":
         return parse(load.arrivals)
-    if preset is None:
+    own = workload.own_process()
+    if own is None:
         raise ConfigError(
             "only a preset has arrivals of its own", load.arrivals, "use poisson, constant, gamma:SHAPE, .."
         )
-    return preset.process()
+    return own
 
 
 # ---------------------------------------------------------------- rows, notes, checks
@@ -95,10 +90,7 @@ def _rows(asked: Asked, draft: Draft, seqs: I64, scheduled_ns: I64 | None) -> Ro
     seeds = own if draft.stream is None else own[draft.stream]
     prefix: list[Pairs] | None = None
     if draft.pairs is not None:
-        listed = own.tolist()
-        prefix = [
-            tuple([n if k % 2 else listed[n] for k, n in enumerate(pairs)]) if pairs else () for pairs in draft.pairs
-        ]
+        prefix = _with_seeds(draft.pairs, own.tolist())
     elif system := asked.workload.options.system:
         # warm-up gets another one: the measured system prompt must be new to the server, as in a first minute
         salt = 0 if not len(seqs) or seqs[0] >= 0 else 1
@@ -107,6 +99,14 @@ def _rows(asked: Asked, draft: Draft, seqs: I64, scheduled_ns: I64 | None) -> Ro
     return Rows(
         seqs, scheduled_ns, draft.prompt, draft.output, seeds, draft.session, prefix, draft.after, draft.think_ns
     )  # fmt: skip
+
+
+def _with_seeds(pairs: list[Pairs], seeds: list[int]) -> list[Pairs]:
+    """Rows become seeds, in the list itself: two lists for a million requests are hundreds of megabytes."""
+    for i, one in enumerate(pairs):
+        if one:
+            pairs[i] = tuple([n if k % 2 else seeds[n] for k, n in enumerate(one)])
+    return pairs
 
 
 def _remarks(plan: Plan, drawn: Drawn) -> list[str]:

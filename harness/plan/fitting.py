@@ -61,7 +61,9 @@ def fit(
     found = read_workload(log)
     if found.trace is None:
         raise ConfigError(
-            "only a trace file can be fitted", log, "give a CSV, JSONL or Parquet file with prompt and output tokens"
+            "only a trace file can be fitted",
+            log,
+            "give a CSV, JSONL or Parquet file with prompt and output tokens, or a vLLM server's log",
         )
     trace = read_trace(found.trace, found.options, seed=seed, wanted=None, context_limit_tokens=None)
     if len(trace.prompt) < _LEAST_ROWS:
@@ -71,6 +73,8 @@ def fit(
         **_tables(trace.prompt, trace.output),
         "check": _check(trace.prompt, trace.output),
     }
+    if bound := [note.removeprefix("trace: ") for note in trace.notes if "max_tokens" in note]:
+        data["assumptions"] = bound[0]
     if trace.pairs is not None and trace.layout.block_tokens is not None:
         data["prefix"] = _prefix(trace, found.options.block or trace.layout.block_tokens)
     times = None if trace.time_ns is None else spread_ticks(trace, seed)[0]

@@ -5,9 +5,12 @@ A distribution is sampled by inverting it at two independent uniform numbers: `u
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Any
@@ -56,7 +59,23 @@ class Joint:
     tail_power: float = 1.0  # bend of the output between the levels above _TAIL, where they lie far apart
 
 
-Lengths = Fixed | Uniform | Lognormal | Joint
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One client's lengths: (share of lengths up to it, tokens), rising to 1; prompt and output independent."""
+
+    weight: float
+    prompt: tuple[tuple[float, int], ...]
+    output: tuple[tuple[float, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """A request is of one part, by its weight; weights sum to 1."""
+
+    parts: tuple[Part, ...]
+
+
+Lengths = Fixed | Uniform | Lognormal | Joint | Mixture
 
 
 def parse_short_form(text: str) -> Lengths:
@@ -91,6 +110,9 @@ def parse_short_form(text: str) -> Lengths:
 
 def spec(lengths: Lengths) -> dict[str, Any]:
     """The distribution as plain JSON values: the part of a plan's digest that says what was drawn from."""
+    if isinstance(lengths, Mixture):  # thousands of numbers: their digest stands for them
+        text = json.dumps([astuple(part) for part in lengths.parts], separators=(",", ":"))
+        return {"kind": "mixture", "sha256": hashlib.sha256(text.encode()).hexdigest()}
     values = {"kind": type(lengths).__name__.lower(), **asdict(lengths)}
     if values.get("tail_power") == 1:  # as it was before there was one
         del values["tail_power"]
@@ -108,10 +130,12 @@ def smallest_total_tokens(lengths: Lengths) -> int:
             return 2
         case Joint():
             return lengths.prompt_tokens[0] + min(tokens[0] for _, _, tokens in lengths.bins)
+        case Mixture(parts):
+            return min(part.prompt[0][1] + part.output[0][1] for part in parts)
 
 
-def _geometric(
-    levels: tuple[float, ...], tokens: tuple[int, ...], tail_power: float = 1.0, parts: int = 8
+def geometric(
+    levels: Sequence[float], tokens: Sequence[float], tail_power: float = 1.0, parts: int = 8
 ) -> tuple[F64, F64]:
     """The quantile table refined so that linear interpolation of it is nearly geometric, a (b / a)^t, and above level 0.95
     a (b / a)^(t^tail_power); rounded so that the last bit of a machine's pow() does not show."""
@@ -151,8 +175,29 @@ def _joint(lengths: Joint, u: F64, v: F64) -> tuple[I64, I64]:
     outputs = np.empty(len(u), np.int64)
     for low, high, tokens in lengths.bins:
         here = (u >= low) & (u < high)
-        outputs[here] = _whole(interpolate(v[here], *_geometric(lengths.output_levels, tokens, lengths.tail_power)))
+        outputs[here] = _whole(interpolate(v[here], *geometric(lengths.output_levels, tokens, lengths.tail_power)))
     return prompts, outputs
+
+
+def _mixture(parts: tuple[Part, ...], u: F64, v: F64) -> tuple[I64, I64]:
+    """`u` chooses the part, and what is left of it, stretched over the part, the prompt."""
+    edges = np.append(0.0, np.cumsum([part.weight for part in parts]))
+    chosen = np.clip(np.searchsorted(edges, u, side="right") - 1, 0, len(parts) - 1)
+    left = np.clip((u - edges[chosen]) / (edges[chosen + 1] - edges[chosen]), 0.0, 1.0)
+    order = np.argsort(chosen, kind="stable")
+    prompts, outputs = np.empty(len(u), np.int64), np.empty(len(u), np.int64)
+    ends = np.searchsorted(chosen[order], np.arange(len(parts) + 1))
+    for number in np.unique(chosen).tolist():
+        here = order[ends[number] : ends[number + 1]]
+        prompts[here] = _step(left[here], parts[number].prompt)
+        outputs[here] = _step(v[here], parts[number].output)
+    return prompts, outputs
+
+
+def _step(u: F64, table: tuple[tuple[float, int], ...]) -> I64:
+    levels, tokens = np.array([level for level, _ in table]), np.array([n for _, n in table], np.int64)
+    found: I64 = tokens[np.minimum(np.searchsorted(levels, u, side="right"), len(tokens) - 1)]
+    return found
 
 
 def sample(lengths: Lengths, u: F64, v: F64) -> tuple[I64, I64]:
@@ -167,3 +212,5 @@ def sample(lengths: Lengths, u: F64, v: F64) -> tuple[I64, I64]:
             return _whole(interpolate(u, *by_prompt)), _whole(interpolate(v, *by_output))
         case Joint():
             return _joint(lengths, u, v)
+        case Mixture(parts):
+            return _mixture(parts, u, v)

@@ -101,11 +101,11 @@ def reuse(spec: PrefixSpec, prompt: I64, rank: F64, seed: int) -> list[Pairs]:
     pairs: list[Pairs] = []
     lengths = prompt.tolist()
     for origin, tokens in zip(source.tolist(), wanted.tolist(), strict=True):
-        pairs.append(_beginning(pairs[origin], origin, min(tokens, lengths[origin])) if origin >= 0 else ())
+        pairs.append(beginning(pairs[origin], origin, min(tokens, lengths[origin])) if origin >= 0 else ())
     return pairs
 
 
-def _beginning(pairs: Pairs, row: int, tokens: int) -> Pairs:
+def beginning(pairs: Pairs, row: int, tokens: int) -> Pairs:
     """The first `tokens` of the prompt that begins with `pairs` and goes on with its own row's stream."""
     taken: list[int] = []
     for origin, available in zip(pairs[0::2], pairs[1::2], strict=True):

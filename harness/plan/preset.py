@@ -64,7 +64,8 @@ class PrefixSpec(_Strict):
 
 
 class SessionSpec(_Strict):
-    """Sessions as quantiles, each drawn independently of the others; all tables share `quantile_levels`."""
+    """Sessions as quantiles, each drawn independently of the others; all tables share `quantile_levels`.
+    `compaction_keeps_tokens`: of the prompt before it, where a call would not fit the context otherwise."""
 
     context_limit_tokens: int = Field(ge=2)
     sessions: int | None = None
@@ -75,6 +76,7 @@ class SessionSpec(_Strict):
     output_tokens: list[float]
     think_time_s: list[float]
     token_hit_ratio_previous_call: float | None = None
+    compaction_keeps_tokens: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _tables_fit(self) -> SessionSpec:

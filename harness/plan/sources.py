@@ -18,15 +18,14 @@ from harness.plan.drafts import (
     Draft,
     in_sessions,
     of_lengths,
-    of_sessions,
     of_trace,
     sample_of_trace,
-    session_values,
 )
 from harness.plan.lengths import Lengths, spec
 from harness.plan.prefixes import reuse
 from harness.plan.preset import Preset, SessionSpec
 from harness.plan.rows import NULL
+from harness.plan.sessions import of_sessions, session_values
 from harness.plan.streams import I64, Purpose
 from harness.plan.trace import Trace, refuse_gaps, spread_ticks
 from harness.plan.workload import Workload
@@ -49,7 +48,6 @@ class Asked:
     seed: int
     warmup_requests: int
     limit: int | None
-    closed_sessions: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +63,8 @@ class Drawn:
 def _rate(asked: Asked) -> float | None:
     """Requests/s that are asked for; None for a batch and for a trace at its own times. Raises ConfigError."""
     rate = asked.load.rate_rps
-    if rate is None and asked.load.arrivals == "preset" and asked.workload.preset is not None:
-        rate = asked.workload.preset.arrivals.mean_rate_rps
+    if rate is None and asked.load.arrivals == "preset":
+        rate = asked.workload.own_rate_rps()
     if rate is None and asked.process is not None and asked.process.kind not in ("batch", "trace"):
         raise ConfigError(
             "the arrivals need a rate", asked.load.arrivals, "the preset's source gives none: add --rate R"
@@ -86,7 +84,7 @@ def _drawn_times(asked: Asked, count: int | None) -> tuple[I64 | None, float | N
 
 
 def from_lengths(asked: Asked, lengths: Lengths, preset: Preset | None) -> Drawn:
-    notes: tuple[str, ...] = ()
+    notes = () if asked.workload.histograms is None else asked.workload.histograms.notes
     scheduled, rate = _drawn_times(asked, None)
     if scheduled is not None:
         count = len(scheduled)
@@ -94,7 +92,7 @@ def from_lengths(asked: Asked, lengths: Lengths, preset: Preset | None) -> Drawn
         count = asked.requests
     else:
         count, note = _pool(lengths, asked.load.concurrency or 0, asked.seed, asked.duration_s or 0, asked.limit)
-        notes = (note,)
+        notes = (*notes, note)
     measured = of_lengths(lengths, asked.seed, count, asked.limit, MEASURED)
     warmup = of_lengths(lengths, asked.seed, asked.warmup_requests, asked.limit, WARMUP)
     if preset is not None and preset.prefix is not None and measured.rank is not None:
@@ -145,7 +143,6 @@ def from_trace(asked: Asked, trace: Trace) -> Drawn:
         if asked.process is not None:
             advice = "replay the recorded times: --arrivals trace[:SPEEDUP]"
             raise ConfigError("a session trace has its own order", asked.load.arrivals, advice)
-        _refuse_sessions(asked)
         return Drawn(in_sessions(trace), warmup, None, None, values, (_SESSION_NOTE,))
     if asked.process is None or asked.process.kind != "trace":
         notes: tuple[str, ...] = (f"trace: {len(trace.prompt):,} rows offered in the file's order, its times not used",)
@@ -202,20 +199,10 @@ _SESSION_NOTE = (
 )
 
 
-def _refuse_sessions(asked: Asked) -> None:
-    if not asked.closed_sessions:
-        raise ConfigError(
-            "this workload needs sessions in closed loop, which the load generator cannot send yet",
-            asked.workload.text,
-            "`harness plan` draws it; or replay a recorded session trace open loop: --workload TRACE --arrivals trace",
-        )
-
-
 def from_sessions(asked: Asked, sessions: SessionSpec) -> Drawn:
-    """The arrivals are those of sessions. Raises ConfigError unless the driver can do sessions."""
+    """The arrivals are those of sessions. Raises ConfigError."""
     if asked.process is not None and asked.process.kind == "trace":
         raise ConfigError("the arrivals need a trace", asked.load.arrivals, "give a trace file as the workload")
-    _refuse_sessions(asked)
     if asked.requests is None:
         what = f"duration {asked.duration_s} s"
         raise ConfigError("how many calls fit a time depends on the server", what, "give requests")

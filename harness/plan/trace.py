@@ -44,6 +44,7 @@ class _Counts:
     failed: int = 0
     dropped: int = 0
     truncated: int = 0
+    bound: int = 0
     first_bad: str = ""
 
 
@@ -177,6 +178,7 @@ def _keep(
     if chains is not None:
         number = len(kept.prompt)
         kept.pairs.append(chains.pairs(number, row.hashes, prompt, row.scope) if row.hashes else ())
+    counts.bound += row.bound
     kept.prompt.append(prompt)
     kept.output.append(output)
     kept.session.append(session)
@@ -224,6 +226,11 @@ def _trace(
         notes.append(f"trace: {counts.failed:,} rows of requests that failed (output 0) left out")
     if counts.bad:
         notes.append(f"trace: {counts.bad:,} bad rows skipped; the first: {counts.first_bad}")
+    if counts.bound:
+        notes.append(
+            f"trace: in {counts.bound:,} of the {len(prompt):,} rows the log does not say how much was generated: their output "
+            "is max_tokens, the most it may have been"
+        )
     if counts.dropped or counts.truncated:
         notes.append(
             f"trace: context limit {limit} tokens: {counts.dropped:,} longer requests dropped, {counts.truncated:,} prompts cut"

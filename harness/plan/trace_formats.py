@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from harness.errors import ConfigError
+from harness.plan.trace_server_log import is_server_log
 
 PEEK_CHARS = 1 << 20
 KNOWN = (
     "Azure 2023/2024 and BurstGPT CSV, Mooncake and Qwen-Bailian JSONL, Claude Code sessions (WEKA, .json files or a folder of them),"
-    " chat texts (ShareGPT .json, OpenAI .jsonl), and CSV, JSONL or Parquet with prompt_tokens, output_tokens[, arrival_s][, session]"
+    " chat texts (ShareGPT .json, OpenAI .jsonl), a vLLM server's log with its requests, and CSV, JSONL or Parquet with prompt_tokens, output_tokens[, arrival_s][, session]"
 )
 
 
@@ -26,7 +27,7 @@ class Layout:
     """Names of the columns (or keys, `a.b` for b inside a); None where the format has none."""
 
     name: str
-    kind: str  # csv | jsonl | parquet | weka | texts
+    kind: str  # csv | jsonl | parquet | weka | texts | server-log
     prompt: str = ""
     output: str = ""
     time: str | None = None
@@ -103,10 +104,17 @@ def recognise(path: Path) -> Layout:
     if first[0] == "{":
         return _json_layout(path, first)
     names = [name.strip().strip('"') for name in first.split(",")]
-    layout = _of_names(names, "csv")
+    layout = _of_names(names, "csv") or _log_layout(path)
     if layout is None:
         raise ConfigError("trace format not recognised", f"{path}, line 1: {first[:160]!r}", f"known formats: {KNOWN}")
     return layout
+
+
+def _log_layout(path: Path) -> Layout | None:
+    with open_text(path) as text:
+        if not is_server_log(path, iter(lambda: text.readline(PEEK_CHARS), "")):
+            return None
+    return Layout("vLLM server log", "server-log", "prompt_token_ids", "output_token_ids", "log line", ticks=True)
 
 
 def session_files(path: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from pydantic_core import from_json
 
 from harness.errors import ConfigError
 from harness.plan.trace_formats import Layout, open_text, session_files, value_at
+from harness.plan.trace_server_log import logged_requests
 from harness.plan.trace_texts import text_rows
 from harness.plan.trace_values import BadValueError, instant_ns, tokens
 
@@ -30,6 +31,7 @@ class TraceRow:
     hashes: Sequence[int] | None = None
     scope: int = 0  # hashes of different scopes have nothing to do with each other
     think_ns: int | None = None
+    bound: bool = False  # output_tokens is only the most that may have been generated
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ def rows_of(path: Path, layout: Layout, tokenizer: str | None) -> Iterator[Trace
             return _parquet_rows(path, layout)
         case "weka":
             return _session_rows(path)
+        case "server-log":
+            return _log_rows(path)
         case _:
             return ((TraceRow(*row) if len(row) == 4 else BadRow(*row)) for row in text_rows(path, tokenizer))
 
@@ -231,6 +235,23 @@ def _session_row(file: Path, number: int, request: Any, start_ns: int, session: 
     except BadValueError as error:
         return BadRow(where, error.column, f"{error.value!r:.80}", error.reason)
     return TraceRow(number, time_ns, prompt, output, session, None, hashes, scope, think_ns)
+
+
+def _log_rows(path: Path) -> Iterator[TraceRow | BadRow]:
+    """Requests of a vLLM server's log, by arrival."""
+    with open_text(path) as text:
+        found = logged_requests(path, text)
+    for one in found:
+        where = f"{path}, line {one.line}"
+        prompt, output = one.prompt_tokens, one.output_tokens
+        if one.cut:
+            yield BadRow(where, "token ids", "", "the log shows only the first ids of this request (--max-log-len)")
+        elif not prompt:
+            yield BadRow(where, "prompt_token_ids", "", "the log does not say how long the prompt was")
+        elif not output:
+            yield BadRow(where, "max_tokens", f"{output}", "a request needs at least 1 token out")
+        else:
+            yield TraceRow(one.line, one.time_ns, prompt, output, bound=one.bound)
 
 
 def unreadable(bad: BadRow) -> ConfigError:

@@ -11,6 +11,8 @@ from typing import Any
 
 from harness.config import data_dir
 from harness.errors import ConfigError
+from harness.plan.arrivals import Process
+from harness.plan.histograms import Histograms, is_histograms, read_histograms
 from harness.plan.lengths import MAX_TOKENS, SHORT_FORMS, Lengths, parse_short_form
 from harness.plan.preset import Preset, load_preset, presets
 
@@ -34,13 +36,28 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Exactly one of `lengths`, `trace` and `preset.sessions` is what requests are drawn from."""
+    """Exactly one of `lengths`, `trace` and `preset.sessions` is what requests are drawn from; `histograms`: the file that
+    `lengths` come from, with its rates."""
 
     text: str
     options: Options
     lengths: Lengths | None = None
     preset: Preset | None = None
     trace: Path | None = None
+    histograms: Histograms | None = None
+
+    def own_process(self) -> Process | None:
+        """What `--arrivals preset` means; None where the workload has no arrivals of its own."""
+        if self.preset is not None:
+            return self.preset.process()
+        if self.histograms is not None and self.histograms.rates:
+            return Process("rates", (), self.histograms.rates, self.histograms.window_s)
+        return None
+
+    def own_rate_rps(self) -> float | None:
+        if self.preset is not None:
+            return self.preset.arrivals.mean_rate_rps
+        return None if self.histograms is None else self.histograms.mean_rate_rps
 
 
 _KEYS = {f.name.removesuffix("_s"): f.name for f in fields(Options)}
@@ -70,6 +87,8 @@ def read_workload(text: str) -> Workload:
     elif name.endswith((".yaml", ".yml")):
         found = _of_preset(text, options, load_preset(Path(name)))
     elif Path(name).exists() and ("/" in name or "." in name or Path(name).is_dir()):
+        if is_histograms(Path(name)):
+            return _of_histograms(text, options, Path(name))
         return Workload(text, options, trace=Path(name))
     elif "/" in name or name.endswith((".csv", ".json", ".jsonl", ".gz", ".parquet")):
         raise ConfigError(
@@ -91,6 +110,15 @@ def read_workload(text: str) -> Workload:
 
 def _of_preset(text: str, options: Options, preset: Preset) -> Workload:
     return Workload(text, options, lengths=preset.lengths(), preset=preset)
+
+
+def _of_histograms(text: str, options: Options, path: Path) -> Workload:
+    if options != Options(from_s=options.from_s, to_s=options.to_s, system=options.system):
+        raise ConfigError(
+            "histograms are not rows", text, "of these options, a file of histograms takes from, to and system"
+        )
+    found = read_histograms(path, options.from_s, options.to_s)
+    return Workload(text, options, lengths=found.lengths, histograms=found)
 
 
 def _options(text: str, query: str) -> Options:

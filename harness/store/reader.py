@@ -17,7 +17,8 @@ from harness.store.columns import to_table
 from harness.store.manifest import NAME, read_manifest, refuse_newer
 from harness.store.owner import is_alive
 from harness.store.parts import final_path, list_parts
-from harness.store.schema import PANDAS_DTYPES, TABLES, schema_of
+from harness.store.pruned import refuse_pruned
+from harness.store.schema import PANDAS_DTYPES, TABLES, defaults_of, schema_of
 
 
 def _dtype(arrow_type: Any) -> Any:
@@ -36,7 +37,8 @@ def frame_of(table: str, rows: Sequence[Any]) -> pd.DataFrame:
 
 
 def _conform(data: Any, table: str, path: Path) -> Any:
-    """The columns of our schema in its order; a column that an older file lacks is null. Raises StoreError."""
+    """The columns of our schema in its order; a column that an older file lacks is null, or the record's default. Raises
+    StoreError."""
     refuse_newer((data.schema.metadata or {}).get(b"schema_version"), str(path))
     schema = schema_of(table)
     columns = []
@@ -45,6 +47,8 @@ def _conform(data: Any, table: str, path: Path) -> Any:
             columns.append(data.column(f.name).cast(f.type))
         elif f.nullable:
             columns.append(pa.nulls(data.num_rows, f.type))
+        elif f.name in (defaults := defaults_of(table)):
+            columns.append(pa.array([defaults[f.name]] * data.num_rows, f.type))
         else:
             raise StoreError("column missing", f"{path}: {f.name}", "not written by this harness, or damaged")
     return pa.Table.from_arrays(columns, schema=schema)
@@ -92,10 +96,11 @@ def read_run(path: Path | str) -> RunData:
     are empty frames where the run was killed before their first row; the others are None. Of a run that still says
     running though its process is gone, `state` is interrupted and `error` says so; skipped parts are named there too,
     and `row_counts` are what could be read.
-    Raises StoreError: not a run, a damaged final file, a newer schema version.
+    Raises StoreError: not a run, a pruned one, a damaged final file, a newer schema version.
     """
     run_dir = Path(path)
     manifest = read_manifest(run_dir)
+    refuse_pruned(run_dir)
     notes: list[str] = []
     if manifest.state == RunState.RUNNING and not is_alive(manifest.owner_pid, manifest.owner_start_ticks):
         manifest = read_manifest(run_dir)  # it may have ended since

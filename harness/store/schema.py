@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from functools import cache
 from typing import Any
 
@@ -24,6 +24,7 @@ from harness.records import (
     RunState,
     ServerSample,
 )
+from harness.store.history_columns import history_section
 
 TABLES: dict[str, type] = {
     "plan": PlannedRequest,
@@ -149,6 +150,7 @@ Everything here but this page is made by runs. This page is generated from `harn
       host.parquet        this machine
       server.log          output of a server that the harness started
       parts/              only while a run goes on, or after it was killed: part files of the same tables
+    results/history/   one row a run, kept for ever: not to be deleted
     results/<experiment>/derived/   summaries and reports; can always be made again
 
 While a run goes on its rows stand in `parts/<table>-00001.parquet`, .. , written at most once a second. At the end they
@@ -191,6 +193,11 @@ def _type_name(arrow_type: Any) -> str:
     )
 
 
+def defaults_of(table: str) -> dict[str, Any]:
+    """Columns that a record gives a default, and the default: what rows have that were written before the column was."""
+    return {f.name: f.default for f in fields(TABLES[table]) if f.default is not MISSING and f.default is not None}
+
+
 def _table_section(table: str) -> str:
     lines = [
         f"\n## {table}.parquet\n",
@@ -212,6 +219,7 @@ def schema_page() -> str:
     return (
         _HEAD.format(version=SCHEMA_VERSION)
         + "".join(_table_section(table) for table in TABLES)
+        + history_section()
         + f"\n## manifest.json\n\nStates: {states}.\n\n| key | meaning |\n|---|---|\n{manifest}\n"
         + _READING
     )

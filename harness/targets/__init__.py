@@ -33,6 +33,10 @@ def open_target(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) ->
             from harness.targets import adopt
 
             return adopt.adopt(spec, say)
+        case "offline":
+            from harness.targets import offline
+
+            return offline.start(spec, log_path, say)
         case "hosted":
             from harness.targets import hosted
 

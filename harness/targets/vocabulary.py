@@ -37,7 +37,10 @@ class _NoTokenizerError(Exception):
 def _post(http: httpx.Client, endpoint: Endpoint, body: dict[str, object]) -> list[int]:
     url = f"{identity.root_url(endpoint.base_url)}/tokenize"
     try:
-        answer = http.post(url, json={"model": endpoint.model, **body})
+        try:
+            answer = http.post(url, json={"model": endpoint.model, **body})
+        except httpx.TransportError:  # the pool may close an idle connection that another thread is about to use
+            answer = http.post(url, json={"model": endpoint.model, **body})
     except httpx.HTTPError as error:
         raise TargetError("the server stopped answering", url, f"{type(error).__name__}: {error}"[:200]) from None
     if answer.status_code != 200:

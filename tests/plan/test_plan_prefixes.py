@@ -136,16 +136,21 @@ def test_a_system_prompt_is_shared_by_all():
 
 
 def test_session_prompts_grow():
-    """agent: each call's prompt begins with the whole prompt of the call before it in the session, and sessions share
-    nothing."""
-    plan = draw("agent", Load(concurrency=2), requests=9, duration_s=None, seed=1, warmup_requests=0,
-                context_limit_tokens=None, closed_sessions=True)[0]  # fmt: skip
+    """agent: each call's prompt begins with the whole prompt of the call before it in the session, or after a compaction
+    with as much of it as was kept and nothing more; sessions share nothing."""
+    plan = draw("agent", Load(concurrency=2), requests=30, duration_s=None, seed=1, warmup_requests=0,
+                context_limit_tokens=None)[0]  # fmt: skip
     made = ids_of(plan.requests)
+    compacted = 0
     for (one, first), (two, second) in pairwise(zip(plan.requests, made, strict=True)):
-        if one.session_id == two.session_id:
-            assert second[: len(first)] == first
-            assert two.after_seq == one.seq
-        else:
+        if one.session_id != two.session_id:
             assert second[:4] != first[:4]
             assert two.after_seq is None
+            continue
+        assert two.after_seq == one.seq
+        kept = len(first) if one.prompt_seed == two.prompt_seed else sum(two.prefix[1::2])
+        compacted += kept < len(first)
+        assert second[:kept] == first[:kept]
+        assert second[kept : kept + 4] != first[kept : kept + 4]
+    assert compacted > 0
     assert hit_ratio(plan.requests, 512).achievable == pytest.approx(cached_share(made, 512))

@@ -27,8 +27,8 @@ GOLDEN = {
     "1024x128": ("628aa1b113e662ca", "f1aa9be0a50cbecf"),
     "128x2048": ("e6fd6f1a52164d03", "370ee1f4b7b26bbd"),
     "8192x1024": ("82bfd31eecd631f4", "20f5b79b3c486a4f"),
-    "agent": ("03e1aa87f2cabe65", "dd8f281c1315ef86"),
-    "agent-128k": ("f1eae57743835426", "cd3653db2d157954"),
+    "agent": ("9ae6f83589234c26", "e6100b3597bb745f"),
+    "agent-128k": ("6b1b74cc6211bdbc", "0d3fa84eb042f56f"),
     "batch": ("9e27214540efd2fb", "7901a2c2e748750a"),
     "chat": ("e38a5ef7b834ee84", "eab118e66543c5fa"),
     "code": ("498c388301d46ca2", "3de446ebd900ddf4"),
@@ -55,7 +55,6 @@ def plan_of(name, requests=500, load=None, seed=1):
         seed=seed,
         warmup_requests=2,
         context_limit_tokens=None,
-        closed_sessions=True,
     )
 
 

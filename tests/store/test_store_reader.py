@@ -16,7 +16,7 @@ import pytest
 from store_values import T0, manifest, request, server_sample
 
 from harness.errors import StoreError
-from harness.records import SCHEMA_VERSION
+from harness.records import SCHEMA_VERSION, PlannedRequest
 from harness.store import parts
 from harness.store.columns import to_table
 from harness.store.manifest import from_json, to_json, write_manifest
@@ -227,3 +227,14 @@ def test_pandas_and_duckdb_read_the_file_without_us(tmp_path):
     assert (count, total, nulls) == (5, sum(frame["sent_ns"].tolist()), 0)
     chunks = duckdb.sql(f"SELECT unnest(chunk_ns) AS t, seq FROM '{path}' ORDER BY seq, t").fetchall()
     assert [t for t, _ in chunks] == [t for stamps in frame["chunk_ns"] for t in stamps]
+
+
+def test_a_column_with_a_default_may_be_missing(tmp_path):
+    """A plan written before `prefix` was a column is read, with the record's default: no prefix."""
+    run_dir = _finished(tmp_path / "run")
+    planned = PlannedRequest(0, None, 8, 4, None, 7, (3, 4))
+    table = to_table("plan", [planned, planned])
+    pq.write_table(table.drop_columns(["prefix"]), run_dir / "plan.parquet")
+    assert [list(prefix) for prefix in read_run(run_dir).plan.prefix] == [[], []]
+    pq.write_table(table, run_dir / "plan.parquet")
+    assert [list(prefix) for prefix in read_run(run_dir).plan.prefix] == [[3, 4]] * 2

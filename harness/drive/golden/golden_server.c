@@ -1,9 +1,11 @@
 /* Golden server in C: an OpenAI-compatible stream whose every send time is known, for measuring clients at high rates.
  *
- *   golden_server TTFT_US ITL_US LOG      listens on 127.0.0.1, an ephemeral port, printed as the first line
+ *   golden_server TTFT_US ITL_US LOG [SERVICE_US]      listens on 127.0.0.1, an ephemeral port, printed as the first line
  *
  * Every completion request gets max_tokens events of one token each on absolute deadlines (TTFT, then one per ITL),
- * with running usage where the request asks for it, a usage event and [DONE]. The request head must come with
+ * with running usage where the request asks for it, a usage event and [DONE]. With SERVICE_US a request first waits in one
+ * queue for a single server that takes so long for each (first come, first served): with Poisson arrivals that is M/D/1,
+ * TTFT = wait + SERVICE + TTFT_US, capacity known by formula. The request head must come with
  * content-length and may name itself by x-request-id.
  *
  * LOG, written on SIGTERM, native int64 throughout, per request: 8 words of id (64 bytes, zero-padded), time received,
@@ -50,7 +52,7 @@ static struct peer *peers[MAX_FD];
 static struct peer **heap;
 static int heap_size;
 static struct reply *first_reply, **last_reply = &first_reply;
-static int64_t ttft_ns, itl_ns;
+static int64_t ttft_ns, itl_ns, service_ns, free_at; /* free_at: when the queue's server has done all it has */
 static volatile sig_atomic_t finished;
 static int poller, timer;
 
@@ -196,7 +198,11 @@ static void take(struct peer *p) {
     p->done = 0;
     static const char head[] = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
     if (send(p->fd, head, sizeof head - 1, MSG_NOSIGNAL) < 0) drop(p);
-    else schedule(p, r->received + ttft_ns);
+    else {
+        if (free_at < r->received) free_at = r->received;
+        free_at += service_ns; /* from stamps, not from when we got round to it: a late wake-up costs no capacity */
+        schedule(p, (service_ns ? free_at : r->received) + ttft_ns);
+    }
 }
 
 static void welcome(int listener) {
@@ -236,9 +242,10 @@ static void write_log(const char *path) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) { fprintf(stderr, "usage: golden_server TTFT_US ITL_US LOG\n"); return 2; }
+    if (argc != 4 && argc != 5) { fprintf(stderr, "usage: golden_server TTFT_US ITL_US LOG [SERVICE_US]\n"); return 2; }
     ttft_ns = atoll(argv[1]) * 1000;
     itl_ns = atoll(argv[2]) * 1000;
+    service_ns = argc > 4 ? atoll(argv[4]) * 1000 : 0;
     signal(SIGTERM, on_signal);
     prctl(PR_SET_PDEATHSIG, SIGTERM); /* a real-time server must not outlive the client that started it */
     heap = calloc(MAX_FD, sizeof *heap);

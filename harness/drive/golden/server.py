@@ -76,14 +76,17 @@ class Served:
 class GoldenProcess:
     """A running golden server: the first token `ttft_s` after the request, then one per `itl_s`, on absolute deadlines.
 
+    With `service_s` a request first takes its turn with a single server, so long each (M/D/1 under Poisson arrivals).
     A context manager; `stop` ends it and returns its log, request id -> Served. It takes the first core it may use,
     with real-time priority where the system allows that.
     """
 
-    def __init__(self, binary: Path, ttft_s: float, itl_s: float, folder: Path) -> None:
+    def __init__(self, binary: Path, ttft_s: float, itl_s: float, folder: Path, service_s: float = 0.0) -> None:
         self.ttft_s, self.itl_s = ttft_s, itl_s
         self._log = folder / "golden.log"
         words = [str(binary), str(round(ttft_s * 1e6)), str(round(itl_s * 1e6)), str(self._log)]
+        if service_s:
+            words.append(str(round(service_s * 1e6)))
         self._process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, preexec_fn=_apart)  # noqa: PLW1509 - starts no thread
         assert self._process.stdout is not None
         port = self._process.stdout.readline()

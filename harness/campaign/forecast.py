@@ -1,0 +1,227 @@
+"""What a campaign will take: seconds, dollars at hosted targets, disk. Estimates, each with what it rests on.
+
+A cell's time is that of the newest run of the same cell in the experiment's directory; else its duration or the plan's last
+arrival; else a guess from its tokens, which is only there to have a number.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from harness import clock
+from harness.campaign.order import Step, server_key
+from harness.config import ExperimentSpec, TargetSpec
+from harness.cost.hosted import HostedPrice, bill, find_price, same_model
+from harness.errors import StoreError
+from harness.records import Manifest, Plan, RunState
+from harness.store.manifest import read_manifest
+from harness.store.reader import find_runs
+
+_OVERHEAD_S = 1.5  # of a cell beside its phases: telemetry opened, plan drawn, files merged
+_WARMUP_S = 3.0
+_START_S = {"vllm": 90.0}  # a server of ours that was never started here; others are only asked what they are
+_ASK_S = 1.0
+_GUESSED_TOKEN_S = 0.03  # a token of one stream, where nothing is known
+_GUESSED_PROMPT_TOKEN_S = 0.0005
+# Bytes a cell: quickstart's runs took 14 bytes an output token all in all; part files stand beside the merged ones for a moment.
+_CELL_BYTES, _REQUEST_BYTES, _TOKEN_BYTES, _SECOND_BYTES = 150_000, 200, 24, 4_000
+_MANIFESTS = 500  # the newest so many are looked at
+
+Key = tuple[str, str, int]  # workload, load, repetition: see key_of
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSize:
+    """What a drawn plan holds; `last_s` is its last arrival, None in a closed loop."""
+
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+    last_s: float | None
+
+
+def size_of(plan: Plan) -> PlanSize:
+    last = max((r.scheduled_ns for r in plan.requests if r.scheduled_ns is not None), default=None)
+    return PlanSize(
+        len(plan.requests),
+        sum(r.target_prompt_tokens for r in plan.requests),
+        sum(r.target_output_tokens for r in plan.requests),
+        None if last is None else last / clock.NS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CellForecast:
+    """`usd` is None for targets that are not hosted, or have no known price. `basis`: earlier run | declared | guess."""
+
+    index: int
+    name: str
+    repetition: int
+    seconds: float
+    basis: str
+    requests: int
+    disk_bytes: int
+    usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """`start_s`: starting servers. `notes`: what the numbers leave out."""
+
+    campaign_id: str | None
+    cells: tuple[CellForecast, ...]
+    start_s: float
+    total_s: float
+    disk_bytes: int
+    free_bytes: int
+    hosted_usd: Decimal | None
+    notes: tuple[str, ...]
+
+
+def _stem(name: str) -> str:
+    """A cell's name without its repetition."""
+    return re.sub(r"_rep\d+$", "", name)
+
+
+class Pace:
+    """How long cells and server starts took here, newest first; `saw_*` adds what this campaign sees."""
+
+    def __init__(self, out: Path) -> None:
+        self._cells: dict[str, float] = {}
+        self._starts: dict[str, float] = {}
+        self._requests: dict[str, int] = {}
+        for name, manifest in _manifests(out):
+            seconds = _seconds(manifest)
+            if seconds is not None and manifest.state == RunState.COMPLETE:
+                self._cells.setdefault(_stem(name), seconds + _OVERHEAD_S)
+                self._requests.setdefault(_stem(name), manifest.row_counts.get("requests", 0))
+            ready = (manifest.target.get("startup") or {}).get("first_token_s")
+            if ready is not None:
+                self._starts.setdefault(manifest.cell.target, float(ready))
+
+    def saw_cell(self, step: Step, seconds: float) -> None:
+        self._cells[_stem(step.name)] = seconds
+
+    def saw_start(self, target: str, seconds: float) -> None:
+        self._starts[target] = seconds
+
+    def start_s(self, target: TargetSpec) -> float:
+        return self._starts.get(target.name, _START_S.get(target.kind, _ASK_S))
+
+    def cell(self, step: Step, size: PlanSize) -> tuple[float, str, int]:
+        """(seconds, basis, requests) of one cell."""
+        stem = _stem(step.name)
+        if stem in self._cells:
+            return self._cells[stem], "earlier run", self._requests.get(stem, size.requests)
+        mean = 1 / max(1, size.requests)
+        one_s = (size.output_tokens * _GUESSED_TOKEN_S + size.prompt_tokens * _GUESSED_PROMPT_TOKEN_S) * mean
+        slots = step.cell.load.concurrency
+        if step.load.duration_s is not None:
+            sent = size.requests if slots is None else int(slots * step.load.duration_s / max(one_s, 1e-3)) + slots
+            return step.load.duration_s + _WARMUP_S + _OVERHEAD_S, "declared", min(sent, size.requests)
+        if size.last_s:
+            return size.last_s + one_s + _WARMUP_S + _OVERHEAD_S, "declared", size.requests
+        return one_s * size.requests / (slots or 1) + _WARMUP_S + _OVERHEAD_S, "guess", size.requests
+
+    def seconds(self, steps: Sequence[Step], sizes: Mapping[Key, PlanSize], spec: ExperimentSpec) -> float:
+        """Of these steps, server starts included."""
+        return sum(self.cell(step, sizes[key_of(step)])[0] for step in steps) + self.starts_s(steps, spec)
+
+    def starts_s(self, steps: Sequence[Step], spec: ExperimentSpec) -> float:
+        targets = {target.name: target for target in spec.targets}
+        started = [key[0] for key, _ in groupby(steps, key=lambda step: server_key(spec, step))]
+        return sum(self.start_s(targets[name]) for name in started)
+
+
+def key_of(step: Step) -> Key:
+    """Which plan a step sends: equal for all targets."""
+    return step.cell.workload, step.cell.load.name, step.cell.repetition
+
+
+def _manifests(out: Path) -> Iterable[tuple[str, Manifest]]:
+    """(cell name, manifest) of the experiment's newest runs."""
+    try:
+        paths = sorted(find_runs(out), reverse=True)[:_MANIFESTS]
+    except StoreError:  # nothing there yet
+        return
+    for path in paths:
+        try:
+            yield path.name.partition("_")[2], read_manifest(path)
+        except StoreError:
+            continue
+
+
+def _seconds(manifest: Manifest) -> float | None:
+    phases: Sequence[Mapping[str, Any]] = [p for p in manifest.drive.values() if p.get("ended_ns")]
+    return sum((p["ended_ns"] - p["started_ns"]) / clock.NS for p in phases) if phases else None
+
+
+# ---------------------------------------------------------------- the whole campaign
+
+
+def forecast(
+    spec: ExperimentSpec, out: Path, steps: Sequence[Step], sizes: Mapping[Key, PlanSize], campaign_id: str | None
+) -> Forecast:
+    """The steps in their order with what each will take. Raises ConfigError for a price that is not known."""
+    pace = Pace(out)
+    targets = {target.name: target for target in spec.targets}
+    prices = {name: price_of(spec, target) for name, target in targets.items() if target.kind == "hosted"}
+    cells = []
+    for step in steps:
+        size = sizes[key_of(step)]
+        seconds, basis, requests = pace.cell(step, size)
+        price = prices.get(step.cell.target)
+        usd = None if price is None else _usd(price, size, requests)
+        disk = _disk_bytes(size, requests, seconds)
+        cells.append(CellForecast(step.index, step.name, step.block, seconds, basis, requests, disk, usd))
+    start_s = pace.starts_s(steps, spec)
+    billed = [cell.usd for cell in cells if cell.usd is not None]
+    notes = [
+        f"target {name} is hosted and has no price: name it in cost.hosted ({targets[name].model})"
+        for name, price in prices.items()
+        if price is None
+    ]
+    if any(cell.basis == "guess" for cell in cells):
+        notes.append("times with the basis 'guess' rest on tokens alone; they are better after a first run")
+    return Forecast(
+        campaign_id,
+        tuple(cells),
+        start_s,
+        start_s + sum(cell.seconds for cell in cells),
+        sum(cell.disk_bytes for cell in cells),
+        free_bytes(out),
+        sum(billed, Decimal(0)) if billed else None,
+        tuple(notes),
+    )
+
+
+def price_of(spec: ExperimentSpec, target: TargetSpec) -> HostedPrice | None:
+    """The price in cost.hosted of a hosted target's model; None where none is of that model. Raises ConfigError."""
+    for ref in spec.cost.hosted:
+        if same_model(target.model, ref.model):
+            return find_price(ref, clock.utc_now())
+    return None
+
+
+def _usd(price: HostedPrice, size: PlanSize, requests: int) -> Decimal:
+    """Every request at the plan's mean lengths, nothing cached."""
+    one = (round(size.prompt_tokens / max(1, size.requests)), 0, round(size.output_tokens / max(1, size.requests)), 0)
+    return bill(price, [one] * requests).total_usd
+
+
+def _disk_bytes(size: PlanSize, requests: int, seconds: float) -> int:
+    tokens = size.output_tokens / max(1, size.requests) * requests
+    return int(_CELL_BYTES + _REQUEST_BYTES * requests + _TOKEN_BYTES * tokens + _SECOND_BYTES * seconds)
+
+
+def free_bytes(out: Path) -> int:
+    """Free space where `out` is, or will be."""
+    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    return shutil.disk_usage(place).free

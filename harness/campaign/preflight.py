@@ -1,0 +1,43 @@
+"""What can be known to be wrong before the first server starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness import clock
+from harness.campaign.forecast import free_bytes
+from harness.config import ExperimentSpec
+from harness.cost.hosted import find_price
+from harness.cost.prices import instance_price
+from harness.errors import ConfigError, StoreError
+
+_GIB = 2**30
+
+
+def check_prices(spec: ExperimentSpec) -> None:
+    """Every price that the config names is there. Raises ConfigError: found after a night of measuring it is too late."""
+    now = clock.utc_now()
+    for ref in spec.cost.hosted:
+        find_price(ref, now)
+    for target in spec.targets:
+        if isinstance(target.hardware, str):
+            instance_price(target.hardware)
+
+
+def check_disk(spec: ExperimentSpec, out: Path, needed_bytes: int) -> None:
+    """Room for `needed_bytes` with min_free_gib left after it. Raises StoreError."""
+    free = free_bytes(out)
+    if free - needed_bytes < spec.min_free_gib * _GIB:
+        value = f"{free / _GIB:.2f} GiB free at {out}, {needed_bytes / _GIB:.2f} GiB to be written"
+        advice = f"free some space, or lower min_free_gib (now {spec.min_free_gib:g})"
+        raise StoreError("not enough disk space", value, advice)
+
+
+def check_time(spec: ExperimentSpec, first_repetition_s: float) -> None:
+    """A repetition fits into max_hours. Raises ConfigError: to drop them all would be to measure nothing."""
+    if spec.max_hours is not None and first_repetition_s > spec.max_hours * 3600:
+        raise ConfigError(
+            "not even one repetition fits into max_hours",
+            f"{spec.max_hours:g} h given, about {first_repetition_s / 3600:.2f} h needed for one",
+            "raise it, or measure less in a cell; --dry-run shows where the time goes",
+        )

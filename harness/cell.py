@@ -1,0 +1,234 @@
+"""One cell: its plan, and a run of it against a target that is up. `pipeline.py` says which cells, and in which order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness import plan
+from harness.calibrate import calibration_limit
+from harness.campaign.provenance import facts_of_none, link_log, manifest_of, one_line, target_facts
+from harness.config import ExperimentSpec, LoadSpec, TargetSpec
+from harness.drive.driver import drive
+from harness.errors import ConfigError, HarnessError, InvalidRunError, TargetError
+from harness.observe.environment import collect
+from harness.observe.sampler import Observers
+from harness.plan.prompts import prompts
+from harness.records import Cell, DriveProgress, DriveReport, Load, Phase, Plan, PlannedRequest, RequestRecord, RunState
+from harness.store.writer import RunWriter
+from harness.targets import Target, offline
+
+
+class Display(Protocol):
+    """What the main path tells its user while it works; `report.live.Live` and tests implement it."""
+
+    def phase(self, name: str) -> None: ...
+    def say(self, text: str) -> None: ...
+    def cell(self, index: int, total: int, name: str) -> None: ...
+    def progress(self, progress: DriveProgress) -> None: ...
+
+
+@dataclass(slots=True)
+class Stop:
+    """What the user's signals ask for: once drains, twice aborts. Polled by the driver."""
+
+    asked: int = 0
+    driving: bool = False  # outside a measurement a signal ends the program at once
+
+    def request(self) -> None:
+        self.asked += 1
+
+    def action(self) -> str | None:
+        return None if self.asked == 0 else "drain" if self.asked == 1 else "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one cell is run with."""
+
+    spec: ExperimentSpec
+    cell: Cell
+    load_spec: LoadSpec
+    run_dir: Path
+    campaign_id: str
+    display: Display
+    stop: Stop
+
+    @property
+    def target_spec(self) -> TargetSpec:
+        return next(target for target in self.spec.targets if target.name == self.cell.target)
+
+
+def draw_plan(spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec) -> tuple[Plan, tuple[str, ...]]:
+    """The cell's plan: a function of workload, load, repetition and seed, and not of the target, so that every
+    target replays the same one; different cells send different prompts, so that none finds another's in the cache."""
+    requests = load_spec.requests
+    if load_spec.requests_per_slot and cell.load.concurrency:
+        requests = load_spec.requests_per_slot * cell.load.concurrency
+    key = f"{spec.seed}|{cell.workload}|{cell.load.name}|{cell.repetition}"
+    return plan.draw(
+        cell.workload,
+        cell.load,
+        requests=requests,
+        duration_s=load_spec.duration_s,
+        seed=int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1,
+        warmup_requests=spec.warmup_requests,
+        context_limit_tokens=spec.context_limit_tokens,
+    )
+
+
+def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -> None:
+    """One run: plan written, warm-up, measured phase between two edges of every telemetry source, stored.
+
+    `facts` are added to the manifest's environment.
+    """
+    spec = run.spec
+    drawn, notes = draw_plan(spec, run.cell, run.load_spec)
+    cell = replace(run.cell, load=drawn.load)  # a trace, or a preset's arrivals, bring their own rate
+    _fits_context(drawn, target)
+    told = target_facts(run.target_spec, target)
+    manifest = manifest_of(spec, cell, told, run.run_dir, run.campaign_id, drawn, notes)
+    with RunWriter.create(run.run_dir, manifest) as writer:
+        writer.write_plan(drawn)
+        link_log(target.log_path, run.run_dir)
+        with Observers(target.info, spec.observe, writer.add) as observers:
+            calibration = calibration_limit(spec.workers) if spec.driver == "wire" else None
+            extra = {"plan_notes": list(notes), "calibration": calibration, **(facts or {})}
+            environment = collect(observers.gpu_static, extra)
+            writer.update(environment=environment, telemetry=dict(observers.telemetry))
+            _measure(run, target, drawn, writer, observers)
+        writer.update(telemetry=dict(observers.telemetry))
+        writer.finish(RunState.INTERRUPTED if run.stop.asked else RunState.COMPLETE)
+
+
+def record_failure(run: Run, log_path: Path | None, error: HarnessError) -> None:
+    """A run directory for a cell that could not begin: the plan it had, the server's log, and why."""
+    drawn, notes = draw_plan(run.spec, run.cell, run.load_spec)
+    facts = facts_of_none(run.target_spec, error)
+    manifest = manifest_of(
+        run.spec, replace(run.cell, load=drawn.load), facts, run.run_dir, run.campaign_id, drawn, notes
+    )
+    writer = RunWriter.create(run.run_dir, manifest)
+    writer.write_plan(drawn)
+    link_log(log_path, run.run_dir)
+    environment = collect([], {"plan_notes": list(notes)})
+    writer.update(environment=environment)
+    writer.finish(RunState.FAILED, one_line(error))
+
+
+def _measure(run: Run, target: Target, drawn: Plan, writer: RunWriter, observers: Observers) -> None:
+    """Warm-up and measured phase of a plan that is replayed as it was drawn. Raises TargetError, InvalidRunError."""
+    phases = (Phase.WARMUP, drawn.warmup, _warmup_load(drawn.load)), (Phase.MEASURE, drawn.requests, drawn.load)
+    reports: dict[str, Any] = {}
+    for phase, requests, load in phases:
+        if not requests or run.stop.asked:
+            continue
+        run.display.phase("warm-up" if phase is Phase.WARMUP else "measuring")
+        if phase is Phase.MEASURE:
+            observers.edge("start")
+        done = _drive_phase(run, target, phase, requests, load, writer.add)
+        if phase is Phase.MEASURE:
+            observers.settle()
+            observers.edge("end")
+        reports[phase.value] = asdict(done)
+        writer.update(drive=reports)
+        _raise_if_dead(target, done)
+
+
+def _drive_phase(
+    run: Run,
+    target: Target,
+    phase: Phase,
+    requests: Sequence[PlannedRequest],
+    load: Load,
+    add: Callable[[str, Sequence[Any]], None],
+) -> DriveReport:
+    spec, stop, load_spec = run.spec, run.stop, run.load_spec
+
+    def should_stop() -> str | None:
+        return stop.action() or ("target_died" if target.died() else None)
+
+    def on_rows(rows: Sequence[RequestRecord]) -> None:
+        add("requests", rows)
+
+    duration_s = load_spec.duration_s if phase is Phase.MEASURE else None
+    ends_by_time = duration_s if load.concurrency else None  # an open loop's plan ends at its duration by itself
+
+    def on_progress(progress: DriveProgress) -> None:
+        run.display.progress(replace(progress, duration_s=ends_by_time))
+
+    scratch = run.run_dir / "scratch"
+    scratch.mkdir(exist_ok=True)
+    stop.driving = True
+    made = prompts(requests, target.vocabulary, target.endpoint.api)
+    if run.target_spec.kind == "offline":
+        batch = offline.batch(
+            target,
+            requests,
+            made,
+            order=run.target_spec.batch_order,
+            batch_size=run.target_spec.batch_size,
+            phase=phase,
+            run_id=run.run_dir.name,
+            scratch=scratch,
+            on_rows=on_rows,
+            on_progress=on_progress,
+            should_stop=should_stop,
+            say=run.display.say,
+        )
+        stop.driving = False
+        scratch.rmdir()
+        return batch.drive
+    report = drive(
+        requests,
+        made,
+        load,
+        target.endpoint,
+        phase=phase,
+        run_id=run.run_dir.name,
+        driver=spec.driver,
+        workers=spec.workers if phase is Phase.MEASURE else 1,
+        timeouts=spec.timeouts.record(),
+        duration_s=duration_s,
+        scratch=scratch,
+        on_rows=on_rows,
+        on_progress=on_progress,
+        should_stop=should_stop,
+        on_start=lambda _: None,
+    )
+    stop.driving = False
+    scratch.rmdir()
+    return report
+
+
+def _warmup_load(load: Load) -> Load:
+    """Warm-up is a closed loop at the cell's concurrency (at most 8): it fills caches and graphs, it is not measured."""
+    return Load(concurrency=min(load.concurrency or 4, 8))
+
+
+def _fits_context(drawn: Plan, target: Target) -> None:
+    limit = target.info.max_model_len
+    longest = max((r.target_prompt_tokens + r.target_output_tokens for r in drawn.requests), default=0)
+    if limit is not None and longest > limit:
+        raise ConfigError(
+            "a planned request does not fit the model's context",
+            f"{longest} prompt + output tokens planned, {target.info.model} takes {limit}",
+            f"set context_limit_tokens: {limit} (longer ones are redrawn and counted) or raise the server's max-model-len",
+        )
+
+
+def _raise_if_dead(target: Target, report: DriveReport) -> None:
+    reason = target.died()
+    if reason is not None:
+        raise TargetError(
+            f"the server {target.info.name} died during the run",
+            reason,
+            "its log is server.log in the run directory; rows up to its death are stored",
+        )
+    if report.stop_reason == "worker_died":
+        raise InvalidRunError(
+            "a load-generator worker died", "; ".join(report.notes), "its requests are rows; the run is INVALID"
+        )

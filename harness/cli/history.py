@@ -1,0 +1,175 @@
+"""`harness history`: trends with change points, SQL over every run, indexing and retention."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from harness.cli.offline import as_json_option, console
+from harness.errors import ConfigError
+
+
+class _Group(click.Group):
+    """`harness history [RESULTS_DIR]` is `harness history trend [RESULTS_DIR]`: the word may be left out."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in {"-h", "--help"}):
+            args = ["trend", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("history", cls=_Group)
+def history_group() -> None:
+    """Trends over the nights, SQL over every run, retention.
+
+    `harness history [RESULTS_DIR]` shows trends: see `harness history trend --help`.
+    """
+
+
+results_argument = click.argument("results", default="results", metavar="[RESULTS_DIR|URL]")
+directory_argument = click.argument(
+    "results", default="results", metavar="[RESULTS_DIR]", type=click.Path(path_type=Path)
+)
+
+
+@history_group.command("trend")
+@results_argument
+@click.option("--experiment", help="Only this experiment.")
+@click.option("--metric", "metrics", multiple=True, help="A column, e.g. output_tps or ttft_s_p99 (ttft_s is its median); may be repeated.  [default: output_tps]")  # fmt: skip
+@click.option("--cell", help="Only cells target_workload_load that match: a part of it, or a pattern with * and ?.")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only nights from this date on.")
+@as_json_option
+@click.option("--html", "page", type=click.Path(path_type=Path), help="Also write a page with plots.")
+def trend(
+    results: str,
+    experiment: str | None,
+    metrics: tuple[str, ...],
+    cell: str | None,
+    since: datetime | None,
+    as_json: bool,
+    page: Path | None,
+) -> None:
+    """Each cell's metric over the nights: first, last, best, worst, changes of level, the first bad night."""
+    from harness.analyse.trends import trends_of
+    from harness.report import history as words
+    from harness.report import history_page
+    from harness.store import history
+
+    columns = _columns(metrics or ("output_tps",))
+    rows = history.nights(results, columns, experiment=experiment, since=since)
+    trends = trends_of(rows, columns, cell=cell)
+    if page is not None:
+        history_page.write(page, trends, f"History of {experiment or results}")
+    if as_json:
+        click.echo(json.dumps(words.as_json(trends), indent=2))
+    else:
+        words.render(console(), trends)
+        if page is not None:
+            click.echo(f"html: {page}")
+
+
+def _columns(asked: tuple[str, ...]) -> list[str]:
+    """Column names, once each; a distribution's name alone is its median. Raises ConfigError."""
+    import difflib
+
+    from harness.store.history_columns import metric_columns
+
+    known = [c.name for c in metric_columns()]
+    found = []
+    for name in dict.fromkeys(asked):
+        column = name if name in known else f"{name}_p50"
+        if column not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+            advice = f"did you mean {', '.join(near)}?" if near else "results/README.md lists the columns"
+            raise ConfigError("no such metric in the history", name, advice)
+        found.append(column)
+    return found
+
+
+@history_group.command("sql")
+@click.argument("query")
+@click.option("--results", default="results", show_default=True, metavar="DIR|URL", help="Where the history is.")
+@as_json_option
+@click.option("--csv", "as_csv", is_flag=True, help="CSV on stdout.")
+def sql_command(query: str, results: str, as_json: bool, as_csv: bool) -> None:
+    """Run one SELECT (DuckDB) over the table `runs`, one row a run, and `requests`, every raw request that is left.
+
+    `harness history sql "DESCRIBE runs"` lists the columns; results/README.md says what they mean.
+    """
+    from harness.store import history
+
+    table = history.sql(results, query)
+    if as_json:
+        click.echo(
+            json.dumps([dict(zip(table.columns, row, strict=True)) for row in table.rows], indent=2, default=str)
+        )
+        return
+    if as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(table.columns)
+        writer.writerows(table.rows)
+        return
+    from harness.report.formats import ABSENT, clean
+
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in table.columns:
+        shown.add_column(Text(clean(name, 100)), overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(Text(ABSENT if value is None else clean(value, 400)) for value in row))
+    console().print(shown)
+    click.echo(f"{len(table.rows):,} rows")
+
+
+@history_group.command("index")
+@directory_argument
+@click.option(
+    "--to", metavar="DIR|URL", help="Write the history there, e.g. s3://bucket/results  [default: RESULTS_DIR]"
+)
+@click.option("--rebuild", is_flag=True, help="Also runs that are in the history already.")
+@as_json_option
+def index_command(results: Path, to: str | None, rebuild: bool, as_json: bool) -> None:
+    """Put the runs under RESULTS_DIR into the history (harness run does it at the end of a campaign)."""
+    from harness.analyse.indexing import index_runs
+
+    done = index_runs(results, to, rebuild=rebuild, say=lambda text: click.echo(text, err=True))
+    for problem in done.problems:
+        click.echo(f"not indexed: {problem}", err=True)
+    if as_json:
+        _emit(written=done.written, known=done.known, pruned=done.pruned, problems=list(done.problems))
+        return
+    click.echo(f"{done.written:,} runs indexed, {done.known:,} were in the history already, {done.pruned:,} are pruned")
+
+
+@history_group.command("prune")
+@results_argument
+@click.option("--raw-days", required=True, type=int, help="Keep raw files of campaigns at most so many days old.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, delete nothing.")
+@as_json_option
+def prune_command(results: str, raw_days: int, dry_run: bool, as_json: bool) -> None:
+    """Delete raw files of old campaigns; manifests, plans and the history's rows stay for ever."""
+    from harness.store.history_prune import prune
+
+    done = prune(results, raw_days, dry_run=dry_run)
+    for name, why in done.kept:
+        click.echo(f"kept: {name}: {why}", err=True)
+    if as_json:
+        _emit(campaigns=list(done.campaigns), runs=done.runs, files=done.files, freed_bytes=done.freed_bytes,
+              kept=[list(k) for k in done.kept], dry_run=dry_run)  # fmt: skip
+        return
+    for name in done.campaigns:
+        click.echo(f"{'would prune' if dry_run else 'pruned'}: {name}")
+    would = "would be freed" if dry_run else "freed"
+    click.echo(f"{done.freed_bytes / 1e6:,.1f} MB {would}: {done.files:,} files of {done.runs:,} runs in {len(done.campaigns):,} campaigns")  # fmt: skip
+
+
+def _emit(**values: Any) -> None:
+    click.echo(json.dumps(values, indent=2))

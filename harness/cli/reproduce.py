@@ -1,0 +1,102 @@
+"""`harness reproduce`: a published throughput table, measured here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from harness.cli.as_json import emit
+from harness.cli.offline import console
+from harness.cli.run import INTERRUPTED, _signals
+from harness.errors import ConfigError, StoreError
+
+
+@click.command("reproduce")
+@click.argument("table")
+@click.option("--dry-run", is_flag=True, help="Say which rows can run here, and why the others cannot; starts nothing.")
+@click.option(
+    "--from",
+    "results_from",
+    type=click.Path(path_type=Path),
+    help="Compare with the runs in this run or experiment directory instead of measuring.",
+)
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Where experiment directories stand; the table's is reproduce-NAME.",
+)
+@click.option(
+    "--model", "models", multiple=True, metavar="TARGET=MODEL", help="Where a target's model is on this machine."
+)
+@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="Write the comparison there too.")
+@click.option("--json", "as_json", is_flag=True, help="The comparison as JSON on stdout.")
+def reproduce_command(
+    table: str,
+    dry_run: bool,
+    results_from: Path | None,
+    results: Path,
+    models: tuple[str, ...],
+    markdown_file: Path | None,
+    as_json: bool,
+) -> int:
+    """Measure a published throughput TABLE's cells here: published, measured, ratio, and why they may differ.
+
+    TABLE is a file, or the name of one in configs/experiments/tables. Rows whose model is not here or does not fit are
+    named with the reason and skipped. Exit codes: 0 something was measured, 7 a row has INVALID runs only, 3 nothing
+    could be measured, else that of the first failure.
+    """
+    from harness import pipeline
+    from harness.report import reproduce as page
+    from harness.report.live import Live
+    from harness.reproduce import run
+    from harness.reproduce.fits import this_machine
+    from harness.reproduce.table import load_table
+
+    if dry_run and results_from:
+        raise ConfigError("--dry-run and --from", "both were given", "--from measures nothing by itself")
+    published = run.place_models(load_table(table), _places(models))
+    machine = this_machine()
+    stop = pipeline.Stop()
+    if dry_run:
+        found, code = run.dry_run(published, machine), 0
+    elif results_from is not None:
+        found, code = run.compare_with(published, results_from, machine)
+    else:
+        out = results / f"reproduce-{published.table}"
+        with _signals(stop), Live() as live:
+            found, code = run.reproduce(published, out, live, stop, machine)
+    for problem in found.problems:
+        click.echo(f"not read: {problem}", err=True)
+    if markdown_file is not None:
+        _write(markdown_file, page.markdown(found))
+    if as_json:
+        emit(asdict(found))
+    else:
+        page.render(console(), found)
+        if markdown_file is not None:
+            click.echo(f"markdown: {markdown_file}")
+    return INTERRUPTED if stop.asked else code
+
+
+def _places(models: tuple[str, ...]) -> dict[str, str]:
+    places = {}
+    for text in models:
+        target, equals, model = text.partition("=")
+        if not equals or not target or not model:
+            raise ConfigError(
+                "a model's place is TARGET=MODEL", text, "e.g. --model llama-8b=/models/Llama-3.1-8B-Instruct"
+            )
+        places[target] = model
+    return places
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError("the comparison cannot be written", path, error.strerror or str(error)) from None

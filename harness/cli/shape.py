@@ -1,0 +1,179 @@
+"""The words that `run` and `plan` share, and the experiment that they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.cli.offline import declared_on_command_line, price_ref
+from harness.config import ExperimentSpec, load_experiment, parse_experiment
+from harness.errors import ConfigError
+
+
+def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The words that `run` and `plan` share."""
+    for option in reversed(
+        (
+            click.argument("config", required=False, type=click.Path(path_type=Path)),
+            click.option("--url", help="An OpenAI-compatible server that is already running: http://HOST:PORT/v1"),
+            click.option("--model", help="Model name at the URL; with CONFIG, replaces the config's model."),
+            click.option(
+                "--workload",
+                help="Preset, preset or trace file, fixed:PROMPTxOUTPUT or uniform:LO-HIxLO-HI.",
+            ),
+            click.option("--concurrency", type=click.IntRange(min=1), help="Closed loop with N requests in flight."),
+            click.option(
+                "--rate", type=click.FloatRange(min=0, min_open=True), help="Open loop at R requests a second."
+            ),
+            click.option(
+                "--arrivals",
+                default="poisson",
+                show_default=True,
+                help="poisson, constant, gamma:SHAPE, onoff:ON_S:OFF_S, diurnal:NAME, ramp, step:A,B,.., trace[:SPEEDUP], "
+                "batch or preset (the last three need no --rate).",
+            ),
+            click.option(
+                "--from", "from_s", type=click.FloatRange(min=0), help="Trace: leave out what is before SECONDS."
+            ),
+            click.option("--to", "to_s", type=click.FloatRange(min=0, min_open=True), help="Trace: stop at SECONDS."),
+            click.option("--limit", type=click.IntRange(min=1), help="Trace: keep N rows at most."),
+            click.option(
+                "--sample",
+                type=click.FloatRange(min=0, max=1, min_open=True),
+                help="Trace: keep this share of the sessions, whole.",
+            ),
+            click.option("--skip-bad", is_flag=True, help="Trace: count bad rows instead of stopping at the first."),
+            click.option(
+                "--over-context",
+                type=click.Choice(["drop", "truncate"]),
+                help="Trace: what becomes of rows above --context-limit  [default: drop]",
+            ),
+            click.option("--requests", type=click.IntRange(min=1), help="How many requests to measure."),
+            click.option(
+                "--duration", "duration_s", type=click.FloatRange(min=0, min_open=True), help="Seconds of sending."
+            ),
+            click.option("--seed", type=click.IntRange(min=0), help="Seed of the plan  [default: 1, or the config's]"),
+            click.option(
+                "--warmup", type=click.IntRange(min=0), help="Warm-up requests  [default: 4, or the config's]"
+            ),
+            click.option(
+                "--context-limit", type=click.IntRange(min=2), help="Redraw requests longer than this many tokens."
+            ),
+            click.option("--api", type=click.Choice(["completions", "chat"]), default="completions", show_default=True),
+            click.option(
+                "--kind",
+                type=click.Choice(["adopt", "hosted"]),
+                help="[default: hosted with --api-key-env, else adopt]",
+            ),
+            click.option("--api-key-env", help="Environment variable that holds the API key."),
+            click.option("--ca-file", type=click.Path(exists=True), help="Certificates to trust besides the system's."),
+            click.option("--driver", type=click.Choice(["wire", "sdk"]), help="[default: wire, or the config's]"),
+            click.option("--workers", type=click.IntRange(min=1), help="Load-generator processes  [default: 1]"),
+            click.option(
+                "--usd-per-hour", type=click.FloatRange(min=0), help="Price of the measured machine, per paid hour."
+            ),
+            click.option(
+                "--utilisation", type=click.FloatRange(min=0, max=1, min_open=True), help="Served load / paid capacity."
+            ),
+            click.option(
+                "--hosted-price", multiple=True, metavar="PROVIDER/MODEL", help="Price the same tokens there too."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+_TRACE_WORDS = {  # workload option -> parameter of the command
+    "from": "from_s",
+    "to": "to_s",
+    "limit": "limit",
+    "sample": "sample",
+    "skip_bad": "skip_bad",
+    "context": "over_context",
+}
+
+
+def spec_of(words: dict[str, Any]) -> ExperimentSpec:
+    """The experiment that the words of `run` or `plan` describe."""
+    config: Path | None = words["config"]
+    if config and (given := [key for key, word in _TRACE_WORDS.items() if words[word]]):
+        advice = "write the workload as FILE?from=60&to=120&limit=1000"
+        raise ConfigError("a config's traces are sliced in the config", ", ".join(given), advice)
+    spec = load_experiment(config) if config else _ad_hoc(words)
+    changes: dict[str, Any] = {
+        key: words[word]
+        for key, word in (
+            ("seed", "seed"),
+            ("warmup_requests", "warmup"),
+            ("driver", "driver"),
+            ("workers", "workers"),
+            ("context_limit_tokens", "context_limit"),
+            ("repetitions", "repetitions"),
+            ("max_hours", "max_hours"),
+        )
+        if words.get(word) is not None
+    }
+    data = spec.model_dump(mode="json") | changes
+    if config:
+        for target in data["targets"]:
+            if words["model"]:
+                target["model"] = words["model"]
+            if words["url"]:
+                target |= {"kind": "adopt", "url": words["url"], "flags": {}, "env": {}, "port": None}
+                target["model"] = words["model"] or target["model"].removeprefix("embedded:")
+    if words["usd_per_hour"] is not None:
+        hardware = declared_on_command_line(words["usd_per_hour"])
+        for target in data["targets"]:
+            target["hardware"] = {**asdict(hardware), "usd_per_hour": words["usd_per_hour"]}
+    if words["utilisation"] is not None:
+        data["cost"]["utilisation"] = words["utilisation"]
+    if words["hosted_price"]:
+        data["cost"]["hosted"] = [price_ref(text).model_dump(mode="json") for text in words["hosted_price"]]
+    return parse_experiment(data, str(config or "command line"))
+
+
+def _ad_hoc(words: dict[str, Any]) -> ExperimentSpec:
+    """One target, one workload, one load, from the command line alone."""
+    from harness.plan import with_options
+
+    if not words["workload"]:
+        raise ConfigError(
+            "no workload",
+            "neither CONFIG nor --workload was given",
+            "e.g. --workload fixed:128x32 --concurrency 4 --requests 32",
+        )
+    process = words["arrivals"].partition(":")[0]
+    timed = process in ("trace", "batch", "preset") and words["concurrency"] is None
+    if (words["concurrency"] is None) == (words["rate"] is None) and not timed:
+        raise ConfigError(
+            "a load is either closed or open",
+            "give exactly one of --concurrency and --rate",
+            "e.g. --concurrency 8 --requests 64, or --rate 2 --duration 60",
+        )
+    if (words["requests"] is None) == (words["duration_s"] is None) and not (
+        process == "trace" and words["requests"] is None
+    ):
+        raise ConfigError(
+            "how much to send is not clear",
+            "give exactly one of --requests and --duration",
+            "e.g. --requests 64, or --duration 60",
+        )
+    kind = words["kind"] or ("hosted" if words["api_key_env"] else "adopt")
+    load = {"arrivals": words["arrivals"], "requests": words["requests"], "duration_s": words["duration_s"]}
+    if words["concurrency"] or words["rate"]:
+        load |= {"concurrency": [words["concurrency"]]} if words["concurrency"] else {"rate": [words["rate"]]}
+    target = {
+        "name": "url",
+        "kind": kind,
+        "url": words["url"] or "http://127.0.0.1:8000/v1",
+        "model": words["model"] or "default",
+    }
+    target |= {"api": words["api"], "api_key_env": words["api_key_env"], "ca_file": words["ca_file"]}
+    workload = with_options(words["workload"], {key: words[word] for key, word in _TRACE_WORDS.items()})
+    data = {"experiment": "adhoc", "targets": [target], "workloads": [workload], "loads": [load]}
+    return parse_experiment(data, "command line")

@@ -1,0 +1,99 @@
+"""THE OFFLINE HALF of the main path: run directories -> analyse -> cost -> report. Needs no server, GPU or network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.analyse.summary import summarise
+from harness.config import CostSpec, HardwareSpec
+from harness.cost.prices import declared, instance_price
+from harness.cost.report import cost_run
+from harness.errors import InvalidRunError, StoreError
+from harness.records import CostReport, Hardware, RunSummary
+from harness.report import document
+from harness.store.reader import find_runs, read_run
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What the offline half makes of a run or experiment directory; `problems` are runs that could not be read."""
+
+    directory: Path
+    summaries: tuple[RunSummary, ...]
+    problems: tuple[str, ...]
+
+
+def analyse(directory: Path, campaign: str | None = None) -> Analysis:
+    """Summarise a run, or the runs of an experiment's newest campaign (`campaign`: another one's id, or "all").
+
+    Raises StoreError where there is no readable run.
+    """
+    problems: list[str] = []
+    summaries: list[RunSummary] = []
+    for path in _of_campaign(find_runs(directory), campaign):
+        try:
+            summaries.append(summarise(read_run(path)))
+        except StoreError as error:
+            problems.append(f"{path.name}: {error.what}: {error.value}")
+    if not summaries:
+        raise StoreError(
+            "no run to analyse", directory, "; ".join(problems) or "give a run directory or an experiment's directory"
+        )
+    return Analysis(directory, tuple(summaries), tuple(problems))
+
+
+def _of_campaign(runs: Sequence[Path], campaign: str | None) -> list[Path]:
+    if campaign == "all" or len(runs) < 2:
+        return list(runs)
+    wanted = campaign or max(path.name.split("_", 1)[0] for path in runs)
+    chosen = [path for path in runs if path.name.split("_", 1)[0] == wanted]
+    if not chosen:
+        known = ", ".join(sorted({path.name.split("_", 1)[0] for path in runs})[-5:])
+        raise StoreError("no such campaign", wanted, f"the newest here: {known}")
+    return chosen
+
+
+def cost(
+    analysis: Analysis,
+    overrides: CostSpec | None = None,
+    hardware: Hardware | None = None,
+    *,
+    allow_invalid: bool = False,
+) -> list[CostReport]:
+    """Price every run that may be priced: what its config declares, unless `overrides` or `hardware` say otherwise.
+
+    An INVALID run is left out unless asked for by `allow_invalid`; if all are INVALID, InvalidRunError.
+    """
+    reports: list[CostReport] = []
+    refused: list[InvalidRunError] = []
+    for summary in analysis.summaries:
+        spec = overrides or CostSpec.model_validate(summary.config.get("cost", {}))
+        try:
+            reports.append(cost_run(summary, hardware or declared_hardware(summary), spec, allow_invalid=allow_invalid))
+        except InvalidRunError as error:
+            refused.append(error)
+    if refused and not reports:
+        raise refused[0]
+    return reports
+
+
+def declared_hardware(summary: RunSummary) -> Hardware | None:
+    """The hardware price that the run's config declares for its target, None if it declares none.
+
+    It is either written out, or the name of an instance in configs/prices/instances.csv.
+    """
+    for target in summary.config.get("targets", []):
+        if target["name"] == summary.cell.target and (found := target.get("hardware")):
+            return instance_price(found) if isinstance(found, str) else declared(HardwareSpec.model_validate(found))
+    return None
+
+
+def report(
+    directory: Path, analysis: Analysis, costs: Sequence[CostReport], *, allow_invalid: bool = False
+) -> dict[str, Path]:
+    """Write derived/report.md, .html and the rest under `directory`; all of it can be made again from the raw files."""
+    summaries = list(analysis.summaries)
+    title = summaries[0].experiment if summaries else directory.name
+    return document.write(directory / "derived", title, summaries, list(costs), allow_invalid=allow_invalid)

@@ -1,0 +1,196 @@
+"""Trends for terminals (table, sparkline, changes in words) and as plain values for --json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.analyse.changepoints import MIN_NIGHTS
+from harness.analyse.trends import Night, Shift, Trend
+from harness.report import formats
+
+_BARS = "▁▂▃▄▅▆▇█"
+GAP_INVALID, GAP_UNKNOWN = "x", "?"
+_LEAST_RANGE = 0.02  # of the middle: a spread below it is drawn as small as it is
+
+
+def value_text(trend: Trend, value: float | None) -> str:
+    """A value of the trend's column with its unit where it is a time."""
+    return formats.duration(value) if trend.unit == "s" else formats.number(value)
+
+
+def percent_change(size: float | None) -> str:
+    """`-3.0 %`, `+12 %`; "-" where there is none."""
+    if size is None:
+        return formats.ABSENT
+    return f"{size * 100:+.1f} %" if abs(size) < 0.1 else f"{size * 100:+.0f} %"
+
+
+def sparkline(nights: Sequence[Night], width: int) -> str:
+    """The last `width` nights as bars from the lowest to the highest of them; x a night with INVALID runs and no VALID one, ? one all UNKNOWN."""
+    shown = nights[-width:] if width > 0 else []
+    values = [n.value for n in shown if n.value is not None]
+    if not values:
+        return "".join(_gap(n) for n in shown)
+    low, high = min(values), max(values)
+    least = _LEAST_RANGE * abs(low + high) / 2
+    if high - low < least:
+        low, high = (low + high - least) / 2, (low + high + least) / 2
+    span = high - low or 1.0
+    return "".join(
+        _gap(n) if n.value is None else _BARS[min(7, max(0, round((n.value - low) / span * 7)))] for n in shown
+    )
+
+
+def _gap(night: Night) -> str:
+    return GAP_INVALID if night.invalid else GAP_UNKNOWN
+
+
+def gaps_text(trend: Trend) -> str:
+    """`12`, or `12 +2x +1?`: nights with a value, and with the sparkline's marks those without one."""
+    gaps = [n for n in trend.nights if n.value is None]
+    invalid = sum(bool(n.invalid) for n in gaps)
+    counts = ((invalid, GAP_INVALID), (len(gaps) - invalid, GAP_UNKNOWN))
+    return " ".join([str(len(trend.seen)), *(f"+{n}{mark}" for n, mark in counts if n)])
+
+
+def shift_words(trend: Trend, shift: Shift) -> str:
+    """One change in a sentence."""
+    kind = {True: "worse from", False: "better from", None: "changed from"}[shift.bad]
+    if shift is trend.first_bad_night:
+        kind = "first bad night"
+    text = (
+        f"{formats.clean(trend.cell, 120)} {trend.column}: {kind} {shift.night.date} ({formats.clean(shift.night.campaign_id, 60)}): "
+        f"{value_text(trend, shift.before)} to {value_text(trend, shift.after)}, {percent_change(shift.size)}"
+    )
+    return f"{text}; {differs_words(shift)}"
+
+
+def differs_words(shift: Shift) -> str:
+    """What was recorded otherwise on the night before."""
+    if not shift.differs:
+        return "nothing recorded differs from the night before"
+    short = {k: tuple(formats.ABSENT if v is None else _short(k, v) for v in pair) for k, pair in shift.differs.items()}
+    return "recorded otherwise since the night before: " + ", ".join(
+        f"{name} {then} to {now}" for name, (then, now) in short.items()
+    )
+
+
+def _short(name: str, value: str) -> str:
+    return formats.clean(value, 60)[: 8 if name.endswith(("_sha256", "_commit")) else None]
+
+
+def _dated(trend: Trend, night: Night | None) -> str:
+    return formats.ABSENT if night is None else f"{value_text(trend, night.value)}\n{night.date}"
+
+
+def render(console: Console, trends: Sequence[Trend]) -> None:
+    """Print a table of trends for each experiment and column, then every change in words."""
+    if not trends:
+        console.print(Text("no runs in the history match; `harness history index` reads those that are not in it yet"))
+        return
+    for experiment, column in dict.fromkeys((t.experiment, t.column) for t in trends):
+        chosen = [t for t in trends if (t.experiment, t.column) == (experiment, column)]
+        console.print(_table(experiment, column, chosen, console.width))
+    shifts = [(t, s) for t in trends for s in t.shifts]
+    for trend, shift in shifts:
+        style = {True: "bold red", False: "green", None: ""}[shift.bad]
+        console.print(Text(shift_words(trend, shift), style=style), soft_wrap=True)
+    judged = sum(not t.too_few for t in trends)
+    if not shifts and judged:
+        console.print(Text("no change of level"))
+    if judged < len(trends):
+        few = len(trends) - judged
+        console.print(
+            Text(f"{few} of {len(trends)} series have fewer than {MIN_NIGHTS} nights: no change is looked for")
+        )
+    console.print(
+        Text(
+            "A night is a campaign: the mean over its VALID repetitions; x: none VALID and some INVALID, ?: all UNKNOWN.",
+            style="dim",
+        )
+    )
+
+
+def _table(experiment: str, column: str, trends: Sequence[Trend], width: int) -> Table:
+    unit = trends[0].unit
+    title = f"{formats.clean(experiment, 100)}: {column}" + (f" ({unit})" if unit and unit != "s" else "")
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", pad_edge=False, show_edge=False)
+    cell_width = min(max(len(formats.clean(t.cell, 120)) for t in trends), max(24, width // 4))
+    nights_width = max(6, *(len(gaps_text(t)) for t in trends))
+    bars = max(8, min(60, width - cell_width - nights_width - 5 * 10 - 7 * 3))  # 5 columns of dates, 7 gaps
+    table.add_column("cell", overflow="fold", width=cell_width)
+    table.add_column("nights", no_wrap=True, width=nights_width)
+    table.add_column(f"last {bars} nights", no_wrap=True, width=max(bars, 14))
+    for name in ("first", "last", "best", "worst", "change"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for trend in trends:
+        first, last = (trend.seen[0], trend.seen[-1]) if trend.seen else (None, None)
+        bad = trend.first_bad_night
+        newest = bad or (trend.shifts[-1] if trend.shifts else None)
+        change = (
+            formats.ABSENT
+            if newest is None
+            else Text(f"{percent_change(newest.size)}\n{newest.night.date}", style="bold red" if newest is bad else "")
+        )
+        table.add_row(
+            Text(formats.clean(trend.cell, 120)),
+            gaps_text(trend),
+            Text(sparkline(trend.nights, bars)),
+            *(_dated(trend, night) for night in (first, last, trend.best, trend.worst)),
+            change,
+        )
+    return table
+
+
+# ---------------------------------------------------------------- plain values
+
+
+def _night(night: Night | None) -> dict[str, Any] | None:
+    if night is None:
+        return None
+    return {name: getattr(night, name) for name in ("campaign_id", "date", "value", "valid", "invalid", "unknown")}
+
+
+def _shift(shift: Shift | None) -> dict[str, Any] | None:
+    if shift is None:
+        return None
+    return {
+        "campaign_id": shift.night.campaign_id,
+        "date": shift.night.date,
+        "before": shift.before,
+        "after": shift.after,
+        "size": shift.size,
+        "bad": shift.bad,
+        "differs": {name: list(pair) for name, pair in shift.differs.items()},
+    }
+
+
+def as_json(trends: Sequence[Trend]) -> list[dict[str, Any]]:
+    """Every trend with all its nights; sizes as shares (-0.03 = 3 % lower)."""
+    return [
+        {
+            "experiment": t.experiment,
+            "cell": t.cell,
+            "target": t.target,
+            "workload": t.workload,
+            "load": t.load,
+            "metric": t.column,
+            "unit": t.unit,
+            "higher_is_better": t.higher_is_better,
+            "first": _night(t.seen[0] if t.seen else None),
+            "last": _night(t.seen[-1] if t.seen else None),
+            "best": _night(t.best),
+            "worst": _night(t.worst),
+            "first_bad_night": _shift(t.first_bad_night),
+            "changes": [_shift(s) for s in t.shifts],
+            "too_few_nights": t.too_few,
+            "nights": [_night(n) for n in t.nights],
+        }
+        for t in trends
+    ]

@@ -1,0 +1,151 @@
+"""Retention: raw files of old runs go, their manifest, plan and row in the history stay for ever."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from harness import clock
+from harness.errors import ConfigError, StoreError
+from harness.records import Manifest, RunState
+from harness.store import history
+from harness.store.manifest import NAME, from_json
+from harness.store.owner import is_alive
+from harness.store.pruned import MARK
+
+_RAW = (
+    "requests.parquet", "gpu.parquet", "server.parquet", "host.parquet", "server.log", "parts/*", "scratch/*", "*.parquet.tmp",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What a prune did, or would do: campaigns and runs whose raw files went, bytes that their disk got back, and what was kept why."""
+
+    campaigns: tuple[str, ...]
+    runs: int
+    files: int
+    freed_bytes: int
+    kept: tuple[tuple[str, str], ...]  # (experiment/campaign, why), old ones only
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    path: str
+    experiment: str
+    manifest: Manifest
+    created: datetime
+
+
+def prune(results_dir: str | Path, raw_days: int, *, dry_run: bool = False) -> Pruned:
+    """Delete requests, gpu, server and host files, part files and server logs of campaigns whose newest run is over `raw_days` days old.
+
+    A campaign is pruned only whole: every run of it must be in the history and none going on. A file called pruned.json is left in
+    each run before its first file goes, so a kill in between is seen and the next prune ends the work. Raises ConfigError, StoreError.
+    """
+    if raw_days < 1:
+        raise ConfigError("raw data is kept for at least a day", f"--raw-days {raw_days}", "give 1 or more")
+    root = history.open_root(results_dir)
+    campaigns, kept = _campaigns(root)
+    have = history.indexed(results_dir)
+    before = clock.utc_now() - timedelta(days=raw_days)
+    named: list[str] = []
+    runs = files = freed = 0
+    for (experiment, campaign), members in sorted(campaigns.items()):
+        if max(run.created for run in members) >= before:
+            continue
+        name = f"{experiment}/{campaign}"
+        if why := _why_kept(root, members, have):
+            kept.append((name, why))
+            continue
+        gone = [(run, _raw_files(root, run.path)) for run in members]
+        logs = _files(root, f"{root.path}/{experiment}/server-logs/{campaign}_*.log")
+        if not logs and not any(found for _, found in gone):
+            continue  # it was pruned before
+        doomed = [info for _, found in gone for info in found] + logs
+        named, runs = [*named, name], runs + sum(bool(found) for _, found in gone)
+        files, freed = files + len(doomed), freed + _freed(doomed)
+        if not dry_run:
+            for run, found in gone:
+                if not found:
+                    continue
+                _mark(root, run.path, raw_days)
+                _remove(root, found)
+            _remove(root, logs)
+    return Pruned(tuple(named), runs, files, freed, tuple(kept))
+
+
+def _campaigns(root: history.Root) -> tuple[dict[tuple[str, str], list[_Run]], list[tuple[str, str]]]:
+    """Runs by (experiment's directory, campaign); a manifest that cannot be read is kept and said."""
+    found: dict[tuple[str, str], list[_Run]] = {}
+    kept: list[tuple[str, str]] = []
+    for url in root.urls(f"*/*/{NAME}"):
+        path = url.removeprefix(root.prefix)
+        experiment, run_id = path.split("/")[-3:-1]
+        try:
+            manifest = from_json(root.fs.cat_file(path).decode(), path)
+            created = datetime.fromisoformat(manifest.created_utc)
+        except (StoreError, OSError, ValueError) as error:
+            kept.append((f"{experiment}/{run_id}", f"its manifest cannot be read: {str(error).splitlines()[0]}"))
+            continue
+        created = created if created.tzinfo else created.replace(tzinfo=UTC)
+        run = _Run(path.removesuffix(f"/{NAME}"), experiment, manifest, created)
+        found.setdefault((experiment, manifest.campaign_id), []).append(run)
+    return found, kept
+
+
+def _why_kept(root: history.Root, members: Sequence[_Run], have: dict[tuple[str, str], str]) -> str | None:
+    for run in members:
+        m = run.manifest
+        if m.state == RunState.RUNNING and (not root.local or is_alive(m.owner_pid, m.owner_start_ticks)):
+            return f"{m.run_id} is still running" if root.local else f"{m.run_id} says that it is running"
+        if have.get((m.experiment, m.run_id), RunState.RUNNING) == RunState.RUNNING:
+            return f"{m.run_id} is not in the history: run `harness history index` first"
+    return None
+
+
+def _files(root: history.Root, pattern: str) -> list[dict[str, Any]]:
+    return [info for info in root.fs.glob(pattern, detail=True).values() if info["type"] != "directory"]
+
+
+def _raw_files(root: history.Root, run_dir: str) -> list[dict[str, Any]]:
+    return [info for pattern in _RAW for info in _files(root, f"{run_dir}/{pattern}")]
+
+
+def _freed(doomed: Sequence[dict[str, Any]]) -> int:
+    """Bytes; a server's log is one file under several names, and is free only when the last one goes."""
+    plain = sum(int(info["size"] or 0) for info in doomed if "ino" not in info)
+    linked: dict[int, list[dict[str, Any]]] = {}
+    for info in doomed:
+        if "ino" in info and not info.get("islink"):
+            linked.setdefault(info["ino"], []).append(info)
+    return plain + sum(int(names[0]["size"]) for names in linked.values() if len(names) >= names[0]["nlink"])
+
+
+def _mark(root: history.Root, run_dir: str, raw_days: int) -> None:
+    path = f"{run_dir}/{MARK}"
+    if not root.fs.exists(path):
+        words = {"pruned_utc": clock.utc_now().isoformat(timespec="seconds"), "raw_days": raw_days}
+        try:
+            root.fs.pipe_file(path, (json.dumps(words) + "\n").encode())
+        except OSError as error:
+            raise StoreError("run cannot be marked as pruned", path, f"{error}; nothing of it was deleted") from None
+
+
+def _remove(root: history.Root, found: Sequence[dict[str, Any]]) -> None:
+    for info in found:
+        try:
+            with suppress(FileNotFoundError):
+                root.fs.rm_file(info["name"])
+        except OSError as error:
+            raise StoreError("raw file cannot be deleted", info["name"], f"{error}; prune again when it can") from None
+    if root.local:
+        for folder in {str(Path(info["name"]).parent) for info in found}:
+            if Path(folder).name in {"parts", "scratch"}:
+                with suppress(OSError):
+                    Path(folder).rmdir()

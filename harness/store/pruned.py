@@ -1,0 +1,26 @@
+"""The mark of a run whose raw files were pruned: pruned.json beside its manifest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from harness.errors import StoreError
+
+MARK = "pruned.json"
+
+
+def is_pruned(run_dir: Path) -> bool:
+    return (run_dir / MARK).is_file()
+
+
+def refuse_pruned(run_dir: Path) -> None:
+    """Raises StoreError if the raw files of this run were pruned."""
+    try:
+        when = json.loads((run_dir / MARK).read_text(encoding="utf-8")).get("pruned_utc", "an earlier day")
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, AttributeError):
+        when = "an earlier day"
+    advice = f"its raw files are gone, its summary stays: harness history shows it, and harness history sql (run_id {run_dir.name})"
+    raise StoreError("this run was pruned", f"{run_dir}, {when}", advice)

@@ -1,0 +1,102 @@
+"""Simulated servers whose capacity is known, streamed to a Watch in the order in which replies end."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+from scipy.optimize import brentq
+
+from harness.analyse.capacity import ProbeOrder
+from harness.analyse.capacity_probe import Reply, Watch
+from harness.records import ProbeResult
+
+Server = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]  # arrivals -> TTFT, end, TPOT; seconds
+SLICE_S = 1.0  # of simulated time between two looks at the watch
+OUTPUT_TOKENS = 32
+
+
+def fifo(service_s: float) -> Server:
+    """One request at a time, a fixed time each: with Poisson arrivals M/D/1. Lindley's recursion as a running minimum."""
+
+    def serve(arrivals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        steps = np.concatenate(([0.0], np.cumsum(service_s - np.diff(arrivals))))
+        ttft = steps - np.minimum.accumulate(steps) + service_s
+        return ttft, arrivals + ttft, np.zeros(len(arrivals))
+
+    return serve
+
+
+def md1_wait_cdf(rate: float, service_s: float, x_s: float) -> float:
+    """P(wait <= x) of M/D/1 (Erlang, 1909)."""
+    k = np.arange(int(x_s / service_s) + 1)
+    terms = [(rate * (i * service_s - x_s)) ** int(i) / math.factorial(int(i)) for i in k]
+    return (1 - rate * service_s) * float(np.sum(terms * np.exp(-rate * (k * service_s - x_s))))
+
+
+def md1_capacity(service_s: float, ttft_limit_s: float, attainment: float) -> float:
+    """Rate at which P(wait + service <= limit) is the target."""
+    return float(
+        brentq(
+            lambda rate: md1_wait_cdf(rate, service_s, ttft_limit_s - service_s) - attainment,
+            0.01 / service_s,
+            0.9999 / service_s,
+        )
+    )
+
+
+def batching(step_s: float, per_request_s: float, most: int, tokens: int = OUTPUT_TOKENS) -> Server:
+    """Continuous batching: a step takes step_s + per_request_s x running and gives each running request a token; at most
+    `most` run, the rest wait in order."""
+
+    def serve(arrivals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        n = len(arrivals)
+        first, end = np.zeros(n), np.zeros(n)
+        running: deque[tuple[int, int]] = deque()  # (request, step at which it ends): equal lengths end in order
+        now, step, coming = 0.0, 0, 0
+        while coming < n or running:
+            if not running:
+                now = max(now, arrivals[coming])
+            joined = coming
+            while coming < n and len(running) < most and arrivals[coming] <= now:
+                running.append((coming, step + tokens))
+                coming += 1
+            now += step_s + per_request_s * len(running)
+            step += 1
+            first[joined:coming] = now
+            while running and running[0][1] == step:
+                end[running.popleft()[0]] = now
+        return first - arrivals, end, (end - first) / (tokens - 1)
+
+    return serve
+
+
+def probe(
+    server: Server, seed: int, ttft_limit_s: float, tpot_limit_s: float = math.inf
+) -> Callable[[ProbeOrder, Watch], ProbeResult]:
+    """A probe of search_capacity against a simulated server: Poisson arrivals, replies given as they end, a slice of
+    simulated time at once, until the watch decides or the plan is over."""
+
+    def make(order: ProbeOrder, watch: Watch) -> ProbeResult:
+        rng = np.random.default_rng((seed, order.index))
+        count = int(order.rate_rps * order.longest_s + 8 * math.sqrt(order.rate_rps * order.longest_s)) + 8
+        arrivals = np.cumsum(rng.exponential(1 / order.rate_rps, count))
+        arrivals = arrivals[arrivals < order.longest_s]
+        ttft, end, tpot = server(arrivals)
+        good = (ttft <= ttft_limit_s) & (tpot <= tpot_limit_s)
+        by_end = np.argsort(end, kind="stable")
+        edges = np.searchsorted(end[by_end], np.arange(SLICE_S, end.max() + SLICE_S, SLICE_S), side="right")
+        at_ns, end_ns = (arrivals * 1e9).astype(np.int64).tolist(), (end * 1e9).astype(np.int64).tolist()
+        ttft, good = ttft.tolist(), good.tolist()
+        done = 0
+        for edge in [*edges.tolist(), len(by_end)]:
+            part = by_end[done:edge].tolist()
+            done = edge
+            watch.add(Reply(i, at_ns[i], end_ns[i], good[i], ttft[i], OUTPUT_TOKENS, ok=True) for i in part)
+            if watch.decide() is not None:
+                break
+        return watch.result(order.index)
+
+    return make

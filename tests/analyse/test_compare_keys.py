@@ -1,0 +1,136 @@
+"""What refuses a comparison, what is only shown, and which cells are compared."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.analyse.compare import compare
+from harness.analyse.compare_sides import side
+from harness.errors import ConfigError, InvalidRunError, NotComparableError
+from harness.records import Load
+from tests.analyse.compare_campaigns import INVALID, campaign, run
+
+C4, C8 = Load(concurrency=4), Load(concurrency=8)
+KEY = "tpot_s.p50"
+VALUES = {C4: {KEY: [0.02, 0.021, 0.0205]}}
+BASE = campaign(VALUES)
+
+
+def gpus(*names: str, driver: str = "580.1") -> dict:
+    return {"gpus": [{"name": name, "driver_version": driver} for name in names]}
+
+
+DIFFERENT = {
+    "model": {"server": {"model": "other"}},
+    "plan": {"plan": "ffff"},
+    "gpu": {"environment": gpus("NVIDIA H200")},
+    "cpu": {"environment": {"cpu_model": "y"}},
+    "api": {"server": {"api": "chat"}},
+    "driver": {"config": {"driver": "sdk"}},
+    "schema": {"schema": 2},
+}
+
+
+@pytest.mark.parametrize("key", DIFFERENT)
+def test_each_key_refuses_and_can_be_ignored(key):
+    """The error names the key and both values; --ignore KEY lifts it, and the difference becomes a warning."""
+    base = campaign(VALUES, environment=gpus("NVIDIA H100")) if key == "gpu" else BASE
+    new = campaign(VALUES, **DIFFERENT[key])
+    with pytest.raises(NotComparableError) as error:
+        compare(base, new, metrics=[KEY])
+    assert f"{key} differs" in error.value.what
+    assert "base" in error.value.value
+    assert "new" in error.value.value
+    assert f"--ignore {key}" in error.value.advice
+    result = compare(base, new, metrics=[KEY], ignored=[key])
+    assert any(f"{key} differs and was ignored" in w for w in result.warnings)
+    assert result.ignored == (key,)
+
+
+def test_the_number_of_gpus_is_part_of_the_key():
+    """One H100 against two is refused, with both counts in the message."""
+    new = campaign(VALUES, environment=gpus("NVIDIA H100", "NVIDIA H100"))
+    with pytest.raises(NotComparableError, match="1 x NVIDIA H100, new 2 x NVIDIA H100"):
+        compare(campaign(VALUES, environment=gpus("NVIDIA H100")), new, metrics=[KEY])
+
+
+def test_another_gpu_driver_warns_unless_strict():
+    """A warning with both versions; refused with strict."""
+    base, new = (campaign(VALUES, environment=gpus("NVIDIA H100", driver=d)) for d in ("580.1", "590.2"))
+    result = compare(base, new, metrics=[KEY])
+    assert any("580.1" in w and "590.2" in w for w in result.warnings)
+    with pytest.raises(NotComparableError, match="gpu_driver differs"):
+        compare(base, new, metrics=[KEY], strict=True)
+
+
+def test_versions_and_flags_may_differ_and_are_shown():
+    """vLLM's version, a flag and a variable are listed with both values; a secret's value is not."""
+    new = campaign(
+        VALUES,
+        server={"server_version": "0.33.0", "flags": {"max_num_seqs": 64}},
+        config={"targets": [{"name": "a", "env": {"VLLM_X": "1", "HF_TOKEN": "hf_secret"}}]},
+    )
+    changed = {name: (base, value) for name, base, value in compare(BASE, new, metrics=[KEY]).changes}
+    assert changed["server version"] == ("0.32.0", "0.33.0")
+    assert changed["flag max_num_seqs"] == ("none", "64")
+    assert changed["target variable VLLM_X"] == ("none", "1")
+    assert changed["target variable HF_TOKEN"] == ("none", "(not shown)")
+
+
+def test_cells_of_one_side_are_named():
+    """The shared cell is compared, the others are listed."""
+    result = compare(
+        campaign(VALUES | {C8: VALUES[C4]}), campaign(VALUES | {Load(rate_rps=2.0): VALUES[C4]}), metrics=[KEY]
+    )
+    assert len(result.effects) == 1
+    assert result.only_base == ("a fixed:128x32 c8",)
+    assert result.only_new == ("a fixed:128x32 r2",)
+
+
+@pytest.mark.parametrize(
+    ("other", "word"),
+    [({"workload": "chat"}, "workload"), ({"target": "b"}, "target"), ({"load": C8}, "load")],
+)
+def test_no_shared_cell_names_what_differs(other, word):
+    """Not comparable, with the part of the cell and both values."""
+    cells = {other["load"]: VALUES[C4]} if "load" in other else VALUES
+    new = campaign(cells, **{k: v for k, v in other.items() if k != "load"})
+    with pytest.raises(NotComparableError, match=f"{word} differs"):
+        compare(BASE, new, metrics=[KEY])
+
+
+def test_another_workload_needs_two_words():
+    """--ignore workload matches the cells, and then the plans differ: both must be lifted."""
+    new = campaign(VALUES, workload="chat", plan="ffff")
+    with pytest.raises(NotComparableError, match="plan differs"):
+        compare(BASE, new, metrics=[KEY], ignored=["workload"])
+    assert len(compare(BASE, new, metrics=[KEY], ignored=["workload", "plan"]).effects) == 1
+
+
+def test_ambiguous_cells_are_refused():
+    """Two workloads at one load cannot be matched without their names."""
+    runs = [*BASE.runs, *campaign(VALUES, workload="chat").runs]
+    with pytest.raises(ConfigError, match="several are alike"):
+        compare(side("b", runs), BASE, ignored=["workload"])
+
+
+def test_two_targets_of_one_campaign():
+    """A chosen target on each side: names do not have to be equal, and the effect carries both."""
+    base, new = campaign(VALUES, of="a"), campaign(VALUES, target="b", of="b")
+    (effect,) = compare(base, new, metrics=[KEY]).effects
+    assert effect.target == "a → b"
+
+
+def test_no_repetition_in_common_is_a_plan_that_differs():
+    """Repetitions 1-3 against 4-6 replay other plans: refused unless ignored, then unpaired."""
+    new = side("n", [run({KEY: v}, k) for k, v in enumerate(VALUES[C4][KEY], 4)])
+    with pytest.raises(NotComparableError, match="plan differs"):
+        compare(BASE, new, metrics=[KEY])
+    assert not compare(BASE, new, metrics=[KEY], ignored=["plan"]).effects[0].paired
+
+
+def test_a_side_without_a_valid_run():
+    """INVALID all over: exit code 7 with the runs' own reason."""
+    with pytest.raises(InvalidRunError, match="client was the bottleneck") as error:
+        compare(BASE, campaign(VALUES, verdict=INVALID))
+    assert error.value.exit_code == 7

@@ -1,0 +1,160 @@
+"""What `harness compare` promises, on simulated campaigns: false alarms, changes found, coverage. `python -m tests.bench.bench_compare`.
+
+Every campaign has 12 cells x 6 metrics and goes through `compare` itself. A value is its cell's level x exp(noise): noise that the
+plan of a repetition gives to both sides, drift that all cells of one repetition share, and the repetition's own, with Student's t(4)
+tails and half of it common to the metrics of a run. `--campaigns N` (default 300), `--only coverage|alarms|found`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from harness import clock
+from harness.analyse import bootstrap
+from harness.analyse.compare import compare
+from harness.analyse.compare_sides import Side
+from harness.analyse.detect import detect
+from tests.analyse.compare_campaigns import campaign, loads, noise
+
+KEYS = ("output_tps", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "itl_s.p99", "e2el_s.p50")
+CELLS = loads(12)
+TPOT = KEYS.index("tpot_s.p50")
+SPREADS = {  # of the repetition's own noise, one a cell
+    "1.5 % in every cell": np.full(12, 0.015),
+    "1 % to 2 %": np.linspace(0.01, 0.02, 12),
+    "1.2 %, one cell at saturation 12 %": np.r_[np.full(11, 0.012), 0.12],
+    "half the cells 1 %, half 5 %": np.r_[np.full(6, 0.01), np.full(6, 0.05)],
+}
+
+
+def values(rng, n, spread, plan, drift=0.005) -> np.ndarray:
+    """(repetition, cell, metric): logarithms around 0. `plan`: what this side shares with the other."""
+    own = noise(rng, n, 12, 6) * spread[None, :, None]
+    return plan + own + rng.normal(0, drift, (n, 1, 1))
+
+
+def side(logs: np.ndarray, name: str) -> Side:
+    cells = {
+        load: {key: (10.0 * np.exp(logs[:, c, m])).tolist() for m, key in enumerate(KEYS)}
+        for c, load in enumerate(CELLS)
+    }
+    return campaign(cells, campaign=name)
+
+
+def pair(rng, n, spread, plan_spread, slower=0.0, cell=0) -> tuple[Side, Side]:
+    """Two campaigns that replay the same plans; in the second TPOT of one cell is slower."""
+    plan = noise(rng, n, 12, 6) * plan_spread
+    base, new = values(rng, n, spread, plan), values(rng, n, spread, plan)
+    new[:, cell, TPOT] += np.log1p(slower)
+    return side(base, "base"), side(new, "new")
+
+
+def alarms(campaigns: int) -> None:
+    print(
+        f"A/A: campaigns of two equal sides in which anything of 72 comparisons is called regressed (or improved), {campaigns} each"
+    )
+    for name, spread in SPREADS.items():
+        for n in (3, 5, 10):
+            for plan in (0.0, 0.03) if name in list(SPREADS)[:2] else (0.03,):
+                rng = np.random.default_rng(n)
+                regressed = improved = 0
+                for _ in range(campaigns):
+                    verdicts = {
+                        e.verdict for e in compare(*pair(rng, n, spread, plan), metrics=KEYS, min_effect=0.0).effects
+                    }
+                    regressed += "regressed" in verdicts
+                    improved += "regressed" in verdicts or "improved" in verdicts
+                print(
+                    f"  {name}, {n} repetitions, plans' own spread {plan:.0%}: regressed {regressed / campaigns:.1%}, "
+                    f"either {improved / campaigns:.1%} (no minimum effect)",
+                    flush=True,
+                )
+
+
+def found(campaigns: int) -> None:
+    print(
+        f"\nA/B: TPOT of one cell 3 % slower, at the repetitions that detect asks for after a pilot, {campaigns} each"
+    )
+    for name in list(SPREADS)[:2]:
+        for pilot in (3, 5):
+            rng = np.random.default_rng(pilot)
+            hits = false = 0
+            asked = []
+            for k in range(campaigns):
+                cell = k % 12
+                plan = detect(pair(rng, pilot, SPREADS[name], 0.0)[0], 0.03, metrics=KEYS)
+                row = next(r for r in plan.rows if r.metric == "tpot_s.p50" and r.load == CELLS[cell])
+                asked.append(row.needed or plan.limit)
+                result = compare(*pair(rng, asked[-1], SPREADS[name], 0.0, 0.03, cell), metrics=KEYS)
+                bad = {(e.metric, e.load) for e in result.effects if e.verdict == "regressed"}
+                hits += ("tpot_s.p50", CELLS[cell]) in bad
+                false += bool(bad - {("tpot_s.p50", CELLS[cell])})
+            print(
+                f"  {name}, pilot of {pilot}: found in {hits / campaigns:.1%}, with a false one beside it in {false / campaigns:.1%}; "
+                f"repetitions asked for: median {np.median(asked):.0f}, {np.quantile(asked, 0.1):.0f} to {np.quantile(asked, 0.9):.0f}",
+                flush=True,
+            )
+
+
+def coverage(campaigns: int) -> None:
+    print(
+        f"\ncoverage of a 95 % interval for the mean logarithm over repetitions, {campaigns} each (median width, as a share of sigma)"
+    )
+    methods = {
+        "Student t on logs": bootstrap.student_t,
+        "percentile bootstrap": bootstrap.percentile,
+        "bootstrap-t": bootstrap.bootstrap_t,
+    }
+    for tail, name in ((np.inf, "log-normal"), (4.0, "t(4) tails")):
+        for n in (2, 3, 5, 8, 12, 20):
+            rng = np.random.default_rng(n)
+            line = []
+            for words, method in methods.items():
+                draws = [noise(rng, n, 1, 1, tail).ravel() for _ in range(campaigns)]
+                kw = {} if method is bootstrap.student_t else {"draws": 999}
+                seen = [method(x, 0.95, **kw) for x in draws]
+                covered = np.mean([low <= 0 <= high for low, high in seen])
+                line.append(f"{words} {covered:.1%} ({np.median([high - low for low, high in seen]):.2f})")
+            print(f"  {name}, n = {n}: {', '.join(line)}", flush=True)
+
+
+def hierarchical_coverage(campaigns: int) -> None:
+    print(f"\ncoverage of a 95 % interval for the mean of a run's median TTFT, 200 requests a run, {campaigns} each")
+    for share, between in (("half", 0.03), ("a tenth", 0.09)):  # a run's median has a standard error of 0.03
+        for n in (3, 5, 10):
+            rng = np.random.default_rng(n)
+            hits = plain = 0
+            for _ in range(campaigns):
+                runs = [np.exp(rng.normal(rng.normal(0, between), 0.34, 200)) for _ in range(n)]
+                low, high = bootstrap.student_t(np.array([np.log(np.median(r)) for r in runs]), 0.95)
+                plain += low <= 0 <= high
+                low, high = bootstrap.hierarchical(runs, lambda x: float(np.log(np.median(x))), 0.95, draws=300)
+                hits += low <= 0 <= high
+            print(
+                f"  {share} of the spread inside runs, n = {n}: Student t on logs {plain / campaigns:.1%}, "
+                f"hierarchical bootstrap {hits / campaigns:.1%}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--campaigns", type=int, default=300)
+    parser.add_argument("--only", choices=("coverage", "alarms", "found"))
+    words = parser.parse_args()
+    campaigns, only = words.campaigns, words.only
+    start = clock.monotonic_ns()
+    if only in (None, "coverage"):
+        coverage(max(2000, campaigns))
+        hierarchical_coverage(max(400, campaigns))
+    if only in (None, "alarms"):
+        alarms(campaigns)
+    if only in (None, "found"):
+        found(campaigns)
+    print(f"\n{(clock.monotonic_ns() - start) / clock.NS:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

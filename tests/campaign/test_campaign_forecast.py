@@ -1,0 +1,110 @@
+"""Estimates of time, dollars and disk, and what is refused before the start; flags read back from a log."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from campaign_values import spec
+from test_campaign_file import run_of
+
+from harness import pipeline
+from harness.campaign import forecast, preflight
+from harness.campaign.flags import read_back
+from harness.errors import ConfigError, StoreError
+from harness.store.manifest import read_manifest, write_manifest
+
+HOSTED = {"name": "api", "kind": "hosted", "url": "https://api.example.com/v1", "model": "acme/model-x"}
+PRICE = {"provider": "acme", "model": "model-x", "input_usd_per_million": 2.0, "output_usd_per_million": 10.0}
+
+
+def test_times_say_what_they_rest_on(tmp_path):
+    """A duration is declared, a count of requests is guessed, and an earlier run of the cell is better than both."""
+    loads = [
+        {"concurrency": [1], "requests": 4},
+        {"concurrency": [2], "duration_s": 60},
+        {"rate": [2.0], "duration_s": 30},
+    ]
+    made = spec(loads=loads, repetitions=1, workloads=["fixed:16x4"], order="as-written")
+    earlier = run_of(tmp_path, "a_fixed-16x4_c1_rep1", "20260101T000000Z", "complete")
+    manifest = read_manifest(earlier)
+    drive = {"measure": {"started_ns": 0, "ended_ns": 7_000_000_000}}
+    write_manifest(earlier, replace(manifest, drive=drive, row_counts={"requests": 4}))
+    seen = {cell.name: (round(cell.seconds), cell.basis) for cell in pipeline.foresee(made, tmp_path).cells}
+    assert seen["a_fixed-16x4_c1_rep1"] == (8, "earlier run")  # 7 s of phases and what a cell takes beside them
+    assert seen["b_fixed-16x4_c1_rep1"][1] == "guess"
+    assert seen["a_fixed-16x4_c2_rep1"][1] == "declared"
+    assert 60 < seen["a_fixed-16x4_c2_rep1"][0] < 70
+    assert 29 < seen["a_fixed-16x4_r2_rep1"][0] < 40
+    assert [p.name for p in tmp_path.iterdir()] == [earlier.name]  # nothing was written
+
+
+def test_hosted_dollars_are_the_plans_tokens_at_the_declared_price(tmp_path):
+    """2 cells x 100 requests of 1,000 + 200 tokens at $2 and $10 per million: 100 x (0.002 + 0.002) x 2 = $0.80."""
+    made = spec(
+        targets=[HOSTED, {**HOSTED, "name": "free", "kind": "adopt"}], workloads=["fixed:1000x200"], repetitions=2,
+        loads=[{"concurrency": [4], "requests": 100}], cost={"hosted": [PRICE]},
+    )  # fmt: skip
+    seen = pipeline.foresee(made, tmp_path)
+    assert seen.hosted_usd == Decimal("0.8")
+    assert [cell.usd for cell in seen.cells if cell.name.startswith("free")] == [None, None]
+    unknown = pipeline.foresee(made.model_copy(update={"cost": type(made.cost)()}), tmp_path)
+    assert unknown.hosted_usd is None
+    assert "has no price" in unknown.notes[0]
+
+
+@pytest.mark.parametrize(
+    "cost_or_hardware",
+    [
+        {"cost": {"hosted": [{"provider": "no-such-provider", "model": "x"}]}},
+        {"cost": {"hosted": [{"provider": "openai", "model": "no-such-model"}]}},
+        {"targets": [{"name": "a", "kind": "vllm", "model": "m", "hardware": "aws/no-such-instance"}]},
+    ],
+)
+def test_a_price_that_is_missing_is_found_before_the_start(tmp_path, cost_or_hardware):
+    """ConfigError before anything is written or started, and in a dry run."""
+    made = spec(**cost_or_hardware)
+    with pytest.raises(ConfigError):
+        pipeline.foresee(made, tmp_path / "out")
+    with pytest.raises(ConfigError):
+        pipeline.run_experiment(made, tmp_path / "out", None, pipeline.Stop())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_is_too_full_is_refused(tmp_path, monkeypatch):
+    """2 GiB free, 1.5 GiB to be written, 1 GiB to stay free: StoreError with all three; with half a GiB it fits."""
+    usage = namedtuple("usage", "total used free")  # noqa: PYI024
+    monkeypatch.setattr(forecast.shutil, "disk_usage", lambda _: usage(0, 0, 2 << 30))
+    with pytest.raises(StoreError) as caught:
+        preflight.check_disk(spec(min_free_gib=1), tmp_path / "not" / "yet", 3 << 29)
+    assert "2.00 GiB free" in caught.value.value
+    assert "1.50 GiB" in caught.value.value
+    preflight.check_disk(spec(min_free_gib=0.5), tmp_path, 3 << 29)
+
+
+_LOG = """
+(APIServer pid=1) INFO 11-24 12:24:53 [api_utils.py:286] non-default args: {'port': 23911, 'max_model_len': 2048, 'max_num_seqs': 64}
+(EngineCore pid=2) INFO 11-24 12:25:01 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: model='/m', \
+dtype=torch.bfloat16, max_seq_len=2048, tensor_parallel_size=1, quantization=None, enforce_eager=True, kv_cache_dtype=auto, seed=0, \
+enable_prefix_caching=True, enable_chunked_prefill=True, pooler_config=None
+"""
+
+
+def test_flags_are_held_against_the_servers_log(tmp_path):
+    """Flags that the log repeats agree; one that the engine runs otherwise is marked; one it does not show is left out."""
+    log = tmp_path / "server.log"
+    log.write_text(_LOG)
+    asked = {
+        "model": "m", "max_model_len": 2048, "max_num_seqs": 128, "enforce_eager": True, "no_enable_prefix_caching": True,
+        "enable_chunked_prefill": True, "kv_cache_dtype": "fp8", "dtype": "bfloat16", "quantization": "auto", "swap_space": 4,
+    }  # fmt: skip
+    seen = read_back(asked, log)
+    assert {flag for flag, words in seen.items() if words.endswith("(differs)")} == {
+        "flag max_num_seqs", "flag no_enable_prefix_caching", "flag kv_cache_dtype",
+    }  # fmt: skip
+    assert seen["flag max_num_seqs"] == "asked 128, log: parsed 64 (differs)"
+    assert seen["flag dtype"] == "asked bfloat16, log: engine torch.bfloat16"
+    assert "flag swap_space" not in seen
+    assert read_back(asked, tmp_path / "none") == read_back(asked, None) == {}

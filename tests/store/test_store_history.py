@@ -1,0 +1,374 @@
+"""The history's rows, its queries, SQL that only reads, retention, and `harness history` as a command."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import fsspec
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from harness import clock
+from harness.analyse.indexing import index_runs
+from harness.cli.history import history_group
+from harness.errors import ConfigError, StoreError
+from harness.records import Load
+from harness.store import history
+from harness.store.history_columns import history_section, metric_columns, row_of, runs_schema
+from harness.store.history_prune import prune
+from harness.store.owner import owner
+from harness.store.reader import read_run
+from harness.store.writer import RunWriter
+from tests.bench.history_nights import INVALID, UNKNOWN, many, night_id, summary
+from tests.store.store_values import manifest, request
+
+REQUESTS = [request(n, chunks=20) for n in range(30)]
+
+
+@pytest.fixture(params=["local", "memory"])
+def where(request, tmp_path):
+    """A results directory of each kind of filesystem."""
+    if request.param == "local":
+        yield str(tmp_path)
+        return
+    yield f"memory://{tmp_path.name}"
+    fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
+
+
+def value(where, text):
+    return history.sql(where, text).rows[0][0]
+
+
+def test_a_row_has_a_value_for_every_column():
+    """Identity, provenance and metrics come from the summary; what was not observed is None."""
+    row = row_of(summary(0, tps=101.5, load=Load(rate_rps=2.5)), datetime(2026, 1, 2, tzinfo=UTC))
+    assert list(row) == runs_schema().names
+    told = {
+        k: row[k]
+        for k in ("output_tps", "energy_j", "ttft_s_p50", "ttft_s_p99", "load", "rate_rps", "concurrency", "driver")
+    }
+    assert told == {
+        "output_tps": 101.5, "energy_j": None, "ttft_s_p50": 0.1, "ttft_s_p99": None, "load": "r2.5", "rate_rps": 2.5,
+        "concurrency": None, "driver": "580.1",
+    }  # fmt: skip
+    assert (row["ok_requests"], row["failed_requests"]) == (100, 2)
+    assert row["created_utc"] == datetime(2026, 1, 1, 2)  # noqa: DTZ001 (the column is UTC without a zone)
+
+
+def test_flags_and_environment_are_one_digest_and_show_no_secret():
+    """Equal flags in another order give one digest, another flag or variable another, and a token's value is in no row."""
+    now = clock.utc_now()
+    plain = row_of(summary(0, tps=1, flags={"a": 1, "b": 2}), now)
+    assert plain["flags_sha256"] == row_of(summary(0, tps=1, flags={"b": 2, "a": 1}), now)["flags_sha256"]
+    assert plain["flags_sha256"] != row_of(summary(0, tps=1, flags={"a": 1, "b": 3}), now)["flags_sha256"]
+    assert (
+        plain["flags_sha256"] != row_of(summary(0, tps=1, flags={"a": 1, "b": 2}, env={"X": "1"}), now)["flags_sha256"]
+    )
+    secret = row_of(summary(0, tps=1, flags={"hf_token": "hf_abc"}, env={"OPENAI_API_KEY": "sk-abc"}), now)
+    assert "hf_abc" not in str(secret)
+    assert "sk-abc" not in str(secret)
+
+
+def test_every_column_has_its_meaning_in_the_page():
+    """Each column of `runs` but the percentiles is a row of results/README.md's table, with a sentence."""
+    page = history_section()
+    for column in runs_schema():
+        assert column.metadata[b"doc"]
+        if column.name not in {c.name for c in metric_columns() if c.statistic not in {None, "count"}}:
+            assert f"| `{column.name}` |" in page
+
+
+def test_indexing_again_replaces(where):
+    """The same campaign twice is one row a run, and its later numbers count."""
+    night = [summary(0, tps=100.0, repetition=r) for r in (1, 2)]
+    history.index_campaign(where, night)
+    history.index_campaign(where, [replace(night[0], scalars={"output_tps": 50.0})])
+    assert history.sql(where, "SELECT output_tps FROM runs ORDER BY repetition").rows == ((50.0,), (100.0,))
+    assert history.index_campaign(where, []) is None
+
+
+def test_files_are_merged_and_nothing_is_lost(where, monkeypatch):
+    """More files than MERGE_AT become one with the same rows, the replaced ones left out."""
+    monkeypatch.setattr(history, "MERGE_AT", 3)
+    for night in (0, 1, 2, 0):
+        history.index_campaign(where, [summary(night, tps=100.0 + night)])
+    root = history.open_root(where)
+    assert len(root.urls("history/*")) == 1
+    assert history.sql(where, "SELECT count(*), sum(output_tps) FROM runs").rows == ((3, 303.0),)
+    history.merge(root)
+    assert value(where, "SELECT count(*) FROM runs") == 3
+
+
+def test_a_kill_between_merge_and_removal_doubles_nothing(tmp_path):
+    """The merged file beside the ones it was made of counts every run once."""
+    for night in range(3):
+        history.index_campaign(tmp_path, [summary(night, tps=1.0)])
+    kept = {path: path.read_bytes() for path in (tmp_path / "history").iterdir()}
+    history.merge(history.open_root(tmp_path))
+    for path, content in kept.items():
+        path.write_bytes(content)
+    (tmp_path / "history" / "x.parquet.tmp").write_bytes(b"half")
+    assert value(tmp_path, "SELECT count(*) FROM runs") == 3
+
+
+def test_rows_of_an_older_harness_are_read_with_nulls(tmp_path):
+    """A file without a column that we know, and with one that we do not, is read and merged; the unknown column stays."""
+    history.index_campaign(tmp_path, [summary(0, tps=1.0), summary(1, tps=2.0)])
+    (path,) = (tmp_path / "history").iterdir()
+    table = pq.read_table(path).drop_columns(["driver"])
+    pq.write_table(table.append_column("later", table["run_id"]), path)
+    history.index_campaign(tmp_path, [summary(2, tps=3.0)])
+    history.merge(history.open_root(tmp_path))
+    assert history.sql(tmp_path, "SELECT count(*), count(driver), count(later) FROM runs").rows == ((3, 1, 2),)
+
+
+def test_a_night_is_the_mean_over_its_valid_repetitions(where):
+    """INVALID and UNKNOWN runs are counted and not averaged; a night without a VALID one is None."""
+    history.index_campaign(where, [summary(0, tps=t, repetition=r) for r, t in ((1, 90.0), (2, 110.0))])
+    history.index_campaign(where, [summary(1, tps=1.0, verdict=INVALID), summary(1, tps=80.0, repetition=2)])
+    history.index_campaign(
+        where, [summary(2, tps=1.0, verdict=INVALID), summary(2, tps=2.0, repetition=2, verdict=UNKNOWN)]
+    )
+    found = history.nights(where, ["output_tps", "energy_j"])
+    assert [(n.valid, n.invalid, n.unknown, n.values[0]) for n in found] == [
+        (2, 0, 0, 100.0),
+        (1, 1, 0, 80.0),
+        (0, 1, 1, None),
+    ]
+    assert {n.values[1] for n in found} == {None}
+    assert found[0].provenance["driver"] == "580.1"
+    assert [n.campaign_id for n in history.nights(where, ["output_tps"], since=datetime(2026, 1, 3))] == [night_id(2)]  # noqa: DTZ001
+    assert history.nights(where, ["output_tps"], experiment="other") == []
+
+
+def test_an_empty_history_is_no_error(tmp_path):
+    """No folder yet: no nights, a count of 0."""
+    assert history.nights(tmp_path / "none", ["output_tps"]) == []
+    assert value(tmp_path, "SELECT count(*) FROM runs") == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["COPY runs TO 'x.csv'", "SELECT 1; SELECT 2", "CREATE TABLE t (a INT)", "INSTALL httpfs", "ATTACH 'x.db'", "SET threads = 1",
+     "EXPLAIN ANALYZE COPY runs TO 'x.csv'", "DELETE FROM runs", "", "SELEC", "SELECT nope FROM runs"],
+)  # fmt: skip
+def test_sql_only_reads(tmp_path, monkeypatch, text):
+    """Whatever writes, attaches, installs, or is no SQL is a ConfigError of three lines, and leaves no file."""
+    monkeypatch.chdir(tmp_path)
+    history.index_campaign(tmp_path, [summary(0, tps=1.0)])
+    with pytest.raises(ConfigError) as caught:
+        history.sql(tmp_path, text)
+    assert caught.value.advice
+    assert [p.name for p in tmp_path.iterdir()] == ["history"]
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    """A file that is not Parquet gives a StoreError with its name."""
+    history.index_campaign(tmp_path, [summary(0, tps=1.0)])
+    (tmp_path / "history" / "bad.parquet").write_bytes(b"not parquet at all")
+    with pytest.raises(StoreError, match=r"bad\.parquet"):
+        history.nights(tmp_path, ["output_tps"])
+
+
+def test_storage_that_is_not_installed_is_said():
+    """A URL of an unknown filesystem is a ConfigError that says what to install."""
+    with pytest.raises(ConfigError, match="install"):
+        history.open_root("nosuchfs://bucket/results")
+
+
+def test_no_room_leaves_no_half_file(tmp_path, monkeypatch):
+    """A write that fails is a StoreError, and nothing stays of it."""
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(StoreError, match="No space left"):
+        history.index_campaign(tmp_path, [summary(0, tps=1.0)])
+    assert list((tmp_path / "history").iterdir()) == []
+
+
+# ---------------------------------------------------------------- runs on disk
+
+
+def stored(results: Path, night: datetime, *, rep: int = 1, state: str | None = "complete", log: bool = False) -> Path:
+    """A real run directory; `state` None leaves it running, owned by this process."""
+    campaign = night.strftime("%Y%m%dT%H%M%SZ")
+    base = manifest()
+    values = replace(
+        base, run_id=f"{campaign}_x_rep{rep}", campaign_id=campaign, created_utc=night.isoformat(), cell=replace(base.cell, repetition=rep)
+    )  # fmt: skip
+    path = results / "e" / values.run_id
+    writer = RunWriter.create(path, values, flush_interval_s=60)
+    writer.add("requests", REQUESTS)
+    if log:
+        logs = results / "e" / "server-logs"
+        logs.mkdir(exist_ok=True)
+        (logs / f"{campaign}_x.log").write_text("log\n" * 1000)
+        os.link(logs / f"{campaign}_x.log", path / "server.log")
+    if state is not None:
+        writer.finish(state)
+    return path
+
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+OLD = NOW - timedelta(days=40)
+
+
+def sizes(path: Path) -> dict[str, int]:
+    return {str(p.relative_to(path)): p.stat().st_size for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def test_the_index_is_made_from_raw_runs(tmp_path):
+    """Every run that ended gets a row; a second time none is read again; --rebuild reads them all, one going on is left out."""
+    for rep in (1, 2):
+        stored(tmp_path, OLD, rep=rep)
+    stored(tmp_path, NOW, state=None)
+    (tmp_path / "e" / "broken").mkdir()
+    (tmp_path / "e" / "broken" / "manifest.json").write_text("{")
+    first = index_runs(tmp_path)
+    assert (first.written, first.known, len(first.problems)) == (2, 0, 2)
+    assert any("still running" in p for p in first.problems)
+    assert index_runs(tmp_path).known == 2
+    assert index_runs(tmp_path, rebuild=True).written == 2
+    assert value(tmp_path, "SELECT count(*) FROM runs") == 2
+    assert value(tmp_path, "SELECT count(*) FROM requests WHERE experiment = 'e' AND run_id LIKE '%_rep1'") == 30
+    with pytest.raises(StoreError, match="not the directory of all results"):
+        index_runs(tmp_path / "e")
+    with pytest.raises(StoreError, match="no such results"):
+        index_runs(tmp_path / "none")
+
+
+def test_prune_deletes_raw_files_and_keeps_what_is_promised(tmp_path):
+    """Old raw files go and are counted; manifest, row, and younger runs stay; analysing a pruned run says so."""
+    old, young = stored(tmp_path, OLD, log=True), stored(tmp_path, NOW - timedelta(days=2))
+    index_runs(tmp_path)
+    before, untouched = sizes(tmp_path / "e"), sizes(young)
+    dry = prune(tmp_path, 30, dry_run=True)
+    assert sizes(tmp_path / "e") == before
+    done = prune(tmp_path, 30)
+    assert done == dry
+    after = sizes(tmp_path / "e")
+    gone = {name: size for name, size in before.items() if name not in after}
+    assert {Path(n).name for n in gone} == {"requests.parquet", "server.log", f"{OLD:%Y%m%dT%H%M%SZ}_x.log"}
+    log = next(size for name, size in gone.items() if name.endswith("server.log"))
+    assert (done.freed_bytes, done.files, done.runs) == (sum(gone.values()) - log, 3, 1)  # one file under two names
+    assert sizes(young) == untouched
+    assert value(tmp_path, "SELECT count(*) FROM runs") == 2
+    with pytest.raises(StoreError, match="this run was pruned"):
+        read_run(old)
+    again = index_runs(tmp_path, rebuild=True)
+    assert (again.written, again.pruned, again.problems) == (1, 1, ())
+    assert value(tmp_path, "SELECT count(*) FROM runs") == 2
+    assert prune(tmp_path, 30).campaigns == ()
+
+
+def test_a_run_without_its_row_is_never_pruned(tmp_path):
+    """A campaign of which one run is not in the history stays whole, and the reason is said."""
+    stored(tmp_path, OLD)
+    index_runs(tmp_path)
+    stored(tmp_path, OLD, rep=2)
+    before = sizes(tmp_path)
+    done = prune(tmp_path, 30)
+    assert (done.files, sizes(tmp_path)) == (0, before)
+    assert "not in the history" in done.kept[0][1]
+
+
+def test_running_and_todays_campaigns_are_never_pruned(tmp_path):
+    """One that is still going on however old it is, and interrupted or complete ones of today, stay whole."""
+    stored(tmp_path, OLD)
+    stored(tmp_path, OLD, rep=2, state=None)
+    stored(tmp_path, NOW, state="interrupted")
+    stored(tmp_path, NOW - timedelta(hours=2))
+    index_runs(tmp_path)
+    before = sizes(tmp_path)
+    done = prune(tmp_path, 1)
+    assert (done.files, sizes(tmp_path)) == (0, before)
+    assert ["still running" in why for _, why in done.kept] == [True]
+    with pytest.raises(ConfigError):
+        prune(tmp_path, 0)
+
+
+def test_a_killed_run_of_an_old_day_is_pruned_with_its_parts(tmp_path):
+    """It still says running, its process is gone: its part files go, its row says interrupted."""
+    path = stored(tmp_path, OLD, state="interrupted")
+    text = json.loads((path / "manifest.json").read_text())
+    pid, ticks = owner()
+    (path / "manifest.json").write_text(
+        json.dumps(text | {"state": "running", "owner_pid": pid, "owner_start_ticks": ticks + 1})
+    )
+    (path / "parts").mkdir()
+    (path / "requests.parquet").rename(path / "parts" / "requests-00001.parquet")
+    index_runs(tmp_path)
+    assert value(tmp_path, "SELECT state FROM runs") == "interrupted"
+    assert prune(tmp_path, 30).files == 1
+    assert not (path / "parts").exists()
+
+
+def test_a_prune_that_was_cut_short_is_ended_by_the_next(tmp_path):
+    """The mark stands before the first file goes: the run reads as pruned at once, and the rest goes the next time."""
+    path = stored(tmp_path, OLD, log=True)
+    index_runs(tmp_path)
+    (path / "pruned.json").write_text('{"pruned_utc": "2026-01-01T00:00:00+00:00"}')
+    with pytest.raises(StoreError, match="2026-01-01"):
+        read_run(path)
+    assert prune(tmp_path, 30).files == 3
+
+
+def test_prune_works_on_object_storage(tmp_path):
+    """Results copied to another filesystem are pruned there in the same way."""
+    stored(tmp_path, OLD)
+    memory = fsspec.filesystem("memory")
+    url = f"memory://{tmp_path.name}"
+    try:
+        assert index_runs(tmp_path, url).written == 1
+        memory.put(str(tmp_path / "e"), f"/{tmp_path.name}/e", recursive=True)
+        assert value(url, "SELECT count(*) FROM requests") == 30
+        done = prune(url, 30)
+        assert (done.runs, done.files) == (1, 1)
+        assert done.freed_bytes == next((tmp_path / "e").glob("*/requests.parquet")).stat().st_size
+        assert value(url, "SELECT count(*) FROM runs") == 1
+    finally:
+        memory.rm(f"/{tmp_path.name}", recursive=True)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def command(*words: str):
+    return CliRunner().invoke(history_group, list(words), catch_exceptions=False)
+
+
+def test_the_command_shows_trends_sql_and_csv(tmp_path):
+    """`history DIR`, its options, `sql` in three formats: each prints what the store says."""
+    for night in many(60, cells=2, repetitions=1, noise=0.002):
+        history.index_campaign(tmp_path, night)
+    (down, level) = json.loads(command(str(tmp_path), "--json", "--metric", "output_tps").stdout)
+    assert (down["cell"], down["first_bad_night"]["date"]) == ("a_fixed:128x32_c1", "2026-01-16")
+    assert level["first_bad_night"] is None
+    assert "first bad night 2026-01-16" in command(str(tmp_path), "--cell", "*_c1").stdout
+    page = command(str(tmp_path), "--since", "2026-01-10", "--metric", "ttft_s", "--html", str(tmp_path / "t.html"))
+    assert (page.exit_code, (tmp_path / "t.html").read_text()[:15]) == (0, "<!doctype html>")
+    query = ("SELECT load, count(*) AS n FROM runs GROUP BY 1 ORDER BY 1", "--results", str(tmp_path))
+    assert command("sql", *query, "--csv").stdout == "load,n\nc1,30\nc2,30\n"
+    assert json.loads(command("sql", *query, "--json").stdout)[0] == {"load": "c1", "n": 30}
+    assert "2 rows" in command("sql", *query).stdout
+
+
+def test_the_command_names_a_near_metric(tmp_path):
+    """A misspelt metric is a ConfigError with the nearest names."""
+    with pytest.raises(ConfigError, match="output_tps"):
+        command(str(tmp_path), "--metric", "output_tp")
+
+
+def test_the_command_indexes_and_prunes(tmp_path):
+    """`index` and `prune --dry-run` print what they did and would do."""
+    stored(tmp_path, OLD)
+    assert "1 runs indexed" in command("index", str(tmp_path)).stdout
+    assert json.loads(command("prune", str(tmp_path), "--raw-days", "30", "--dry-run", "--json").stdout)["runs"] == 1
+    assert "MB freed: 1 files of 1 runs in 1 campaigns" in command("prune", str(tmp_path), "--raw-days", "30").stdout

@@ -1,0 +1,241 @@
+"""The capacity search as it runs: against simulated servers of known capacity, and against the golden server's queue."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from harness.analyse.capacity import ProbeOrder
+from harness.analyse.capacity_probe import FAIL_NOW, PASS_NOW, Watch
+from harness.capacity import STOPPED_BY_SEARCH, probe_by_run, search_capacity, stop_word, untrusted
+from harness.config import CapacitySpec, ExperimentSpec, LoadSpec
+from harness.drive.golden import server as golden
+from harness.records import CapacityResult, ProbeResult, Reason, RequestRecord, Verdict
+from harness.report import capacity as page
+from harness.report.capacity_figures import probes_plot
+from tests.analyse import capacity_server as servers
+from tests.analyse.run_builder import request
+from tests.bench import golden_capacity
+from tests.drive.offering import offer
+
+SERVICE_S, LIMIT_S = 0.05, 0.5
+TRUTH = servers.md1_capacity(SERVICE_S, LIMIT_S, 0.95)
+
+
+def search(seed: int, spec: CapacitySpec, **words) -> CapacityResult:
+    return search_capacity(spec, 0.95, servers.probe(servers.fifo(SERVICE_S), seed, LIMIT_S), **words)
+
+
+@pytest.fixture(scope="module")
+def found() -> CapacityResult:
+    return search(1, CapacitySpec(start_rps=5))
+
+
+def test_the_formula_is_the_simulation():
+    """Erlang's formula and a simulation of a million requests agree on the attainment at the capacity."""
+    import numpy as np
+
+    arrivals = np.cumsum(np.random.default_rng(7).exponential(1 / TRUTH, 1_000_000))
+    ttft, _, _ = servers.fifo(SERVICE_S)(arrivals)
+    assert (ttft <= LIMIT_S).mean() == pytest.approx(0.95, abs=0.003)
+
+
+def test_md1_is_found_within_3_percent():
+    """Three searches from a third and from three times the capacity end within 3 % of it, with 12 probes at most."""
+    for seed, start in ((1, 5.0), (2, 50.0), (3, 17.0)):
+        result = search(seed, CapacitySpec(start_rps=start))
+        assert result.state == "found"
+        assert result.capacity_rps == pytest.approx(TRUTH, rel=0.03)
+        assert len(result.probes) <= 12
+
+
+def test_far_probes_are_short(found):
+    """Probes far from the target stop early: none of them takes half as long as the longest one."""
+    far = [p for p in found.probes if not 0.8 < p.rate_rps / TRUTH < 1.25]
+    assert far
+    assert all(p.seconds < 300 for p in far)
+
+
+def test_a_search_cut_off_goes_on_with_its_probes(found):
+    """Resumed after any number of probes it makes only the others and ends with the same result."""
+    for cut in (1, 4, len(found.probes)):
+        seen: list[ProbeResult] = []
+        again = search(1, CapacitySpec(start_rps=5), made=found.probes[:cut], on_event=seen.append)
+        assert again == found
+        assert [p.index for p in seen] == [p.index for p in found.probes[cut:]]
+
+
+def test_a_stop_concludes_what_is_there_and_drops_the_probe_in_progress():
+    """Ctrl-C in the third probe: the two before it are concluded, the cut one is not among them."""
+    asked: list[int] = []
+    simulated = servers.probe(servers.fifo(SERVICE_S), 1, LIMIT_S)
+
+    def probe(order: ProbeOrder, watch: Watch) -> ProbeResult:
+        asked.append(order.index)
+        return simulated(order, watch)
+
+    result = search_capacity(CapacitySpec(start_rps=5), 0.95, probe, stopped=lambda: len(asked) >= 3)
+    assert [p.index for p in result.probes] == [1, 2]
+
+
+def test_a_server_beyond_max_rps_is_censored():
+    """Ten requests a second are no limit for this server: at least 10."""
+    result = search(1, CapacitySpec(start_rps=4, max_rps=10))
+    assert (result.state, result.low_rps, result.capacity_rps) == ("censored_above", 10, None)
+
+
+def test_a_promise_that_cannot_be_kept_is_censored_below():
+    """A limit below the service time: every probe fails, down to min_rps."""
+    result = search_capacity(
+        CapacitySpec(start_rps=4, min_rps=1), 0.95, servers.probe(servers.fifo(SERVICE_S), 1, 0.04)
+    )
+    assert (result.state, result.high_rps, result.capacity_rps) == ("censored_below", 1, None)
+
+
+# ---------------------------------------------------------------- a probe as a run
+
+
+def one_probe(verdict: Verdict, rows: list[RequestRecord], folder: Path) -> tuple[ProbeResult, list[str | None]]:
+    words: list[str | None] = []
+
+    def run_probe(order, load, should_stop, on_rows) -> Path:
+        assert (load.rate, load.duration_s, load.arrivals) == ([order.rate_rps], order.longest_s, "poisson")
+        for row in rows:
+            on_rows([row])
+            words.append(should_stop())
+        return folder
+
+    watch = Watch(10.0, 0.9, 10.0)
+    return probe_by_run(
+        ProbeOrder(3, 10.0, 600.0, 10.0), watch, {"ttft_from_schedule_s": 0.2}, run_probe, lambda _: verdict
+    ), words
+
+
+def test_a_run_is_stopped_when_it_is_clear_and_warm_up_does_not_count(tmp_path):
+    """Rows of a good run: drained as soon as it is clear; warm-up rows are not judged."""
+    warm = [replace(request(-1 - i, i * 0.01, scheduled_s=None, ttft_s=9), phase="warmup") for i in range(50)]
+    rows = warm + [request(i, i * 0.1, scheduled_s=i * 0.1) for i in range(1000)]
+    result, words = one_probe(Verdict("VALID", ()), rows, tmp_path / "run3")
+    assert (result.verdict, result.index, result.run_id) == ("pass", 3, "run3")
+    assert words.index("drain") < 400
+    assert result.good == result.offered
+
+
+def test_overload_is_a_failed_probe_and_a_late_client_an_invalid_one(tmp_path):
+    """What the load itself brings about in the run's verdict is a result; anything else makes the probe invalid."""
+    late = [request(i, i * 0.1, scheduled_s=i * 0.1, ttft_s=0.5) for i in range(100)]
+    grown = Verdict(
+        "UNKNOWN", (Reason("queue_growing", "unknown", "grew", ""), Reason("window_too_short", "unknown", "", ""))
+    )
+    result, words = one_probe(grown, late, tmp_path)
+    assert result.verdict == "fail"
+    assert words[-1] == STOPPED_BY_SEARCH
+    client = Verdict("INVALID", (Reason("send_lag", "invalid", "p99 send lag is 30 ms", ""),))
+    result, _ = one_probe(client, late, tmp_path)
+    assert result.verdict == "invalid"
+    assert "send_lag" in result.stopped
+
+
+def test_warnings_do_not_make_a_probe_invalid():
+    """A warning changes nothing, as in the verdict itself."""
+    assert untrusted(Verdict("VALID", (Reason("merged_reads", "warning", "", ""),))) is None
+
+
+def test_words_for_the_driver():
+    """Passed: let replies end. Failed: cancel the queue. Else go on."""
+    assert [stop_word(w) for w in (PASS_NOW, FAIL_NOW, None)] == ["drain", STOPPED_BY_SEARCH, None]
+
+
+# ---------------------------------------------------------------- config, report
+
+
+def test_a_load_is_a_capacity_search_and_nothing_else():
+    """capacity stands alone in its load, needs its rates in order, and needs a promise."""
+    assert LoadSpec(capacity={"start_rps": 3}).points() == []
+    for words in (
+        {"capacity": {"start_rps": 3}, "rate": [1]},
+        {"capacity": {"start_rps": 3}, "duration_s": 5},
+        {"capacity": {"start_rps": 3}, "arrivals": "constant"},
+        {"capacity": {"start_rps": 3, "max_rps": 2}},
+        {"capacity": {"start_rps": 3, "probe_s": [60, 5]}},
+        {"capacity": {"start_rps": 3, "probes": 13}},
+    ):
+        with pytest.raises(ValidationError):
+            LoadSpec(**words)
+    base = {
+        "experiment": "x",
+        "targets": [{"name": "t", "kind": "adopt", "model": "m", "url": "http://h/v1"}],
+        "workloads": ["fixed:8x8"],
+        "loads": [{"capacity": {"start_rps": 3}}],
+    }
+    with pytest.raises(ValidationError, match="needs slo"):
+        ExperimentSpec(**base, slo={"attainment": 0.9})
+    with pytest.raises(ValidationError, match="below 1"):
+        ExperimentSpec(**base, slo={"ttft_from_schedule_s": 1, "attainment": 1})
+    assert ExperimentSpec(**base, slo={"ttft_from_schedule_s": 1}).loads[0].capacity.start_rps == 3
+
+
+def test_the_report_says_the_capacity_and_shows_every_probe(found):
+    """Headline with interval, a table row a probe, and a figure that holds each probe's number and the capacity."""
+    assert f"{found.capacity_rps:.1f}" in page.headline(found)
+    table = page.markdown(found)
+    assert table.count("\n| ") == len(found.probes) + 1
+    svg = probes_plot(found)
+    assert svg.startswith("<svg")
+    for probe in found.probes:
+        assert f"probe {probe.index}:" in svg
+    assert f"capacity {found.capacity_rps:.1f}" in svg
+    assert page.as_values(found)["probes"][0]["rate_rps"] == found.probes[0].rate_rps
+
+
+def test_the_report_of_other_ends_makes_up_no_number(found):
+    """Censored, undecided and empty searches are words and figures too, without a capacity."""
+    above = replace(found, state="censored_above", capacity_rps=None, high_rps=None, low_rps=10.0)
+    assert "at least 10.0" in page.headline(above)
+    assert "at least 10.0" in probes_plot(above)
+    nothing = CapacityResult("undecided", None, None, None, None, 0.99, 0.03, 0.0, (), "no probe was made")
+    assert "undecided" in page.headline(nothing)
+    assert "no probe was made" in probes_plot(nothing)
+
+
+def test_a_probe_survives_json(found):
+    """Probes written as JSON come back equal: that is what a resumed search is given."""
+    import json
+
+    for probe in found.probes:
+        values = json.loads(json.dumps(asdict(probe)))
+        values["batches"] = tuple(tuple(pair) for pair in values["batches"])
+        assert ProbeResult(**values) == probe
+
+
+# ---------------------------------------------------------------- the golden server's queue
+
+
+@pytest.fixture(scope="module")
+def golden_binary(tmp_path_factory) -> Path:
+    return golden.build(tmp_path_factory.mktemp("golden"))
+
+
+def test_the_golden_server_takes_one_at_a_time(golden_binary, tmp_path):
+    """Twenty requests at once are answered one service time apart, by the server's own log."""
+    with golden.GoldenProcess(golden_binary, 0.0, 0.0001, tmp_path, 0.02) as server:
+        rows, _ = offer(server.url, 20, concurrency=20, tokens=2)
+        served = sorted((one for one in server.stop().values()), key=lambda one: int(one.sent_ns[0]))
+    assert {row.outcome for row in rows} == {"ok"}
+    gaps = [int(b.sent_ns[0] - a.sent_ns[0]) / 1e9 for a, b in zip(served, served[1:], strict=False)]
+    assert sum(gaps) == pytest.approx(19 * 0.02, abs=0.01)
+    assert int(served[0].sent_ns[0] - served[0].received_ns) / 1e9 == pytest.approx(0.02, abs=0.01)
+
+
+def test_a_real_overload_is_stopped_before_its_end(golden_binary, tmp_path):
+    """The driver at four times the golden server's rate: failed and ended in less than half its plan; the next probe is
+    ordered below what the server completed."""
+    spec = CapacitySpec(start_rps=200, min_rps=10, probe_s=(1, 9), probes=2, tolerance=0.5)
+    result = golden_capacity.search(golden_binary, spec, 0.02, 0.2, 0.9, 1, tmp_path)
+    first, second = result.probes
+    assert first.verdict == "fail"
+    assert first.seconds < 1.5  # of a plan of 3
+    assert second.rate_rps < 100
