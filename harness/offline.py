@@ -36,7 +36,7 @@ def analyse(directory: Path, campaign: str | None = None) -> Analysis:
         try:
             summaries.append(summarise(read_run(path)))
         except StoreError as error:
-            problems.append(f"{path.name}: {error.what}: {error.value}")
+            problems.append(f"{path.name}: {': '.join(filter(None, (error.what, error.value, error.advice)))}")
     if not summaries:
         raise StoreError(
             "no run to analyse", directory, "; ".join(problems) or "give a run directory or an experiment's directory"

@@ -13,7 +13,7 @@ from rich.table import Table
 from harness.campaign.intent import Intent
 from harness.cli.offline import console, publish
 from harness.config import ExperimentSpec
-from harness.errors import HarnessError, InvalidRunError
+from harness.errors import ConfigError, HarnessError, InvalidRunError, StoreError
 
 if TYPE_CHECKING:
     from harness.campaign.forecast import Forecast
@@ -24,9 +24,16 @@ _GIB = 2**30
 
 
 def run_campaign(
-    spec: ExperimentSpec, directory: Path, stop: Stop, intent: Intent, *, allow_invalid: bool, as_json: bool
+    spec: ExperimentSpec,
+    directory: Path,
+    stop: Stop,
+    intent: Intent,
+    *,
+    history: Path | None,
+    allow_invalid: bool,
+    as_json: bool,
 ) -> int:
-    """Run, report, close and tell. The exit code is that of an INVALID run; raises the worst failure after the report."""
+    """Run, report, close and tell; `history`: the directory of all results, where its history stands. The exit code is that of an INVALID run; raises the worst failure after the report."""
     from harness import pipeline
     from harness.campaign import ending
     from harness.cli.run import INTERRUPTED
@@ -48,12 +55,24 @@ def run_campaign(
     if analysis and any(s.verdict.state == "INVALID" for s in analysis.summaries):
         code = InvalidRunError.exit_code
     shown = INTERRUPTED if stop.asked else worst.exit_code if worst else code
+    if analysis is not None and history is not None:
+        _remember(history, analysis)
     summary = pipeline.conclude(spec, directory, ran, analysis, costs, paths.get("html"), shown)
     click.echo(ending.line(summary), err=as_json)
     ending.notify(spec.notify, summary, _warn)
     if worst is not None and not stop.asked:
         raise worst
     return code
+
+
+def _remember(results: Path, analysis: Analysis) -> None:
+    """The campaign's runs as rows of the history; that can be done later, so a failure is a warning."""
+    from harness.store.history import index_campaign
+
+    try:
+        index_campaign(results, analysis.summaries)
+    except (StoreError, ConfigError) as error:
+        _warn(f"not in the history: {error.what}: {error.value}; `harness history index {results}` does it later")
 
 
 def _warn(text: str) -> None:

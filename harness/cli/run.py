@@ -115,7 +115,10 @@ def run(
                 ran = pipeline.run_experiment(spec, directory, live, stop, single_run=True)
             code = finish(directory, None, allow_invalid=allow_invalid, as_json=as_json) if ran.run_dirs else 0
         else:
-            code = run_campaign(spec, directory, stop, intent, allow_invalid=allow_invalid, as_json=as_json)
+            history = None if out else results
+            code = run_campaign(
+                spec, directory, stop, intent, history=history, allow_invalid=allow_invalid, as_json=as_json
+            )
     return INTERRUPTED if stop.asked else code
 
 
