@@ -9,15 +9,30 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness import plan
+from harness.analyse.capacity import ProbeOrder
+from harness.analyse.rates import slo_of
 from harness.calibrate import calibration_limit
 from harness.campaign.provenance import facts_of_none, link_log, manifest_of, one_line, target_facts
-from harness.config import ExperimentSpec, LoadSpec, TargetSpec
+from harness.capacity import probe_by_run, search_capacity
+from harness.config import CapacitySpec, ExperimentSpec, LoadSpec, TargetSpec
 from harness.drive.driver import drive
 from harness.errors import ConfigError, HarnessError, InvalidRunError, TargetError
 from harness.observe.environment import collect
 from harness.observe.sampler import Observers
 from harness.plan.prompts import prompts
-from harness.records import Cell, DriveProgress, DriveReport, Load, Phase, Plan, PlannedRequest, RequestRecord, RunState
+from harness.records import (
+    Cell,
+    DriveProgress,
+    DriveReport,
+    Load,
+    Phase,
+    Plan,
+    PlannedRequest,
+    ProbeResult,
+    RequestRecord,
+    RunState,
+)
+from harness.store.capacity_file import write_capacity
 from harness.store.writer import RunWriter
 from harness.targets import Target, offline
 
@@ -46,6 +61,15 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """What makes a run a probe of a capacity search: it is watched, and stopped when it is clear."""
+
+    index: int
+    should_stop: Callable[[], str | None]
+    on_rows: Callable[[Sequence[RequestRecord]], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """What one cell is run with."""
 
@@ -56,19 +80,26 @@ class Run:
     campaign_id: str
     display: Display
     stop: Stop
+    probe: Probe | None = None
 
     @property
     def target_spec(self) -> TargetSpec:
         return next(target for target in self.spec.targets if target.name == self.cell.target)
 
 
-def draw_plan(spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec) -> tuple[Plan, tuple[str, ...]]:
+def draw_plan(
+    spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec, probe: Probe | None = None
+) -> tuple[Plan, tuple[str, ...]]:
     """The cell's plan: a function of workload, load, repetition and seed, and not of the target, so that every
-    target replays the same one; different cells send different prompts, so that none finds another's in the cache."""
+    target replays the same one; different cells send different prompts, so that none finds another's in the cache. Of a
+    capacity search: the plan of its first probe."""
+    if load_spec.capacity is not None:
+        load_spec = LoadSpec(rate=[load_spec.capacity.start_rps], duration_s=load_spec.capacity.probe_s[1])
+        cell = replace(cell, load=load_spec.points()[0])
     requests = load_spec.requests
     if load_spec.requests_per_slot and cell.load.concurrency:
         requests = load_spec.requests_per_slot * cell.load.concurrency
-    key = f"{spec.seed}|{cell.workload}|{cell.load.name}|{cell.repetition}"
+    key = f"{spec.seed}|{cell.workload}|{cell.load.name}|{cell.repetition}{f'|probe {probe.index}' if probe else ''}"
     return plan.draw(
         cell.workload,
         cell.load,
@@ -83,10 +114,13 @@ def draw_plan(spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec) -> tuple[Pl
 def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -> None:
     """One run: plan written, warm-up, measured phase between two edges of every telemetry source, stored.
 
-    `facts` are added to the manifest's environment.
+    `facts` are added to the manifest's environment. A capacity search is many such runs.
     """
+    if run.load_spec.capacity is not None:
+        _search(run, run.load_spec.capacity, target, facts or {})
+        return
     spec = run.spec
-    drawn, notes = draw_plan(spec, run.cell, run.load_spec)
+    drawn, notes = draw_plan(spec, run.cell, run.load_spec, run.probe)
     cell = replace(run.cell, load=drawn.load)  # a trace, or a preset's arrivals, bring their own rate
     _fits_context(drawn, target)
     told = target_facts(run.target_spec, target)
@@ -101,6 +135,41 @@ def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -
             writer.update(environment=environment, telemetry=dict(observers.telemetry))
             _measure(run, target, drawn, writer, observers)
         writer.update(telemetry=dict(observers.telemetry))
+        writer.finish(RunState.INTERRUPTED if run.stop.asked else RunState.COMPLETE)
+
+
+def _search(run: Run, spec: CapacitySpec, target: Target, facts: Mapping[str, Any]) -> None:
+    """A capacity search: each probe is a run in a folder of its own, the result is capacity.json beside them."""
+    slo = slo_of(run.spec.model_dump(mode="json"))
+    drawn, notes = draw_plan(run.spec, run.cell, run.load_spec)
+    told = target_facts(run.target_spec, target)
+    manifest = manifest_of(run.spec, run.cell, told, run.run_dir, run.campaign_id, drawn, notes)
+
+    def run_probe(
+        order: ProbeOrder,
+        load: LoadSpec,
+        should_stop: Callable[[], str | None],
+        on_rows: Callable[[Sequence[RequestRecord]], None],
+    ) -> Path:
+        cell = replace(run.cell, load=load.points()[0])
+        run_dir = run.run_dir / f"{run.campaign_id}_{cell.name}_probe{order.index:02d}"
+        run.display.say(f"probe {order.index}: {order.rate_rps:.3g} requests/s, {order.longest_s:g} s at most")
+        probe = Probe(order.index, should_stop, on_rows)
+        run_cell(replace(run, cell=cell, load_spec=load, run_dir=run_dir, probe=probe), target, facts)
+        return run_dir
+
+    def say(probe: ProbeResult) -> None:
+        share = "-" if probe.attainment is None else f"{probe.attainment:.2%}"
+        run.display.say(f"probe {probe.index}: {probe.verdict}, attainment {share} ({probe.stopped})")
+
+    with RunWriter.create(run.run_dir, manifest) as writer:
+        attainment = run.spec.slo.attainment if run.spec.slo else 0.99
+        result = search_capacity(
+            spec, attainment, lambda order, watch: probe_by_run(order, watch, slo, run_probe), say,
+            stopped=lambda: bool(run.stop.asked),
+        )  # fmt: skip
+        if not run.stop.asked:
+            write_capacity(run.run_dir, result)
         writer.finish(RunState.INTERRUPTED if run.stop.asked else RunState.COMPLETE)
 
 
@@ -148,11 +217,16 @@ def _drive_phase(
 ) -> DriveReport:
     spec, stop, load_spec = run.spec, run.stop, run.load_spec
 
+    probe = run.probe if phase is Phase.MEASURE else None
+
     def should_stop() -> str | None:
-        return stop.action() or ("target_died" if target.died() else None)
+        asked = stop.action() or ("target_died" if target.died() else None)
+        return asked or (probe.should_stop() if probe else None)
 
     def on_rows(rows: Sequence[RequestRecord]) -> None:
         add("requests", rows)
+        if probe:
+            probe.on_rows(rows)
 
     duration_s = load_spec.duration_s if phase is Phase.MEASURE else None
     ends_by_time = duration_s if load.concurrency else None  # an open loop's plan ends at its duration by itself

@@ -148,8 +148,13 @@ class LoadSpec(_Spec):
     @model_validator(mode="after")
     def _one_kind(self) -> LoadSpec:
         if self.capacity is not None:
-            others = sorted(self.model_fields_set - {"capacity"})
-            if others and (others != ["arrivals"] or self.arrivals != "poisson"):
+            plain = type(self).model_fields
+            others = sorted(
+                k
+                for k in plain
+                if k != "capacity" and getattr(self, k) != plain[k].get_default(call_default_factory=True)
+            )
+            if others:
                 raise ValueError(
                     f"capacity chooses rates and durations itself and offers Poisson arrivals; leave out {others}"
                 )
@@ -176,9 +181,8 @@ class LoadSpec(_Spec):
         return self
 
     def points(self) -> list[Load]:
-        """The loads that are known beforehand; of a capacity search none is (harness/capacity.py)."""
         if self.capacity is not None:
-            return []
+            return [Load(arrivals="capacity")]
         if not self.concurrency and not self.rate:
             return [Load(arrivals=self.arrivals)]
         return [Load(concurrency=c) for c in self.concurrency] + [

@@ -6,14 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.analyse.capacity import best_probe
 from harness.analyse.summary import summarise
 from harness.config import CostSpec, HardwareSpec
 from harness.cost.prices import declared, instance_price
 from harness.cost.report import cost_run
 from harness.errors import InvalidRunError, StoreError
-from harness.records import CostReport, Hardware, RunSummary
+from harness.records import CapacityResult, Cell, CostReport, Hardware, RunSummary
 from harness.report import document
-from harness.store.reader import find_runs, read_run
+from harness.store.capacity_file import read_capacity
+from harness.store.manifest import read_manifest
+from harness.store.reader import find_capacities, find_runs, read_run
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityCell:
+    """A finished capacity search and the cell it belongs to."""
+
+    directory: Path
+    cell: Cell
+    result: CapacityResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,25 +35,39 @@ class Analysis:
     directory: Path
     summaries: tuple[RunSummary, ...]
     problems: tuple[str, ...]
+    capacities: tuple[CapacityCell, ...] = ()
 
 
 def analyse(directory: Path, campaign: str | None = None) -> Analysis:
     """Summarise a run, or the runs of an experiment's newest campaign (`campaign`: another one's id, or "all").
 
+    Of a capacity search, the probe of the highest rate that passed is among the runs: it is what the capacity looks like.
     Raises StoreError where there is no readable run.
     """
     problems: list[str] = []
     summaries: list[RunSummary] = []
-    for path in _of_campaign(find_runs(directory), campaign):
+    runs = find_runs(directory)
+    chosen = _of_campaign(sorted([*runs, *find_capacities(directory)]), campaign)
+    capacities = [_capacity(path) for path in chosen if path not in runs]
+    for path in chosen:
+        if path not in runs:
+            continue
         try:
             summaries.append(summarise(read_run(path)))
         except StoreError as error:
             problems.append(f"{path.name}: {': '.join(filter(None, (error.what, error.value, error.advice)))}")
-    if not summaries:
+    seen = {summary.run_id for summary in summaries}
+    bests = ((found.directory, best_probe(found.result)) for found in capacities)
+    summaries += [summarise(read_run(at / str(best.run_id))) for at, best in bests if best and best.run_id not in seen]
+    if not summaries and not capacities:
         raise StoreError(
             "no run to analyse", directory, "; ".join(problems) or "give a run directory or an experiment's directory"
         )
-    return Analysis(directory, tuple(summaries), tuple(problems))
+    return Analysis(directory, tuple(summaries), tuple(problems), tuple(capacities))
+
+
+def _capacity(directory: Path) -> CapacityCell:
+    return CapacityCell(directory, read_manifest(directory).cell, read_capacity(directory))
 
 
 def _of_campaign(runs: Sequence[Path], campaign: str | None) -> list[Path]:
@@ -96,4 +122,7 @@ def report(
     """Write derived/report.md, .html and the rest under `directory`; all of it can be made again from the raw files."""
     summaries = list(analysis.summaries)
     title = summaries[0].experiment if summaries else directory.name
-    return document.write(directory / "derived", title, summaries, list(costs), allow_invalid=allow_invalid)
+    capacities = [(found.cell, found.result) for found in analysis.capacities]
+    return document.write(
+        directory / "derived", title, summaries, list(costs), allow_invalid=allow_invalid, capacities=capacities
+    )

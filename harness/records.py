@@ -87,7 +87,7 @@ class Load:
     """How the plan is offered: exactly one of `concurrency` (closed loop) and `rate_rps` (open loop) is set.
 
     Arrivals that bring their own times (`batch`, `trace`, `preset`) may leave both out: the plan drawn then holds the
-    load with its mean rate filled in, except that a batch has none.
+    load with its mean rate filled in, except that a batch has none. `capacity` stands for a search: its probes have rates.
     """
 
     concurrency: int | None = None

@@ -247,6 +247,12 @@ def _output_tps(probes: Sequence[ProbeResult], rate_rps: float | None) -> float 
     return rate_rps * sum(known) / offered if offered and len(known) == len(tokens) else None
 
 
+def best_probe(result: CapacityResult) -> ProbeResult | None:
+    """The probe of the highest rate that passed, None if none did."""
+    passed = [probe for probe in result.probes if probe.verdict == "pass" and probe.run_id is not None]
+    return max(passed, key=lambda probe: probe.rate_rps, default=None)
+
+
 # ---------------------------------------------------------------- over repetitions
 
 

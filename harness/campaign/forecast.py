@@ -122,6 +122,10 @@ class Pace:
             return self._cells[stem], "earlier run", self._requests.get(stem, size.requests)
         mean = 1 / max(1, size.requests)
         one_s = (size.output_tokens * _GUESSED_TOKEN_S + size.prompt_tokens * _GUESSED_PROMPT_TOKEN_S) * mean
+        if step.load.capacity is not None:
+            search = step.load.capacity
+            probes = search.probes * sum(search.probe_s) / 2  # some end early, some are extended
+            return probes, "guess", int(size.requests * probes / search.probe_s[1])
         slots = step.cell.load.concurrency
         if step.load.duration_s is not None:
             sent = size.requests if slots is None else int(slots * step.load.duration_s / max(one_s, 1e-3)) + slots

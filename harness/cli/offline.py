@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def publish(
 def _print(
     analysis: Any, costs: Any, paths: dict[str, Path], *, allow_invalid: bool, as_json: bool, money: bool = True
 ) -> None:
-    from harness.report import tables
+    from harness.report import capacity, tables
     from harness.report.answer import answer
 
     for problem in analysis.problems:
@@ -85,12 +86,20 @@ def _print(
     summaries = list(analysis.summaries)
     if as_json:
         document = tables.as_json(summaries, list(costs), allow_invalid=allow_invalid)
+        document["capacities"] = [
+            {"cell": asdict(found.cell), **capacity.as_values(found.result)} for found in analysis.capacities
+        ]
         document["files"] = {name: str(path) for name, path in paths.items()}
         click.echo(json.dumps(document, indent=2, default=str))
         return
     out = console()
     tables.render(out, summaries, list(costs), allow_invalid=allow_invalid)
     tables.render_reasons(out, summaries)
+    for found in analysis.capacities:
+        out.print()
+        out.print(
+            f"{capacity.cell_words(found.cell)}: {capacity.headline(found.result)}", highlight=False, markup=False
+        )
     if money:
         out.print()
         out.print(

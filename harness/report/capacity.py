@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from harness.records import CapacityResult, ProbeResult
+from harness.records import CapacityResult, Cell, ProbeResult
 from harness.report import formats
 
 HEADERS = (
@@ -20,6 +20,11 @@ HEADERS = (
     "verdict",
     "stopped because",
 )
+
+
+def cell_words(cell: Cell) -> str:
+    """Which search it was."""
+    return formats.clean(f"{cell.target}, {cell.workload}, repetition {cell.repetition}", 200)
 
 
 def headline(result: CapacityResult) -> str:

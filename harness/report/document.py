@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.metrics import METRICS
-from harness.records import CostReport, RunSummary
-from harness.report import cells, formats, pages, run_figures, sections
+from harness.records import CapacityResult, Cell, CostReport, RunSummary
+from harness.report import capacity, cells, formats, pages, run_figures, sections
 from harness.report.answer import Answer, find_answer
+from harness.report.capacity_figures import probes_plot
 from harness.report.markdown import markdown
 
 _KPIS = (
@@ -34,6 +35,7 @@ def write(
     costs: Sequence[CostReport],
     *,
     allow_invalid: bool = False,
+    capacities: Sequence[tuple[Cell, CapacityResult]] = (),
 ) -> dict[str, Path]:
     """Write report.html, report.md and results.csv into `out_dir` (made if missing); returns them by kind.
 
@@ -41,8 +43,11 @@ def write(
     Raises StoreError where a file cannot be written.
     """
     texts = {
-        "html": ("report.html", html(title, summaries, costs, allow_invalid=allow_invalid)),
-        "markdown": ("report.md", markdown(title, summaries, costs, allow_invalid=allow_invalid)),
+        "html": ("report.html", html(title, summaries, costs, allow_invalid=allow_invalid, capacities=capacities)),
+        "markdown": (
+            "report.md",
+            markdown(title, summaries, costs, allow_invalid=allow_invalid, capacities=capacities),
+        ),
         "csv": ("results.csv", results_csv(cells.rows(summaries, costs, allow_invalid=allow_invalid))),
     }
     paths: dict[str, Path] = {}
@@ -54,7 +59,12 @@ def write(
 
 
 def html(
-    title: str, summaries: Sequence[RunSummary], costs: Sequence[CostReport], *, allow_invalid: bool = False
+    title: str,
+    summaries: Sequence[RunSummary],
+    costs: Sequence[CostReport],
+    *,
+    allow_invalid: bool = False,
+    capacities: Sequence[tuple[Cell, CapacityResult]] = (),
 ) -> str:
     """The whole report as one HTML text. Every word from outside is escaped by the template."""
     table = cells.rows(summaries, costs, allow_invalid=allow_invalid)
@@ -79,6 +89,11 @@ def html(
             ("Timeline", pages.svg(run_figures.timeline(shown)), True),
             ("Latency against rate", pages.svg(run_figures.latency_against_rate(summaries)), False),
         ],
+        capacities=[
+            (capacity.cell_words(cell), capacity.headline(result), pages.svg(probes_plot(result)), capacity.rows(result))
+            for cell, result in capacities
+        ],
+        capacity_headers=capacity.HEADERS,
         price_words=cells.price_words(table, costs),
         timeline_run=shown,
         anchors=anchors,

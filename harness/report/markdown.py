@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from harness.records import CostReport, RunSummary
-from harness.report import formats, sections
+from harness.records import CapacityResult, Cell, CostReport, RunSummary
+from harness.report import capacity, formats, sections
 from harness.report.answer import find_answer
 from harness.report.cells import Row, absent_reasons, price_words, rows, shown_columns, spread_text, unit_and_writer
 from harness.report.formats import md_code, md_text
@@ -15,7 +15,12 @@ _MAX_LISTED = 12
 
 
 def markdown(
-    title: str, summaries: Sequence[RunSummary], costs: Sequence[CostReport], *, allow_invalid: bool = False
+    title: str,
+    summaries: Sequence[RunSummary],
+    costs: Sequence[CostReport],
+    *,
+    allow_invalid: bool = False,
+    capacities: Sequence[tuple[Cell, CapacityResult]] = (),
 ) -> str:
     """The report as Markdown: answer, results, cost, validity, tokens, provenance. Words from outside are escaped."""
     table = rows(summaries, costs, allow_invalid=allow_invalid)
@@ -33,6 +38,8 @@ def markdown(
     if table:
         parts.append("\n".join(f"- {header}: {md_text(text)}" for header, text in price_words(table, costs)))
         parts.append("\n".join(f"- row {index}: {_ids(row)}" for index, row in enumerate(table, 1)))
+    for cell, result in capacities:
+        parts += [f"## Capacity: {md_text(capacity.cell_words(cell))}", capacity.markdown(result)]
     parts += ["## Cost", _cost(shown)]
     parts += ["## Validity", _validity(summaries)]
     parts += ["## Token accounting", _tokens(summaries)]

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from harness.errors import StoreError
 from harness.records import RunData, RunState
+from harness.store.capacity_file import holds_capacity
 from harness.store.columns import to_table
 from harness.store.manifest import NAME, read_manifest, refuse_newer
 from harness.store.owner import is_alive
@@ -126,8 +127,15 @@ def read_run(path: Path | str) -> RunData:
 
 
 def is_run(path: Path | str) -> bool:
-    """True if the directory holds a manifest.json."""
-    return (Path(path) / NAME).is_file()
+    """True if the directory holds a manifest.json, and is not that of a capacity search, whose runs are its probes."""
+    return (Path(path) / NAME).is_file() and not holds_capacity(Path(path))
+
+
+def find_capacities(path: Path) -> list[Path]:
+    """Directories of finished capacity searches at `path`: itself or its children, sorted by name."""
+    if holds_capacity(path):
+        return [path]
+    return sorted(child for child in path.iterdir() if child.is_dir() and holds_capacity(child))
 
 
 def find_runs(path: Path | str) -> list[Path]:

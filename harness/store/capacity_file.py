@@ -1,0 +1,44 @@
+"""capacity.json of a capacity cell's directory: the result of the search; its probes are runs in folders beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.errors import StoreError
+from harness.records import SCHEMA_VERSION, CapacityResult, ProbeResult
+from harness.store.manifest import refuse_newer
+
+NAME = "capacity.json"
+
+
+def write_capacity(run_dir: Path, result: CapacityResult) -> None:
+    """Write it in one step. Raises OSError."""
+    temporary = run_dir / f"{NAME}.tmp"
+    temporary.write_text(json.dumps({"schema_version": SCHEMA_VERSION, **asdict(result)}, indent=1), encoding="utf-8")
+    temporary.replace(run_dir / NAME)
+
+
+def holds_capacity(run_dir: Path) -> bool:
+    return (run_dir / NAME).is_file()
+
+
+def read_capacity(run_dir: Path) -> CapacityResult:
+    """Raises StoreError."""
+    path = run_dir / NAME
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        refuse_newer(data.pop("schema_version", None), str(path))
+        probes = tuple(_probe(probe) for probe in data.pop("probes"))
+        return CapacityResult(probes=probes, **data)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        advice = f"{type(error).__name__}: {error}; it is damaged: run the cell again"
+        raise StoreError("a capacity search cannot be read", path, advice) from None
+
+
+def _probe(data: Mapping[str, Any]) -> ProbeResult:
+    batches = tuple((int(offered), int(good)) for offered, good in data["batches"])
+    return ProbeResult(**{**data, "batches": batches})
