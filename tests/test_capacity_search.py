@@ -13,7 +13,7 @@ from harness.analyse.capacity_probe import FAIL_NOW, PASS_NOW, Watch
 from harness.capacity import STOPPED_BY_SEARCH, probe_by_run, search_capacity, stop_word, untrusted
 from harness.config import CapacitySpec, ExperimentSpec, LoadSpec
 from harness.drive.golden import server as golden
-from harness.records import CapacityResult, ProbeResult, Reason, RequestRecord, Verdict
+from harness.records import CapacityResult, Load, ProbeResult, Reason, RequestRecord, Verdict
 from harness.report import capacity as page
 from harness.report.capacity_figures import probes_plot
 from tests.analyse import capacity_server as servers
@@ -154,7 +154,7 @@ def test_words_for_the_driver():
 
 def test_a_load_is_a_capacity_search_and_nothing_else():
     """capacity stands alone in its load, needs its rates in order, and needs a promise."""
-    assert LoadSpec(capacity={"start_rps": 3}).points() == []
+    assert LoadSpec(capacity={"start_rps": 3}).points() == [Load(arrivals="capacity")]
     for words in (
         {"capacity": {"start_rps": 3}, "rate": [1]},
         {"capacity": {"start_rps": 3}, "duration_s": 5},

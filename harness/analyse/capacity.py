@@ -248,9 +248,15 @@ def _output_tps(probes: Sequence[ProbeResult], rate_rps: float | None) -> float 
 
 
 def best_probe(result: CapacityResult) -> ProbeResult | None:
-    """The probe of the highest rate that passed, None if none did."""
-    passed = [probe for probe in result.probes if probe.verdict == "pass" and probe.run_id is not None]
-    return max(passed, key=lambda probe: probe.rate_rps, default=None)
+    """The probe of the highest rate, at most the capacity, that kept the promise; None if none did."""
+    top = result.capacity_rps or result.low_rps or 0.0
+    kept = [
+        probe
+        for probe in result.probes
+        if probe.verdict in ("pass", "undecided") and probe.run_id and probe.rate_rps <= top
+        and probe.attainment is not None and probe.attainment >= result.attainment
+    ]  # fmt: skip
+    return max(kept, key=lambda probe: probe.rate_rps, default=None)
 
 
 # ---------------------------------------------------------------- over repetitions
