@@ -96,8 +96,11 @@ def _rows(asked: Asked, draft: Draft, seqs: I64, scheduled_ns: I64 | None) -> Ro
         salt = 0 if not len(seqs) or seqs[0] >= 0 else 1
         seed = (key(asked.seed, Purpose.SYSTEM_PROMPT) + salt) & (2**63 - 1)
         prefix = [(seed, min(system, length)) for length in draft.prompt.tolist()]
+    think_ns, factor = draft.think_ns, asked.workload.options.think
+    if think_ns is not None and factor != 1:
+        think_ns = np.where(think_ns == NULL, NULL, np.rint(think_ns * factor).astype(np.int64))
     return Rows(
-        seqs, scheduled_ns, draft.prompt, draft.output, seeds, draft.session, prefix, draft.after, draft.think_ns
+        seqs, scheduled_ns, draft.prompt, draft.output, seeds, draft.session, prefix, draft.after, think_ns
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from harness.plan.preset import Preset, load_preset, presets
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What may follow the `?`. All but `system` are for traces."""
+    """What may follow the `?`. All but `system` and `think` are for traces."""
 
     from_s: float | None = None  # `from`, `to`: seconds of the file's time, counted from its first row
     to_s: float | None = None
@@ -32,6 +32,7 @@ class Options:
     block: int | None = None  # tokens of a hash block, where the format does not say
     tokenizer: str | None = None  # local tokenizer.json for traces of texts
     system: int = 0  # tokens of a system prompt that all requests begin with
+    think: float = 1.0  # think times of sessions times this
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +102,10 @@ def read_workload(text: str) -> Workload:
             f"{hint}presets: {', '.join(presets())}; or {', '.join(SHORT_FORMS)}; or a path to a preset or trace file"
         )
         raise ConfigError("unknown workload", name, advice)
-    if options != Options(system=options.system):
-        raise ConfigError(
-            "only a trace can be sliced", text, "of these options, a workload without a file takes `system`"
-        )
+    sessions = found.preset is not None and found.preset.sessions is not None
+    if options != Options(system=options.system, think=options.think if sessions else 1.0):
+        advice = "of these options, a workload without a file takes `system`, and one of sessions `think`"
+        raise ConfigError("only a trace can be sliced", text, advice)
     return found
 
 
@@ -143,9 +144,9 @@ def _options(text: str, query: str) -> Options:
 
 def _value(key: str, value: str) -> Any:
     match key:
-        case "from" | "to" | "sample" | "scale":
+        case "from" | "to" | "sample" | "scale" | "think":
             number = float(value)
-            if not (math.isfinite(number) and (number > 0 or (key == "from" and number == 0))):
+            if not (math.isfinite(number) and (number > 0 or (key in ("from", "think") and number == 0))):
                 raise ValueError("a number above 0 is needed")
             if key == "sample" and number > 1:
                 raise ValueError("a share is at most 1")

@@ -26,13 +26,20 @@ from harness.report.capacity_figures import probes_plot
 from tests.analyse.capacity_server import md1_capacity
 
 PROMPT = Prompt(0, None, tuple(range(8)))
-MAX_LATE_P99_S = 0.1  # of the SLO's limit: a client later than that measures itself
+MAX_LATE_SHARE = 0.1  # of the SLO's limit: a client later than that measures itself
 
 
 def search(
-    binary: Path, spec: CapacitySpec, service_s: float, limit_s: float, attainment: float, seed: int, folder: Path
+    binary: Path,
+    spec: CapacitySpec,
+    service_s: float,
+    limit_s: float,
+    attainment: float,
+    seed: int,
+    folder: Path,
+    max_late_share: float = MAX_LATE_SHARE,
 ) -> CapacityResult:
-    """Search against one golden server; a probe whose p99 send lag is above a tenth of the limit is invalid."""
+    """Search against one golden server; a probe whose p99 send lag is above that share of the limit is invalid."""
     slo = {"ttft_from_schedule_s": limit_s}
 
     def probe(order: ProbeOrder, watch: Watch) -> ProbeResult:
@@ -68,7 +75,7 @@ def search(
                 ),
             )
         late_s = sorted(lags)[int(0.99 * len(lags))] / 1e9 if lags else 0.0
-        invalid = f"p99 send lag {late_s * 1e3:.1f} ms" if late_s > MAX_LATE_P99_S * limit_s else None
+        invalid = f"p99 send lag {late_s * 1e3:.1f} ms" if late_s > max_late_share * limit_s else None
         return watch.result(order.index, f"probe{order.index}", invalid)
 
     def show(result: ProbeResult) -> None:

@@ -166,3 +166,16 @@ def test_recorded_sessions_in_closed_loop(recorded):
     by_length = {r.target_prompt_tokens: r for r in plan.requests}
     assert by_length[190].prefix == (by_length[100].prompt_seed, 64)
     assert by_length[120].think_ns == 250_000_000
+
+
+def test_think_times_can_be_shortened():
+    """`agent?think=0.1`: every think time is a tenth, all else the same; other workloads refuse the word."""
+    whole, tenth = plan_of("agent", requests=200)[0], plan_of("agent?think=0.1", requests=200)[0]
+    for one, other in zip(whole.requests, tenth.requests, strict=True):
+        assert other.think_ns == (None if one.think_ns is None else round(one.think_ns / 10))
+        assert (one.target_prompt_tokens, one.target_output_tokens) == (
+            other.target_prompt_tokens,
+            other.target_output_tokens,
+        )
+    with pytest.raises(ConfigError, match="sliced"):
+        plan_of("chat?think=0.1", requests=20)
