@@ -117,15 +117,12 @@ def _cost_of(row: Row, costs: Sequence[CostReport]) -> CostReport | None:
 
 
 def _spread_words(row: Row, key: str) -> str:
-    """`3 repetitions ($0.160-$0.163)`; empty with fewer than two."""
+    """`3 repetitions (95 %: $0.160-$0.163)`; empty with fewer than two."""
     spread = row.values[key]
     if spread is None or spread.count < 2:
         return ""
-    low, high = (
-        formats.usd(v) if isinstance(v, Decimal) else f"{formats.number(v)} tok/s"
-        for v in (spread.minimum, spread.maximum)
-    )
-    return f"{spread.count} repetitions ({low}-{high})"
+    low, high = (formats.usd(v) if isinstance(v, Decimal) else f"{formats.number(v)} tok/s" for v in spread.between)
+    return f"{spread.count} repetitions ({'95 %: ' if spread.interval else ''}{low}-{high})"
 
 
 def _own(row: Row, cost: CostReport | None) -> str:

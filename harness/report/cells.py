@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from statistics import median
 from typing import Any
 
+import numpy as np
+
+from harness.analyse.bootstrap import student_t
 from harness.metrics import METRICS
 from harness.records import CostLine, CostReport, Load, RunSummary
 from harness.report import formats
 
 DEFAULT_ATTAINMENT = 0.99
+_MIN_FOR_INTERVAL = 3  # with two, t is 12.7 and the interval says nothing
 _STATES = ("VALID", "UNKNOWN", "INVALID")
 
 
@@ -78,12 +83,18 @@ _COST_NAMES = {  # the end of a cost line's name, after self_ or hosted_
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A number over repetitions; dollars are Decimal."""
+    """A number over repetitions; dollars are Decimal. `interval`: 95 % for the mean over repetitions, from three on."""
 
     median: float | Decimal
     minimum: float | Decimal
     maximum: float | Decimal
     count: int
+    interval: tuple[float | Decimal, float | Decimal] | None = None
+
+    @property
+    def between(self) -> tuple[float | Decimal, float | Decimal]:
+        """What stands below the median: the interval, or least and greatest where there is none."""
+        return self.interval or (self.minimum, self.maximum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +184,7 @@ def _row(group: list[RunSummary], costs: Mapping[str, CostReport], allow_invalid
     for column in COLUMNS:
         found = [_value(column, run, costs.get(run.run_id), allow_invalid) for run in used]
         seen = [value for value, _ in found if value is not None]
-        values[column.key] = Spread(median(seen), min(seen), max(seen), len(seen)) if seen else None
+        values[column.key] = _spread(seen) if seen else None
         if len(seen) < len(found):
             absent[column.key] = next(why for value, why in found if value is None)
     first = runs[0]
@@ -192,6 +203,21 @@ def _row(group: list[RunSummary], costs: Mapping[str, CostReport], allow_invalid
         absent=absent,
         priced=any(run.run_id in costs for run in used),
     )
+
+
+def _spread(seen: Sequence[Any]) -> Spread:
+    """Student's t over the logarithms of the repetitions (what is not positive: over the values themselves), which covers
+    at few repetitions where a bootstrap does not."""
+    interval = None
+    if len(seen) >= _MIN_FOR_INTERVAL:
+        values = np.array([float(value) for value in seen])
+        positive = bool((values > 0).all())
+        ends = student_t(np.log(values) if positive else values, 0.95)
+        if ends is not None and ends[1] > ends[0]:
+            kind = type(seen[0])
+            low, high = (math.exp(end) if positive else end for end in ends)
+            interval = (Decimal(str(low)), Decimal(str(high))) if kind is Decimal else (low, high)
+    return Spread(median(seen), min(seen), max(seen), len(seen), interval)
 
 
 def _value(column: Column, run: RunSummary, cost: CostReport | None, allow_invalid: bool) -> tuple[Any, str]:
@@ -285,16 +311,15 @@ def unit_and_writer(column: Column, table: Sequence[Row]) -> tuple[str, Callable
 def spread_text(
     spread: Spread | None, write: Callable[[float | Decimal], str], *, short: bool = False
 ) -> tuple[str, str]:
-    """(median, range) as text; the range is empty where there is one value or all are written alike.
-
-    `short`: the range as half of max - min over the median, in percent.
-    """
+    """(median, range) as text: the interval, with two repetitions min-max; empty where there is one value or all are
+    written alike. `short`: half of the range's width over the median, in percent."""
     if spread is None:
         return formats.ABSENT, ""
-    low, high = write(spread.minimum), write(spread.maximum)
+    lowest, highest = spread.between
+    low, high = write(lowest), write(highest)
     if spread.count < 2 or low == high:
         return write(spread.median), ""
     if short and spread.median > 0:
-        half = (spread.maximum - spread.minimum) / 2 / spread.median  # type: ignore[operator]
+        half = (highest - lowest) / 2 / spread.median  # type: ignore[operator]
         return write(spread.median), f"±{float(half) * 100:.1f}%"
     return write(spread.median), f"{low}-{high}"

@@ -25,6 +25,7 @@ _KPIS = (
     ("tpot_p50_s", "TPOT, median"),
 )
 _MAX_COSTS = 12  # runs whose formulas are printed in full; every run's prices are in the results table
+_PARTS = ("", "_min", "_max", "_low_95", "_high_95")
 _FORMULA_START = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -146,7 +147,7 @@ def _kpis(found: Answer) -> list[tuple[str, str, str]]:
 
 
 def results_csv(table: Sequence[cells.Row]) -> str:
-    """The results table with full numbers: a row a cell, each number as median, min and max; empty where absent.
+    """The results table with full numbers: a row a cell, each number as median, min, max and 95 % interval; empty where absent.
 
     Text that a spreadsheet would take for a formula gets an apostrophe before it.
     """
@@ -166,12 +167,13 @@ def results_csv(table: Sequence[cells.Row]) -> str:
         "verdict",
         "run_ids",
     ]
-    writer.writerow([*words, *(f"{column.key}{part}" for column in cells.COLUMNS for part in ("", "_min", "_max"))])
+    writer.writerow([*words, *(f"{column.key}{part}" for column in cells.COLUMNS for part in _PARTS)])
     for row in table:
         numbers: list[float | Decimal | str] = []
         for column in cells.COLUMNS:
             spread = row.values.get(column.key)
-            numbers += ["", "", ""] if spread is None else [spread.median, spread.minimum, spread.maximum]
+            ends = ("", "") if spread is None or spread.interval is None else spread.interval
+            numbers += [""] * 5 if spread is None else [spread.median, spread.minimum, spread.maximum, *ends]
         load = row.load
         writer.writerow(
             [

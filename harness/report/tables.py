@@ -134,8 +134,10 @@ def _print_footnotes(
 ) -> None:
     numbers = {id(row): str(index) for index, row in enumerate(table, 1)}
     if any(spread is not None and spread.count > 1 for row in table for spread in row.values.values()):
-        between = "± half of max - min over the median" if short else "min-max"
-        console.print(Text(f"median over n repetitions; below it {between}"))
+        between = "± half its width over the median" if short else "from-to"
+        console.print(
+            Text(f"median over n repetitions; below it the 95 % interval of their mean (n = 2: min-max), {between}")
+        )
     for headers, why, where in absent_reasons(table, columns):
         at = "all" if len(where) == len(table) else "# " + ", ".join(numbers[id(row)] for row in where)
         console.print(Text(f"- {headers} ({at}): {why}"))
@@ -239,6 +241,7 @@ def _row_json(row: Row) -> dict[str, Any]:
             "median": _plain(spread.median),
             "min": _plain(spread.minimum),
             "max": _plain(spread.maximum),
+            "interval_95": None if spread.interval is None else [_plain(end) for end in spread.interval],
             "n": spread.count,
         }
         for key, spread in row.values.items()

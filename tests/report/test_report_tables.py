@@ -1,5 +1,7 @@
 import io
 import json
+import math
+import statistics
 from dataclasses import replace
 from decimal import Decimal
 
@@ -18,10 +20,17 @@ def _print(width, summaries, costs, **words):
 
 
 def test_repetitions_become_median_and_min_max():
-    """A cell of three runs is one row with the median, the least and the greatest of them."""
+    """A cell of three runs is one row with the median, the least and the greatest of them, and Student's interval of the
+    mean of their logarithms (t of 2 degrees: 4.3027)."""
     runs = [run(Load(concurrency=4), rep, tps=100) for rep in (3, 1, 2)]
     (row,) = cells.rows(runs, [])
-    assert row.values["output_tps"] == cells.Spread(100, 98, 102, 3)
+    found = row.values["output_tps"]
+    assert (found.median, found.minimum, found.maximum, found.count) == (100, 98, 102, 3)
+    logs = [math.log(value) for value in (98, 100, 102)]
+    half = 4.302653 * statistics.stdev(logs) / 3**0.5
+    middle = statistics.fmean(logs)
+    assert found.interval == pytest.approx((math.exp(middle - half), math.exp(middle + half)), rel=1e-6)
+    assert cells.rows(runs[:2], [])[0].values["output_tps"].interval is None
     assert [r.cell.repetition for r in row.runs] == [1, 2, 3]
 
 
