@@ -75,7 +75,7 @@ def test_kill_around_the_merge_loses_and_doubles_nothing(tmp_path):
         seqs = run.requests["seq"].tolist()
         states.add(run.manifest.state)
         assert seqs == list(range(len(seqs)))
-        due = [last for last, at_ns in added if at_ns <= killed_ns - NS // 2]
+        due = [last for last, at_ns in added if at_ns <= killed_ns - NS]
         assert len(seqs) > max(due, default=-1)
         if run.manifest.state == "complete":
             assert len(seqs) == added[-1][0] + 1
