@@ -13,7 +13,7 @@ from harness.analyse.capacity_probe import FAIL_NOW, PASS_NOW, Watch
 from harness.capacity import STOPPED_BY_SEARCH, probe_by_run, search_capacity, stop_word, untrusted
 from harness.config import CapacitySpec, ExperimentSpec, LoadSpec
 from harness.drive.golden import server as golden
-from harness.records import CapacityResult, Load, ProbeResult, Reason, RequestRecord, Verdict
+from harness.records import CapacityResult, Cell, Load, ProbeResult, Reason, RequestRecord, Verdict
 from harness.report import capacity as page
 from harness.report.capacity_figures import probes_plot
 from tests.analyse import capacity_server as servers
@@ -189,6 +189,16 @@ def test_the_report_says_the_capacity_and_shows_every_probe(found):
         assert f"probe {probe.index}:" in svg
     assert f"capacity {found.capacity_rps:.1f}" in svg
     assert page.as_values(found)["probes"][0]["rate_rps"] == found.probes[0].rate_rps
+
+
+def test_several_searches_of_a_cell_are_said_together(found):
+    """Two repetitions: one sentence with their mean and an interval that holds both; one repetition: none."""
+    cells = [Cell("t", "w", Load(arrivals="capacity"), k) for k in (1, 2)]
+    other = replace(found, capacity_rps=found.capacity_rps * 1.02)
+    ((words, sentence),) = page.together([(cells[0], found), (cells[1], other)])
+    assert words == "t, w"
+    assert f"Over 2 repetitions: {found.capacity_rps * 1.02**0.5:.1f} requests/s" in sentence
+    assert page.together([(cells[0], found)]) == []
 
 
 def test_the_report_of_other_ends_makes_up_no_number(found):

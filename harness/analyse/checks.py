@@ -53,6 +53,13 @@ def prompt_length(e: Evidence) -> Reason | None:
     if off <= MAX_LENGTH_MISMATCH * of:
         return None
     message = f"{off} of {of} prompts have another length by the server's usage than planned"
+    plan = e.run.plan
+    if e.run.manifest.target.get("api") == "chat" and plan is not None and plan["after_seq"].notna().any():
+        return warning(
+            "prompt_length",
+            f"{message}: later turns of a chat hold real replies, whose tokens the template and the tokenizer count anew",
+            "compare by the measured prompt tokens, or replay sessions over the completions API, where lengths are exact",
+        )
     said = str((e.run.manifest.target.get("checks") or {}).get("vocabulary", "" if e.kind in _OURS else "unverified"))
     if said.startswith("unverified"):
         return warning(

@@ -23,7 +23,7 @@ from harness.analyse.compare import ALPHA, MIN_EFFECT
 from harness.analyse.compare_sides import ComparedRun, Side, require_valid
 from harness.analyse.compare_tests import t_above
 from harness.analyse.distributions import per_request
-from harness.analyse.repeats import CellKey, Point, by_cell, interval, points, usable
+from harness.analyse.repeats import CellKey, Point, by_cell, intervals, points, usable
 from harness.errors import ConfigError
 from harness.records import CellInterval, Detectable, Detection
 
@@ -56,10 +56,10 @@ def detect(
             "--detect must be above --min-effect",
         )
     require_valid("DIR", side)
-    cells = by_cell([run.summary for run in side.runs])
+    summaries = [run.summary for run in side.runs]
     wanted = points(metrics)
-    found = [(point, interval(cell, runs, point)) for point in wanted for cell, runs in cells.items()]
-    seen = [(point, each) for point, each in found if each is not None and each.scale == "log"]
+    found = intervals(summaries, [point.key for point in wanted])
+    seen = [(point, each) for point in wanted for each in found if each.metric == point.key and each.scale == "log"]
     known = [(point, each) for point, each in seen if len(each.values) >= 2]
     if not known:
         raise ConfigError(

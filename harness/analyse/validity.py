@@ -69,7 +69,7 @@ def rows_missing(e: Evidence) -> Reason | None:
 
 
 def ok_requests(e: Evidence) -> Reason | None:
-    if e.requests.ok.any():
+    if e.requests.ok.any() or e.run.manifest.state == RunState.FAILED:  # a run that never began says why itself
         return None
     seen = ", ".join(f"{n} {o}" for o, n in sorted(Counter(e.requests.outcome.tolist()).items())) or "no request"
     return invalid(

@@ -100,6 +100,8 @@ def _print(
         out.print(
             f"{capacity.cell_words(found.cell)}: {capacity.headline(found.result)}", highlight=False, markup=False
         )
+    for words, sentence in capacity.together([(found.cell, found.result) for found in analysis.capacities]):
+        out.print(f"{words}: {sentence}", highlight=False, markup=False)
     if money:
         out.print()
         out.print(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from harness.analyse.capacity import CapacityMean, over_repetitions
 from harness.records import CapacityResult, Cell, ProbeResult
 from harness.report import formats
 
@@ -43,6 +45,29 @@ def headline(result: CapacityResult) -> str:
             say = f"Capacity undecided, {target}"
     probes = f"{len(result.probes)} probe{'' if len(result.probes) == 1 else 's'}"
     return f"{say}: {formats.clean(result.why)}. {probes}, {formats.duration(result.seconds)} of schedule."
+
+
+def over_repetitions_words(found: CapacityMean) -> str:
+    """What several searches of one cell say together."""
+    if found.state == "undecided":
+        return f"Over {found.repetitions} repetitions: undecided, since not every search found a capacity."
+    if found.state == "censored_above":
+        return f"Over {found.repetitions} repetitions: at least {formats.number(found.low_rps)} requests/s."
+    tokens = "" if found.output_tps is None else f", {formats.number(found.output_tps)} output tok/s"
+    between = f"95 % interval {formats.number(found.low_rps)} to {formats.number(found.high_rps)}"
+    return f"Over {found.repetitions} repetitions: {formats.number(found.mean_rps)} requests/s ({between}){tokens}."
+
+
+def together(capacities: Sequence[tuple[Cell, CapacityResult]]) -> list[tuple[str, str]]:
+    """(cell, sentence) for every cell that was searched more than once."""
+    cells: dict[tuple[str, str], list[CapacityResult]] = {}
+    for cell, result in capacities:
+        cells.setdefault((cell.target, cell.workload), []).append(result)
+    return [
+        (formats.clean(f"{target}, {workload}", 200), over_repetitions_words(over_repetitions(results)))
+        for (target, workload), results in cells.items()
+        if len(results) > 1
+    ]
 
 
 def rows(result: CapacityResult) -> list[tuple[str, ...]]:

@@ -94,6 +94,7 @@ def html(
             (capacity.cell_words(cell), capacity.headline(result), pages.svg(probes_plot(result)), capacity.rows(result))
             for cell, result in capacities
         ],
+        capacities_together=capacity.together(capacities),
         capacity_headers=capacity.HEADERS,
         price_words=cells.price_words(table, costs),
         timeline_run=shown,

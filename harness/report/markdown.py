@@ -38,6 +38,8 @@ def markdown(
     if table:
         parts.append("\n".join(f"- {header}: {md_text(text)}" for header, text in price_words(table, costs)))
         parts.append("\n".join(f"- row {index}: {_ids(row)}" for index, row in enumerate(table, 1)))
+    for words, sentence in capacity.together(capacities):
+        parts += [f"## Capacity: {md_text(words)}", md_text(sentence)]
     for cell, result in capacities:
         parts += [f"## Capacity: {md_text(capacity.cell_words(cell))}", capacity.markdown(result)]
     parts += ["## Cost", _cost(shown)]

@@ -66,6 +66,23 @@ def test_no_ok_request_is_invalid():
     assert "400 connect_error" in next(r for r in v.reasons if r.code == "no_ok_requests").message
 
 
+def test_chat_sessions_are_only_warned_of_other_prompt_lengths():
+    """Real replies in a chat's later turns are counted anew by template and tokenizer: a warning there, INVALID elsewhere."""
+    off = [replace(r, prompt_tokens=r.target_prompt_tokens + 3) for r in CLOSED]
+    data = run(off, C4)
+    assert codes(summarise(data).verdict)["prompt_length"] == "invalid"
+    plan = data.plan.assign(after_seq=[None, *range(len(data.plan) - 1)])
+    chat = replace(data.manifest, target={**data.manifest.target, "api": "chat"})
+    assert codes(summarise(replace(data, plan=plan, manifest=chat)).verdict)["prompt_length"] == "warning"
+
+
+def test_a_run_that_never_began_says_only_why():
+    """A server that did not start: one reason, the recorded error."""
+    v = verdict([], state="failed", error="the server did not start: unknown flag")
+    assert "no_ok_requests" not in codes(v)
+    assert codes(v)["run_not_complete"] == "invalid"
+
+
 def test_more_than_one_percent_failed_is_invalid():
     """2 % failed is INVALID, 0.5 % is not."""
     assert codes(verdict([failed(r) if r.seq % 50 == 0 else r for r in CLOSED]))["too_many_failures"] == "invalid"
