@@ -24,12 +24,12 @@ import numpy as np
 import psutil
 
 from harness import __version__, clock
+from harness.cache import cache_dir
 from harness.drive.driver import drive
 from harness.drive.golden import server as golden
 from harness.drive.golden.truth import compare, quantiles
 from harness.errors import StoreError
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, RequestRecord, Timeouts
-from harness.targets.cache import cache_dir
 
 LIMITS_S = (0.001, 0.005)
 BUDGET_S, QUICK_BUDGET_S = 60.0, 15.0

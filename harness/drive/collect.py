@@ -273,6 +273,7 @@ def _about_worker(number: int, report: dict[str, Any]) -> str:
     wait_s, still_s = report["core_wait_s"], report["stopped_max_s"]
     said = [
         f"priority {report['priority']}",
+        report["reader"],
         "time without a core unknown" if wait_s is None else f"waited {wait_s:.3f} s for a core",
     ]
     if still_s > STOOD_STILL_S:

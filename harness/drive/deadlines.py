@@ -1,16 +1,15 @@
-"""Time limits of exchanges: one heap entry each, looked at again when it is due, so that the hot path keeps no time."""
+"""Time limits of exchanges: one heap entry each, looked at again when it is due, so that the reader keeps no time."""
 
 from __future__ import annotations
 
 import heapq
-from array import array
 
 from harness import clock
 from harness.drive import wire
+from harness.drive.reader import Reader
 from harness.records import Outcome, Timeouts
 
 CHECK_NS = 1_000_000_000  # every exchange is looked at once a second, limits or not, to compact what it holds
-COMPACT_READS = 128
 
 Limit = tuple[int, Outcome, float]  # when, what then, the limit in seconds
 
@@ -18,8 +17,8 @@ Limit = tuple[int, Outcome, float]  # when, what then, the limit in seconds
 class Deadlines:
     """The heap. An entry whose connection has moved on to another exchange (`epoch`) is skipped when it comes up."""
 
-    def __init__(self, timeouts: Timeouts) -> None:
-        self.timeouts = timeouts
+    def __init__(self, timeouts: Timeouts, reader: Reader) -> None:
+        self.timeouts, self.reader = timeouts, reader
         self.offset_ns = 0  # CLOCK_REALTIME - CLOCK_MONOTONIC, set by the loop
         self._heap: list[tuple[int, int, wire.Conn, int]] = []
         self._serial = 0
@@ -61,28 +60,11 @@ class Deadlines:
 
     def _look(self, conn: wire.Conn) -> None:
         """Learn from the reads so far whether the body has begun and when the last byte came."""
-        if not conn.buf:
+        stamp = self.reader.last_stamp(conn)
+        if stamp is None:
             return
-        seconds, nanos = wire.TIMESPEC.unpack(conn.buf[-1][1][0][2])
+        seconds, nanos = stamp
         conn.last_ns = nanos if seconds == wire.USER_STAMP_SECONDS else seconds * clock.NS + nanos - self.offset_ns
         if not conn.body_seen:
-            begin = b"".join(read[0] for read in conn.buf)
-            conn.body_seen = bool(conn.packed) or 0 < begin.find(b"\r\n\r\n") < len(begin) - 4
-
-
-def compact(conn: wire.Conn) -> int:
-    """Turn all reads but the last two into flat bytes, if they are many: less than half the size. Returns bytes held."""
-    if len(conn.buf) > COMPACT_READS:
-        keep = conn.buf[-2:]
-        conn.packed.append(pack(conn.buf[:-2]))
-        conn.buf[:] = keep  # in place: the loop holds this list
-    return sum(len(data) for _, _, data in conn.packed)
-
-
-def pack(buf: list[wire.Stamped]) -> tuple[bytes, bytes, bytes]:
-    """Reads as three columns: 16-byte stamps, uint32 lengths, the bytes themselves."""
-    return (
-        b"".join([read[1][0][2] for read in buf]),
-        array("I", [len(read[0]) for read in buf]).tobytes(),
-        b"".join([read[0] for read in buf]),
-    )
+            begin = self.reader.begin(conn) if self.reader.adopted(conn) else wire.received(conn)
+            conn.body_seen = 0 < begin.find(b"\r\n\r\n") < len(begin) - 4

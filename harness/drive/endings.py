@@ -5,12 +5,9 @@ They may only ever say yes where the framing parser would: what they do not know
 
 from __future__ import annotations
 
-from harness.drive.wire import Stamped
-
 ENDS = b"\r\n\r\n"  # of a last chunk, with or without trailers
-_LAST_CHUNK = b"0\r\n\r\n"
-_DONE_CHUNK = b"data: [DONE]\n\n\r\n"
-_DONE_END = _DONE_CHUNK + _LAST_CHUNK
+_DONE_END = b"data: [DONE]\n\n\r\n0\r\n\r\n"
+TAIL_BYTES = len(_DONE_END)
 
 
 def usual_head(data: bytes) -> bool | None:
@@ -27,7 +24,6 @@ def may_end(first: bytes) -> bool:
     return first.endswith(ENDS) and first.find(ENDS) < len(first) - len(ENDS)
 
 
-def said_done(buf: list[Stamped]) -> bool:
-    """The reads end with `data: [DONE]` and a last chunk: the stream has said that it is over."""
-    last: bytes = buf[-1][0]
-    return last.endswith(_DONE_END) or (last == _LAST_CHUNK and len(buf) > 1 and buf[-2][0].endswith(_DONE_CHUNK))
+def said_done(tail: bytes) -> bool:
+    """The bytes end with `data: [DONE]` and a last chunk: the stream has said that it is over."""
+    return tail.endswith(_DONE_END)

@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any
 
 from harness import clock
-from harness.drive import endings, http1, wire
+from harness.drive import endings, http1, reader, wire
 from harness.drive.deadlines import Deadlines
 from harness.drive.shard import Shard
 from harness.drive.turns import Turns
@@ -19,7 +19,7 @@ _IN, _OUT = 1, 4  # EPOLLIN, EPOLLOUT
 
 
 class Exchanges:
-    """All connections of one worker. `hot` holds the streams that the loop reads itself; every other event comes to
+    """All connections of one worker. The reader takes the streams that it adopted by itself; every other event comes to
     `event`. Ended exchanges stand in `outbox` as flat tuples, the fields of exchange.Raw with the reads not yet packed."""
 
     def __init__(
@@ -28,28 +28,27 @@ class Exchanges:
         ca_file: str | None,
         head: bytes,
         shard: Shard,
-        poll: Any,
+        reading: reader.Reader,
         deadlines: Deadlines,
         *,
         kernel_stamps: bool,
         turns: Turns | None = None,
     ) -> None:
-        self.head, self.shard, self.epoll, self.deadlines, self.turns = head, shard, poll, deadlines, turns
+        self.head, self.shard, self.reader, self.deadlines, self.turns = head, shard, reading, deadlines, turns
+        self.poll = reading.poll
         self.to = wire.destination(base_url)
         self.context: ssl.SSLContext | None = wire.tls_context(ca_file) if self.to.tls else None
         self.kernel_stamps = kernel_stamps
         self.addresses: list[wire.Address] = []
         self.resolve_error = ""
         self.conns: dict[int, wire.Conn] = {}
-        self.hot: dict[int, tuple[Any, list[wire.Stamped], wire.Conn]] = {}
         self.idle: list[wire.Conn] = []
         self.ready: deque[wire.Conn] = deque()  # connected, their request not yet sent
         self.again: deque[tuple[int, int, int, int, bool, int]] = deque()  # to be tried on a new connection
         self.freed: deque[int] = deque()  # when each exchange that ended did so: the closed loop's free slots
         self.outbox: deque[tuple[Any, ...]] = deque()
-        self.other_work = False  # something besides a mid-stream read happened; the loop clears it
         self.in_flight = self.opening = 0
-        self.sent = self.user_reads = self.late_sends = 0
+        self.sent = self.user_reads = self.late_sends = 0  # user_reads: besides the reader's own
         self.careful_replies = 0  # read by the framing parser in the loop, for part of their length or all of it
 
     def resolve(self) -> None:
@@ -91,7 +90,7 @@ class Exchanges:
     def open(self, address_at: int) -> wire.Conn:
         conn = wire.connect(self.to, self.addresses, address_at, self.context, kernel_stamps=self.kernel_stamps)
         self.conns[conn.fd] = conn
-        self.epoll.register(conn.fd, _OUT)
+        self.poll.register(conn.fd, _OUT)
         self.opening += 1
         return conn
 
@@ -121,6 +120,8 @@ class Exchanges:
         self._watch_out(conn, not gone)
         if gone:
             conn.state = wire.WAITING
+            if conn.fresh():
+                self.reader.adopt(conn)
             conn.last_ns = conn.sent_ns
             self.sent += 1
             self.shard.sent[conn.index] = conn.sent_ns
@@ -130,14 +131,23 @@ class Exchanges:
     def _watch_out(self, conn: wire.Conn, wanted: bool) -> None:
         if conn.waits_out != wanted:
             conn.waits_out = wanted
-            self.epoll.modify(conn.fd, _IN | _OUT if wanted else _IN)
+            self.poll.modify(conn.fd, _IN | _OUT if wanted else _IN)
 
     # ------------------------------------------------------------ everything that is not a read in mid-stream
 
     def event(self, conn: wire.Conn, event: int) -> None:
-        """An epoll event on a connection that is not in `hot`."""
-        self.other_work = True
-        if conn.state == wire.CONNECTING:
+        """What the reader did not take: epoll's events, and its own on streams that it adopted."""
+        if event & reader.MAY_END:
+            self._candidate(conn)
+        elif event & reader.UNUSUAL:
+            self._carefully(conn)
+        elif event & reader.CLOSED:
+            self.reader.release(conn)
+            self._closed_by_peer(conn)
+        elif event & reader.LOST:
+            self.reader.release(conn)
+            self.lost(conn, self.reader.error(conn.fd, event))
+        elif conn.state == wire.CONNECTING:
             self._connected(conn)
         elif conn.state == wire.HANDSHAKE:
             self._handshake(conn, readable=bool(event & ~_OUT))
@@ -224,41 +234,27 @@ class Exchanges:
         if not read[1]:
             read = (data, wire.user_stamp())
             self.user_reads += 1
-        first = conn.fresh()
         conn.buf.append(read)
-        reusable = endings.usual_head(data) if first and conn.state == wire.WAITING else None
-        if reusable is not None:
-            conn.reusable = reusable
-            conn.state = wire.STREAMING
-            self.hot[conn.fd] = (conn.recv, conn.buf, conn)
-            if endings.may_end(data):
-                self.candidate(conn)
-            return
         if conn.careful is None:
-            self.careful_replies += 1
-            conn.careful = http1.Response()
-            if not first:  # a stream that left the hot path: read all of it again
-                data = b"".join((*(p[2] for p in conn.packed), *(r[0] for r in conn.buf)))
-        self._feed_careful(conn, data)
+            self._carefully(conn)
+        else:
+            self._feed_careful(conn, data)
 
-    def candidate(self, conn: wire.Conn) -> None:
+    def _candidate(self, conn: wire.Conn) -> None:
         """The bytes so far end like a last chunk. After `data: [DONE]` they are: the stream has said that it is over.
         Otherwise the framing parser decides, and reads along from here on."""
-        if endings.said_done(conn.buf):
-            self.finish(conn, "", "", reuse=conn.reusable)
-            return
-        self.hot.pop(conn.fd, None)
-        conn.state = wire.CAREFUL
+        if endings.said_done(self.reader.tail(conn, endings.TAIL_BYTES)):
+            self.finish(conn, "", "", reuse=bool(endings.usual_head(self.reader.begin(conn))))
+        else:
+            self._carefully(conn)
+
+    def _carefully(self, conn: wire.Conn) -> None:
+        """Let the framing parser read along from here on, after what has come so far."""
+        self.reader.release(conn)
+        conn.state = conn.state if conn.state == wire.SENDING else wire.CAREFUL
         self.careful_replies += 1
         conn.careful = http1.Response()
-        self._feed_careful(conn, b"".join((*(p[2] for p in conn.packed), *(r[0] for r in conn.buf))))
-
-    def short_read(self, conn: wire.Conn) -> None:
-        if conn.buf[-1][0]:
-            self.candidate(conn)
-        else:
-            conn.buf.pop()
-            self._closed_by_peer(conn)
+        self._feed_careful(conn, wire.received(conn))
 
     def _feed_careful(self, conn: wire.Conn, data: bytes) -> None:
         assert conn.careful is not None
@@ -284,7 +280,6 @@ class Exchanges:
 
     def _retry(self, conn: wire.Conn) -> None:
         """A kept-alive connection that the server had closed: once more, on a new one. The row says so."""
-        self.other_work = True
         self.again.append((conn.index, conn.due_ns, conn.begun_ns, 0, True, 0))
         self._discard(conn)
 
@@ -292,7 +287,7 @@ class Exchanges:
 
     def finish(self, conn: wire.Conn, outcome: str, error: str, *, reuse: bool) -> None:
         now, index = clock.monotonic_ns(), conn.index
-        self.hot.pop(conn.fd, None)
+        self.reader.release(conn)
         self.outbox.append(
             (conn.index, str(outcome), error, conn.due_ns, conn.connect_started_ns, conn.connect_ns, conn.tls_ns,
              conn.reused, conn.sent_ns if conn.state != wire.SENDING else 0, now, conn.retried, conn.packed, conn.buf)
@@ -313,7 +308,6 @@ class Exchanges:
     def _slot_free(self, index: int, now: int) -> None:
         """An exchange is over, and with it its slot, unless its session goes on."""
         self.in_flight -= 1
-        self.other_work = True
         if self.turns is None or self.turns.ended(index):
             self.freed.append(now)
 
@@ -321,8 +315,8 @@ class Exchanges:
         if conn.state in (wire.CONNECTING, wire.HANDSHAKE):
             self.opening -= 1
         self.conns.pop(conn.fd, None)
-        self.hot.pop(conn.fd, None)
-        self.epoll.unregister(conn.fd)
+        self.reader.release(conn)
+        self.poll.unregister(conn.fd)
         conn.epoch += 1
         wire.close(conn, hard=hard)
 

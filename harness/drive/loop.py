@@ -2,20 +2,17 @@
 
 A reply's end is seen by its last bytes; a candidate that is not the usual `[DONE]` ending is confirmed by the real
 framing parser before the connection is used again, and the parent checks every reply's framing once more. Ended
-exchanges wait in `outbox` and are packed and spooled one at a time, only when a poll found nothing to read.
+exchanges wait in `outbox` and are packed and spooled one at a time, only when a poll found little to read.
 """
 
 from __future__ import annotations
 
 import os
-import select
 from dataclasses import dataclass
-from typing import Any
 
 from harness import clock
-from harness.drive import wire
-from harness.drive.deadlines import Deadlines, compact, pack
-from harness.drive.endings import ENDS
+from harness.drive import reader, wire
+from harness.drive.deadlines import Deadlines
 from harness.drive.exchanges import Exchanges
 from harness.drive.shard import AWAITS, Shard, forget_sent
 from harness.drive.spool import Writer
@@ -23,18 +20,16 @@ from harness.drive.timer import WakeTimer
 from harness.drive.turns import Turns
 from harness.records import Outcome, Timeouts
 
-SENDS_PER_POLL = 32
+SENDS_PER_POLL = 8  # between two looks at what came
+OPENING_AT_ONCE = 32
+FEW = 64  # reads of a turn that leave time for packing
 TIMERS_PER_POLL = 4
 OUTBOX_MAX = 8192  # beyond it replies are packed even while bytes wait, so that memory stays bounded
 MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 TICK_NS = 250_000_000
 ANCHOR_NS = 1_000_000_000
 PREPARE_S = 5.0
-GATHER_NS = 200_000  # waking up for every chunk costs more than reading it; far below any gap between two tokens
 FOREVER_NS = 1 << 62
-_SHORT = 8  # a read of fewer bytes may be the rest of an end that was split
-_ENOUGH = 16  # reads out of one poll that make its own cost, and that of waking up, small
-_MANY = 8  # reads out of one poll from which on the turn is timed, for loop_lag_max_s
 _IN = 1  # EPOLLIN
 
 
@@ -49,6 +44,7 @@ class LoopConfig:
     timeouts: Timeouts
     duration_ns: int | None
     kernel_stamps: bool
+    reader: str | None  # path of the compiled one
 
 
 class Loop:
@@ -62,17 +58,18 @@ class Loop:
         self.order = sorted((i for i in range(len(shard)) if scheduled[i] != AWAITS), key=lambda i: scheduled[i])
         self.words = b""  # of a command that has not come whole
         self.next = 0  # position in `order`
-        self.epoll = make_poll()
+        self.reader = reader.make(config.reader, tls=wire.destination(config.base_url).tls)
+        self.poll = self.reader.poll
         self.timer = WakeTimer()
         self.armed_ns = FOREVER_NS
         self.holder = wire.hold_kernel_stamping() if config.kernel_stamps else None
-        self.deadlines = Deadlines(config.timeouts)
+        self.deadlines = Deadlines(config.timeouts, self.reader)
         self.exchanges = Exchanges(
             config.base_url,
             config.ca_file,
             config.head,
             shard,
-            self.epoll,
+            self.reader,
             self.deadlines,
             kernel_stamps=self.holder is not None,
             turns=turns,
@@ -90,85 +87,41 @@ class Loop:
         """Resolve the name, and in a closed loop open the connections, a few at a time."""
         exchanges = self.exchanges
         exchanges.resolve()
-        self.epoll.register(self.control_fd, _IN)
+        self.poll.register(self.control_fd, _IN)
         if self.timer.fd >= 0:
-            self.epoll.register(self.timer.fd, _IN)
+            self.poll.register(self.timer.fd, _IN)
         give_up = clock.monotonic_ns() + int(1e9 * min(PREPARE_S, self.config.timeouts.connect_s or PREPARE_S))
         wanted = min(self.config.slots or 0, len(self.order)) if exchanges.addresses else 0
         while (wanted or exchanges.opening) and clock.monotonic_ns() < give_up and not self.stopping:
-            while wanted and exchanges.opening < SENDS_PER_POLL:
+            while wanted and exchanges.opening < OPENING_AT_ONCE:
                 wanted -= 1
                 try:
                     exchanges.open(0)
                 except OSError:
                     wanted = 0
-            for fd, event in self.epoll.poll(0.05):
+            for fd, event in self.poll.poll(0.05):
                 self._event(fd, event)
 
     def run(self) -> None:
-        """The hot loop; returns when nothing is left to send, read or pack.
-
-        As long as only mid-stream reads come, a turn is poll, recvmsg, append. Whatever else happens (an end, a send, a
-        timer) sets `other_work`, and the turn then looks at everything that may be due. Where a poll had hardly to wait and
-        yet found little, and nothing is due, more is on its way: the loop lets it gather for a moment, since the kernel's
-        stamps do not depend on when it reads.
-        """
-        ex = self.exchanges
-        now, hot, poll, event_of = clock.monotonic_ns, ex.hot, self.epoll.poll, self._event
-        ends, short, size, room, stamp = ENDS, _SHORT, wire.RECV_BYTES, wire.ANCILLARY_BYTES, wire.user_stamp
+        """The loop; returns when nothing is left to send, read or pack. The reader comes back only when something else
+        than a read in mid-stream happened, or may be due."""
+        wait, event_of, now = self.reader.wait, self._event, clock.monotonic_ns
         self.cpu_start_s = clock.process_cpu_s()
-        gather_ns = GATHER_NS  # 0 from the first read without a kernel stamp on: our own would be as late as the read
-        gather_s, sleep = gather_ns / 1e9, clock.sleep
         timeout_s = 0.0
-        while True:
-            asked = now()
-            events = poll(timeout_s)
-            woke = now()
-            for fd, event in events:
-                h = hot.get(fd)
-                if h is None:
-                    event_of(fd, event)
-                    continue
-                recv, buf, conn = h
-                try:
-                    read = recv(size, room)
-                except BlockingIOError:
-                    continue
-                except OSError as error:
-                    ex.lost(conn, error)
-                    continue
-                data = read[0]
-                if not read[1]:
-                    read = (data, stamp())
-                    ex.user_reads += 1
-                    gather_ns = 0
-                buf.append(read)
-                if data.endswith(ends):
-                    ex.candidate(conn)
-                elif len(data) < short:
-                    ex.short_read(conn)
-            if ex.other_work or woke >= self.look_at_ns or not events:
-                if self._over():
-                    return
-                timeout_s = self._other_work(woke, idle=not events)
-            if len(events) > _MANY or timeout_s == 0:
-                busy = now() - woke
-                if busy > self.lag_max_ns and self.started_ns <= woke:
-                    self.lag_max_ns = busy
-            if (
-                woke - asked < gather_ns
-                and 0 < len(events) < _ENOUGH
-                and timeout_s
-                and self.look_at_ns - woke > 3 * gather_ns
-            ):
-                sleep(gather_s)
+        while not self._over():
+            for fd, event in wait(timeout_s, self.look_at_ns):
+                event_of(fd, event)
+            timeout_s = self._other_work(self.reader.woke_ns)
+            busy = now() - self.reader.woke_ns
+            if busy > self.lag_max_ns and self.started_ns <= self.reader.woke_ns:
+                self.lag_max_ns = busy
+        self.lag_max_ns = max(self.lag_max_ns, self.reader.busy_max_ns)
 
-    def _other_work(self, woke: int, *, idle: bool) -> float:
+    def _other_work(self, woke: int) -> float:
         """Everything but mid-stream reads, in small portions; returns how long the next poll may wait, in seconds."""
         ex = self.exchanges
-        ex.other_work = False
         self._send_due()
-        if ex.outbox and (idle or len(ex.outbox) > OUTBOX_MAX):
+        if ex.outbox and (self.reader.found < FEW or len(ex.outbox) > OUTBOX_MAX):
             self._pack_one()
         self._check_limits(woke)
         if woke >= self.next_tick_ns:
@@ -178,8 +131,7 @@ class Loop:
             self._tick(woke)
         now = clock.monotonic_ns()
         self.look_at_ns = at = self._next_look(now)
-        if at <= now or self._over():
-            ex.other_work = True
+        if at <= now:
             return 0
         if self.timer.fd < 0:
             return min(at - now, TICK_NS) / 1e9
@@ -263,11 +215,12 @@ class Loop:
 
     def _pack_one(self) -> None:
         *meta, packed, buf = self.exchanges.outbox.popleft()
-        pieces = [*packed, pack(buf)] if buf else packed
+        pieces = [*packed, reader.pack(buf)] if buf else packed
         stamps, lengths, data = (
             (b"".join(column) for column in zip(*pieces, strict=True)) if pieces else (b"", b"", b"")
         )
         self.spool.put(("exchange", *meta, stamps, lengths, data))
+        self.reader.forget(packed)
 
     def _check_limits(self, now: int) -> None:
         for _ in range(TIMERS_PER_POLL):
@@ -279,7 +232,7 @@ class Loop:
                 self.deadlines.set(conn, now)  # we are late, not the server: read first, then judge
             elif limit is not None:
                 self.exchanges.finish(conn, limit[1], f"limit {limit[2]:g} s", reuse=False)
-            elif compact(conn) > MAX_RESPONSE_BYTES:
+            elif self.reader.held(conn) > MAX_RESPONSE_BYTES:
                 what = f"response longer than {MAX_RESPONSE_BYTES} bytes"
                 self.exchanges.finish(conn, Outcome.PROTOCOL_ERROR, what, reuse=False)
             else:
@@ -294,10 +247,8 @@ class Loop:
         elif fd == self.timer.fd:
             self.armed_ns = FOREVER_NS
             self.timer.arm(FOREVER_NS)
-            self.exchanges.other_work = True
 
     def _commands(self) -> None:
-        self.exchanges.other_work = True
         try:
             words = os.read(self.control_fd, 4096)
         except BlockingIOError:
@@ -324,19 +275,3 @@ class Loop:
                 case b"abort":
                     self.stopping = True
                     self.exchanges.cancel_all()
-
-
-class _Poll:
-    """select.poll in the shape of epoll, for systems without epoll."""
-
-    def __init__(self) -> None:
-        self._poll = select.poll()
-        self.register, self.modify, self.unregister = self._poll.register, self._poll.modify, self._poll.unregister
-
-    def poll(self, timeout_s: float) -> list[tuple[int, int]]:
-        return self._poll.poll(timeout_s * 1000)
-
-
-def make_poll() -> Any:
-    """epoll, or the nearest thing this system has."""
-    return select.epoll() if hasattr(select, "epoll") else _Poll()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+from harness.drive import reader
 from harness.records import Endpoint, Load, Timeouts
 
 
@@ -87,6 +88,7 @@ def start_workers(
 ) -> list[WorkerProcess]:
     """Start `count` workers; the closed loop's concurrency is divided among them exactly."""
     started: list[WorkerProcess] = []
+    compiled = reader.library() if driver == "wire" else None
     try:
         for number in range(count):
             slots = None if load.concurrency is None else len(range(number, load.concurrency, count))
@@ -103,6 +105,7 @@ def start_workers(
                 "timeouts": [timeouts.connect_s, timeouts.first_token_s, timeouts.idle_s, timeouts.total_s],
                 "duration_ns": None if duration_s is None else int(duration_s * 1e9),
                 "kernel_stamps": kernel_stamps,
+                "reader": compiled,
             }
             started.append(WorkerProcess(number, config, scratch))
     except BaseException:

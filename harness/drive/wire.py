@@ -14,7 +14,7 @@ import select
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -32,7 +32,7 @@ NO_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno
 
 Stamped = tuple[Any, ...]  # (bytes, ancillary, ..)
 Address = tuple[int, Any]  # family, sockaddr
-CONNECTING, HANDSHAKE, SENDING, WAITING, STREAMING, CAREFUL, IDLE, CLOSED = range(8)
+CONNECTING, HANDSHAKE, SENDING, WAITING, CAREFUL, IDLE, CLOSED = range(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class Conn:
 
     __slots__ = (
         "address_at", "begun_ns", "body_seen", "buf", "careful", "connect_ns", "connect_started_ns", "due_ns", "epoch",
-        "fd", "index", "last_ns", "out", "packed", "recv", "retried", "reusable", "reused", "sent_ns", "sock", "state",
+        "fd", "index", "last_ns", "out", "packed", "recv", "retried", "reused", "sent_ns", "sock", "state",
         "tls", "tls_ns", "waits_out",
     )  # fmt: skip
 
@@ -190,9 +190,9 @@ class Conn:
         self.index = -1
         self.due_ns = self.begun_ns = self.sent_ns = self.last_ns = 0
         self.buf: list[Stamped] = []
-        self.packed: list[tuple[bytes, bytes, bytes]] = []
+        self.packed: list[Iterable[bytes]] = []  # three columns each, as reader.pack makes them
         self.careful: Response | None = None
-        self.reusable = self.retried = self.body_seen = False
+        self.retried = self.body_seen = False
         self.epoch += 1
 
     def fresh(self) -> bool:
@@ -278,3 +278,8 @@ def close(conn: Conn, *, hard: bool = False) -> None:
         with contextlib.suppress(OSError):
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     conn.sock.close()
+
+
+def received(conn: Conn) -> bytes:
+    """All bytes of the reply so far, of a connection whose stream the reader has not adopted."""
+    return b"".join((*(data for _, _, data in conn.packed), *(read[0] for read in conn.buf)))

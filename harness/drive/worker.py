@@ -97,6 +97,7 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, sessions: t
         timeouts=Timeouts(*config["timeouts"]),
         duration_ns=config["duration_ns"],
         kernel_stamps=config["kernel_stamps"],
+        reader=config["reader"],
     )
     loop = Loop(wire_config, share, spool, CONTROL_FD, sessions)
     priority = ask_for_priority()
@@ -113,11 +114,12 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, sessions: t
         "cpu_s": clock.process_cpu_s() - loop.cpu_start_s,
         "loop_lag_max_s": loop.lag_max_ns / 1e9,
         "late_sends": loop.exchanges.late_sends,
-        "user_reads": loop.exchanges.user_reads,
+        "user_reads": loop.exchanges.user_reads + loop.reader.user_reads,
         "careful": loop.exchanges.careful_replies,
         "cut": loop.cut,
         "stopped_max_s": loop.stopped_max_ns / 1e9,
         "priority": priority,
+        "reader": loop.reader.name,
         "core_wait_s": None if waited is None or waited_before is None else waited - waited_before,
         "ended_ns": clock.monotonic_ns(),
     }

@@ -22,8 +22,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.cache import cache_dir
 from harness.errors import ConfigError, HarnessError, TargetError
-from harness.targets.cache import cache_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import clock
+from harness.cache import cache_dir
 from harness.config import TargetSpec
 from harness.errors import ConfigError, TargetError
 from harness.records import (
@@ -29,7 +30,6 @@ from harness.records import (
     Vocabulary,
 )
 from harness.targets import command, server_log, servers
-from harness.targets.cache import cache_dir
 from harness.targets.offline_batch import POST_BATCH_SIZE, Order, run_batch
 from harness.targets.offline_rows import OfflineReport
 from harness.targets.offline_worker import write_whole

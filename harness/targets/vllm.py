@@ -10,10 +10,10 @@ import httpx
 import psutil
 
 from harness import clock
+from harness.cache import cache_dir
 from harness.errors import ConfigError, TargetError
 from harness.records import Endpoint, Startup, TargetInfo
 from harness.targets import command, identity, server_log, servers
-from harness.targets.cache import cache_dir
 from harness.targets.process import ServerProcess, spawn
 from harness.targets.target import Target
 from harness.targets.vocabulary import read_words, vocabulary

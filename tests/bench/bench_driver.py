@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 from harness import clock
-from harness.drive import driver, shard, worker
+from harness.drive import cc, driver, shard, worker
 from harness.drive.golden import server as golden
 from harness.drive.golden.truth import Comparison, compare
 from harness.records import (
@@ -208,7 +208,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        golden.compile_c(ROOT / "tests/bench/floor_client.c", folder / "floor_client")
+        cc.compile_c(ROOT / "tests/bench/floor_client.c", folder / "floor_client")
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}, {a.workers} worker(s)", flush=True)
         if a.only in (None, "waves"):
             for streams in a.streams:

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from harness import clock
+from harness.cache import cache_dir
 from harness.drive.golden import server as golden
 from harness.targets import embedded
-from harness.targets.cache import cache_dir
 from tests.bench import peers_process
 from tests.bench.peers_tools import Case, Peer, Place, Reported, environment, peers
 

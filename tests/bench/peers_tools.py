@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from harness.targets.cache import cache_dir
+from harness.cache import cache_dir
 
 PROMPT_TOKENS = 32
 SEED = 1

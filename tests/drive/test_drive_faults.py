@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import clock
-from harness.drive import sdk, shard
+from harness.drive import reader, sdk, shard
 from harness.drive.collect import Collector
 from harness.drive.spool import Writer
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, RequestRecord, Timeouts
@@ -89,9 +89,18 @@ def of_each(offer_one, server: FaultServer, faults: list[str]) -> dict:
         return dict(zip(faults, pool.map(lambda fault: offer_one(server, fault), faults), strict=True))
 
 
-@pytest.fixture(scope="module")
-def wire_rows(server):
-    return of_each(wire_offer, server, list(FAULTS))
+@pytest.fixture(scope="module", params=["compiled", "python"])
+def wire_rows(server, request):
+    """By the compiled reader, and by the one in Python."""
+    if request.param == "compiled" and reader.library() is None:
+        pytest.skip("no compiler here")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "python":
+            patch.setenv("HARNESS_READER", "python")
+        rows = of_each(wire_offer, server, list(FAULTS))
+    name = "reader in Python" if request.param == "python" else "compiled reader"
+    assert all(name in str(report.notes) for _, report in rows.values())
+    return rows
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,19 @@ def test_a_stepped_clock_moves_no_stamp(tmp_path):
     spool.put(("exchange", 0, "", "", 1, 1, 1, 0, False, 4_990_000_000, monotonic[-1], False, *columns))
     facts = {"cpu_s": 1, "loop_lag_max_s": 0, "late_sends": 0, "user_reads": 0, "careful": 0, "cut": False}
     spool.put(
-        ("report", json.dumps(facts | {"stopped_max_s": 0, "priority": "none", "core_wait_s": None, "ended_ns": 7}))
+        (
+            "report",
+            json.dumps(
+                facts
+                | {
+                    "stopped_max_s": 0,
+                    "priority": "none",
+                    "reader": "reader in Python",
+                    "core_wait_s": None,
+                    "ended_ns": 7,
+                }
+            ),
+        )
     )
     spool.close()
     collector = Collector(plan, [0], 1, Load(concurrency=1), endpoint, Phase.MEASURE, "run", tmp_path)

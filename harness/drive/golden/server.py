@@ -6,12 +6,8 @@ Python could not send 160,000 tokens a second, and a server that is late itself 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import platform
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +16,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from harness.errors import ConfigError, HarnessError
+from harness.drive import cc
+from harness.errors import HarnessError
 
 SOURCE = Path(__file__).with_name("golden_server.c")
 MODEL = "golden"
@@ -28,41 +25,9 @@ _ID_WORDS = 8  # int64 words of a request's name in the log
 _PRIORITY = 10  # of the real-time class, where the system lets us: below it the server's lateness is in every figure
 
 
-def compiler() -> str:
-    """Path of the C compiler ($CC, cc, gcc, clang). Raises ConfigError where there is none."""
-    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
-        if name and (found := shutil.which(name)):
-            return found
-    raise ConfigError(
-        "no C compiler, which the golden server needs",
-        "looked for $CC, cc, gcc, clang",
-        "install one (Debian and Ubuntu: apt-get install gcc libc6-dev)",
-    )
-
-
 def build(cache: Path) -> Path:
     """The server's binary in `cache`, compiled unless this source was before. Raises ConfigError, HarnessError."""
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
-    binary = cache / f"golden-server-{platform.machine()}-{digest}"
-    if not binary.exists():
-        compile_c(SOURCE, binary)
-    return binary
-
-
-def compile_c(source: Path, binary: Path) -> None:
-    """Compile one C file; the binary appears whole or not at all. Raises ConfigError, HarnessError."""
-    with tempfile.TemporaryDirectory(dir=binary.parent) as folder:
-        made = Path(folder) / binary.name
-        words = [compiler(), "-O2", "-o", str(made), str(source)]
-        result = subprocess.run(words, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            said = result.stderr.strip().splitlines()
-            raise HarnessError(
-                f"{source.name} cannot be compiled",
-                said[0] if said else f"exit status {result.returncode}",
-                "the C library's headers may be missing (Debian and Ubuntu: libc6-dev); Linux only: epoll, timerfd",
-            )
-        made.replace(binary)
+    return cc.build(SOURCE, cache)
 
 
 @dataclass(frozen=True, slots=True)
