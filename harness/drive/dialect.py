@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from pydantic_core import from_json
+import msgspec
 
 from harness.errors import ConfigError
 from harness.records import Endpoint, PlannedRequest, Prompt
@@ -76,6 +76,49 @@ def _message(value: dict[str, Any]) -> str | None:
     return None if error is None else str(error)
 
 
+class _Details(msgspec.Struct):
+    cached_tokens: Any = None
+    reasoning_tokens: Any = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class _Choice(msgspec.Struct):
+    text: Any = None
+    delta: _Delta | None = None
+    finish_reason: Any = None
+    token_ids: list[int] | None = None
+
+
+class Chunk(msgspec.Struct):
+    """Of one streamed event what is looked at; the rest is skipped where it stands. Values that servers disagree on are
+    of any type."""
+
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_decode = msgspec.json.Decoder(Chunk).decode
+
+
+def chunk_of(value: dict[str, Any]) -> Chunk:
+    """The same of an event that the SDK has read. Raises ValueError if it has another shape."""
+    return msgspec.convert(value, Chunk)
+
+
 class Reply:
     """What one streamed answer said so far. `chunk_ns` and `tokens` run in step, one entry per token-bearing chunk."""
 
@@ -109,31 +152,31 @@ class Reply:
 
     def take(self, data: bytes, stamp_ns: int) -> bool:
         """Account for one event; True if it bore tokens. Raises ValueError if it is neither JSON nor [DONE]."""
-        if data == b"[DONE]":
+        try:
+            chunk = _decode(data)
+        except msgspec.DecodeError:
+            if data != b"[DONE]":
+                raise
             self.done = True
             return False
-        chunk = from_json(data)  # its string cache also holds the values that every chunk repeats
-        if not isinstance(chunk, dict):
-            raise ValueError("an event is not a JSON object")  # noqa: TRY004 - of the server's bytes, not of a type
-        try:
-            return self.take_chunk(chunk, stamp_ns)
-        except (AttributeError, TypeError):
-            raise ValueError("an event does not have the expected shape") from None
+        except RecursionError:
+            raise ValueError("an event is nested too deep") from None
+        return self.take_chunk(chunk, stamp_ns)
 
-    def take_chunk(self, chunk: dict[str, Any], stamp_ns: int) -> bool:
+    def take_chunk(self, chunk: Chunk, stamp_ns: int) -> bool:
         """Account for one event already read as JSON; True if it bore tokens."""
-        if chunk.get("error"):
-            self.error = _message(chunk) or "error"
+        if chunk.error:
+            self.error = _message({"error": chunk.error}) or "error"
             return False
-        choices = chunk.get("choices") or ()
+        choices = chunk.choices or ()
         for choice in choices:
-            if reason := choice.get("finish_reason"):
-                self.finish_reason = str(reason)
+            if choice.finish_reason:
+                self.finish_reason = str(choice.finish_reason)
         if self._said is not None and choices:
             self._said.text.append(_content(choices[0]))
-            self._said.token_ids += choices[0].get("token_ids") or ()
-        usage = chunk.get("usage")
-        grown = self._take_usage(usage) if usage else None
+            self._said.token_ids += choices[0].token_ids or ()
+        usage = chunk.usage
+        grown = None if usage is None else self._take_usage(usage)
         if self._gap:
             grown = None  # usage came late: what it grew by belongs to earlier chunks too
         if not choices or not (any(map(_bears, choices)) if grown is None else grown > 0):
@@ -143,18 +186,17 @@ class Reply:
         self.tokens.append(grown)
         return True
 
-    def _take_usage(self, usage: dict[str, Any]) -> int | None:
+    def _take_usage(self, usage: _Usage) -> int | None:
         """Tokens that this chunk added by the server's running usage; None if it does not say."""
         before = self.output
-        prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if isinstance(prompt, int):
-            self.prompt = prompt
-        if isinstance(output, int):
-            self.output = output
-        if details := usage.get("prompt_tokens_details"):
-            self.cached = _count(details, "cached_tokens", self.cached)
-        if details := usage.get("completion_tokens_details"):
-            self.reasoning = _count(details, "reasoning_tokens", self.reasoning)
+        if isinstance(usage.prompt_tokens, int):
+            self.prompt = usage.prompt_tokens
+        if isinstance(usage.completion_tokens, int):
+            self.output = usage.completion_tokens
+        if (details := usage.prompt_tokens_details) and isinstance(details.cached_tokens, int):
+            self.cached = details.cached_tokens
+        if (details := usage.completion_tokens_details) and isinstance(details.reasoning_tokens, int):
+            self.reasoning = details.reasoning_tokens
         return None if self.output is None else self.output - (before or 0)
 
     def chunk_tokens(self) -> tuple[int, ...] | None:
@@ -163,25 +205,18 @@ class Reply:
         return known if len(known) == len(self.tokens) and known else None
 
 
-def _count(source: dict[str, Any], key: str, otherwise: int | None) -> int | None:
-    value = source.get(key)
-    return value if isinstance(value, int) else otherwise
+def _content(choice: _Choice) -> str:
+    return str(choice.text or (choice.delta and choice.delta.content) or "")
 
 
-def _content(choice: dict[str, Any]) -> str:
-    return str(choice.get("text") or (choice.get("delta") or {}).get("content") or "")
+def _bears(choice: _Choice) -> bool:
+    return bool(choice.text) or (choice.delta is not None and _delta_bears(choice.delta))
 
 
-def _bears(choice: dict[str, Any]) -> bool:
-    return bool(choice.get("text")) or _delta_bears(choice.get("delta"))
-
-
-def _delta_bears(delta: dict[str, Any] | None) -> bool:
-    if not delta:
-        return False
-    if delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning"):
+def _delta_bears(delta: _Delta) -> bool:
+    if delta.content or delta.reasoning_content or delta.reasoning:
         return True
-    return any(_call_bears(call) for call in delta.get("tool_calls") or ())
+    return any(_call_bears(call) for call in delta.tool_calls or ())
 
 
 def _call_bears(call: dict[str, Any]) -> bool:

@@ -37,7 +37,8 @@ SLICE_NS = 50_000_000  # parse at most this long between two looks at should_sto
 CLOCK_ROUNDS = 3
 CLOCK_REST_S = 0.0001
 CLOCK_WAIT_NS = 200_000_000  # a worker that died or was stopped does not answer
-REST_S = 0.01
+READY_REST_S = 0.01
+REST_S = 0.05
 TURN_REST_S = 0.001  # where later turns wait for what is parsed here
 
 
@@ -179,7 +180,7 @@ class _Session:
             self._look_at_stop()
             if self.asked or clock.monotonic_ns() > give_up:
                 break
-            clock.sleep(REST_S)
+            clock.sleep(READY_REST_S)
         for process in self.processes:
             if not process.ready and not self.asked:
                 process.kill()
@@ -207,8 +208,11 @@ class _Session:
             if not self.asked:
                 process.tell(f"go {started_ns + (offset_ns if abs(offset_ns) > error_ns else 0)}")
         next_stop = next_progress = 0
+        rest_s = TURN_REST_S if self.collector.next_turns else REST_S
         while True:
-            got = self._collect()
+            began = clock.monotonic_ns()
+            self._collect()
+            all_read = clock.monotonic_ns() - began < SLICE_NS
             self._bury()
             now = clock.monotonic_ns()
             if now >= next_stop:
@@ -222,8 +226,8 @@ class _Session:
             if self.abort_by_ns is not None and now > self.abort_by_ns:
                 for process in self.processes:
                     process.kill()
-            if not got:
-                clock.sleep(TURN_REST_S if self.collector.next_turns else REST_S)
+            if all_read:  # even if something came: a few replies at a time are parsed cheaper than each by itself
+                clock.sleep(rest_s)
         self.on_progress(self.collector.progress(clock.monotonic_ns()))
 
     def _tell(self, word: str) -> None:
@@ -245,14 +249,13 @@ class _Session:
         self.abort_by_ns = self.abort_by_ns or clock.monotonic_ns() + int(ABORT_S * 1e9)
         self._tell("abort")
 
-    def _collect(self) -> bool:
+    def _collect(self) -> None:
         rows = self.collector.collect(self.processes, SLICE_NS)
         for worker, line in self.collector.commands:
             self.processes[worker].tell(line)
         self.collector.commands.clear()
         if rows:
             self.on_rows(rows)
-        return bool(rows)
 
     def _bury(self) -> None:
         """Notice workers that ended: properly, or by dying; a dead one's requests become rows and the run stops."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -73,6 +75,21 @@ class StampMap:
         return found
 
 
+# A usual read, as nearly every server sends them: one chunk, which is one event, which is one data line. By a read's
+# length: the first bytes that such a read was once found to have, its size and `data: `.
+_beginnings: dict[int, bytes] = {}
+_END = b"\n\n\r\n"
+_LF, _CR = b"\n\r"
+_SIZE = re.compile(rb"[0-9A-Fa-f]+")
+
+
+def _learn(read: bytes) -> None:
+    """Remember how this read begins, if it is a usual one: the next of its length costs no parsing of its frame."""
+    line, _, rest = read.partition(b"\r\n")
+    if rest.startswith(b"data: ") and _SIZE.fullmatch(line) and int(line, 16) == len(rest) - 2:
+        _beginnings[len(read)] = line + b"\r\ndata: "
+
+
 class _Reading:
     """The reply read through once: framing, then events, each with the stamp of the read that completed it."""
 
@@ -80,38 +97,46 @@ class _Reading:
         self.response = http1.Response()
         self.events = sse.SseParser()
         self.reply = dialect.Reply(said)
+        self.streaming = False
         self.merged_reads = 0
         self.error_body = bytearray()
         self.problem: str | None = None  # a protocol error
 
     def read_all(self, data: bytes, lengths: Sequence[int], stamps: Sequence[int]) -> None:
-        at = 0
-        streaming = False
-        feed, single, events, take = self.response.feed, self.events.single, self.events.feed, self.reply.take
+        between = False  # events, and chunks
+        at, beginning, take = 0, _beginnings.get, self.reply.take
         try:
-            for length, stamp in zip(lengths, stamps, strict=True):
-                body = feed(data[at : at + length])
-                at += length
-                if not body:
-                    continue
-                if not streaming:
-                    streaming = self._streams()
-                    if not streaming:
-                        self.error_body += body[: _MAX_ERROR_BODY - len(self.error_body)]
-                        continue
-                event_data = single(body)
-                if event_data is not None:
-                    take(event_data, stamp)
-                    continue
-                bearing = 0
-                for event in events(body):
-                    bearing += take(event.data, stamp)
-                if bearing > 1:
-                    self.merged_reads += 1
+            for end, stamp in zip(accumulate(lengths), stamps, strict=True):
+                read, at = data[at:end], end
+                if (
+                    between
+                    and (begin := beginning(len(read)))
+                    and read.startswith(begin)
+                    and read.endswith(_END)
+                    and _LF not in (event := read[len(begin) : -4])
+                    and _CR not in event
+                ):
+                    take(event, stamp)
+                else:
+                    if between:
+                        _learn(read)
+                    between = self._read(read, stamp)
         except (http1.HttpError, sse.SseError) as error:
             self.problem = str(error)
         except ValueError:
             self.problem = "an event is not a JSON object of the expected shape"
+
+    def _read(self, read: bytes, stamp: int) -> bool:
+        """Take any read; True if what comes next begins with a chunk and an event. Raises HttpError, SseError, ValueError."""
+        body = self.response.feed(read)
+        if body and not self.streaming:
+            self.streaming = self._streams()
+            if not self.streaming:
+                self.error_body += body[: _MAX_ERROR_BODY - len(self.error_body)]
+        if body and self.streaming:
+            bearing = sum([self.reply.take(event.data, stamp) for event in self.events.feed(body)])
+            self.merged_reads += bearing > 1
+        return self.streaming and self.events.between and self.response.between_chunks
 
     def _streams(self) -> bool:
         """True if body bytes are events; raises HttpError for a 200 that is something else."""

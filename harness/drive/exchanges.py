@@ -15,6 +15,8 @@ from harness.drive.turns import Turns
 from harness.records import Outcome
 
 LATE_NS = 5_000_000
+GATHER_MAX_NS, GATHER_OF_GAP, GATHER_OF_REPLY = 1_000_000, 20, 4000
+PACE_MEMORY = 8  # exchanges
 _IN, _OUT = 1, 4  # EPOLLIN, EPOLLOUT
 
 
@@ -49,6 +51,7 @@ class Exchanges:
         self.outbox: deque[tuple[Any, ...]] = deque()
         self.in_flight = self.opening = 0
         self.sent = self.user_reads = self.late_sends = 0  # user_reads: besides the reader's own
+        self.gather_ns = 0  # how long reads may wait for company
         self.careful_replies = 0  # read by the framing parser in the loop, for part of their length or all of it
 
     def resolve(self) -> None:
@@ -287,6 +290,8 @@ class Exchanges:
 
     def finish(self, conn: wire.Conn, outcome: str, error: str, *, reuse: bool) -> None:
         now, index = clock.monotonic_ns(), conn.index
+        if not outcome:
+            self._learn_pace(now - conn.sent_ns, self.reader.reads(conn))
         self.reader.release(conn)
         self.outbox.append(
             (conn.index, str(outcome), error, conn.due_ns, conn.connect_started_ns, conn.connect_ns, conn.tls_ns,
@@ -299,6 +304,12 @@ class Exchanges:
         else:
             self._discard(conn, hard=bool(outcome) and outcome != "eof")
         self._slot_free(index, now)
+
+    def _learn_pace(self, took_ns: int, reads: int) -> None:
+        """A read may wait for a small part of the gap between two tokens, so that none merge, and of a whole reply, as much
+        as the next send of a closed loop is late by it."""
+        allowed = min(GATHER_MAX_NS, took_ns // GATHER_OF_GAP // max(1, reads), took_ns // GATHER_OF_REPLY)
+        self.gather_ns += (allowed - self.gather_ns) // PACE_MEMORY
 
     def _fail_unsent(self, index: int, due_ns: int, outcome: Outcome, error: str, *, retried: bool) -> None:
         now = clock.monotonic_ns()

@@ -12,7 +12,6 @@ from enum import Enum, auto
 MAX_HEAD_BYTES = 256 * 1024
 _MAX_SIZE_LINE = 4096
 _HEX = re.compile(rb"[0-9A-Fa-f]{1,15}$")
-_seen_sizes: dict[bytes, int] = {}  # size lines already checked and read; a server uses few
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: .*)?$")
 
 
@@ -29,9 +28,6 @@ class _At(Enum):
     LENGTH = auto()  # a body of known length
     CLOSE = auto()  # a body that ends with the connection
     DONE = auto()
-
-
-_SIZE = _At.SIZE  # asked for once per read
 
 
 class Response:
@@ -57,17 +53,16 @@ class Response:
         return self._at is _At.DONE
 
     @property
+    def between_chunks(self) -> bool:
+        """True where a chunk's size line comes next and nothing of it has come."""
+        return self._at is _At.SIZE and not self._held
+
+    @property
     def close_delimited(self) -> bool:
         return self._at is _At.CLOSE
 
     def feed(self, data: bytes) -> bytes:
         """Body bytes contained in `data`. Raises HttpError on bytes that are not HTTP/1.1 framing."""
-        if self._at is _SIZE and not self._held:
-            # What nearly every server sends: one read holds exactly one chunk.
-            end = data.find(b"\r\n", 0, 18)
-            size = _seen_sizes.get(data[:end])
-            if size and len(data) == end + 4 + size and data.endswith(b"\r\n"):
-                return data[end + 2 : -2]
         if self._at is _At.HEAD:
             data = self._head(data)
         if self._at is _At.LENGTH or self._at is _At.CLOSE:
@@ -184,6 +179,4 @@ class Response:
         if not _HEX.match(size):
             raise HttpError("a chunk size is not hexadecimal")
         self._left = int(size, 16)
-        if len(_seen_sizes) < 4096 and self._left:
-            _seen_sizes[size] = self._left
         self._at = _At.DATA if self._left else _At.TRAILER

@@ -105,11 +105,11 @@ class Loop:
     def run(self) -> None:
         """The loop; returns when nothing is left to send, read or pack. The reader comes back only when something else
         than a read in mid-stream happened, or may be due."""
-        wait, event_of, now = self.reader.wait, self._event, clock.monotonic_ns
+        wait, event_of, now, ex = self.reader.wait, self._event, clock.monotonic_ns, self.exchanges
         self.cpu_start_s = clock.process_cpu_s()
         timeout_s = 0.0
         while not self._over():
-            for fd, event in wait(timeout_s, self.look_at_ns):
+            for fd, event in wait(timeout_s, self.look_at_ns, ex.gather_ns):
                 event_of(fd, event)
             timeout_s = self._other_work(self.reader.woke_ns)
             busy = now() - self.reader.woke_ns

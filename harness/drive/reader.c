@@ -13,7 +13,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { MAX_EVENTS = 512, MAX_ASKED = 16, MAX_TURNS = 4, RECV_BYTES = 65536, KEEP_BYTES = 1 << 18 };
+enum { MAX_EVENTS = 512, MAX_ASKED = 16, MAX_TURNS = 4, RECV_BYTES = 65536, KEEP_BYTES = 1 << 18, LEAST_REST_NS = 50000, MARGIN_NS = 100000 };
 enum { UNUSUAL = 1 << 16, MAY_END = 1 << 17, CLOSED = 1 << 18, LOST = 1 << 19 }; /* LOST carries errno below */
 
 struct stream { /* reader.py reads these fields: keep the two alike */
@@ -167,8 +167,8 @@ static void queue(struct reader *r, int fd, int what, struct stream *s) {
 }
 
 /* Read until something is Python's, a poll found nothing, or the time is `until_ns`. After a poll that came at once and
- * found less than `enough`, let more arrive for `gather_ns`; not while stamps are our own. Returns the number of pairs in
- * `asked`: a few, so that the next reads are never far. */
+ * found less than `enough`, let more arrive for `gather_ns` (less where the caller is due soon); not while stamps are our
+ * own. Returns the number of pairs in `asked`: a few, so that the next reads are never far. */
 int reader_wait(struct reader *r, int timeout_ms, int64_t until_ns, int64_t gather_ns, int enough) {
     static struct epoll_event events[MAX_EVENTS];
     int k = 0, turns = 0;
@@ -192,8 +192,9 @@ int reader_wait(struct reader *r, int timeout_ms, int64_t until_ns, int64_t gath
         if (k || r->waiting || n <= 0 || now >= until_ns) break;
         turns = 0;
         r->found = 0;
-        if (woke - before < gather_ns && n < enough && until_ns - now > 3 * gather_ns && !r->user_reads) {
-            struct timespec rest = {0, gather_ns};
+        int64_t rest_ns = until_ns - now - MARGIN_NS < gather_ns ? until_ns - now - MARGIN_NS : gather_ns;
+        if (woke - before < gather_ns && n < enough && rest_ns >= LEAST_REST_NS && !r->user_reads) {
+            struct timespec rest = {0, rest_ns};
             nanosleep(&rest, NULL);
             before = now_ns();
         } else before = now;

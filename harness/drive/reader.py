@@ -23,7 +23,8 @@ from harness.errors import HarnessError
 
 SOURCE = Path(__file__).with_name("reader.c")
 UNUSUAL, MAY_END, CLOSED, LOST = 1 << 16, 1 << 17, 1 << 18, 1 << 19  # beyond epoll's own bits
-GATHER_NS = 200_000  # waking up for every chunk costs more than reading it; far below any gap between two tokens
+LEAST_REST_NS = 50_000  # shorter rests cost more than they save
+MARGIN_NS = 100_000  # a rest ends so long before the caller is due, for it may end late
 COMPACT_READS = 128
 HEAD_BYTES = 65536  # more than a usual head has
 _SHORT = 8  # a read of fewer bytes may be the rest of an end that was split
@@ -47,9 +48,10 @@ class Reader:
         self._hot: dict[int, tuple[Any, list[wire.Stamped]]] = {}
         self._lost: dict[int, OSError] = {}
 
-    def wait(self, timeout_s: float, until_ns: int) -> Events:
+    def wait(self, timeout_s: float, until_ns: int, gather_ns: int) -> Events:
         """Read adopted streams until something is for the caller, a poll found nothing, or it is `until_ns`. Where a poll
-        came at once and yet found little, more may gather for a moment: the kernel's stamps do not depend on the read."""
+        came at once and yet found little, more may gather for `gather_ns`: waking up for every chunk costs more than
+        reading it, and the kernel's stamps do not depend on the read."""
         now, hot, poll, stamp, size, room = clock.monotonic_ns, self._hot, self.poll.poll, wire.user_stamp, wire.RECV_BYTES, wire.ANCILLARY_BYTES  # fmt: skip
         asked: Events = []
         before = now()
@@ -90,13 +92,14 @@ class Reader:
             if asked or not found or then >= until_ns:
                 self.found, self.woke_ns = found, woke
                 return asked
+            rest_ns = min(gather_ns, until_ns - then - MARGIN_NS)
             if (
-                woke - before < GATHER_NS
+                woke - before < gather_ns
                 and found < _ENOUGH
-                and until_ns - then > 3 * GATHER_NS
+                and rest_ns >= LEAST_REST_NS
                 and not self.user_reads  # our own stamps would be as late as the read
             ):
-                clock.sleep(GATHER_NS / clock.NS)
+                clock.sleep(rest_ns / clock.NS)
                 then = now()
             before = then
 
@@ -130,6 +133,10 @@ class Reader:
     def last_stamp(self, conn: wire.Conn) -> tuple[int, int] | None:
         """Seconds and nanoseconds of the last read; None before the first."""
         return wire.TIMESPEC.unpack(conn.buf[-1][1][0][2]) if conn.buf else None
+
+    def reads(self, conn: wire.Conn) -> int:
+        """How many of an adopted stream, about."""
+        return len(conn.buf) + COMPACT_READS * len(conn.packed)
 
     def held(self, conn: wire.Conn) -> int:
         """Bytes held. All reads but the last two become flat bytes here, if they are many: less than half the size."""
@@ -196,8 +203,8 @@ class CompiledReader(Reader):
         self._asked = c.reader_asked(self._r)
         self._streams: dict[int, _Stream] = {}
 
-    def wait(self, timeout_s: float, until_ns: int) -> Events:
-        n = self._wait(self._r, int(timeout_s * 1000), until_ns, GATHER_NS, _ENOUGH)
+    def wait(self, timeout_s: float, until_ns: int, gather_ns: int) -> Events:
+        n = self._wait(self._r, int(timeout_s * 1000), until_ns, gather_ns, _ENOUGH)
         state = self._state
         self.found, self.woke_ns = state.found, state.woke_ns
         self.user_reads, self.busy_max_ns = state.user_reads, state.busy_max_ns
@@ -248,6 +255,10 @@ class CompiledReader(Reader):
         if not stream.reads:
             return None
         return wire.TIMESPEC.unpack(ctypes.string_at(stream.stamps + 16 * (stream.reads - 1), 16))
+
+    def reads(self, conn: wire.Conn) -> int:
+        stream = self._streams.get(conn.fd)
+        return super().reads(conn) if stream is None else int(stream.reads)
 
     def held(self, conn: wire.Conn) -> int:
         stream = self._streams.get(conn.fd)

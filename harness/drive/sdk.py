@@ -285,7 +285,7 @@ class _Call:
             return False
         stamp = clock.monotonic_ns()
         self.reads += 1
-        self.reply.take_chunk(chunk.model_dump(exclude_unset=True), stamp)
+        self.reply.take_chunk(dialect.chunk_of(chunk.model_dump(exclude_unset=True)), stamp)
         return True
 
     def _failed(self, error: Exception) -> None:

@@ -28,7 +28,7 @@ class Event(NamedTuple):
 class SseParser:
     """Feed it bytes as they come, split anywhere; it returns the events that each piece completed."""
 
-    __slots__ = ("_between", "_data", "_held", "_held_bytes", "_name", "_skip_lf", "_started")
+    __slots__ = ("_data", "_held", "_held_bytes", "_name", "_skip_lf", "_started")
 
     def __init__(self) -> None:
         self._held: list[bytes] = []  # the line begun and not yet ended
@@ -37,36 +37,19 @@ class SseParser:
         self._name = ""
         self._skip_lf = False  # the last piece ended in CR: an LF next belongs to it
         self._started = False  # the place for a BOM is past
-        self._between = False  # the bytes so far end with an event, and nothing of the next has come
 
     @property
     def unfinished(self) -> bool:
         """True while an event has been begun and not dispatched (a stream that ends here lost something)."""
         return bool(self._data) or any(self._held)
 
-    def single(self, piece: bytes) -> bytes | None:
-        """The data of a piece that is one whole event of one data line and nothing else, which is what nearly every
-        server sends; None for any other piece, which `feed` then takes."""
-        if (
-            self._between
-            and piece.startswith(b"data: ")
-            and piece.endswith(b"\n\n")
-            and piece.count(b"\n") == 2
-            and b"\r" not in piece
-        ):
-            return piece[6:-2]
-        return None
+    @property
+    def between(self) -> bool:
+        """True where the bytes so far end with an event, and nothing of the next has come."""
+        return self._started and not (self._held or self._data or self._name or self._skip_lf)
 
     def feed(self, piece: bytes) -> list[Event]:
         """Events completed by `piece`. Raises SseError on a line longer than MAX_LINE_BYTES."""
-        data = self.single(piece)
-        if data is not None:
-            return [Event(data)]
-        events = self._lines(piece)
-        self._between = self._started and not (self._held or self._data or self._name or self._skip_lf)
-        return events
-
-    def _lines(self, piece: bytes) -> list[Event]:
         if not self._started:
             piece = b"".join((*self._held, piece))
             if len(piece) < len(_BOM) and _BOM.startswith(piece):

@@ -117,7 +117,7 @@ enum kind { TOKEN, LAST_TOKEN, USAGE_ONLY };
 
 /* Append one event as an HTTP chunk; `usage` < 0: none. Returns the new end. */
 static char *put_event(char *to, enum kind kind, const struct peer *p, int64_t usage) {
-    char *body = to + 5, *end = body; /* before it the length in three hex digits (a leading zero is allowed) and CRLF */
+    char *body = to + 5, *end = body; /* before it room for the length in hex, and CRLF */
     end = PUT(end, "data: {\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1,\"model\":\"golden\",\"choices\":[");
     if (kind != USAGE_ONLY) {
         end = PUT(end, "{\"index\":0,\"text\":\" tok\",\"logprobs\":null,\"finish_reason\":");
@@ -136,9 +136,13 @@ static char *put_event(char *to, enum kind kind, const struct peer *p, int64_t u
     }
     end = PUT(end, "}\n\n");
     int n = end - body;
-    for (int i = 0; i < 3; i++) to[i] = "0123456789abcdef"[n >> (8 - 4 * i) & 15];
-    memcpy(to + 3, "\r\n", 2);
-    return PUT(end, "\r\n");
+    end = PUT(end, "\r\n");
+    int digits = n < 256 ? 2 : 3;
+    for (int i = 0; i < digits; i++) to[i] = "0123456789abcdef"[n >> 4 * (digits - 1 - i) & 15];
+    memcpy(to + digits, "\r\n", 2);
+    if (digits == 3) return end;
+    memmove(to + 4, body, end - body);
+    return end - 1;
 }
 
 static void step(struct peer *p) {
