@@ -271,6 +271,7 @@ class DriveReport:
     largest_clock_step_ns: int
     anchors: Sequence[tuple[int, int, int]]  # (monotonic_ns, offset_ns, error_ns)
     clock_offsets: Sequence[tuple[int, int]] = ()  # per worker: its CLOCK_MONOTONIC - ours, and the error of that, ns
+    largest_read_bytes: int | None = None  # what one read took out of a socket: the most that stood there unread
     notes: Sequence[str] = ()
 
 

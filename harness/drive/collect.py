@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness import clock
 from harness.drive import dialect, shard, turns
 from harness.drive.exchange import Context, Raw, StampMap, record
@@ -73,7 +75,7 @@ class Collector:
         self._late = [turns.late_file(scratch, w).open("ab") for w in range(workers)] if next_turns else []
         self.started_ns = 0
         self.parse_cpu_s = 0.0
-        self.done = self.failed = self.tokens = self.reads = self.merged = self.late_lost = 0
+        self.done = self.failed = self.tokens = self.reads = self.merged = self.largest_read = 0
         self.notes: list[str] = []
 
     @property
@@ -162,6 +164,8 @@ class Collector:
     def _row(self, worker: int, raw: Raw, said: turns.Said | None = None) -> RequestRecord:
         request, name = self._request(worker, raw.index)
         row = record(raw, request, name, worker, self.stamps[worker], self.context, said)
+        if raw.lengths:
+            self.largest_read = max(self.largest_read, int(np.frombuffer(raw.lengths, np.uint32).max()))
         return self._count(worker, raw.index, row)
 
     def _sdk_row(self, worker: int, index: int, facts: dict[str, Any]) -> RequestRecord:
@@ -235,8 +239,13 @@ class Collector:
                     f"{careful} replies were framed otherwise than the fast path expects and were read by the slow one"
                 )
             notes.append(
+                f"at most {self.largest_read:,} bytes stood in a socket when it was read; workers ran without garbage collection"
+            )
+            notes.append(
                 "timeout_first_token counts from the send to the first byte of the body; timeout_idle between reads"
             )
+        else:
+            notes.extend(f"worker {number}: {r['pauses']}" for number, r in sorted(self.reports.items()))
         anchors = next((s.anchors for s in self.stamps if s.anchors), [])
         return DriveReport(
             driver=driver,
@@ -254,6 +263,7 @@ class Collector:
             largest_clock_step_ns=max(clock.largest_step_ns(s.anchors) for s in self.stamps),
             anchors=[(a.monotonic_ns, a.offset_ns, a.error_ns) for a in anchors],
             clock_offsets=self.offsets,
+            largest_read_bytes=self.largest_read or None,
             notes=notes,
         )
 

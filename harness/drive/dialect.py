@@ -1,7 +1,7 @@
 """The OpenAI wire dialect: a planned request into a body, a streamed event into facts.
 
-`encode` is pure; `Reply` accumulates what one streamed answer said. A chunk bears tokens when the server's running
-usage grew in it, or, where chunks carry no usage, when it holds text, reasoning or a tool call.
+`encode` is pure; `Reply` accumulates what one streamed answer said. A chunk bears tokens when it names their ids, when the
+server's running usage grew in it, or, where chunks carry neither, when it holds text, reasoning or a tool call.
 """
 
 from __future__ import annotations
@@ -179,11 +179,14 @@ class Reply:
         grown = None if usage is None else self._take_usage(usage)
         if self._gap:
             grown = None  # usage came late: what it grew by belongs to earlier chunks too
-        if not choices or not (any(map(_bears, choices)) if grown is None else grown > 0):
+        counted = grown
+        if choices and choices[0].token_ids:
+            counted = sum([len(choice.token_ids or ()) for choice in choices])
+        if not choices or not (any(map(_bears, choices)) if counted is None else counted > 0):
             return False
         self._gap = grown is None
         self.chunk_ns.append(stamp_ns)
-        self.tokens.append(grown)
+        self.tokens.append(counted)
         return True
 
     def _take_usage(self, usage: _Usage) -> int | None:

@@ -1,14 +1,13 @@
-"""Connections and the exchanges on them: opened, sent, answered, ended. The loop owns the time, this owns the states."""
+"""Exchanges: sent, answered, ended. The loop owns the time, connections.py the way there, this the states between."""
 
 from __future__ import annotations
 
-import os
-import ssl
 from collections import deque
 from typing import Any
 
 from harness import clock
 from harness.drive import endings, http1, reader, wire
+from harness.drive.connections import ConnectFailedError, Connections
 from harness.drive.deadlines import Deadlines
 from harness.drive.shard import Shard
 from harness.drive.turns import Turns
@@ -17,71 +16,54 @@ from harness.records import Outcome
 LATE_NS = 5_000_000
 GATHER_MAX_NS, GATHER_OF_GAP, GATHER_OF_REPLY = 1_000_000, 20, 4000
 PACE_MEMORY = 8  # exchanges
-_IN, _OUT = 1, 4  # EPOLLIN, EPOLLOUT
+_OUT = 4  # EPOLLOUT
 
 
 class Exchanges:
-    """All connections of one worker. The reader takes the streams that it adopted by itself; every other event comes to
+    """All of one worker. The reader takes the streams that it adopted by itself; every other event comes to
     `event`. Ended exchanges stand in `outbox` as flat tuples, the fields of exchange.Raw with the reads not yet packed."""
 
     def __init__(
         self,
-        base_url: str,
-        ca_file: str | None,
+        connections: Connections,
         head: bytes,
         shard: Shard,
         reading: reader.Reader,
         deadlines: Deadlines,
-        *,
-        kernel_stamps: bool,
         turns: Turns | None = None,
     ) -> None:
         self.head, self.shard, self.reader, self.deadlines, self.turns = head, shard, reading, deadlines, turns
-        self.poll = reading.poll
-        self.to = wire.destination(base_url)
-        self.context: ssl.SSLContext | None = wire.tls_context(ca_file) if self.to.tls else None
-        self.kernel_stamps = kernel_stamps
-        self.addresses: list[wire.Address] = []
-        self.resolve_error = ""
-        self.conns: dict[int, wire.Conn] = {}
-        self.idle: list[wire.Conn] = []
+        self.connections = connections
         self.ready: deque[wire.Conn] = deque()  # connected, their request not yet sent
         self.again: deque[tuple[int, int, int, int, bool, int]] = deque()  # to be tried on a new connection
         self.freed: deque[int] = deque()  # when each exchange that ended did so: the closed loop's free slots
         self.outbox: deque[tuple[Any, ...]] = deque()
-        self.in_flight = self.opening = 0
+        self.in_flight = 0
         self.sent = self.user_reads = self.late_sends = 0  # user_reads: besides the reader's own
         self.gather_ns = 0  # how long reads may wait for company
         self.careful_replies = 0  # read by the framing parser in the loop, for part of their length or all of it
-
-    def resolve(self) -> None:
-        """Look the host up once, before the start; a name that is not found fails every request, in its row."""
-        try:
-            self.addresses = wire.resolve(self.to)
-        except OSError as error:
-            self.resolve_error = f"name resolution: {error.strerror or error}"
 
     # ------------------------------------------------------------ sending
 
     def start(self, index: int, due_ns: int) -> None:
         began = clock.monotonic_ns()
-        while self.idle:
-            conn = self.idle.pop()
-            if conn.state == wire.IDLE:
-                conn.index, conn.due_ns, conn.begun_ns = index, due_ns, began
-                self.deadlines.set(conn, began)
-                self.send(conn)
-                return
-        self.start_on_new(index, due_ns, began, 0, False, 0)
+        conn = self.connections.take_idle()
+        if conn is None:
+            self.start_on_new(index, due_ns, began, 0, False, 0)
+            return
+        conn.index, conn.due_ns, conn.begun_ns = index, due_ns, began
+        self.deadlines.set(conn, began)
+        self.send(conn)
 
     def start_on_new(
         self, index: int, due_ns: int, began: int, address_at: int, retried: bool, connect_started: int
     ) -> None:
-        if not self.addresses:
-            self._fail_unsent(index, due_ns, Outcome.CONNECT_ERROR, self.resolve_error, retried=retried)
+        connections = self.connections
+        if not connections.addresses:
+            self._fail_unsent(index, due_ns, Outcome.CONNECT_ERROR, connections.resolve_error, retried=retried)
             return
         try:
-            conn = self.open(address_at)
+            conn = connections.open(address_at)
         except OSError as error:
             what = Outcome.DROPPED if error.errno in wire.NO_RESOURCES else Outcome.CONNECT_ERROR
             self._fail_unsent(index, due_ns, what, error.strerror or str(error), retried=retried)
@@ -89,13 +71,6 @@ class Exchanges:
         conn.index, conn.due_ns, conn.begun_ns, conn.retried = index, due_ns, began, retried
         conn.connect_started_ns = connect_started or conn.connect_started_ns
         self.deadlines.set(conn, clock.monotonic_ns())
-
-    def open(self, address_at: int) -> wire.Conn:
-        conn = wire.connect(self.to, self.addresses, address_at, self.context, kernel_stamps=self.kernel_stamps)
-        self.conns[conn.fd] = conn
-        self.poll.register(conn.fd, _OUT)
-        self.opening += 1
-        return conn
 
     def send(self, conn: wire.Conn) -> None:
         if conn.state not in (wire.IDLE, wire.SENDING):
@@ -120,7 +95,7 @@ class Exchanges:
         except OSError as error:
             self.lost(conn, error)
             return
-        self._watch_out(conn, not gone)
+        self.connections.watch_out(conn, wanted=not gone)
         if gone:
             conn.state = wire.WAITING
             if conn.fresh():
@@ -130,11 +105,6 @@ class Exchanges:
             self.shard.sent[conn.index] = conn.sent_ns
             if conn.sent_ns - conn.due_ns > LATE_NS:
                 self.late_sends += 1
-
-    def _watch_out(self, conn: wire.Conn, wanted: bool) -> None:
-        if conn.waits_out != wanted:
-            conn.waits_out = wanted
-            self.poll.modify(conn.fd, _IN | _OUT if wanted else _IN)
 
     # ------------------------------------------------------------ everything that is not a read in mid-stream
 
@@ -150,77 +120,32 @@ class Exchanges:
         elif event & reader.LOST:
             self.reader.release(conn)
             self.lost(conn, self.reader.error(conn.fd, event))
-        elif conn.state == wire.CONNECTING:
-            self._connected(conn)
-        elif conn.state == wire.HANDSHAKE:
-            self._handshake(conn, readable=bool(event & ~_OUT))
+        elif conn.state in (wire.CONNECTING, wire.HANDSHAKE):
+            self._on_the_way(conn, readable=bool(event & ~_OUT))
         elif conn.state == wire.IDLE:
-            self._read_idle(conn)
+            if self.connections.idle_ended(conn):
+                self._discard(conn)
         else:
             if conn.state == wire.SENDING and event & _OUT:
                 self._send_rest(conn)
             if event & ~_OUT and conn.state != wire.CLOSED:
                 self._read_slow(conn)
 
-    def _connected(self, conn: wire.Conn) -> None:
-        code = wire.connect_error(conn)
-        if code:
-            self._connect_failed(conn, os.strerror(code))
-            return
-        conn.connect_ns = clock.monotonic_ns()
-        if conn.tls is None:
-            self._usable(conn)
-        else:
-            conn.state = wire.HANDSHAKE
-            self._handshake(conn, readable=False)
-
-    def _handshake(self, conn: wire.Conn, *, readable: bool) -> None:
-        assert conn.tls is not None
+    def _on_the_way(self, conn: wire.Conn, *, readable: bool) -> None:
         try:
-            done = conn.tls.handshake(readable)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            reason = (
-                getattr(error, "verify_message", "") or getattr(error, "reason", "") or error.strerror or str(error)
-            )
-            self._connect_failed(conn, f"TLS: {reason}", try_next=False)
-            return
-        self._watch_out(conn, bool(conn.tls.pending))
-        if done:
-            conn.tls_ns = clock.monotonic_ns()
-            self._usable(conn)
-
-    def _usable(self, conn: wire.Conn) -> None:
-        self.opening -= 1
-        self._watch_out(conn, wanted=False)
-        if conn.index >= 0:
-            conn.state = wire.SENDING
-            self.ready.append(conn)
-        else:
-            conn.state = wire.IDLE
-            self.idle.append(conn)
-
-    def _connect_failed(self, conn: wire.Conn, reason: str, *, try_next: bool = True) -> None:
-        after = conn.address_at + 1
-        if try_next and after < len(self.addresses) and conn.index >= 0:
-            self.again.append((conn.index, conn.due_ns, conn.begun_ns, after, conn.retried, conn.connect_started_ns))
-            self._discard(conn)
-            return
-        if conn.index >= 0:
-            self.finish(conn, Outcome.CONNECT_ERROR, reason, reuse=False)
-        else:
-            self._discard(conn)
-
-    def _read_idle(self, conn: wire.Conn) -> None:
-        """A kept-alive connection speaks only to say that it is closed; anything else makes it unusable too."""
-        try:
-            conn.recv(wire.RECV_BYTES, wire.ANCILLARY_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        self._discard(conn)
+            if self.connections.advance(conn, readable=readable) and conn.state == wire.SENDING:
+                self.ready.append(conn)
+        except ConnectFailedError as error:
+            after = conn.address_at + 1
+            if conn.index < 0:
+                self._discard(conn)
+            elif error.try_next and after < len(self.connections.addresses):
+                self.again.append(
+                    (conn.index, conn.due_ns, conn.begun_ns, after, conn.retried, conn.connect_started_ns)
+                )
+                self._discard(conn)
+            else:
+                self.finish(conn, Outcome.CONNECT_ERROR, str(error), reuse=False)
 
     def _read_slow(self, conn: wire.Conn) -> None:
         try:
@@ -298,9 +223,7 @@ class Exchanges:
              conn.reused, conn.sent_ns if conn.state != wire.SENDING else 0, now, conn.retried, conn.packed, conn.buf)
         )  # fmt: skip
         if reuse:
-            conn.clear()
-            conn.reused, conn.state = True, wire.IDLE
-            self.idle.append(conn)
+            self.connections.keep(conn)
         else:
             self._discard(conn, hard=bool(outcome) and outcome != "eof")
         self._slot_free(index, now)
@@ -323,17 +246,12 @@ class Exchanges:
             self.freed.append(now)
 
     def _discard(self, conn: wire.Conn, *, hard: bool = False) -> None:
-        if conn.state in (wire.CONNECTING, wire.HANDSHAKE):
-            self.opening -= 1
-        self.conns.pop(conn.fd, None)
         self.reader.release(conn)
-        self.poll.unregister(conn.fd)
-        conn.epoch += 1
-        wire.close(conn, hard=hard)
+        self.connections.drop(conn, hard=hard)
 
     def cancel_all(self) -> None:
         """End everything in flight now; the connections are reset, so that the server stops generating."""
-        for conn in [c for c in self.conns.values() if c.index >= 0]:
+        for conn in [c for c in self.connections.by_fd.values() if c.index >= 0]:
             self.finish(conn, Outcome.CANCELLED, "", reuse=False)
         self.ready.clear()
         while self.again:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from harness import clock
 from harness.drive import reader, wire
+from harness.drive.connections import Connections
 from harness.drive.deadlines import Deadlines
 from harness.drive.exchanges import Exchanges
 from harness.drive.shard import AWAITS, Shard, forget_sent
@@ -64,16 +65,10 @@ class Loop:
         self.armed_ns = FOREVER_NS
         self.holder = wire.hold_kernel_stamping() if config.kernel_stamps else None
         self.deadlines = Deadlines(config.timeouts, self.reader)
-        self.exchanges = Exchanges(
-            config.base_url,
-            config.ca_file,
-            config.head,
-            shard,
-            self.reader,
-            self.deadlines,
-            kernel_stamps=self.holder is not None,
-            turns=turns,
+        self.connections = Connections(
+            config.base_url, config.ca_file, self.poll, kernel_stamps=self.holder is not None
         )
+        self.exchanges = Exchanges(self.connections, config.head, shard, self.reader, self.deadlines, turns)
         self.started_ns = FOREVER_NS
         self.stop_at_ns = FOREVER_NS
         self.stopping = False
@@ -85,18 +80,18 @@ class Loop:
 
     def prepare(self) -> None:
         """Resolve the name, and in a closed loop open the connections, a few at a time."""
-        exchanges = self.exchanges
-        exchanges.resolve()
+        connections = self.connections
+        connections.resolve()
         self.poll.register(self.control_fd, _IN)
         if self.timer.fd >= 0:
             self.poll.register(self.timer.fd, _IN)
         give_up = clock.monotonic_ns() + int(1e9 * min(PREPARE_S, self.config.timeouts.connect_s or PREPARE_S))
-        wanted = min(self.config.slots or 0, len(self.order)) if exchanges.addresses else 0
-        while (wanted or exchanges.opening) and clock.monotonic_ns() < give_up and not self.stopping:
-            while wanted and exchanges.opening < OPENING_AT_ONCE:
+        wanted = min(self.config.slots or 0, len(self.order)) if connections.addresses else 0
+        while (wanted or connections.opening) and clock.monotonic_ns() < give_up and not self.stopping:
+            while wanted and connections.opening < OPENING_AT_ONCE:
                 wanted -= 1
                 try:
-                    exchanges.open(0)
+                    connections.open(0)
                 except OSError:
                     wanted = 0
             for fd, event in self.poll.poll(0.05):
@@ -239,7 +234,7 @@ class Loop:
                 self.deadlines.set(conn, now)
 
     def _event(self, fd: int, event: int) -> None:
-        conn = self.exchanges.conns.get(fd)
+        conn = self.connections.by_fd.get(fd)
         if conn is not None:
             self.exchanges.event(conn, event)
         elif fd == self.control_fd:

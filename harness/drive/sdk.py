@@ -20,6 +20,7 @@ import openai
 
 from harness import clock
 from harness.drive import dialect
+from harness.drive.pauses import Pauses
 from harness.drive.shard import AWAITS, Shard
 from harness.drive.spool import Writer
 from harness.drive.turns import Said, Turns
@@ -31,7 +32,9 @@ _VLLM_ONLY = ("ignore_eos", "min_tokens", "return_token_ids")
 
 def run(config: dict[str, Any], share: Shard, spool: Writer, control_fd: int, turns: Turns | None = None) -> None:
     """Drive the shard to its end in this process."""
-    asyncio.run(_Driver(config, share, spool, control_fd, turns).run())
+    driver = _Driver(config, share, spool, control_fd, turns)
+    with driver.pauses:
+        asyncio.run(driver.run())
 
 
 def is_loopback(url: str) -> bool:
@@ -67,6 +70,7 @@ class _Driver:
         self.in_flight = self.late_sends = 0
         self.cut = False
         self.words = b""
+        self.pauses = Pauses()
 
     async def run(self) -> None:
         asyncio.get_running_loop().add_reader(self.control_fd, self._commands)
@@ -98,6 +102,7 @@ class _Driver:
             "late_sends": self.late_sends,
             "user_reads": 0,
             "cut": self.cut,
+            "pauses": self.pauses.said(),
             "ended_ns": clock.monotonic_ns(),
         }
         self.spool.put(("report", json.dumps(report)))

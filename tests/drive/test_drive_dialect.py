@@ -97,6 +97,17 @@ def test_reasoning_and_tool_calls_bear_tokens(delta):
     assert read(chunk(**delta)).chunk_ns == [0]
 
 
+def test_token_ids_say_how_many_tokens_a_chunk_holds():
+    """Where the server names them, with usage only at the end or not at all; a chunk whose text is held back bears them too."""
+    named = [{"choices": [{"index": 0, "text": text, "token_ids": ids}]} for text, ids in (("a", [5]), ("", [6, 7]))]
+    end = {"choices": [{"index": 0, "text": "", "token_ids": [], "finish_reason": "stop"}]}
+    usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}
+    reply = read(*(json.dumps(value).encode() for value in (*named, end, usage)))
+    assert (reply.chunk_ns, reply.chunk_tokens(), reply.output) == ([0, 1], (1, 2), 3)
+    both = [value | {"usage": {"completion_tokens": n}} for value, n in zip(named, (1, 3), strict=True)]
+    assert read(*(json.dumps(value).encode() for value in both)).chunk_tokens() == (1, 2)
+
+
 def test_usage_details_are_kept():
     """Cached and reasoning tokens come from usage details; null details stay unknown."""
     details = {"prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 2}}

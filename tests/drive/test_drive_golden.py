@@ -33,6 +33,7 @@ def test_stamps_are_the_servers_send_times():
         for got, sent in zip(row.chunk_ns, server.log[row.request_id].send_ns, strict=True)
     ]
     assert report.stamp_source == "kernel"
+    assert report.largest_read_bytes > 100
     assert not any("fast path" in note for note in report.notes)
     assert any(re.search(r"^worker 0: priority (real-time|nice -10|none), .*waited \d", note) for note in report.notes)
     assert len(lags) == 24 * 20
@@ -85,6 +86,7 @@ def test_chat_and_sdk_agree_with_the_wire():
         sdk, report = offer(server.url, 6, concurrency=2, api="chat", driver="sdk")
         assert {name: served.body for name, served in server.log.items()} == sent
     assert report.stamp_source == "user"
+    assert any("worker 0: the garbage collector stopped it" in note for note in report.notes)
     key = lambda row: row.seq  # noqa: E731
     for a, b in zip(sorted(wire, key=key), sorted(sdk, key=key), strict=True):
         same = (

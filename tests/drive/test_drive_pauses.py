@@ -1,0 +1,18 @@
+"""Stops of the garbage collector are counted."""
+
+from __future__ import annotations
+
+import gc
+
+from harness.drive.pauses import Pauses
+
+
+def test_pauses_are_counted_while_entered():
+    """Two collections within, one after."""
+    with Pauses() as pauses:
+        gc.collect()
+        gc.collect()
+    gc.collect()
+    assert pauses.count == 2
+    assert 0 < pauses.longest_ns < pauses.total_ns < 5 * 10**9
+    assert "stopped it 2 times" in pauses.said()
