@@ -7,7 +7,7 @@ BIN := .venv/bin
 PINS := configs/constraints
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm bench test check lint types bench-driver bench-vllm-serve bench-peers bench-memory bench-prompts bench-workloads clean
+.PHONY: help setup vllm bench test check lint types bench-driver bench-vllm-serve bench-ab bench-peers bench-memory bench-prompts bench-workloads clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -58,6 +58,9 @@ bench-driver: .venv/.setup ## the load generator against a server that knows the
 
 bench-vllm-serve: .venv/.vllm ## the same real server measured by our drivers and by `vllm bench serve`, in rotation
 	@$(BIN)/python -m tests.bench.bench_vllm_serve $(ARGS)
+
+bench-ab: .venv/.vllm ## equal and slowed real servers: does `compare` alarm, does it find
+	@$(BIN)/python -m tests.bench.bench_ab_real $(ARGS)
 
 bench-peers: .venv/.vllm ## the same loads by us, vllm bench serve, GuideLLM, AIPerf and inference-perf, against the truth
 	@$(BIN)/python -m tests.bench.bench_peers $(ARGS)
