@@ -1,4 +1,4 @@
-"""A/A and A/B on real vLLM servers: `python -m tests.bench.bench_ab_real [--campaigns 5] [--repetitions 5]`.
+"""A/A and A/B on real vLLM servers: `python -m tests.bench.bench_ab_real [--campaigns 5] [--repetitions 10]`.
 
 Three equal servers of an embedded model stay up; one of them is stopped for a known share of the time (SIGSTOP and
 SIGCONT, 10 ms at a time), so that it is slower by just that: 10 % by default. Each campaign measures all three in random blocked
@@ -83,7 +83,7 @@ def compared(out: Path, name: str) -> tuple[int, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--campaigns", type=int, default=5)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--slower", type=float, default=0.10, help="share of more time that the slow server takes")
     parser.add_argument("--model", default="embedded:smollm2-135m")
     parser.add_argument("--workload", default="fixed:64x16")
