@@ -10,7 +10,7 @@ import click
 
 from harness import __version__
 from harness.cli import calibrate, catalogue, compare, cost, history, offline, reproduce, run
-from harness.cli.run import INTERRUPTED
+from harness.cli.signals import INTERRUPTED
 from harness.errors import HarnessError, StoreError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

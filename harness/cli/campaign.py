@@ -12,6 +12,7 @@ from rich.table import Table
 
 from harness.campaign.intent import Intent
 from harness.cli.offline import console, publish
+from harness.cli.signals import INTERRUPTED
 from harness.config import ExperimentSpec
 from harness.errors import ConfigError, HarnessError, InvalidRunError, StoreError
 
@@ -36,7 +37,6 @@ def run_campaign(
     """Run, report, close and tell; `history`: the directory of all results, where its history stands. The exit code is that of an INVALID run; raises the worst failure after the report."""
     from harness import pipeline
     from harness.campaign import ending
-    from harness.cli.run import INTERRUPTED
     from harness.report.live import Live
 
     try:

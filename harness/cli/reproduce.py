@@ -9,7 +9,7 @@ import click
 
 from harness.cli.as_json import emit
 from harness.cli.offline import console
-from harness.cli.run import INTERRUPTED, _signals
+from harness.cli.signals import INTERRUPTED, signals
 from harness.errors import ConfigError, StoreError
 
 
@@ -67,7 +67,7 @@ def reproduce_command(
         found, code = run.compare_with(published, results_from, machine)
     else:
         out = results / f"reproduce-{published.table}"
-        with _signals(stop), Live() as live:
+        with signals(stop), Live() as live:
             found, code = run.reproduce(published, out, live, stop, machine)
     for problem in found.problems:
         click.echo(f"not read: {problem}", err=True)

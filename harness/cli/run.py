@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -17,32 +13,8 @@ from harness.campaign.intent import NEWEST, Intent
 from harness.cli.campaign import run_campaign, show_forecast
 from harness.cli.offline import finish
 from harness.cli.shape import shape_options, spec_of
+from harness.cli.signals import INTERRUPTED, signals
 from harness.errors import ConfigError
-
-INTERRUPTED = 130
-
-
-@contextmanager
-def _signals(stop: Any) -> Iterator[None]:
-    """Ctrl-C once drains, twice (or SIGTERM) aborts; outside a measurement it ends at once. Cleaning up is not interrupted."""
-
-    def handle(signum: int, _frame: FrameType | None) -> None:
-        first = stop.asked == 0
-        stop.request()
-        if signum == signal.SIGTERM:
-            stop.request()
-        if (first and not stop.driving) or stop.asked > 2:
-            for name in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(name, signal.SIG_IGN)
-            raise KeyboardInterrupt
-        click.echo("draining: Ctrl-C again aborts" if stop.asked == 1 else "aborting", err=True)
-
-    before = {name: signal.signal(name, handle) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
 
 
 @click.command()
@@ -109,7 +81,7 @@ def run(
         show_forecast(pipeline.foresee(spec, directory, intent), as_json=as_json)
         return 0
     stop = pipeline.Stop()
-    with _signals(stop):  # the report too: a second Ctrl-C that comes after a quick drain must not lose it
+    with signals(stop):  # the report too: a second Ctrl-C that comes after a quick drain must not lose it
         if single:
             with Live() as live:
                 ran = pipeline.run_experiment(spec, directory, live, stop, single_run=True)
