@@ -250,6 +250,8 @@ class CompiledReader(Reader):
 
     def last_stamp(self, conn: wire.Conn) -> tuple[int, int] | None:
         stream = self._streams.get(conn.fd)
+        if stream is None and conn.packed and not conn.buf and isinstance(held := conn.packed[-1], Held):
+            stream = held.stream  # given back, and nothing has come since
         if stream is None:
             return super().last_stamp(conn)
         if not stream.reads:

@@ -133,6 +133,17 @@ def test_an_unusual_beginning_is_the_callers(reading, link, first):
     assert columns(reading, conn)[2] == first
 
 
+def test_what_was_read_before_it_was_given_back_counts(reading, link):
+    """A stream that goes on carefully: when its last byte came is still known, or its time limits would be the wrong ones."""
+    conn, far = link
+    far.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\nabc")
+    assert asked(reading) == [(conn.fd, reader.UNUSUAL)]
+    before = reading.last_stamp(conn)
+    reading.release(conn)
+    assert before is not None
+    assert reading.last_stamp(conn) == before
+
+
 def test_a_head_with_its_end_in_one_read(reading, link):
     """A whole reply in one read may have ended; a head alone, which ends alike, has not."""
     conn, far = link
