@@ -24,7 +24,7 @@ from typing import Any
 from harness import clock, pipeline
 from harness.config import TargetSpec, parse_experiment
 from harness.targets import Target, open_target
-from tests.bench.bench_vllm_serve import _Quiet
+from tests.bench.bench_vllm_serve import Quiet
 
 NAMES = ("base", "twin", "slow")
 STOP_S = 0.010
@@ -112,7 +112,7 @@ def main() -> None:
         for number in range(1, args.campaigns + 1):
             began = clock.monotonic_ns()
             out = folder / f"campaign-{number}"
-            pipeline.run_experiment(experiment(targets, args, number), out, _Quiet(), pipeline.Stop())
+            pipeline.run_experiment(experiment(targets, args, number), out, Quiet(), pipeline.Stop())
             same, same_texts = compared(out, "twin")
             other, other_texts = compared(out, "slow")
             alarms += same == 8

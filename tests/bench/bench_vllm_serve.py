@@ -35,7 +35,7 @@ main()
 THEIRS = "vllm bench serve"
 
 
-class _Quiet:
+class Quiet:
     """A display that says nothing."""
 
     def phase(self, name) -> None: ...
@@ -64,7 +64,7 @@ def ours(target: Target, args, seed: int, folder: Path, driver: str) -> dict[str
         "bench",
     )
     run_dir = folder / f"{driver}-{seed}"
-    pipeline.run_experiment(spec, run_dir, _Quiet(), pipeline.Stop(), single_run=True)
+    pipeline.run_experiment(spec, run_dir, Quiet(), pipeline.Stop(), single_run=True)
     run = read_run(run_dir)
     summary = summarise(run)
     rows = run.requests[(run.requests.phase == "measure") & (run.requests.outcome == "ok")]
