@@ -24,7 +24,7 @@ from typing import Any
 from harness import clock, pipeline
 from harness.config import TargetSpec, parse_experiment
 from harness.targets import Target, open_target
-from tests.bench.bench_vllm_serve import Quiet
+from tests.campaign.campaign_values import Quiet
 
 NAMES = ("base", "twin", "slow")
 STOP_S = 0.010

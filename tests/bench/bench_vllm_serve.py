@@ -21,6 +21,7 @@ from harness.config import TargetSpec, parse_experiment
 from harness.plan.prompts import prompts
 from harness.records import Load
 from harness.targets import Target, embedded, open_target
+from tests.campaign.campaign_values import Quiet
 
 # vllm's own command asks for the version of the package "vllm", which the CPU build does not have under that name.
 _SHIM = """
@@ -33,15 +34,6 @@ main()
 
 
 THEIRS = "vllm bench serve"
-
-
-class Quiet:
-    """A display that says nothing."""
-
-    def phase(self, name) -> None: ...
-    def say(self, text) -> None: ...
-    def cell(self, index, total, name) -> None: ...
-    def progress(self, progress) -> None: ...
 
 
 def ours(target: Target, args, seed: int, folder: Path, driver: str) -> dict[str, float]:
