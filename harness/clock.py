@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 NS = 1_000_000_000
 
@@ -67,3 +68,11 @@ def utc_stamp() -> str:
 def process_cpu_s() -> float:
     """CPU seconds (user + system) of this process so far."""
     return time.process_time()
+
+
+def core_wait_s() -> float | None:
+    """Seconds that this thread was ready to run and had no core, so far (Linux: schedstat); None where it is not known."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1]) / NS
+    except (OSError, IndexError, ValueError):
+        return None

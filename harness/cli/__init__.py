@@ -9,7 +9,7 @@ import sys
 import click
 
 from harness import __version__
-from harness.cli import calibrate, catalogue, compare, cost, history, offline, reproduce, run
+from harness.cli import calibrate, catalogue, compare, cost, history, offline, recover, reproduce, run
 from harness.cli.signals import INTERRUPTED
 from harness.errors import HarnessError, StoreError
 
@@ -68,6 +68,7 @@ for command in (
     offline.analyse_command,
     cost.cost_group,
     offline.report_command,
+    recover.recover_command,
     compare.compare_command,
     history.history_group,
     reproduce.reproduce_command,

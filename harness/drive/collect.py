@@ -7,14 +7,13 @@ import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from harness import clock
 from harness.drive import dialect, shard, turns
 from harness.drive.exchange import Context, Raw, StampMap, record
-from harness.drive.processes import WorkerProcess
 from harness.drive.spool import Tail
 from harness.records import (
     DriveProgress,
@@ -28,6 +27,8 @@ from harness.records import (
 )
 
 STOOD_STILL_S = 1.0  # a worker whose quarter-second tick was later than this is said to have stood still
+LAGGED_S = 2.0  # rows that were parsed later than this after their replies are spoken of
+KEEP_NS = 10 * clock.NS  # what was read stays on disk so long: its rows may not have been written yet
 MIXED_STAMPS_SHARE = 0.001  # more reads than this without a kernel stamp, and the run's stamps are called user stamps
 
 
@@ -39,6 +40,13 @@ def _thread_cpu_s() -> float:
         usage = resource.getrusage(resource.RUSAGE_THREAD)
         return usage.ru_utime + usage.ru_stime
     return clock.process_cpu_s()
+
+
+class Spooling(Protocol):
+    """A worker, as far as its spool tells of it."""
+
+    number: int
+    ready: bool
 
 
 class Collector:
@@ -75,6 +83,8 @@ class Collector:
         self._late = [turns.late_file(scratch, w).open("ab") for w in range(workers)] if next_turns else []
         self.started_ns = 0
         self.parse_cpu_s = 0.0
+        self.caught_up = False  # the last call found no more than it took
+        self.lag_max_ns = 0  # the longest from the end of a reply until it was parsed
         self.done = self.failed = self.tokens = self.reads = self.merged = self.largest_read = 0
         self.notes: list[str] = []
 
@@ -83,11 +93,12 @@ class Collector:
         """A worker stopped sending because the duration was over."""
         return any(report["cut"] for report in self.reports.values())
 
-    def collect(self, processes: Iterable[WorkerProcess], budget_ns: int) -> list[RequestRecord]:
+    def collect(self, processes: Iterable[Spooling], budget_ns: int) -> list[RequestRecord]:
         """Rows of what the given workers have spooled, at most `budget_ns` of work."""
         rows: list[RequestRecord] = []
         cpu = _thread_cpu_s()
         until = clock.monotonic_ns() + budget_ns
+        self.caught_up = True
         for process in processes:
             worker = process.number
             for kind, *values in self.tails[worker].messages():
@@ -108,6 +119,7 @@ class Collector:
                         self.reports[worker] = json.loads(values[0])
                         self.in_flight[worker] = 0
                 if clock.monotonic_ns() > until:
+                    self.caught_up = False
                     break
         self.parse_cpu_s += _thread_cpu_s() - cpu
         return rows
@@ -164,6 +176,7 @@ class Collector:
     def _row(self, worker: int, raw: Raw, said: turns.Said | None = None) -> RequestRecord:
         request, name = self._request(worker, raw.index)
         row = record(raw, request, name, worker, self.stamps[worker], self.context, said)
+        self.lag_max_ns = max(self.lag_max_ns, clock.monotonic_ns() - raw.ended_ns)
         if raw.lengths:
             self.largest_read = max(self.largest_read, int(np.frombuffer(raw.lengths, np.uint32).max()))
         return self._count(worker, raw.index, row)
@@ -213,6 +226,16 @@ class Collector:
             rows.append(self._row(worker, raw))
         return rows
 
+    def is_behind(self, size: int) -> bool:
+        """True if a worker has spooled more than about `size` bytes that were not read yet."""
+        return any(tail.is_behind(size) for tail in self.tails)
+
+    def forget(self) -> None:
+        """Delete what was read some time ago."""
+        before_ns = clock.monotonic_ns() - KEEP_NS
+        for tail in self.tails:
+            tail.forget(before_ns)
+
     def close(self) -> None:
         for file in self._late:
             file.close()
@@ -231,6 +254,10 @@ class Collector:
         if kernel and user_reads:
             notes.append(
                 f"{user_reads} of {self.reads} reads came without a kernel stamp and were stamped in user space"
+            )
+        if self.lag_max_ns > LAGGED_S * clock.NS:
+            notes.append(
+                f"replies waited up to {self.lag_max_ns / 1e9:.1f} s to be parsed: no core was free for it (the stamps are theirs)"
             )
         if driver == "wire":
             notes.extend(_about_worker(number, r) for number, r in sorted(self.reports.items()))
@@ -282,7 +309,12 @@ def _about_worker(number: int, report: dict[str, Any]) -> str:
     """Under what conditions a worker's loop ran, in one line."""
     wait_s, still_s = report["core_wait_s"], report["stopped_max_s"]
     said = [
-        f"priority {report['priority']}",
+        f"priority {report['priority']}"
+        + (
+            ""
+            if (after_s := report["gave_up_s"]) is None
+            else f", given up after {after_s:.1f} s to let parsing catch up"
+        ),
         report["reader"],
         "time without a core unknown" if wait_s is None else f"waited {wait_s:.3f} s for a core",
     ]

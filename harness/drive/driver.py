@@ -6,6 +6,7 @@ parsing happens here, never in a worker's loop. The driver obeys the plan; it de
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -33,7 +34,10 @@ LEAD_NS = 50_000_000  # the start instant lies this far ahead, so that every wor
 ABORT_S = 10.0
 STOP_POLL_NS = 100_000_000
 PROGRESS_NS = 250_000_000
-SLICE_NS = 50_000_000  # parse at most this long between two looks at should_stop
+SLICE_NS = 5_000_000  # parse at most this long at a time: less than a token gap, should it keep a worker from its core
+CROWDED_S = SLICE_NS / 1e9  # a slice that waited so long for a core took one from somebody
+BACKLOG_BYTES = 2 << 30  # what may wait on disk to be parsed before the workers give up their priority
+ABOUT = "about.json"
 CLOCK_ROUNDS = 3
 CLOCK_REST_S = 0.0001
 CLOCK_WAIT_NS = 200_000_000  # a worker that died or was stopped does not answer
@@ -87,6 +91,8 @@ def drive(
         shard.write(requests, prompts, owner, count, endpoint, run_id, phase, place, tree, planned)
         following = None if planned is None else turns.NextTurns(requests, tree, planned, endpoint)
         collector = Collector(requests, owner, count, load, endpoint, phase, run_id, place, following)
+        about = {"phase": phase.value, "run_id": run_id, "workers": count, "has_key": endpoint.api_key is not None}
+        (place / ABOUT).write_text(json.dumps(about))
         processes = start_workers(
             place, count, driver, endpoint, head, load, timeouts, duration_s, kernel_stamps=KERNEL_STAMPS
         )
@@ -161,7 +167,7 @@ class _Session:
         self.asked = ""  # "" | drain | abort
         self.stop_word: str | None = None
         self.abort_by_ns: int | None = None
-        self.died = False
+        self.died = self.yielded = False
 
     @property
     def stop_reason(self) -> str:
@@ -210,14 +216,15 @@ class _Session:
         next_stop = next_progress = 0
         rest_s = TURN_REST_S if self.collector.next_turns else REST_S
         while True:
-            began = clock.monotonic_ns()
+            waited_s = clock.core_wait_s()
             self._collect()
-            all_read = clock.monotonic_ns() - began < SLICE_NS
+            crowded = waited_s is not None and (clock.core_wait_s() or 0) - waited_s > CROWDED_S
             self._bury()
             now = clock.monotonic_ns()
             if now >= next_stop:
                 next_stop = now + STOP_POLL_NS
                 self._look_at_stop()
+                self._mind_the_spool()
             if now >= next_progress:
                 next_progress = now + PROGRESS_NS
                 self.on_progress(self.collector.progress(now))
@@ -226,9 +233,16 @@ class _Session:
             if self.abort_by_ns is not None and now > self.abort_by_ns:
                 for process in self.processes:
                     process.kill()
-            if all_read:  # even if something came: a few replies at a time are parsed cheaper than each by itself
+            if self.collector.caught_up or crowded:  # a few replies at a time are parsed cheaper than each by itself
                 clock.sleep(rest_s)
         self.on_progress(self.collector.progress(clock.monotonic_ns()))
+
+    def _mind_the_spool(self) -> None:
+        """Parsing gives way to the reads, as long as the disk has room for what waits."""
+        self.collector.forget()
+        if not self.yielded and self.collector.is_behind(BACKLOG_BYTES):
+            self.yielded = True
+            self._tell("yield")
 
     def _tell(self, word: str) -> None:
         for process in self.processes:
@@ -262,8 +276,10 @@ class _Session:
         for worker, process in enumerate(self.processes):
             if process.finished or not process.exited():
                 continue
-            while rows := self.collector.collect([process], SLICE_NS):
-                self.on_rows(rows)
+            self.collector.caught_up = False
+            while not self.collector.caught_up:
+                if rows := self.collector.collect([process], SLICE_NS):
+                    self.on_rows(rows)
             process.finished = True
             if worker in self.collector.reports:
                 continue

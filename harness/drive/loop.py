@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 
 from harness import clock
-from harness.drive import reader, wire
+from harness.drive import priority, reader, wire
 from harness.drive.connections import Connections
 from harness.drive.deadlines import Deadlines
 from harness.drive.exchanges import Exchanges
@@ -25,7 +25,7 @@ SENDS_PER_POLL = 8  # between two looks at what came
 OPENING_AT_ONCE = 32
 FEW = 64  # reads of a turn that leave time for packing
 TIMERS_PER_POLL = 4
-OUTBOX_MAX = 8192  # beyond it replies are packed even while bytes wait, so that memory stays bounded
+PACK_SHARE = 256  # of that many ended replies one is packed a turn even while bytes wait, so that memory stays bounded
 MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 TICK_NS = 250_000_000
 ANCHOR_NS = 1_000_000_000
@@ -76,6 +76,7 @@ class Loop:
         self.next_anchor_ns = self.next_tick_ns = self.look_at_ns = 0
         self.lag_max_ns = 0
         self.stopped_max_ns = 0  # the longest that a tick came late: the process was stopped, or had no core
+        self.gave_up_s: float | None = None  # when, after the start, this process gave up its priority
         self.cpu_start_s = 0.0
 
     def prepare(self) -> None:
@@ -116,8 +117,8 @@ class Loop:
         """Everything but mid-stream reads, in small portions; returns how long the next poll may wait, in seconds."""
         ex = self.exchanges
         self._send_due()
-        if ex.outbox and (self.reader.found < FEW or len(ex.outbox) > OUTBOX_MAX):
-            self._pack_one()
+        if ex.outbox:
+            self._pack_some()
         self._check_limits(woke)
         if woke >= self.next_tick_ns:
             if self.next_tick_ns and woke - self.next_tick_ns > self.stopped_max_ns:
@@ -168,7 +169,8 @@ class Loop:
             self.next_anchor_ns = now + ANCHOR_NS
             anchor = clock.anchor()
             self.deadlines.offset_ns = anchor.offset_ns
-            self.spool.put(("anchor", anchor.monotonic_ns, anchor.offset_ns, anchor.error_ns))
+            self.spool.preface = ("anchor", anchor.monotonic_ns, anchor.offset_ns, anchor.error_ns)
+            self.spool.put(self.spool.preface)
             forget_sent(self.shard)
         self.spool.put(("status", self.exchanges.sent, self.exchanges.in_flight))
 
@@ -207,6 +209,10 @@ class Loop:
             self.next += 1
             ex.in_flight += 1
             ex.start(index, due)
+
+    def _pack_some(self) -> None:
+        for _ in range(len(self.exchanges.outbox) // PACK_SHARE + (self.reader.found < FEW)):
+            self._pack_one()
 
     def _pack_one(self) -> None:
         *meta, packed, buf = self.exchanges.outbox.popleft()
@@ -248,8 +254,10 @@ class Loop:
             words = os.read(self.control_fd, 4096)
         except BlockingIOError:
             return
-        if not words:
-            os._exit(3)  # the parent is gone: nobody will read what we spool
+        if not words:  # the parent is gone: what has ended can still be read from the spool
+            while self.exchanges.outbox:
+                self._pack_one()
+            os._exit(3)
         *lines, self.words = (self.words + words).split(b"\n")
         for line in lines:
             word, _, value = line.partition(b" ")
@@ -265,6 +273,9 @@ class Loop:
                         self.exchanges.freed.extend([self.started_ns] * self.config.slots)
                 case b"clock":
                     self.spool.put(("clock", clock.monotonic_ns()))
+                case b"yield" if self.gave_up_s is None:
+                    self.gave_up_s = max(0, clock.monotonic_ns() - self.started_ns) / 1e9
+                    priority.give_up()
                 case b"drain":
                     self.stopping = True
                 case b"abort":

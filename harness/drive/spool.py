@@ -1,17 +1,22 @@
 """How finished exchanges leave a worker: append-only segment files that the parent tails and deletes.
 
 A pipe would block the read loop when the parent is slow, or need a second buffer; a file takes everything at the
-price of one memory copy. Each message is a length and a marshalled tuple: flat, from our own process, same Python.
+price of one memory copy, and outlives both processes. Each message is a length and a marshalled tuple: flat, from our own
+process, same Python.
 """
 
 from __future__ import annotations
 
+import fcntl
 import marshal
 import os
 import struct
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from harness import clock
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 _LENGTH = struct.Struct("<Q")
@@ -21,14 +26,34 @@ def _segment(scratch: Path, worker: int, number: int) -> Path:
     return scratch / f"spool-{worker}-{number:06d}"
 
 
+def _lock(scratch: Path, worker: int) -> int:
+    return os.open(scratch / f"spool-{worker}.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def is_written(scratch: Path, worker: int) -> bool:
+    """True while a process lives that has the Writer of this spool open."""
+    fd = _lock(scratch, worker)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 class Writer:
-    """The worker's end. `put` never waits for the reader."""
+    """The worker's end. `put` never waits for the reader. `preface`: a message that every segment begins with, so that
+    it can be read without those before it."""
 
     def __init__(self, scratch: Path, worker: int) -> None:
         self._scratch, self._worker = scratch, worker
+        self.preface: tuple[Any, ...] | None = None
         self._number = -1
         self._fd = -1
         self._room = 0
+        self._held = _lock(scratch, worker)  # until this process ends
+        fcntl.flock(self._held, fcntl.LOCK_EX)
 
     def put(self, message: tuple[Any, ...]) -> None:
         payload = marshal.dumps(message)
@@ -50,6 +75,8 @@ class Writer:
         path = _segment(self._scratch, self._worker, self._number)
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._room = SEGMENT_BYTES
+        if self.preface is not None:
+            self.put(self.preface)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -58,12 +85,14 @@ class Writer:
 
 
 class Tail:
-    """The parent's end: yields whole messages in order, deletes segments it has finished."""
+    """The parent's end: yields whole messages in order, from the first segment that is there; deletes what was read when
+    told to."""
 
     def __init__(self, scratch: Path, worker: int) -> None:
         self._scratch, self._worker = scratch, worker
-        self._number = 0
+        self._number = min((int(p.name.rpartition("-")[2]) for p in scratch.glob(f"spool-{worker}-*")), default=0)
         self._fd = -1
+        self._read_to_end: deque[tuple[int, Path]] = deque()  # when, which segment
 
     def messages(self) -> Iterator[tuple[Any, ...]]:
         """Every message that is complete by now."""
@@ -97,9 +126,18 @@ class Tail:
         if os.lseek(self._fd, 0, os.SEEK_CUR) < os.fstat(self._fd).st_size:
             return True  # it grew between the two looks
         self.close()
-        _segment(self._scratch, self._worker, self._number).unlink(missing_ok=True)
+        self._read_to_end.append((clock.monotonic_ns(), _segment(self._scratch, self._worker, self._number)))
         self._number += 1
         return True
+
+    def forget(self, before_ns: int) -> None:
+        """Delete the segments whose last message was read before that moment."""
+        while self._read_to_end and self._read_to_end[0][0] < before_ns:
+            self._read_to_end.popleft()[1].unlink(missing_ok=True)
+
+    def is_behind(self, size: int) -> bool:
+        """True if more than about `size` bytes have been written and not been read."""
+        return _segment(self._scratch, self._worker, self._number + max(1, size // SEGMENT_BYTES)).exists()
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -6,7 +6,6 @@ is gone and ends the worker. The API key comes over this pipe and is never writt
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
@@ -16,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from harness import clock
-from harness.drive import shard, turns
+from harness.drive import priority, shard, turns
 from harness.drive.loop import Loop, LoopConfig
 from harness.drive.spool import Writer
 from harness.records import Timeouts
 
 CONTROL_FD = 0
-NICE = -10
 
 
 def read_line(fd: int) -> bytes:
@@ -45,30 +43,6 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (ImportError, ValueError, OSError):
         pass
-
-
-def ask_for_priority() -> str:
-    """Be scheduled before the parsing parent and all batch work, where the system lets us: a read that waits for a core
-    merges chunks. The loop sleeps whenever nothing is to be read, so this takes no time from anyone for long.
-
-    Returns what was obtained, in words: real-time, nice -10, or none."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
-        return "real-time"
-    with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
-        with contextlib.suppress(OSError):  # where the scheduler groups by session, nice is the group's
-            Path("/proc/self/autogroup").write_text(str(NICE))
-        return f"nice {NICE}"
-    return "none"
-
-
-def core_wait_s() -> float | None:
-    """Seconds that this process was ready to run and had no core, so far (Linux: /proc/self/schedstat)."""
-    try:
-        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return None
 
 
 def main() -> None:
@@ -100,14 +74,14 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, sessions: t
         reader=config["reader"],
     )
     loop = Loop(wire_config, share, spool, CONTROL_FD, sessions)
-    priority = ask_for_priority()
+    obtained = priority.ask()
     loop.prepare()
     gc.collect()
     gc.disable()  # a full collection over the replies in flight would stop the reads for up to half a second
     spool.put(("ready",))
-    waited_before = core_wait_s()
+    waited_before = clock.core_wait_s()
     loop.run()
-    waited = core_wait_s()
+    waited = clock.core_wait_s()
     anchor = clock.anchor()
     spool.put(("anchor", anchor.monotonic_ns, anchor.offset_ns, anchor.error_ns))
     report = {
@@ -118,7 +92,8 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, sessions: t
         "careful": loop.exchanges.careful_replies,
         "cut": loop.cut,
         "stopped_max_s": loop.stopped_max_ns / 1e9,
-        "priority": priority,
+        "priority": obtained,
+        "gave_up_s": loop.gave_up_s,
         "reader": loop.reader.name,
         "core_wait_s": None if waited is None or waited_before is None else waited - waited_before,
         "ended_ns": clock.monotonic_ns(),

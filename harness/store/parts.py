@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.errors import StoreError
 from harness.store.columns import to_table
 from harness.store.schema import parquet_options, schema_of
 
@@ -52,6 +53,19 @@ def write_file(path: Path, table: str, data: Any) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def append_part(run_dir: Path, table: str, rows: Sequence[Any]) -> None:
+    """Add rows to a run that nobody writes any more, as one part; nothing if there are none. Raises StoreError."""
+    if not rows:
+        return
+    last = max((int(path.stem.rpartition("-")[2]) for path in list_parts(run_dir, table)), default=0)
+    path = part_path(run_dir, table, last + 1)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_file(path, table, to_table(table, rows))
+    except OSError as error:
+        raise StoreError("rows cannot be written", path, f"{error.strerror or error}; free disk space") from error
 
 
 def _row_groups(parts: list[Path]) -> Iterator[Any]:

@@ -90,6 +90,13 @@ def _read_table(run_dir: Path, table: str, notes: list[str], tries: int = 3) -> 
     return pa.concat_tables(pieces) if pieces else None
 
 
+def read_columns(run_dir: Path, table: str, names: Sequence[str]) -> list[list[Any]]:
+    """Some columns of a table as Python values, from its final file, else from its parts; empty if there is neither. Raises
+    StoreError as `read_run`."""
+    data = _read_table(run_dir, table, [])
+    return [[] if data is None else data.column(name).to_pylist() for name in names]
+
+
 def read_run(path: Path | str) -> RunData:
     """A run as it stands on disk: final files, else part files read as one, never both.
 
@@ -108,6 +115,8 @@ def read_run(path: Path | str) -> RunData:
         if manifest.state == RunState.RUNNING:
             manifest = replace(manifest, state=RunState.INTERRUPTED.value)
             notes.append("its process ended without finishing the run")
+            if next(run_dir.glob("scratch/drive-*"), None):
+                notes.append(f"replies that it had not stored: harness recover {run_dir}")
     read = {table: _read_table(run_dir, table, notes) for table in TABLES}
     counts = {table: data.num_rows for table, data in read.items() if data is not None}
     if notes:

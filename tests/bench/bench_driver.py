@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 from harness import clock
-from harness.drive import cc, driver, shard, worker
+from harness.drive import cc, driver, priority, shard
 from harness.drive.golden import server as golden
 from harness.drive.golden.truth import Comparison, compare
 from harness.records import (
@@ -126,7 +126,7 @@ def place(pids: Iterable[int]) -> None:
 
 def beside() -> None:
     """The floor runs as a worker does."""
-    worker.ask_for_priority()
+    priority.ask()
     place([0])
 
 

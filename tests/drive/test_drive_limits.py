@@ -68,6 +68,7 @@ def test_a_stepped_clock_moves_no_stamp(tmp_path):
                     "priority": "none",
                     "reader": "reader in Python",
                     "core_wait_s": None,
+                    "gave_up_s": None,
                     "ended_ns": 7,
                 }
             ),

@@ -1,0 +1,54 @@
+"""What a driver that was killed left on disk: replies that its workers had spooled and nobody had stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.drive import driver, spool, turns
+from harness.drive.collect import Collector
+from harness.errors import StoreError
+from harness.records import Endpoint, Load, Phase, PlannedRequest, RequestRecord
+
+_SLICE_NS = 500_000_000
+_WITHHELD = "a reply that was read after its run was killed: its text is not kept, for it may hold the API key"
+
+
+@dataclass
+class _Ended:
+    """A worker as the collector sees it."""
+
+    number: int
+    ready: bool = True
+
+
+def folders(scratch: Path) -> list[Path]:
+    """Folders under `scratch` of drives that did not end by themselves."""
+    return sorted(path.parent for path in scratch.glob(f"drive-*/{driver.ABOUT}"))
+
+
+def is_measured(folder: Path) -> bool:
+    """True for a measured phase; False for a warm-up, whose plan is not kept."""
+    return bool(json.loads((folder / driver.ABOUT).read_bytes())["phase"] == Phase.MEASURE.value)
+
+
+def rows(folder: Path, requests: Sequence[PlannedRequest], load: Load) -> Iterator[list[RequestRecord]]:
+    """Rows of every reply in the spool, those that were stored before the kill too. `requests` and `load` as they were
+    driven. Raises StoreError while a worker of that drive still lives."""
+    about = json.loads((folder / driver.ABOUT).read_bytes())
+    count = about["workers"]
+    if any(spool.is_written(folder, worker) for worker in range(count)):
+        raise StoreError("a load-generator worker of this run still lives", folder, "wait until it has ended")
+    owner = driver.owners(requests, load, count, turns.tree_of(requests))
+    endpoint = Endpoint("", "", "")
+    collector = Collector(requests, owner, count, load, endpoint, Phase.MEASURE, about["run_id"], folder)
+    workers = [_Ended(worker) for worker in range(count)]
+    while not collector.caught_up:
+        found = collector.collect(workers, _SLICE_NS)
+        yield [_without_key(row) for row in found] if about["has_key"] else found
+
+
+def _without_key(row: RequestRecord) -> RequestRecord:
+    return row if row.error is None else replace(row, error=_WITHHELD)

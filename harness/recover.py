@@ -1,0 +1,77 @@
+"""Rows of a killed run that its load generator had received and nobody had stored: out of its spool, into its part files."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.drive import leftover
+from harness.errors import StoreError
+from harness.records import PlannedRequest, RunState
+from harness.store.manifest import read_manifest
+from harness.store.owner import is_alive
+from harness.store.parts import append_part
+from harness.store.reader import read_columns
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """`rows`: stored now; `before`: stored when the run was killed; `planned`: requests of the plan."""
+
+    run_dir: Path
+    rows: int
+    before: int
+    planned: int
+
+
+def runs_left(directory: Path) -> list[Path]:
+    """Run directories at or below `directory` that were left with a spool, sorted. Raises StoreError if there is no such."""
+    if not directory.is_dir():
+        raise StoreError(
+            "no such directory", directory, "give a run directory or an experiment directory under results/"
+        )
+    scratches = {place.parent for place in directory.glob(f"**/{SCRATCH}/drive-*") if place.is_dir()}
+    return sorted(scratch.parent for scratch in scratches)
+
+
+def recover(run_dir: Path) -> Recovered:
+    """Store what the spool of a killed run holds, and remove the spool. Killed in mid-way it can be done again: a row that
+    is stored is not stored twice. Raises StoreError: the run, or a worker of it, still lives; the disk is full."""
+    manifest = read_manifest(run_dir)
+    if manifest.state == RunState.RUNNING and is_alive(manifest.owner_pid, manifest.owner_start_ticks):
+        raise StoreError("the run is going on", f"{run_dir}, pid {manifest.owner_pid}", "wait for it, or end it first")
+    stored = {
+        seq
+        for seq, phase in zip(*read_columns(run_dir, "requests", ["seq", "phase"]), strict=True)
+        if phase == "measure"
+    }
+    before, requests = len(stored), _requests(run_dir)
+    for folder in leftover.folders(run_dir / SCRATCH):
+        if not leftover.is_measured(folder):
+            continue
+        for rows in leftover.rows(folder, requests, manifest.cell.load):
+            new = [row for row in rows if row.seq not in stored]
+            stored.update(row.seq for row in new)
+            append_part(run_dir, "requests", new)
+    shutil.rmtree(run_dir / SCRATCH, ignore_errors=True)
+    return Recovered(run_dir, len(stored) - before, before, len(requests))
+
+
+def _requests(run_dir: Path) -> list[PlannedRequest]:
+    """The plan, without what only prompts need."""
+    names = [
+        "seq",
+        "scheduled_ns",
+        "target_prompt_tokens",
+        "target_output_tokens",
+        "session_id",
+        "after_seq",
+        "think_ns",
+    ]
+    return [
+        PlannedRequest(seq, due, prompt, output, session, 0, (), after, think)
+        for seq, due, prompt, output, session, after, think in zip(*read_columns(run_dir, "plan", names), strict=True)
+    ]
