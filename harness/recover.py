@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,27 +40,41 @@ def runs_left(directory: Path) -> list[Path]:
     return sorted(scratch.parent for scratch in scratches)
 
 
-def recover(run_dir: Path) -> Recovered:
-    """Store what the spool of a killed run holds, and remove the spool. Killed in mid-way it can be done again: a row that
-    is stored is not stored twice. Raises StoreError: the run, or a worker of it, still lives; the disk is full."""
+def recover(run_dir: Path, on_rows: Callable[[int, int], None] | None = None) -> Recovered:
+    """Store what the spool of a killed run holds, and remove the spool; `on_rows` hears how many rows are stored, of how
+    many planned. Killed in mid-way it can be done again: a row that is stored is not stored twice. Raises StoreError: the
+    run, or a worker of it, still lives; the disk is full."""
     manifest = read_manifest(run_dir)
     if manifest.state == RunState.RUNNING and is_alive(manifest.owner_pid, manifest.owner_start_ticks):
         raise StoreError("the run is going on", f"{run_dir}, pid {manifest.owner_pid}", "wait for it, or end it first")
-    stored = {
-        seq
-        for seq, phase in zip(*read_columns(run_dir, "requests", ["seq", "phase"]), strict=True)
-        if phase == "measure"
-    }
-    before, requests = len(stored), _requests(run_dir)
-    for folder in leftover.folders(run_dir / SCRATCH):
-        if not leftover.is_measured(folder):
-            continue
-        for rows in leftover.rows(folder, requests, manifest.cell.load):
-            new = [row for row in rows if row.seq not in stored]
-            stored.update(row.seq for row in new)
-            append_part(run_dir, "requests", new)
+    with _alone(run_dir / SCRATCH):
+        stored = {
+            seq
+            for seq, phase in zip(*read_columns(run_dir, "requests", ["seq", "phase"]), strict=True)
+            if phase == "measure"
+        }
+        before, requests = len(stored), _requests(run_dir)
+        for folder in leftover.folders(run_dir / SCRATCH):
+            for rows in leftover.rows(folder, requests, manifest.cell.load):
+                new = [row for row in rows if row.seq not in stored]
+                stored.update(row.seq for row in new)
+                append_part(run_dir, "requests", new)
+                if on_rows is not None:
+                    on_rows(len(stored), len(requests))
     shutil.rmtree(run_dir / SCRATCH, ignore_errors=True)
     return Recovered(run_dir, len(stored) - before, before, len(requests))
+
+
+@contextmanager
+def _alone(scratch: Path) -> Iterator[None]:
+    """One recovery of a run at a time. Raises StoreError."""
+    scratch.mkdir(exist_ok=True)
+    with (scratch / "recover.lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError("the run is being recovered", scratch, "wait until that has ended") from None
+        yield
 
 
 def _requests(run_dir: Path) -> list[PlannedRequest]:

