@@ -83,7 +83,7 @@ class Collector:
         self._late = [turns.late_file(scratch, w).open("ab") for w in range(workers)] if next_turns else []
         self.started_ns = 0
         self.parse_cpu_s = 0.0
-        self.caught_up = False  # the last call found no more than it took
+        self.behind: set[int] = set()  # workers whose spools held more than the last call took
         self.lag_max_ns = 0  # the longest from the end of a reply until it was parsed
         self.done = self.failed = self.tokens = self.reads = self.merged = self.largest_read = 0
         self.notes: list[str] = []
@@ -98,7 +98,7 @@ class Collector:
         rows: list[RequestRecord] = []
         cpu = _thread_cpu_s()
         until = clock.monotonic_ns() + budget_ns
-        self.caught_up = True
+        self.behind.clear()
         for process in processes:
             worker = process.number
             for kind, *values in self.tails[worker].messages():
@@ -119,7 +119,7 @@ class Collector:
                         self.reports[worker] = json.loads(values[0])
                         self.in_flight[worker] = 0
                 if clock.monotonic_ns() > until:
-                    self.caught_up = False
+                    self.behind.add(worker)
                     break
         self.parse_cpu_s += _thread_cpu_s() - cpu
         return rows

@@ -181,8 +181,7 @@ class _Session:
         """Until every worker is ready, has died, or READY_S is over."""
         give_up = clock.monotonic_ns() + int(READY_S * 1e9)
         while not all(p.ready or p.finished for p in self.processes):
-            self._collect()
-            self._bury()
+            self._advance()
             self._look_at_stop()
             if self.asked or clock.monotonic_ns() > give_up:
                 break
@@ -217,9 +216,8 @@ class _Session:
         rest_s = TURN_REST_S if self.collector.next_turns else REST_S
         while True:
             waited_s = clock.core_wait_s()
-            self._collect()
+            self._advance()
             crowded = waited_s is not None and (clock.core_wait_s() or 0) - waited_s > CROWDED_S
-            self._bury()
             now = clock.monotonic_ns()
             if now >= next_stop:
                 next_stop = now + STOP_POLL_NS
@@ -233,7 +231,7 @@ class _Session:
             if self.abort_by_ns is not None and now > self.abort_by_ns:
                 for process in self.processes:
                     process.kill()
-            if self.collector.caught_up or crowded:  # a few replies at a time are parsed cheaper than each by itself
+            if not self.collector.behind or crowded:  # a few replies at a time are parsed cheaper than each by itself
                 clock.sleep(rest_s)
         self.on_progress(self.collector.progress(clock.monotonic_ns()))
 
@@ -271,22 +269,28 @@ class _Session:
         if rows:
             self.on_rows(rows)
 
-    def _bury(self) -> None:
-        """Notice workers that ended: properly, or by dying; a dead one's requests become rows and the run stops."""
-        for worker, process in enumerate(self.processes):
-            if process.finished or not process.exited():
-                continue
-            self.collector.caught_up = False
-            while not self.collector.caught_up:
-                if rows := self.collector.collect([process], SLICE_NS):
-                    self.on_rows(rows)
-            process.finished = True
-            if worker in self.collector.reports:
-                continue
-            self.died = True
+    def _advance(self) -> None:
+        """Parse a slice, and bury the workers that had ended before it and left no more."""
+        gone = [worker for worker, p in enumerate(self.processes) if not p.finished and p.exited()]
+        if any(self.processes[worker].failed() for worker in gone):
+            self._stop_for_death()
+        self._collect()
+        for worker in gone:
+            if worker not in self.collector.behind:
+                self._bury(worker)
+
+    def _bury(self, worker: int) -> None:
+        """A worker has ended: properly, or by dying; a dead one's requests become rows and the run stops."""
+        process = self.processes[worker]
+        process.finished = True
+        if worker not in self.collector.reports:
             self.on_rows(self.collector.lost(worker, process.epitaph()))
-            if self.asked != "abort":
-                self._abort()
+            self._stop_for_death()
+
+    def _stop_for_death(self) -> None:
+        self.died = True
+        if self.asked != "abort":
+            self._abort()
 
 
 def _nothing_to_do(driver: str, on_start: Callable[[int], None]) -> DriveReport:

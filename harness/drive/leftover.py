@@ -51,9 +51,11 @@ def rows(folder: Path, requests: Sequence[PlannedRequest], load: Load) -> Iterat
     endpoint = Endpoint("", "", "")
     collector = Collector(requests, owner, count, load, endpoint, Phase.MEASURE, about["run_id"], folder)
     workers = [_Ended(worker) for worker in range(count)]
-    while not collector.caught_up:
+    while True:
         found = collector.collect(workers, _SLICE_NS)
         yield [_without_key(row) for row in found] if about["has_key"] else found
+        if not collector.behind:
+            return
 
 
 def _without_key(row: RequestRecord) -> RequestRecord:

@@ -53,6 +53,10 @@ class WorkerProcess:
     def exited(self) -> bool:
         return self._popen.poll() is not None
 
+    def failed(self) -> bool:
+        """True once it has ended otherwise than by its own will."""
+        return bool(self._popen.poll())
+
     def epitaph(self) -> str:
         """Why it ended, in one line."""
         code = self._popen.returncode

@@ -87,7 +87,9 @@ def theirs(target: Target, args, seed: int, folder: Path, tokenizer: str) -> dic
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     if done.returncode or not result.exists():
-        raise SystemExit(f"vllm bench serve failed (exit status {done.returncode}):\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+        raise SystemExit(
+            f"vllm bench serve failed (exit status {done.returncode}):\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        )
     seen = json.loads(result.read_text())
     if seen["completed"] != count or seen["total_output_tokens"] != count * args.output:
         raise SystemExit(

@@ -148,3 +148,21 @@ def test_ended_replies_do_not_pile_up_while_bytes_wait():
         loop._pack_some()
         longest = max(longest, len(loop.exchanges.outbox))
     assert longest <= (SENDS_PER_POLL + 1) * PACK_SHARE
+
+
+def test_what_is_parsed_after_the_last_reply_shows_progress(monkeypatch):
+    """The worker has ended and its backlog is parsed slice by slice: rows count up, and a stop could still be asked for."""
+    monkeypatch.setattr(driver, "SLICE_NS", 0)
+    monkeypatch.setattr(driver, "PROGRESS_NS", 0)
+    waited, done = [], []
+    monkeypatch.setattr(Collector, "progress", lambda self, now: done.append(self.done))
+    with GoldenServer(ttft_s=0.01, itl_s=0.001) as server:
+        rows, _ = offer(
+            server.url,
+            30,
+            concurrency=10,
+            tokens=2,
+            on_rows=lambda _: None if waited else waited.append(clock.sleep(1)),
+        )
+    assert len(rows) == 30
+    assert len(set(done)) > 20
