@@ -46,7 +46,7 @@ def wire(vllm_server, tmp_path_factory):
     """A closed-loop wire run."""
     out = tmp_path_factory.mktemp("wire") / "run"
     return out, run(
-        vllm_server, out, "--workload", "fixed:64x24", "--concurrency", "4", "--requests", "400", "--seed", "11"
+        vllm_server, out, "--workload", "fixed:64x24", "--concurrency", "4", "--requests", "200", "--seed", "11"
     )
 
 
@@ -54,9 +54,9 @@ def test_tokens_agree_exactly_with_the_servers_counters(wire):
     """Prompt and output tokens: plan = our stamps = usage = the server's own counter deltas, to the token."""
     _, document = wire
     checks = {check["kind"]: check for check in document["runs"][0]["tokens"]}
-    assert checks["prompt"]["usage"] == checks["prompt"]["server_counter"] == checks["prompt"]["planned"] == 400 * 64
+    assert checks["prompt"]["usage"] == checks["prompt"]["server_counter"] == checks["prompt"]["planned"] == 200 * 64
     output = checks["output"]
-    assert output["counted"] == output["usage"] == output["server_counter"] == output["planned"] == 400 * 24
+    assert output["counted"] == output["usage"] == output["server_counter"] == output["planned"] == 200 * 24
 
 
 def test_a_clean_run_is_valid(wire):
