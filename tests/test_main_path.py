@@ -164,7 +164,7 @@ def test_kill_9_leaves_a_readable_run_and_recover_what_was_received(golden, tmp_
     new = after.requests[~after.requests.request_id.isin(before.requests.request_id)]
     assert set(new.outcome) == {"ok"}
     assert set(new.output_tokens) == set(new.target_output_tokens) == {8}
-    assert (new.first_token_ns - new.sent_ns).median() == pytest.approx(30e6, rel=0.2)
+    assert (new.first_token_ns - new.sent_ns).median() == pytest.approx(30e6, rel=0.5)
     assert "recover" not in (after.manifest.error or "")
     assert "no killed run left anything" in harness("recover", str(tmp_path)).stdout
 
