@@ -33,6 +33,7 @@ from harness.records import (
     RunState,
 )
 from harness.store.capacity_file import write_capacity
+from harness.store.parts import SCRATCH
 from harness.store.writer import RunWriter
 from harness.targets import Target, offline
 
@@ -234,7 +235,7 @@ def _drive_phase(
     def on_progress(progress: DriveProgress) -> None:
         run.display.progress(replace(progress, duration_s=ends_by_time))
 
-    scratch = run.run_dir / "scratch"
+    scratch = run.run_dir / SCRATCH
     scratch.mkdir(exist_ok=True)
     stop.driving = True
     made = prompts(requests, target.vocabulary, target.endpoint.api)

@@ -11,20 +11,17 @@ from pathlib import Path
 
 from harness.drive import leftover
 from harness.errors import StoreError
-from harness.records import PlannedRequest, RunState
+from harness.records import PlannedRequest
 from harness.store.manifest import read_manifest
-from harness.store.owner import is_alive
-from harness.store.parts import append_part
+from harness.store.owner import goes_on
+from harness.store.parts import SCRATCH, append_part
 from harness.store.reader import read_columns
-
-SCRATCH = "scratch"
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """`rows`: stored now; `before`: stored when the run was killed; `planned`: requests of the plan."""
 
-    run_dir: Path
     rows: int
     before: int
     planned: int
@@ -45,7 +42,7 @@ def recover(run_dir: Path, on_rows: Callable[[int, int], None] | None = None) ->
     many planned. Killed in mid-way it can be done again: a row that is stored is not stored twice. Raises StoreError: the
     run, or a worker of it, still lives; the disk is full."""
     manifest = read_manifest(run_dir)
-    if manifest.state == RunState.RUNNING and is_alive(manifest.owner_pid, manifest.owner_start_ticks):
+    if goes_on(manifest):
         raise StoreError("the run is going on", f"{run_dir}, pid {manifest.owner_pid}", "wait for it, or end it first")
     with _alone(run_dir / SCRATCH):
         stored = {
@@ -62,7 +59,7 @@ def recover(run_dir: Path, on_rows: Callable[[int, int], None] | None = None) ->
                 if on_rows is not None:
                     on_rows(len(stored), len(requests))
     shutil.rmtree(run_dir / SCRATCH, ignore_errors=True)
-    return Recovered(run_dir, len(stored) - before, before, len(requests))
+    return Recovered(len(stored) - before, before, len(requests))
 
 
 @contextmanager
@@ -88,7 +85,7 @@ def _requests(run_dir: Path) -> list[PlannedRequest]:
         "after_seq",
         "think_ns",
     ]
+    columns = read_columns(run_dir, "plan", names)
     return [
-        PlannedRequest(seq, due, prompt, output, session, 0, (), after, think)
-        for seq, due, prompt, output, session, after, think in zip(*read_columns(run_dir, "plan", names), strict=True)
+        PlannedRequest(prompt_seed=0, **dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.errors import StoreError
 from harness.records import RunState
 from harness.store.manifest import read_manifest
-from harness.store.owner import is_alive
+from harness.store.owner import goes_on
 
 INTERRUPTED_FOLDER = "interrupted"
 
@@ -56,7 +56,7 @@ def _is_done(path: Path, campaign_id: str) -> bool:
         return False
     if manifest.campaign_id != campaign_id:
         raise StoreError("a run directory belongs to another campaign", path, f"it says {manifest.campaign_id}")
-    if manifest.state == RunState.RUNNING and is_alive(manifest.owner_pid, manifest.owner_start_ticks):
+    if goes_on(manifest):
         raise StoreError(
             "a run of this campaign is going on",
             f"{path.name}, pid {manifest.owner_pid}",

