@@ -8,6 +8,7 @@ from typing import Any
 from harness.analyse.compare_sides import ComparedRun, Side
 from harness.errors import ConfigError, NotComparableError
 from harness.records import Manifest
+from harness.secret_names import is_secret
 
 Matched = tuple[str, Sequence[ComparedRun], Sequence[ComparedRun]]
 
@@ -195,6 +196,5 @@ def _facts(manifests: Iterable[Manifest]) -> dict[str, str]:
 
 
 def _public(name: str, value: object) -> str:
-    """A variable's value, unless its name says secret."""
-    secret = any(word in name.upper() for word in ("KEY", "TOKEN", "SECRET", "PASS", "CREDENTIAL", "AUTH"))
-    return "(not shown)" if secret else str(value)
+    """A flag's or variable's value, unless its name says secret."""
+    return "(not shown)" if is_secret(name) else str(value)

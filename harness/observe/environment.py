@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ import psutil
 from harness import __version__
 from harness.observe import machine
 from harness.observe.doctor import DoctorLine, doctor
+from harness.secret_names import is_secret
 
 __all__ = ["DoctorLine", "collect", "doctor"]
 
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH", re.IGNORECASE)
 _NAMES = (
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
@@ -36,7 +35,7 @@ def public_environment(environ: Mapping[str, str]) -> dict[str, str]:
     kept = {
         name: _without_credentials(value)
         for name, value in environ.items()
-        if (name in _NAMES or name.startswith(_PREFIXES)) and not _SECRET.search(name)
+        if (name in _NAMES or name.startswith(_PREFIXES)) and not is_secret(name)
     }
     return dict(sorted(kept.items()))
 

@@ -11,8 +11,8 @@ from harness.records import CostReport, RunSummary, TokenCheck
 from harness.report import formats
 from harness.report.answer import Answer
 from harness.report.cells import Row
+from harness.secret_names import is_secret
 
-_SECRET = re.compile(r"(token|secret|password|passwd|credentials?|api_?key|authorization)$", re.IGNORECASE)
 _SEVERITIES = ("invalid", "unknown", "warning")
 _MAX_ROWS = 400
 
@@ -96,7 +96,7 @@ def token_verdict(lines: Sequence[TokenLine]) -> str:
 def facts(mappings: Sequence[Mapping[str, Any]]) -> list[Fact]:
     """Nested mappings of several runs as lines `a.b.c`: one value where all runs agree, else each with its count.
 
-    Values of names that end like a secret's (token, password, api key, ..) are hidden.
+    Values of names that are a secret's (`secret_names.is_secret`) are hidden.
     """
     seen: dict[str, dict[str, int]] = {}
     for mapping in mappings:
@@ -110,7 +110,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             plain = formats.clean(key, 80)
-            if _SECRET.search(str(key)) and inner is not None:
+            if is_secret(key) and inner is not None:
                 yield f"{name}.{plain}" if name else plain, "(hidden)"
             else:
                 yield from _flat(inner, f"{name}.{plain}" if name else plain)

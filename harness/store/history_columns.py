@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import types
 import typing
 from collections.abc import Mapping
@@ -22,9 +21,9 @@ import pyarrow as pa
 
 from harness.metrics import METRICS
 from harness.records import SCHEMA_VERSION, RunSummary, col
+from harness.secret_names import is_secret
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99", "maximum")
-_SECRET = re.compile(r"(token|secret|password|passwd|credentials?|api_?key|authorization)$", re.IGNORECASE)
 _ARROW: dict[Any, Any] = {
     int: pa.int64(),
     float: pa.float64(),
@@ -122,7 +121,7 @@ def runs_schema() -> Any:
 
 
 def _json(values: Mapping[str, Any]) -> str:
-    shown = {k: "(hidden)" if _SECRET.search(str(k)) and v is not None else v for k, v in values.items()}
+    shown = {k: "(hidden)" if is_secret(k) and v is not None else v for k, v in values.items()}
     return json.dumps(shown, sort_keys=True, default=str)
 
 

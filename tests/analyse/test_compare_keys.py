@@ -77,6 +77,15 @@ def test_versions_and_flags_may_differ_and_are_shown():
     assert changed["target variable HF_TOKEN"] == ("none", "(not shown)")
 
 
+def test_a_batch_size_in_tokens_is_a_change():
+    """512 batched tokens against 8192 is another server: both values stand there; of a token the change is not even told."""
+    sides = [
+        campaign(VALUES, server={"flags": {"max_num_batched_tokens": n, "hf_token": f"hf_{n}"}}) for n in (512, 8192)
+    ]
+    changed = {name: (base, value) for name, base, value in compare(*sides, metrics=[KEY]).changes}
+    assert changed == {"flag max_num_batched_tokens": ("512", "8192")}
+
+
 def test_cells_of_one_side_are_named():
     """The shared cell is compared, the others are listed."""
     result = compare(
