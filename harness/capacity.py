@@ -13,14 +13,12 @@ from harness.analyse.capacity import ProbeOrder, conclude, next_probe
 from harness.analyse.capacity_probe import PASS_NOW, Watch, reply
 from harness.analyse.summary import summarise
 from harness.config import CapacitySpec, LoadSpec
-from harness.records import CapacityResult, Phase, ProbeResult, RequestRecord, Verdict
+from harness.records import OVERLOAD, CapacityResult, Phase, ProbeResult, RequestRecord, Verdict
 from harness.store.reader import read_run
 
 Probe = Callable[[ProbeOrder, Watch], ProbeResult]
 RunProbe = Callable[[ProbeOrder, LoadSpec, Callable[[], str | None], Callable[[Sequence[RequestRecord]], None]], Path]
 
-# What an overload itself brings about: a failed probe, not one that cannot be trusted.
-OVERLOAD = frozenset({"queue_growing", "too_many_failures", "no_ok_requests"})
 # A probe that was clear early is short on purpose; its own test says whether it is long enough.
 SHORT = frozenset({"window_too_short", "too_few_requests", "no_window"})
 
@@ -89,6 +87,7 @@ def stop_word(decision: str | None) -> str | None:
 def untrusted(verdict: Verdict) -> str | None:
     """Why the probe cannot be used, None if it can."""
     for reason in verdict.reasons:
+        # an overload makes a failed probe, not one that cannot be trusted
         if reason.severity in ("invalid", "unknown") and reason.code not in OVERLOAD | SHORT:
             return f"{reason.code}: {reason.message}"
     return None

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.analyse.capacity import best_probe
+from harness.analyse.capacity import best_probe, over_repetitions
+from harness.analyse.repeats import LEVEL
 from harness.analyse.summary import summarise
 from harness.config import CostSpec, HardwareSpec
-from harness.cost.prices import declared, instance_price
+from harness.cost.measured import Measured, measured_capacity
+from harness.cost.prices import day_of, declared, instance_price
 from harness.cost.report import cost_run
-from harness.errors import InvalidRunError, StoreError
-from harness.records import CapacityResult, Cell, CostReport, Hardware, RunSummary
+from harness.errors import ConfigError, InvalidRunError, StoreError
+from harness.records import CapacityResult, Cell, CostReport, Hardware, Manifest, RunSummary, SearchedCapacity
 from harness.report import document
 from harness.store.capacity_file import read_capacity
 from harness.store.manifest import read_manifest
@@ -24,8 +26,12 @@ class CapacityCell:
     """A finished capacity search and the cell it belongs to."""
 
     directory: Path
-    cell: Cell
+    manifest: Manifest
     result: CapacityResult
+
+    @property
+    def cell(self) -> Cell:
+        return self.manifest.cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,49 @@ def analyse(directory: Path, campaign: str | None = None) -> Analysis:
 
 
 def _capacity(directory: Path) -> CapacityCell:
-    return CapacityCell(directory, read_manifest(directory).cell, read_capacity(directory))
+    return CapacityCell(directory, read_manifest(directory), read_capacity(directory))
+
+
+def measured(
+    directory: Path, campaign: str | None = None, *, workload: str | None = None, target: str | None = None
+) -> Measured:
+    """The capacity that a run or experiment directory shows, for the cost of a fleet: every command takes it from here.
+
+    Raises StoreError, and what cost.measured.measured_capacity raises.
+    """
+    found = analyse(directory, campaign)
+    return measured_capacity(found.summaries, workload, target=target, searches=searched(found.capacities))
+
+
+def searched(capacities: Sequence[CapacityCell]) -> tuple[SearchedCapacity, ...]:
+    """Searches of one target and workload taken together; repetitions are the unit."""
+    cells: dict[tuple[str, str], list[CapacityCell]] = {}
+    for one in capacities:
+        cells.setdefault((one.cell.target, one.cell.workload), []).append(one)
+    return tuple(_searched(target, workload, found) for (target, workload), found in cells.items())
+
+
+def _searched(target: str, workload: str, found: Sequence[CapacityCell]) -> SearchedCapacity:
+    promised = sorted({one.result.attainment for one in found})
+    if len(promised) > 1:
+        advice = "give the directory or the campaign of one promise"
+        raise ConfigError("capacity searches of several promises", ", ".join(map(str, promised)), advice)
+    mean = over_repetitions([one.result for one in found])
+    return SearchedCapacity(
+        target=target,
+        workload=workload,
+        attainment=promised[0],
+        state=mean.state,
+        repetitions=mean.repetitions,
+        capacity_rps=mean.mean_rps,
+        low_rps=mean.low_rps,
+        high_rps=mean.high_rps,
+        level=LEVEL,
+        run_ids=tuple(one.directory.name for one in found),
+        probe_ids=tuple(probe.run_id for one in found for probe in one.result.probes if probe.run_id),
+        created_utc=max(one.manifest.created_utc for one in found),
+        why="; ".join(dict.fromkeys(f"{one.result.state}: {one.result.why}" for one in found)),
+    )
 
 
 def _of_campaign(runs: Sequence[Path], campaign: str | None) -> list[Path]:
@@ -108,11 +156,13 @@ def cost(
 def declared_hardware(summary: RunSummary) -> Hardware | None:
     """The hardware price that the run's config declares for its target, None if it declares none.
 
-    It is either written out, or the name of an instance in configs/prices/instances.csv.
+    It is either written out, or the name of an instance in configs/prices/instances.csv, at its price of the run's date.
     """
     for target in summary.config.get("targets", []):
         if target["name"] == summary.cell.target and (found := target.get("hardware")):
-            return instance_price(found) if isinstance(found, str) else declared(HardwareSpec.model_validate(found))
+            if isinstance(found, str):
+                return instance_price(found, day_of(summary.created_utc))
+            return declared(HardwareSpec.model_validate(found))
     return None
 
 

@@ -391,13 +391,20 @@ class RunData:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The steady part of a run, on CLOCK_MONOTONIC; `rule` says how it was found."""
+    """The steady part of a run, on CLOCK_MONOTONIC; `rule` says how it was found.
+
+    `offered_s`: the time in which the load offered the requests of the window: rates are over it (analyse/window.py). `lacking`: code of
+    the reason why this is the whole phase and no steady part, None for a steady part; `advice`: what would bring one.
+    """
 
     start_ns: int
     end_ns: int
     rule: str
+    offered_s: float
     ramp_s: float
     drain_s: float
+    lacking: str | None = None
+    advice: str = ""
 
     @property
     def seconds(self) -> float:
@@ -433,6 +440,10 @@ class Reason:
 class Verdict:
     state: str  # VALID | INVALID | UNKNOWN
     reasons: tuple[Reason, ...]
+
+
+# Codes of reasons that an overload itself brings about: the promise was broken, the client is not to blame.
+OVERLOAD = frozenset({"queue_growing", "too_many_failures", "no_ok_requests"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -650,17 +661,45 @@ class CapacityResult:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class SearchedCapacity:
+    """The finished searches of one target and workload taken together, one a repetition, for the cost of a fleet.
+
+    `state`, `capacity_rps`, `low_rps`, `high_rps`: as in CapacityResult, the interval at `level`. `run_ids`: the searches';
+    `probe_ids`: the runs of all their probes. `why`: what the searches said of their ends.
+    """
+
+    target: str
+    workload: str
+    attainment: float
+    state: str
+    repetitions: int
+    capacity_rps: float | None
+    low_rps: float | None
+    high_rps: float | None
+    level: float
+    run_ids: tuple[str, ...]
+    probe_ids: tuple[str, ...]
+    created_utc: str
+    why: str
+
+
 # ---------------------------------------------------------------- cost
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What the measured machine costs, as declared; `source` and `as_of` are printed beside every dollar."""
+    """What the measured machine costs, as declared; `source` and `as_of` are printed beside every dollar.
+
+    `gpu_model`, `gpu_count`: what the price is for; None where it does not say.
+    """
 
     name: str
     usd_per_hour: str  # decimal text: money is never a float
     source: str
     as_of: str
+    gpu_model: str | None = None
+    gpu_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -677,7 +716,11 @@ class CostLine:
 
 @dataclass(frozen=True, slots=True)
 class CostReport:
-    """Costs of one run: `own` for the measured machine, `hosted` one group per hosted price."""
+    """Costs of one run: `own` for the measured machine, `hosted` one group per hosted price.
+
+    `price_mismatch`: how the machine that the price is for differs from the one that ran; None where it does not, or is not known.
+    `unpriced`: why this run has no dollar at all; None where it has.
+    """
 
     run_id: str
     verdict: str
@@ -686,3 +729,11 @@ class CostReport:
     own: tuple[CostLine, ...]
     hosted: Mapping[str, tuple[CostLine, ...]]
     warnings: tuple[str, ...]
+    price_mismatch: str | None = None
+    unpriced: str | None = None
+
+    @property
+    def price_dated(self) -> str:
+        """Date of the machine's price with its age at the run; empty without one."""
+        as_of = "" if self.hardware is None else self.hardware.as_of
+        return ", ".join(filter(None, (as_of, next((line.inputs.get("price age", "") for line in self.own), ""))))

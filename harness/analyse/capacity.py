@@ -297,7 +297,7 @@ def over_repetitions(results: Sequence[CapacityResult]) -> CapacityMean:
     if any(r.state == "censored_above" for r in results):
         return CapacityMean("censored_above", n, None, mean, None, output_tps)
     if n == 1:
-        return CapacityMean("found", 1, mean, results[0].low_rps, results[0].high_rps, output_tps)
+        return CapacityMean("found", 1, known[0], results[0].low_rps, results[0].high_rps, output_tps)
     own = math.sqrt(sum(math.log((r.high_rps or 1) / (r.low_rps or 1)) ** 2 for r in results)) / (2 * n)
     between = float(student.ppf(0.975, n - 1)) * stdev(math.log(v) for v in known) / math.sqrt(n)
     half = max(own, between)

@@ -58,12 +58,11 @@ def load(
     spec = load_scenario(find_scenario(scenario), changes)
     measured = None
     if spec.capacity.run is not None:
-        from harness import pipeline
-        from harness.cost.measured import measured_capacity
+        from harness import offline
 
-        measured = measured_capacity(
-            pipeline.analyse(Path(spec.capacity.run), campaign).summaries, spec.capacity.workload
-        )
+        part = spec.capacity
+        measured = offline.measured(Path(part.run or ""), campaign, workload=part.workload, target=part.target)
+        click.echo(f"capacity: {measured.plan_rps:.4g} requests/s to plan with; {measured.how}", err=True)
     return run_scenario(spec, measured), measured
 
 
@@ -268,7 +267,7 @@ def _focus_csv(rows: list[dict[str, str]]) -> str:
 def _runs(source: Path, form: str, campaign: str | None, allow_invalid: bool) -> str | list[dict[str, str]]:
     """FOCUS rows, or the text of the metrics."""
     from harness import pipeline
-    from harness.cost.focus import charges_of_run, focus_rows
+    from harness.cost.focus import charges_of_runs, focus_rows
     from harness.cost.opencost import opencost_text
 
     analysis = pipeline.analyse(source, campaign)
@@ -276,7 +275,10 @@ def _runs(source: Path, form: str, campaign: str | None, allow_invalid: bool) ->
     pairs = [(s, costs[s.run_id]) for s in analysis.summaries if s.run_id in costs]
     match form:
         case "focus":
-            return focus_rows([charge for s, c in pairs for charge in charges_of_run(s, c)])
+            charges, left_out = charges_of_runs(pairs)
+            for why in left_out:
+                click.echo(f"not exported: {why}", err=True)
+            return focus_rows(charges)
         case "opencost":
             return opencost_text(pairs)
         case _:
@@ -292,7 +294,7 @@ def _scenario(source: Path, form: str, changes: tuple[str, ...]) -> bytes | list
     result, measured = load(source, changes, None)
     match form:
         case "focus":
-            return focus_rows(charges_of_scenario(result))
+            return focus_rows(charges_of_scenario(result, measured))
         case "xlsx":
             from harness.cost.workbook import workbook
 

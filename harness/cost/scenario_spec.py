@@ -38,12 +38,21 @@ class WorkloadPart(_Spec):
 
 
 class DemandPart(_Spec):
-    """Requests of a month of 730.5 h, spread by a named daily shape, 24 numbers, or flat."""
+    """Requests of a month of 730.5 h, spread by a named daily shape, numbers (hourly, or each `step_s` long), or flat."""
 
     requests_per_month: float = Field(gt=0)
     shape: str | list[float] = "flat"
-    peak_factor: float | None = Field(default=None, ge=1, description="peak over the shape's own peak hour")
+    step_s: float = Field(default=3600, gt=0, description="of a shape given as numbers")
+    peak_factor: float | None = Field(
+        default=None, ge=1, description="highest hour of all days over the shape's own; none: as known of a named shape"
+    )
     source: str
+
+    @model_validator(mode="after")
+    def _named_shapes_are_hourly(self) -> DemandPart:
+        if isinstance(self.shape, str) and self.step_s != 3600:
+            raise ValueError("step_s belongs to a shape of numbers: a named one is hourly")
+        return self
 
 
 class CapacityPart(_Spec):
@@ -53,6 +62,7 @@ class CapacityPart(_Spec):
     tokens_per_s: float | None = Field(default=None, gt=0, description="input + output")
     run: str | None = Field(default=None, description="run or experiment directory")
     workload: str | None = Field(default=None, description="which workload's runs, where the experiment has several")
+    target: str | None = Field(default=None, description="which target's runs, where the experiment has several")
     source: str = ""
     as_of: str | None = None
 
@@ -111,6 +121,7 @@ class LimitsPart(_Spec):
     input_tokens_per_minute: float | None = Field(default=None, gt=0)
     output_tokens_per_minute: float | None = Field(default=None, gt=0)
     tokens_per_minute: float | None = Field(default=None, gt=0)
+    tokens_per_day: float | None = Field(default=None, gt=0)
     spend_usd_per_month: float | None = Field(default=None, gt=0)
     cached_input_counts: bool = True
     source: str = ""
