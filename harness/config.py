@@ -43,16 +43,26 @@ class HardwareSpec(_Spec):
     usd_per_hour: float = Field(ge=0, description="whole instance, per paid hour")
     source: str = Field(description="where the price comes from")
     as_of: str = Field(description="date of the price, YYYY-MM-DD")
+    gpu_model: str | None = Field(default=None, description="what the price is for: H100-SXM, A10G ..")
+    gpu_count: int | None = Field(default=None, ge=0, description="GPUs that the price is for")
 
 
 class PriceRef(_Spec):
-    """A hosted price: provider and model id as genai-prices names them, or an own price per million tokens."""
+    """A hosted price: provider and model id as genai-prices names them, or an own price per million tokens.
+
+    `cached_input_tokens`, `cache_write_.._tokens`: what the API's own prompt cache does with one request, as declared.
+    """
 
     provider: str
     model: str
     input_usd_per_million: float | None = Field(default=None, ge=0)
     output_usd_per_million: float | None = Field(default=None, ge=0)
     cached_input_usd_per_million: float | None = Field(default=None, ge=0)
+    cache_write_5m_usd_per_million: float | None = Field(default=None, ge=0)
+    cache_write_1h_usd_per_million: float | None = Field(default=None, ge=0)
+    cached_input_tokens: int | None = Field(default=None, ge=0, description="of a prompt, read from the API's cache")
+    cache_write_5m_tokens: int = Field(default=0, ge=0, description="of a prompt, written into it for 5 minutes")
+    cache_write_1h_tokens: int = Field(default=0, ge=0, description="of a prompt, written into it for an hour")
     source: str | None = None
     as_of: str | None = None
 

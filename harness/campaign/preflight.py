@@ -21,7 +21,7 @@ def check_prices(spec: ExperimentSpec) -> None:
         find_price(ref, now)
     for target in spec.targets:
         if isinstance(target.hardware, str):
-            instance_price(target.hardware)
+            instance_price(target.hardware, now)
 
 
 def check_disk(spec: ExperimentSpec, out: Path, needed_bytes: int) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 import click
 from rich.table import Table
 
-from harness.cli.offline import console
+from harness.cli.offline import at_option, console, moment
 
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 
@@ -164,12 +165,13 @@ def prices() -> None:
 
 @prices.command("show")
 @click.argument("pattern", default="")
+@at_option
 @_json
-def prices_show(pattern: str, as_json: bool) -> None:
-    """Hosted models and instances whose name contains PATTERN, with USD per million tokens or per hour."""
+def prices_show(pattern: str, at: datetime | None, as_json: bool) -> None:
+    """Hosted models and instances whose name contains PATTERN, with USD per million tokens or per hour, as in force at a date."""
     from harness.cost.catalogue import catalogue
 
-    rows = catalogue(pattern)
+    rows = catalogue(pattern, moment(at))
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=2, default=str))
         return
@@ -184,7 +186,7 @@ def prices_show(pattern: str, as_json: bool) -> None:
     ):
         table.add_column(heading, justify="right" if justify == "right" else "left", overflow="fold")
     for row in rows:
-        table.add_row(row.kind, row.name, row.usd, row.unit, row.as_of, row.source)
+        table.add_row(row.kind, row.name, row.usd, row.unit, row.dated, row.source)
     console().print(table)
 
 

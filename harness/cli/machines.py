@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import click
 from rich.table import Table
 
+from harness import clock
 from harness.cli.as_json import emit
-from harness.cli.offline import as_json_option
+from harness.cli.offline import as_json_option, at_option, moment
 from harness.cli.offline import console as terminal
 from harness.errors import ConfigError
 
@@ -71,7 +73,8 @@ def memory_command(
     if gpu_memory_gb is not None:
         sizes = {f"{gpu_memory_gb:g} GB": gpu_memory_gb}
     else:
-        known = {m.gpu_model: float(m.memory_gb_each) for m in machines() if m.memory_gb_each is not None}
+        table_of_today = machines(clock.utc_now())
+        known = {m.gpu_model: float(m.memory_gb_each) for m in table_of_today if m.memory_gb_each is not None}
         sizes = dict(sorted(known.items(), key=lambda item: item[1]))
     fits: dict[str, Any] = {gpu: memory.fit(shape, gb * GB, **given) for gpu, gb in sizes.items()}
     blocks = None
@@ -135,6 +138,7 @@ def memory_command(
 @click.option("--spares", type=int, default=1, show_default=True, help="Machines of the largest type that may be lost.")
 @click.option("--at-most", multiple=True, metavar="NAME=N", help="How many of an instance are to be had.")
 @click.option("--top", type=click.IntRange(min=1), default=8, show_default=True)
+@at_option
 @as_json_option
 def instances_command(
     rps: float,
@@ -155,6 +159,7 @@ def instances_command(
     spares: int,
     at_most: tuple[str, ...],
     top: int,
+    at: datetime | None,
     as_json: bool,
 ) -> None:
     """The cheapest fleet from the price table: measured capacities where there are some, marked estimates elsewhere."""
@@ -181,6 +186,7 @@ def instances_command(
         spot=instances.Spot(interruptions_per_hour=interruptions_per_hour, lost_hours=lost_hours) if spot else None,
         commitments=_pairs(commitment, "--commitment"),
         provider=provider,
+        table=instances.machines(priced_at := moment(at)),
     )
     if not options:
         raise ConfigError(
@@ -190,13 +196,33 @@ def instances_command(
     singles = instances.single_type(options, rps, headroom=headroom, spares=spares, at_most=limits)
     mix = instances.cheapest_mix(options, rps, headroom=headroom, spares=spares, steady=steady, at_most=limits)
     if as_json:
-        emit({"single_type": singles[:top], "mix": mix, "left_out": rejected})
+        emit(
+            {
+                "single_type": singles[:top],
+                "mix": mix,
+                "left_out": rejected,
+                "warnings": _stale(mix, singles[:top], priced_at),
+            }
+        )
         return
-    _print_choices(mix, singles[:top], rps)
+    _print_choices(mix, singles[:top], rps, priced_at)
     click.echo(f"{len(rejected)} rows of the price table are left out; --json gives each one's reason.")
 
 
-def _print_choices(mix: Any, singles: Any, rps: float) -> None:
+def _stale(mix: Any, singles: Any, at: datetime) -> list[str]:
+    """Prices of the fleets shown that want looking up again."""
+    from harness.cost.prices import staleness
+
+    shown = [c for choice in (mix, *singles) for c, _ in choice.machines]
+    found = [
+        staleness(f"{c.name} ({c.purchase})", c.as_of, at, c.stale_after_days) for c in shown if c.as_of != "given"
+    ]
+    return list(dict.fromkeys(warning for warning in found if warning is not None))
+
+
+def _print_choices(mix: Any, singles: Any, rps: float, at: datetime) -> None:
+    from harness.cost.prices import age_words
+
     guessed = any(c.basis == "estimate" for c, _ in mix.machines)
     names = " + ".join(f"{n} x {c.name} ({c.purchase})" for c, n in mix.machines)
     click.echo(
@@ -211,7 +237,15 @@ def _print_choices(mix: Any, singles: Any, rps: float) -> None:
             mark = "~" if c.basis == "estimate" else ""
             kind = "" if c.purchase == "on-demand" else f" ({c.purchase})"
             row = (f"{mark}{c.rps:.3g}", f"{choice.usd_per_hour:.2f}", f"{choice.usd_per_1000_requests:.4f}")
-            table.add_row(str(n), c.name + kind, *row, f"{choice.utilisation:.0%}", c.as_of)
+            table.add_row(
+                str(n),
+                c.name + kind,
+                *row,
+                f"{choice.utilisation:.0%}",
+                "given" if c.as_of == "given" else f"{c.as_of}, {age_words(c.as_of, at, c.stale_after_days)}",
+            )
     terminal().print(table)
+    for warning in _stale(mix, (), at):
+        click.echo(f"warning: {warning}")
     if any(c.basis == "estimate" for choice in singles for c, _ in choice.machines):
         click.echo("~ a roofline estimate, not a measurement: harness run measures one.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 directory_argument = click.argument("directory", type=click.Path(path_type=Path))
 campaign_option = click.option("--campaign", help='Another campaign\'s id, or "all"  [default: the newest]')
 as_json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+at_option = click.option(
+    "--at", type=click.DateTime(["%Y-%m-%d"]), help="Prices in force on this day (UTC)  [default: now]"
+)
 allow_option = click.option("--allow-invalid", is_flag=True, help="Show money for INVALID runs too.")
 
 
@@ -112,6 +116,11 @@ def _print(
         click.echo(f"{name}: {path}")
     if paths:
         click.echo(f"every dollar with its formula and inputs: harness cost {paths['html'].parents[1]}")
+
+
+def moment(day: datetime | None) -> datetime:
+    """Noon (UTC) of a day that was asked for, else now."""
+    return clock.utc_now() if day is None else day.replace(hour=12, tzinfo=UTC)
 
 
 def console() -> Console:

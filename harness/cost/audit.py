@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from harness.config import PriceRef
+from harness.cost.audit_memory import PRICED_AT as _NOW
 from harness.cost.audit_memory import memory_rows
 from harness.cost.breakeven import break_even, permanent_rps
 from harness.cost.demand import flat
@@ -26,7 +27,6 @@ from harness.cost.unit_cost import usd_per_million_tokens
 from harness.errors import ConfigError
 
 Values = Mapping[str, Decimal | float | int | str]
-_NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)  # the day of the prices in the table
 _MONTH_H = Decimal(720)  # the post's month
 _REQUESTS, _TOKENS = Decimal(10_000_000), Decimal(500)
 _TEST = "tests/cost/test_cost_audit.py::test_seed_row"
@@ -47,7 +47,7 @@ _Entry = tuple[int, str, Callable[[], Values], str]  # row, claim, values, text 
 
 
 def _g5() -> Decimal:
-    return Decimal(instance_price("aws/g5.12xlarge").usd_per_hour)
+    return Decimal(instance_price("aws/g5.12xlarge", _NOW).usd_per_hour)
 
 
 def _own(given: float, written: float) -> PriceRef:
@@ -59,7 +59,7 @@ def _month_usd(ref: PriceRef, at: datetime = _NOW) -> Decimal:
 
 
 def _memory_gb(name: str) -> Decimal:
-    found = next(i.gpu_mem_gb_total for i in instances() if f"{i.provider}/{i.name}" == name)
+    found = next(i.gpu_mem_gb_total for i in instances(_NOW) if i.full_name == name)
     assert found is not None
     return found
 
@@ -89,8 +89,8 @@ def _row_1() -> Values:
 
 
 def _row_6() -> Values:
-    now = Decimal(instance_price("aws/p4d.24xlarge").usd_per_hour)
-    h100 = Decimal(instance_price("aws/p5.48xlarge").usd_per_hour)
+    now = Decimal(instance_price("aws/p4d.24xlarge", _NOW).usd_per_hour)
+    h100 = Decimal(instance_price("aws/p5.48xlarge", _NOW).usd_per_hour)
     return {"now": now, "change": now / Decimal("32.77") - 1, "h100": h100, "h100_change": h100 / Decimal("98.32") - 1}
 
 
@@ -218,7 +218,7 @@ def _row_32() -> Values:
 
 
 def _row_33() -> Values:
-    machine = next(m for m in machines() if m.name == "aws/g5.12xlarge")
+    machine = next(m for m in machines(_NOW) if m.name == "aws/g5.12xlarge")
     assert machine.spot_usd is not None
     assert machine.on_demand_usd is not None
     calm, stormy = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from harness.cost.instances import machines
@@ -10,12 +11,13 @@ from harness.cost.memory import kv_bytes_per_token, paged_against_preallocated, 
 from harness.cost.model_shape import load_model
 
 _Entry = tuple[int, str, Callable[[], Mapping[str, Decimal | float | int | str]], str]
+PRICED_AT = datetime(2026, 11, 24, 12, tzinfo=UTC)  # the day of the audit's prices
 _CODE_34B_WEIGHTS = 33.7e9  # parameters of CodeLlama-34B, by its model card
 
 
 def _bandwidth(name: str) -> tuple[float, float]:
     """(bytes/s of all GPUs, bytes of memory of all GPUs) of an instance."""
-    machine = next(m for m in machines() if m.name == name)
+    machine = next(m for m in machines(PRICED_AT) if m.name == name)
     assert machine.bandwidth_gb_per_s_each is not None
     assert machine.memory_gb_each is not None
     count = machine.gpu_count

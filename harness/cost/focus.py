@@ -1,8 +1,9 @@
 """FOCUS 1.4 (FinOps Open Cost and Usage Specification) rows of measured and modelled costs; the mapping stands in this file alone.
 
 A benchmark is no invoice: every row bills 0, says "estimate" in ChargeDescription, and carries its cost in EffectiveCost,
-ContractedCost and ListCost. One row a model, phase (input, output) and charge period. How input and output were split stands in the
-split-cost columns AllocatedMethodId and AllocatedMethodDetails; what FOCUS has no column for is in x_ columns.
+ContractedCost and ListCost. One row a model, phase and charge period. A hosted bill is split as it is billed: input, cached input,
+cache writes, output and fees per request, each at its own price; a machine's joint cost by a convention, which stands in the split-cost
+columns AllocatedMethodId and AllocatedMethodDetails; what FOCUS has no column for is in x_ columns.
 Rows are texts: dates in UTC, numbers plain decimals, nulls empty; `column_kind` says what each is in a file that has types (Parquet).
 """
 
@@ -18,10 +19,14 @@ from decimal import Decimal
 from typing import Literal
 
 from harness.config import PriceRef
-from harness.cost.hosted import bill, find_price
+from harness.cost.hosted import Bill, find_price
+from harness.cost.hosted_cache import bill_of_run
+from harness.cost.measured import Measured
 from harness.cost.prices import day_of
 from harness.cost.report import decimal_text
 from harness.cost.scenario import ScenarioResult
+from harness.cost.scenario_inputs import base_of
+from harness.cost.scenario_options import HostedSide, hosted_sides
 from harness.errors import ConfigError
 from harness.records import CostReport, RunSummary
 
@@ -64,7 +69,7 @@ class EstimatedCharge:
     """
 
     model: str
-    phase: str  # input | output
+    phase: str  # input | cached input | cache writes | output | requests | unused commitment
     start: datetime
     end: datetime
     tokens: Decimal
@@ -82,6 +87,7 @@ class EstimatedCharge:
     usd_low: Decimal | None = None
     usd_high: Decimal | None = None
     energy_kwh: Decimal | None = None
+    unit: str = "Tokens"  # what `tokens` counts: a fee per request counts requests
 
 
 def _utc(when: datetime) -> str:
@@ -112,18 +118,18 @@ def focus_row(charge: EstimatedCharge) -> dict[str, str]:
     sku = f"{charge.provider}/{charge.model}/{charge.phase}"
     details = ""
     if charge.ratio is not None:
-        element = {"AllocatedRatio": float(charge.ratio), "UsageUnit": "Tokens", "UsageQuantity": int(charge.tokens)}
+        element = {"AllocatedRatio": float(charge.ratio), "UsageUnit": charge.unit, "UsageQuantity": int(charge.tokens)}
         details = json.dumps({"Elements": [element]}, separators=(",", ":"))
     return dict.fromkeys(COLUMNS, "") | {
         "BilledCost": "0.0", "BillingAccountId": "estimate", "BillingAccountName": "Benchmark estimates, not billed",
         "BillingCurrency": "USD", "BillingPeriodStart": _utc(period[0]), "BillingPeriodEnd": _utc(period[1]),
         "ChargeCategory": "Usage", "ChargeFrequency": "Usage-Based",
-        "ChargeDescription": f"estimate, not billed: {charge.phase} tokens of {charge.model}",
+        "ChargeDescription": f"estimate, not billed: {charge.phase}{' tokens' * (charge.unit == 'Tokens')} of {charge.model}",
         "ChargePeriodStart": _utc(charge.start), "ChargePeriodEnd": _utc(charge.end),
         "ContractedCost": cost, "EffectiveCost": cost, "ListCost": cost,
         "HostProviderName": charge.host, "InvoiceIssuerName": charge.provider, "ServiceProviderName": charge.provider,
-        "PricingQuantity": _text(charge.tokens), "PricingUnit": "Tokens",
-        "ConsumedQuantity": _text(charge.tokens), "ConsumedUnit": "Tokens", "PricingCategory": "Standard",
+        "PricingQuantity": _text(charge.tokens), "PricingUnit": charge.unit,
+        "ConsumedQuantity": _text(charge.tokens), "ConsumedUnit": charge.unit, "PricingCategory": "Standard",
         "ListUnitPrice": _text(unit), "ContractedUnitPrice": _text(unit), "SkuId": sku,
         "SkuPriceId": f"{sku}/{charge.price_as_of}",
         "ServiceCategory": "AI and Machine Learning", "ServiceSubcategory": "Generative AI", "ServiceName": charge.model,
@@ -188,52 +194,93 @@ def charges_of_run(summary: RunSummary, report: CostReport) -> list[EstimatedCha
                     energy_kwh=None if energy is None else Decimal(repr(float(energy))) * ratio / 3_600_000,
                 )
             )  # fmt: skip
-    for name in report.hosted:
-        charges += _hosted_charges(name, summary, start, end, tokens, report.hosted[name][0].inputs)
+    for name, lines in report.hosted.items():
+        bill = bill_of_run(ref := _ref_of(name, summary), find_price(ref, day_of(summary.created_utc)), summary).bill
+        charges += _as_billed(name, _billed_parts(bill), start, end, lines[0].inputs, run_id=summary.run_id)
     return charges
 
 
-def _hosted_charges(
-    name: str,
-    summary: RunSummary,
-    start: datetime,
-    end: datetime,
-    tokens: Mapping[str, Decimal],
-    inputs: Mapping[str, str],
-) -> list[EstimatedCharge]:
+def charges_of_runs(runs: Sequence[tuple[RunSummary, CostReport]]) -> tuple[list[EstimatedCharge], list[str]]:
+    """The charges of every run that has some, and why the others have none."""
+    charges: list[EstimatedCharge] = []
+    left_out: list[str] = []
+    for summary, report in runs:
+        if report.unpriced is not None or not summary.usage:
+            left_out.append(f"{summary.run_id}: {report.unpriced or 'it has no usage'}")
+        else:
+            charges += charges_of_run(summary, report)
+    return charges, left_out
+
+
+def _ref_of(name: str, summary: RunSummary) -> PriceRef:
+    """The hosted price of that name as the run's config declares it, else the price book's."""
+    for ref in summary.config.get("cost", {}).get("hosted", []):
+        if f"{ref['provider']}/{ref['model']}" == name:
+            return PriceRef.model_validate(ref)
     provider, _, model = name.partition("/")
-    own = next(
-        (
-            ref
-            for ref in summary.config.get("cost", {}).get("hosted", [])
-            if f"{ref['provider']}/{ref['model']}" == name
-        ),
-        {"provider": provider, "model": model},
+    return PriceRef(provider=provider, model=model)
+
+
+_Part = tuple[str, Decimal, Decimal, str]  # phase, how many, USD, unit
+
+
+def _billed_parts(b: Bill, requests: Decimal | None = None, usd: Decimal | None = None) -> list[_Part]:
+    """Each part of a bill at its own price, scaled to `requests` and to `usd` in all; parts that are not there are left out."""
+    times = Decimal(1) if requests is None or not b.requests else requests / b.requests
+    off = Decimal(1) if usd is None or not b.total_usd else usd / (b.total_usd * times)
+    fresh = b.input_tokens - b.cached_tokens - b.written_tokens
+    parts = (
+        ("input", fresh, b.fresh_usd, "Tokens"),
+        ("cached input", b.cached_tokens, b.cached_usd, "Tokens"),
+        ("cache writes", b.written_tokens, b.written_usd, "Tokens"),
+        ("output", b.output_tokens, b.output_usd, "Tokens"),
+        ("requests", b.requests if b.fees_usd else 0, b.fees_usd, "Requests"),
     )
-    found = bill(find_price(PriceRef.model_validate(own), day_of(summary.created_utc)), summary.usage)
-    usd = {"input": found.input_usd, "output": found.total_usd - found.input_usd}
+    return [(phase, count * times, cost * times * off, unit) for phase, count, cost, unit in parts if count]
+
+
+def _as_billed(
+    name: str, parts: Sequence[_Part], start: datetime, end: datetime, inputs: Mapping[str, str], run_id: str | None = None,
+    host: str | None = None, provider: str | None = None,
+) -> list[EstimatedCharge]:  # fmt: skip
+    own, _, model = name.partition("/")
     return [
         EstimatedCharge(
-            model=model, phase=phase, start=start, end=end, tokens=tokens[phase], usd=usd[phase], provider=provider,
-            host=provider, method_id=None, ratio=None, price_as_of=inputs.get("price as of", ""),
-            price_source=inputs.get("price source", ""), run_id=summary.run_id,
+            model=model if provider is None else name, phase=phase, start=start, end=end, tokens=count, usd=usd,
+            provider=provider or own, host=host or own, method_id=None, ratio=None, price_as_of=inputs.get("price as of", ""),
+            price_source=inputs.get("price source", ""), run_id=run_id, unit=unit,
         )
-        for phase in ("input", "output")
+        for phase, count, usd, unit in parts
     ]  # fmt: skip
 
 
-def charges_of_scenario(result: ScenarioResult) -> list[EstimatedCharge]:
-    """The month of a scenario's date, every feasible option: self-hosted at one price for all tokens (no split), hosted as billed.
+def _side_parts(side: HostedSide, requests: Decimal) -> list[_Part]:
+    """A month's hosted bill as billed, discount and retries in, and what the minimum commitment adds to it."""
+    parts = _billed_parts(side.billed, requests, side.bill.used_usd)
+    unused = [("unused commitment", Decimal(1), side.bill.unused_usd, "Months")] if side.bill.unused_usd else []
+    return parts + unused
 
-    Rows of different options are alternatives: they must not be added up.
+
+def charges_of_scenario(result: ScenarioResult, measured: Measured | None = None) -> list[EstimatedCharge]:
+    """The month of a scenario's date, every feasible option: hosted as billed, the others at one price for all tokens (no split).
+
+    `measured`: as the scenario was run with. Rows of different options are alternatives: they must not be added up.
     """
     start, end = _month(day_of(result.at))
     w, requests = result.spec.workload, Decimal(repr(result.spec.demand.requests_per_month))
     tokens = {"input": requests * w.input_tokens, "output": requests * w.output_tokens}
     total = sum(tokens.values(), Decimal(0))
+    sides = iter(hosted_sides(base_of(result.spec, measured)))
     charges = []
     for option in result.options:
+        side = next(sides) if option.kind == "hosted" else None
         if option.infeasible is not None:
+            continue
+        if side is not None:
+            parts = _side_parts(side, requests)
+            charges += _as_billed(
+                result.model, parts, start, end, option.inputs, host=option.name, provider=option.kind
+            )
             continue
         for phase, count in tokens.items():
             ratio = count / total

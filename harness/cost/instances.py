@@ -6,18 +6,18 @@ not guessed: that purchase is left out and said so.
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
 from harness.cost.hybrid import spot_usd_per_hour
 from harness.cost.model_shape import ModelShape
-from harness.cost.prices import instances, instances_file
+from harness.cost.prices import instances, stale_after_days
 from harness.cost.quantities import HOURS_PER_MONTH, Number, above_zero, exact, nearest, share, usd, whole
 from harness.cost.roofline import Shape, best_estimate
 from harness.errors import ConfigError
@@ -61,6 +61,10 @@ class Candidate:
     detail: str
     as_of: str
 
+    @property
+    def stale_after_days(self) -> int:
+        return stale_after_days(self.name, self.purchase)
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
@@ -89,28 +93,23 @@ def spot_price(text: str, on_demand: Decimal | None) -> Decimal | None:
     return price if price > 0 and (on_demand is None or price < on_demand) else None
 
 
-def machines(path: Path | None = None) -> tuple[Machine, ...]:
-    """Every row of the price table. Raises ConfigError for a table that cannot be read."""
-    rows = instances(path)  # checks the table
-    found = []
-    with (path or instances_file()).open(newline="", encoding="utf-8") as file:
-        for row, raw in zip(rows, csv.DictReader(file), strict=True):
-            memory, bandwidth = raw.get("gpu_mem_gb_each"), raw.get("gpu_mem_bw_gbps_each")
-            found.append(
-                Machine(
-                    f"{row.provider}/{row.name}",
-                    row.gpu_model,
-                    row.gpu_count,
-                    Decimal(memory) if memory else None,
-                    Decimal(bandwidth) if bandwidth else None,
-                    row.usd_per_hour,
-                    spot_price(raw.get("spot_usd_h") or "", row.usd_per_hour),
-                    raw.get("commitment_usd_h") or "",
-                    row.source,
-                    row.as_of,
-                )
-            )
-    return tuple(found)
+def machines(at: datetime, path: Path | None = None) -> tuple[Machine, ...]:
+    """Every instance of the price table at its price in force at `at`. Raises ConfigError for a table that cannot be read."""
+    return tuple(
+        Machine(
+            row.full_name,
+            row.gpu_model,
+            row.gpu_count,
+            row.gpu_mem_gb_each,
+            row.gpu_mem_bw_gb_per_s_each,
+            row.usd_per_hour,
+            spot_price(row.spot_text, row.usd_per_hour),
+            row.commitment_text,
+            row.source,
+            row.as_of,
+        )
+        for row in instances(at, path)
+    )
 
 
 def _by_full_name(given: Mapping[str, Number], table: Sequence[Machine], what: str) -> dict[str, Number]:
@@ -156,14 +155,13 @@ def candidates(
     spot: Spot | None = None,
     commitments: Mapping[str, Number] | None = None,
     provider: str | None = None,
-    table: Sequence[Machine] | None = None,
+    table: Sequence[Machine],
 ) -> tuple[tuple[Candidate, ...], tuple[Rejected, ...]]:
-    """Ways to buy machines that can serve the model, and those that cannot with the reason.
+    """Ways to buy the machines of `table` (`machines` at a date) that can serve the model, and those that cannot with the reason.
 
     measured: rps of the whole instance at the SLO, by name. commitments: USD per hour that the user was offered, by name (the
     price table has no such rates). spot: None leaves spot out. Raises ConfigError for unknown names and bad numbers.
     """
-    table = machines() if table is None else table
     providers = {m.name.split("/", 1)[0] for m in table}
     if provider is not None and provider not in providers:
         raise ConfigError("no such provider", provider, nearest(provider, providers, ", ".join(sorted(providers))))

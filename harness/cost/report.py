@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal, InvalidOperation, localcontext
 
 from harness.config import CostSpec
-from harness.cost.hosted import HostedPrice, as_input_text, bill, find_price, price_ratio, same_model
-from harness.cost.prices import day_of, staleness
+from harness.cost.hosted import Bill, HostedPrice, find_price, price_ratio, same_model, usage_problem
+from harness.cost.hosted_cache import bill_of_run
+from harness.cost.machine_match import price_mismatch, unchecked
+from harness.cost.prices import day_of, machine_age_words, machine_staleness, staleness
 from harness.cost.unit_cost import split_by_price_ratio, usd_per_served
 from harness.errors import ConfigError, InvalidRunError
 from harness.records import CostLine, CostReport, Hardware, RunSummary
@@ -18,7 +21,6 @@ PER_THOUSAND = "USD per 1,000 requests"
 _THOUSAND = Decimal(1000)
 _MILLION = Decimal(1_000_000)
 _DEFAULT_RATIO = Decimal(4)  # output:input, a usual list-price ratio of 2026; only a convention
-_SPOT_WORDS = ("spot", "community", "marketplace", "vast.ai")
 
 _OWN_LINES = (
     ("self_usd_per_million_total_tokens", "self-hosted, per million tokens (input + output)", PER_MILLION),
@@ -96,7 +98,7 @@ def _window_usd(own: _Own) -> tuple[Decimal | None, str]:
     window = own.summary.window
     if window is None:
         return None, "not computed: the run has no window"
-    seconds = Decimal(window.end_ns - window.start_ns) / Decimal(10**9)
+    seconds = Decimal(repr(float(window.offered_s)))  # what the rates are over
     usd = own.usd_per_hour * seconds / 3600 / own.utilisation
     return usd, f"{own.usd_per_hour} $/h x {_short(seconds)} s / 3600 s/h / {own.utilisation} utilisation"
 
@@ -138,67 +140,42 @@ def _own_lines(own: _Own) -> tuple[CostLine, ...]:
     return tuple(lines)
 
 
-_HostedRow = tuple[str, str, str, Decimal, str, int, int]  # name, label, unit, dollars, which part, over, scale
+_HOSTED_LINES = (
+    ("hosted_usd_per_million_total_tokens", "hosted, per million tokens (input + output)", PER_MILLION),
+    ("hosted_usd_per_1000_requests", "hosted, per 1,000 requests", PER_THOUSAND),
+    ("hosted_usd_per_million_input_tokens", "hosted, per million input tokens, as billed", PER_MILLION),
+    ("hosted_usd_per_million_output_tokens", "hosted, per million output tokens, as billed", PER_MILLION),
+    ("hosted_usd_window", "hosted, the requests sent in the window", "USD"),
+)
 
 
-def _hosted_line(row: _HostedRow, requests: int, inputs: Mapping[str, str]) -> CostLine:
-    name, label, unit, usd, part, over, scale = row
-    if not requests:
+def _no_hosted_line(row: tuple[str, str, str], why: str, run_id: str) -> CostLine:
+    return CostLine(*row[:2], None, row[2], f"not computed: {why}", {"run": run_id})
+
+
+def _hosted_line(row: tuple[str, str, str], b: Bill, inputs: Mapping[str, str]) -> CostLine:
+    name, label, unit = row
+    usd, part, over, scale = {
+        "hosted_usd_per_million_total_tokens": (b.total_usd, "bill", b.input_tokens + b.output_tokens, 1_000_000),
+        "hosted_usd_per_1000_requests": (b.total_usd, "bill", b.requests, 1000),
+        "hosted_usd_per_million_input_tokens": (b.input_usd, "input part of the bill", b.input_tokens, 1_000_000),
+        "hosted_usd_per_million_output_tokens": (b.output_usd, "output part of the bill", b.output_tokens, 1_000_000),
+        "hosted_usd_window": (b.total_usd, "bill", b.requests, 0),
+    }[name]
+    if not b.requests:
         why = "not computed: usage is not known for every request of the window, or there is none"
         return CostLine(name, label, None, unit, why, inputs)
     if not over:
         return CostLine(name, label, None, unit, "not computed: this run has no such tokens", inputs)
-    formula = f"{part} of {requests} requests, each priced by itself"
+    formula = f"{part} of {b.requests} requests, each priced by itself"
     if scale:
         formula = f"{formula}: {_short(usd)} $ / {over} x {scale}"
         usd = usd / over * scale
     return CostLine(name, label, decimal_text(usd), unit, formula, inputs)
 
 
-def _hosted_lines(price: HostedPrice, summary: RunSummary) -> tuple[CostLine, ...]:
-    inputs = {**as_input_text(summary), **price.inputs}
-    b = bill(price, summary.usage)
-    tokens = b.input_tokens + b.output_tokens
-    rows: tuple[_HostedRow, ...] = (
-        (
-            "hosted_usd_per_million_total_tokens",
-            "hosted, per million tokens (input + output)",
-            PER_MILLION,
-            b.total_usd,
-            "bill",
-            tokens,
-            1_000_000,
-        ),
-        (
-            "hosted_usd_per_1000_requests",
-            "hosted, per 1,000 requests",
-            PER_THOUSAND,
-            b.total_usd,
-            "bill",
-            b.requests,
-            1000,
-        ),
-        (
-            "hosted_usd_per_million_input_tokens",
-            "hosted, per million input tokens, as billed",
-            PER_MILLION,
-            b.input_usd,
-            "input part of the bill",
-            b.input_tokens,
-            1_000_000,
-        ),
-        (
-            "hosted_usd_per_million_output_tokens",
-            "hosted, per million output tokens, as billed",
-            PER_MILLION,
-            b.output_usd,
-            "output part of the bill",
-            b.output_tokens,
-            1_000_000,
-        ),
-        ("hosted_usd_window", "hosted, the requests sent in the window", "USD", b.total_usd, "bill", b.requests, 0),
-    )
-    return tuple(_hosted_line(row, b.requests, inputs) for row in rows)
+def _hosted_lines(b: Bill, inputs: Mapping[str, str]) -> tuple[CostLine, ...]:
+    return tuple(_hosted_line(row, b, inputs) for row in _HOSTED_LINES)
 
 
 def _ratio(spec: CostSpec, prices: list[HostedPrice]) -> tuple[Decimal, str]:
@@ -248,15 +225,20 @@ def cost_run(
         )
     warnings = _verdict_warnings(summary)
     at = day_of(summary.created_utc)
-    prices = [find_price(ref, at) for ref in spec.hosted]
-    warnings += [w for p in prices if p.as_of is not None and (w := staleness(p.name, p.as_of, at))]
-    warnings += [
-        f"mixed tokenizers: {p.name} is not {summary.model}, so it makes other tokens of the same text than the ones priced here: "
-        "harness cost tokens measures the exchange rate"
-        for p in prices
-        if not same_model(summary.model, p.name)
-    ]
-    utilisation = Decimal(repr(spec.utilisation))
+    prices = [(ref, find_price(ref, at)) for ref in spec.hosted]
+    utilisation = float(spec.utilisation)
+    if (wrong := usage_problem(summary.usage)) is not None:
+        why = f"usage does not add up: {wrong}; cached tokens are part of the prompt, reasoning tokens of the output"
+        own = _no_own_lines(why, summary.run_id)
+        unbilled = {
+            p.name: tuple(_no_hosted_line(row, why, summary.run_id) for row in _HOSTED_LINES) for _, p in prices
+        }
+        warnings.append(f"run {summary.run_id} is not priced: {why}")
+        return CostReport(
+            summary.run_id, summary.verdict.state, utilisation, hardware, own, unbilled, tuple(warnings), unpriced=why
+        )
+    warnings += _hosted_warnings(summary, [p for _, p in prices], at)
+    mismatch = None if hardware is None else price_mismatch(hardware, summary)
     if hardware is None:
         why = (
             "the machine behind a hosted API is not ours to price"
@@ -265,26 +247,52 @@ def cost_run(
         )
         own = _no_own_lines(why, summary.run_id)
     else:
-        spot = any(word in f"{hardware.name} {hardware.source}".lower() for word in _SPOT_WORDS)
-        if stale := staleness(hardware.name, hardware.as_of, at, spot=spot):
-            warnings.append(stale)
-        if utilisation == 1:
+        found = (mismatch, unchecked(hardware, summary), machine_staleness(hardware, at))
+        warnings += [warning for warning in found if warning is not None]
+        own = _machine_lines(summary, hardware, spec, [p for _, p in prices], at)
+        if spec.utilisation == 1:
             warnings.append(
                 "utilisation 1.0 is the lower bound of cost: the machine is taken to be as busy as in this run in every paid hour"
             )
-        ratio, source = _ratio(spec, prices)
-        inputs = {
-            "run": summary.run_id,
-            "machine": hardware.name,
-            "price": f"{hardware.usd_per_hour} USD per hour",
-            "price source": hardware.source,
-            "price as of": hardware.as_of,
-            "utilisation": f"{utilisation} (declared)",
-            "output:input price ratio": f"{_short(ratio)} ({source})",
-            "verdict": summary.verdict.state,
-        }
-        own = _own_lines(_Own(summary, _usd_per_hour(hardware), utilisation, ratio, inputs))
-    hosted = {p.name: _hosted_lines(p, summary) for p in prices}
+    billed = {p.name: bill_of_run(ref, p, summary) for ref, p in prices}
+    warnings += [warning for b in billed.values() for warning in b.warnings]
+    hosted = {name: _hosted_lines(b.bill, b.inputs) for name, b in billed.items()}
     return CostReport(
-        summary.run_id, summary.verdict.state, float(spec.utilisation), hardware, own, hosted, tuple(warnings)
+        summary.run_id,
+        summary.verdict.state,
+        utilisation,
+        hardware,
+        own,
+        hosted,
+        tuple(warnings),
+        price_mismatch=mismatch,
     )
+
+
+def _hosted_warnings(summary: RunSummary, prices: list[HostedPrice], at: datetime) -> list[str]:
+    found = [w for p in prices if p.as_of is not None and (w := staleness(p.name, p.as_of, at))]
+    return found + [
+        f"mixed tokenizers: {p.name} is not {summary.model}, so it makes other tokens of the same text than the ones priced here: "
+        "harness cost tokens measures the exchange rate"
+        for p in prices
+        if not same_model(summary.model, p.name)
+    ]
+
+
+def _machine_lines(
+    summary: RunSummary, hardware: Hardware, spec: CostSpec, prices: list[HostedPrice], at: datetime
+) -> tuple[CostLine, ...]:
+    utilisation = Decimal(repr(spec.utilisation))
+    ratio, source = _ratio(spec, prices)
+    inputs = {
+        "run": summary.run_id,
+        "machine": hardware.name,
+        "price": f"{hardware.usd_per_hour} USD per hour",
+        "price source": hardware.source,
+        "price as of": hardware.as_of,
+        "price age": machine_age_words(hardware, at),
+        "utilisation": f"{utilisation} (declared)",
+        "output:input price ratio": f"{_short(ratio)} ({source})",
+        "verdict": summary.verdict.state,
+    }
+    return _own_lines(_Own(summary, _usd_per_hour(hardware), utilisation, ratio, inputs))

@@ -70,7 +70,7 @@ def find_answer(summaries: Sequence[RunSummary], costs: Sequence[CostReport], *,
         if valid
         else [f"NOT TO BE TRUSTED, no run is VALID (worst: {overall}); shown because it was asked for by name."]
     )
-    parts += [_own(chosen, cost), *_hosted(chosen, cost)]
+    parts += [_own(chosen, cost), *_mismatch(cost), *_hosted(chosen, cost)]
     what = "VALID cells" if valid else "cells, although none is VALID"
     rule = f"Best cell: the highest output throughput of the {what}{rule}"
     rule += " that have an own price" if priced and len(priced) < len(pool) else ""
@@ -111,7 +111,7 @@ def _meeting_slo(pool: list[Row]) -> tuple[list[Row], str]:
 def _cost_of(row: Row, costs: Sequence[CostReport]) -> CostReport | None:
     """The cost of the row's run whose output throughput is nearest its median."""
     middle = float(row.middle("output_tps") or 0)
-    by_run = {cost.run_id: cost for cost in costs}
+    by_run = {cost.run_id: cost for cost in costs if cost.unpriced is None}
     near = sorted(row.used, key=lambda run: abs((run.scalars.get("output_tps") or 0) - middle))
     return next((by_run[run.run_id] for run in near if run.run_id in by_run), None)
 
@@ -143,8 +143,15 @@ def _own(row: Row, cost: CostReport | None) -> str:
         price += f" ({_usd(total)} per million input + output)"
     terms = ""
     if cost is not None and hardware is not None:
-        terms = f", at a declared {formats.percent(cost.utilisation)} utilisation and ${formats.clean(hardware.usd_per_hour, 20)}/h"
+        terms = f", at a declared {formats.percent(cost.utilisation)} utilisation and ${formats.clean(hardware.usd_per_hour, 20)}/h (price of {formats.clean(cost.price_dated, 60)})"
     return f"{subject}: {price} at its best measured cell ({cell}){terms}."
+
+
+def _mismatch(cost: CostReport | None) -> list[str]:
+    """That the price is not of the machine that ran: it stands in the sentence, not below it."""
+    if cost is None or cost.price_mismatch is None:
+        return []
+    return [f"NOT THE MACHINE PRICED: {formats.clean(cost.price_mismatch, 300)}."]
 
 
 def _usd(value: Any) -> str:

@@ -96,7 +96,7 @@ def _cost(costs: Sequence[CostReport]) -> str:
         return "No cost was computed."
     cost, hardware = costs[0], costs[0].hardware
     price = (
-        f"{md_text(hardware.name)} at {md_text('$' + hardware.usd_per_hour)}/h ({md_text(hardware.source)}, {md_text(hardware.as_of)})"
+        f"{md_text(hardware.name)} at {md_text('$' + hardware.usd_per_hour)}/h ({md_text(hardware.source)}, {md_text(cost.price_dated)})"
         if hardware
         else "no hardware price declared"
     )

@@ -167,10 +167,10 @@ def render_costs(console: Console, costs: Sequence[CostReport]) -> None:
     if not costs:
         console.print(Text("no costs: nothing was priced"))
         return
-    cost = min(costs, key=_own_price)
+    cost = min(costs, key=lambda one: (one.unpriced is not None, _own_price(one)))
     hardware = cost.hardware
     price = (
-        f"{hardware.name} at ${hardware.usd_per_hour}/h ({hardware.source}, {hardware.as_of})"
+        f"{hardware.name} at ${hardware.usd_per_hour}/h ({hardware.source}, {cost.price_dated})"
         if hardware
         else "no hardware price declared"
     )
@@ -194,6 +194,11 @@ def render_costs(console: Console, costs: Sequence[CostReport]) -> None:
             )
     for warning in cost.warnings:
         console.print(Text(f"  warning: {formats.clean(warning)}", style="yellow"), soft_wrap=True)
+    for one in costs:
+        if one.unpriced is not None and one is not cost:
+            console.print(
+                Text(formats.clean(f"  not priced: {one.run_id}: {one.unpriced}"), style="yellow"), soft_wrap=True
+            )
     if len(costs) > 1:
         console.print(Text(f"the costs of {len(costs) - 1} more runs are in the report and --json"))
 
@@ -316,5 +321,7 @@ def _cost_json(cost: CostReport) -> dict[str, Any]:
         },
         "own": [_line_json(line) for line in cost.own],
         "hosted": {name: [_line_json(line) for line in lines] for name, lines in cost.hosted.items()},
+        "price_mismatch": cost.price_mismatch,
+        "unpriced": cost.unpriced,
         "warnings": list(cost.warnings),
     }

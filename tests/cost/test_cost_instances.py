@@ -21,8 +21,11 @@ from harness.cost.instances import (
     spot_price,
 )
 from harness.cost.model_shape import load_model
+from harness.cost.prices import day_of
 from harness.cost.roofline import Shape, best_estimate, estimate
 from harness.errors import ConfigError
+
+TABLE = machines(day_of("20261124T113000Z"))
 
 
 def candidate(name, usd, rps, purchase="on-demand"):
@@ -121,7 +124,7 @@ def test_spot_column(text, on_demand, usd):
 
 def test_the_price_table_is_read_whole():
     """Every row with its memory and bandwidth; spot below on demand everywhere; g5.12xlarge has 96 GB."""
-    table = machines()
+    table = TABLE
     assert len(table) == 77
     assert all(m.memory_gb_each and m.bandwidth_gb_per_s_each for m in table)
     assert all(m.spot_usd < m.on_demand_usd for m in table if m.spot_usd and m.on_demand_usd)
@@ -132,6 +135,7 @@ def test_the_price_table_is_read_whole():
 def test_measured_capacities_beat_estimates():
     """A measured rate is used and says so; the rest is estimated and says so; a missing price is left out with its reason."""
     found, left_out = candidates(
+        table=TABLE,
         measured={"runpod/secure_h100_sxm": 32.26},
         model=load_model("qwen3-8b"),
         shape=Shape(prompt_tokens=1024, output_tokens=128, tpot_s=0.05, weight_dtype="fp8"),
@@ -146,14 +150,14 @@ def test_measured_capacities_beat_estimates():
 
 def test_only_measured_without_a_model():
     """No model, no estimates: unmeasured machines are left out, not guessed."""
-    found, left_out = candidates(measured={"g5.12xlarge": 9}, commitments={"g5.12xlarge": "3.1"})
+    found, left_out = candidates(table=TABLE, measured={"g5.12xlarge": 9}, commitments={"g5.12xlarge": "3.1"})
     assert [(c.name, c.purchase) for c in found] == [
         ("aws/g5.12xlarge", "on-demand"),
         ("aws/g5.12xlarge", "commitment"),
     ]
     assert len(left_out) == 76
     spot, _ = candidates(
-        measured={"g5.12xlarge": 9}, spot=Spot(interruptions_per_hour=0.1, lost_hours=0.5, unavailable=0.1)
+        table=TABLE, measured={"g5.12xlarge": 9}, spot=Spot(interruptions_per_hour=0.1, lost_hours=0.5, unavailable=0.1)
     )
     price = next(c.usd_per_hour for c in spot if c.purchase == "spot")
     assert price == pytest.approx(D("0.9") * D("2.7858") / D("0.95") + D("0.1") * D("5.672"))
@@ -208,7 +212,7 @@ def test_roofline_keeps_the_promise_and_falls_with_length():
 def test_bad_input_is_refused(kwargs, what):
     """Unknown names give the nearest; zero, NaN and negative numbers are errors."""
     with pytest.raises(ConfigError, match=what) as error:
-        candidates(**kwargs)
+        candidates(table=TABLE, **kwargs)
     assert str(error.value).count("\n") == 2
 
 
@@ -224,9 +228,9 @@ def test_bad_rates_are_refused():
 
 def test_command():
     """The cheapest fleet in the first line; an estimate says so there; --json has the reasons of what was left out."""
-    words = ["--rps", "30", "--measured", "runpod/secure_h100_sxm=32.26", "--measured", "g5.12xlarge=9"]
+    words = ["--at", "2026-11-24", "--rps", "30", "--measured", "runpod/secure_h100_sxm=32.26", "--measured", "g5.12xlarge=9"]
     said = CliRunner().invoke(command, words, catch_exceptions=False).output
-    assert said.startswith("Cheapest for 30 requests/s: 3 x runpod/secure_h100_sxm (on-demand), $10.47/h")
+    assert said.startswith("Cheapest for 30 requests/s: 3 x runpod/secure_h100_sxm (on-demand), $11.97/h")
     assert "ESTIMATE" not in said
     guess = [
         "--rps",

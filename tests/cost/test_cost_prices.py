@@ -5,10 +5,11 @@ from decimal import Decimal as D
 import pytest
 
 from harness.config import HardwareSpec, SloSpec, data_dir, load_yaml
-from harness.cost.prices import day_of, declared, instance_price, instances, load_hardware, staleness
+from harness.cost.prices import STALE_SPOT_DAYS, day_of, declared, instance_price, instances, load_hardware, staleness
 from harness.errors import ConfigError
 
-TABLE = {i.name: i for i in instances()}
+NOW = day_of("20261124T113000Z")
+TABLE = {i.name: i for i in instances(NOW)}
 
 
 @pytest.mark.parametrize(("name", "gb"), [("g5.12xlarge", 96), ("g5.48xlarge", 192), ("p4d.24xlarge", 320)])
@@ -23,15 +24,15 @@ def test_seed_rows_3_to_5_memory_of_the_whole_instance(name, gb):
 )
 def test_seed_row_6_prices_after_the_cut_of_june_2025(name, usd):
     """p4d is 21.957642 and no longer 32.77; p5 is 55.04 and no longer 98.32; g5 did not change."""
-    assert instance_price(name).usd_per_hour == usd
-    assert instance_price(f"aws/{name}").as_of == "2026-07-20"
+    assert instance_price(name, NOW).usd_per_hour == usd
+    assert instance_price(f"aws/{name}", NOW).as_of == "2026-07-20"
 
 
 def test_the_table_is_sane():
     """Every price has a source and a date; prices per GPU lie between 0.05 and 40 $/h; provider/name is unique."""
     assert len(TABLE) >= 70
-    assert len({(i.provider, i.name) for i in instances()}) == len(instances())
-    for i in instances():
+    assert len({i.full_name for i in instances(NOW)}) == len(instances(NOW)) == 77
+    for i in instances(NOW):
         if i.usd_per_hour is not None:
             assert i.source, i.name
             assert i.as_of.startswith("20"), i.name
@@ -41,14 +42,14 @@ def test_the_table_is_sane():
 def test_an_unknown_instance_names_the_nearest():
     """A misspelt name is a ConfigError with suggestions."""
     with pytest.raises(ConfigError) as error:
-        instance_price("g5.12xlrge")
+        instance_price("g5.12xlrge", NOW)
     assert "g5.12xlarge" in error.value.advice
 
 
 def test_an_instance_without_a_price_is_refused():
     """No on-demand price published: ConfigError, never 0."""
     with pytest.raises(ConfigError, match="no on-demand price"):
-        instance_price("p5e.48xlarge")
+        instance_price("p5e.48xlarge", NOW)
 
 
 def test_an_ambiguous_name_is_refused(tmp_path):
@@ -57,8 +58,8 @@ def test_an_ambiguous_name_is_refused(tmp_path):
     table = tmp_path / "instances.csv"
     table.write_text("\n".join([lines[0], lines[1], lines[1].replace("aws,", "other,", 1)]))
     with pytest.raises(ConfigError, match="not unique"):
-        instance_price("g4dn.xlarge", table)
-    assert instance_price("other/g4dn.xlarge", table).usd_per_hour == "0.526"
+        instance_price("g4dn.xlarge", NOW, table)
+    assert instance_price("other/g4dn.xlarge", NOW, table).usd_per_hour == "0.526"
 
 
 @pytest.mark.parametrize("text", ["provider,instance\naws,x\n", None])
@@ -68,14 +69,14 @@ def test_a_broken_table_is_a_config_error(tmp_path, text):
     if text:
         table.write_text(text)
     with pytest.raises(ConfigError) as error:
-        instances(table)
+        instances(NOW, table)
     assert str(table) in error.value.value
 
 
 @pytest.mark.parametrize("file", sorted((data_dir("configs") / "hardware").glob("*.yaml")), ids=lambda p: p.stem)
 def test_hardware_files_load(file):
     """Every example under configs/hardware/ is a price with a source and a day."""
-    hardware = load_hardware(file)
+    hardware = load_hardware(file, NOW)
     assert D(hardware.usd_per_hour) > 0
     assert staleness(hardware.name, hardware.as_of, day_of(hardware.as_of)) is None
 
@@ -91,7 +92,7 @@ def test_a_bad_hardware_file_names_the_key(tmp_path):
     file = tmp_path / "h.yaml"
     file.write_text("name: x\nusd_per_hour: 1\nsource: s\n")
     with pytest.raises(ConfigError) as error:
-        load_hardware(file)
+        load_hardware(file, NOW)
     assert error.value.value == "as_of"
 
 
@@ -105,8 +106,8 @@ def test_staleness_limits():
     run = day_of("20261124T113000Z")
     assert staleness("m", "2026-07-27", run) is None
     assert "2026-07-26" in staleness("m", "2026-07-26", run)
-    assert staleness("m", "2026-10-10", run, spot=True) is None
-    assert "2026-10-09" in staleness("m", "2026-10-09", run, spot=True)
+    assert staleness("m", "2026-10-10", run, STALE_SPOT_DAYS) is None
+    assert "2026-10-09" in staleness("m", "2026-10-09", run, STALE_SPOT_DAYS)
     assert "after the run" in staleness("m", "2027-06-01", run)
     assert "not to the day" in staleness("m", "2026-07", run)
     assert "not a date" in staleness("m", "2026-02-30", run)
