@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import click
 from rich.table import Table
 
 from harness.cli.as_json import emit
-from harness.cli.breakeven import breakeven, capacity_option, hosted_option
+from harness.cli.breakeven import breakeven, capacity_option, hosted_option, minimum_option
 from harness.cli.machines import instances_command, memory_command
 from harness.cli.offline import as_json_option
 from harness.cli.offline import console as terminal
@@ -23,6 +24,12 @@ demand_option = click.option(
 mean_option = click.option("--mean-rps", type=float, help="Mean requests/s of the curve; a file has its own.")
 
 
+spares_option = click.option("--spares", type=int, default=1, show_default=True)
+min_replicas_option = click.option("--min-replicas", type=int, default=1, show_default=True)
+cold_start_option = click.option("--cold-start-s", type=float, default=300.0, show_default=True)
+billing_option = click.option("--billing-s", type=float, default=60.0, show_default=True, help="Billing granularity.")
+
+
 @click.command("fleet")
 @capacity_option
 @price_option
@@ -32,12 +39,12 @@ mean_option = click.option("--mean-rps", type=float, help="Mean requests/s of th
 @click.option(
     "--headroom", type=float, default=0.7, show_default=True, help="Share of capacity that is planned to be used."
 )
-@click.option("--spares", type=int, default=1, show_default=True)
-@click.option("--min-replicas", type=int, default=1, show_default=True)
+@spares_option
+@min_replicas_option
 @click.option("--max-replicas", type=int, help="What there is to be had; more demand than that is an error.")
 @click.option("--fixed-fleet", is_flag=True, help="Replicas for the peak at all times, instead of autoscaled.")
-@click.option("--cold-start-s", type=float, default=300.0, show_default=True)
-@click.option("--billing-s", type=float, default=60.0, show_default=True, help="Billing granularity.")
+@cold_start_option
+@billing_option
 @click.option("--storage-usd-per-month", type=float, default=0.0, show_default=True)
 @click.option(
     "--labour-usd-per-hour", type=float, default=0.0, show_default=True, help="Per clock hour; or --labour-fte."
@@ -111,7 +118,7 @@ def _notes(demand: Any) -> list[str]:
         return []
     note = (
         f"{demand.name} is an averaged day with a peak of {demand.peak_to_mean:.2f} x its mean; the trace behind it peaks at "
-        f"{demand.peak_hour_to_mean:.2f} x: a fixed fleet must be sized for that"
+        f"{demand.peak_hour_to_mean:.2f} x: a fixed fleet is sized for that, and what a hybrid leaves over is of days that differ so"
     )
     return [note]
 
@@ -147,9 +154,14 @@ def _cost_parts(cost: Any, own: Any) -> None:
     "--replica-usd-per-hour", required=True, type=float, help="Dollars per paid hour of an on-demand replica."
 )
 @hosted_option
+@minimum_option
 @demand_option
 @mean_option
 @click.option("--headroom", type=float, default=0.7, show_default=True)
+@spares_option
+@min_replicas_option
+@cold_start_option
+@billing_option
 @click.option(
     "--own-usd-per-request", type=float, default=0.0, show_default=True, help="Marginal cost: energy, if owned."
 )
@@ -165,6 +177,7 @@ def hybrid(
     capacity_rps: float,
     replica_usd_per_hour: float,
     hosted_usd_per_request: float,
+    hosted_minimum_usd_per_month: float,
     demand_spec: str,
     mean_rps: float | None,
     headroom: float,
@@ -175,28 +188,34 @@ def hybrid(
     lost_hours: float,
     never_spot: int,
     as_json: bool,
+    **numbers: Any,
 ) -> None:
     """How many replicas to own for the base when the peak bursts to a hosted API, beside the plans it is to beat."""
     from harness.cost import hybrid as model
     from harness.cost.demand import find_demand
-    from harness.cost.quantities import share
+    from harness.cost.fleet import FleetSpec, fleet_cost
+    from harness.cost.quantities import exact, share, to_decimal, usd
 
     demand = find_demand(demand_spec, mean_rps)
-    usable = capacity_rps * share(headroom, "headroom")
-    own_cost = {"own_usd_per_request": own_usd_per_request}
-    plan = model.plan_hybrid(demand, usable, replica_usd_per_hour, hosted_usd_per_request, **own_cost)
-    everything = int(-(-demand.peak_rps // usable))
+    share(headroom, "headroom")
+    usable = exact(capacity_rps, "capacity of a replica (rps)") * exact(headroom, "headroom")
+    own_cost: dict[str, Any] = {"own_usd_per_request": own_usd_per_request, "minimum_usd_per_month": hosted_minimum_usd_per_month}  # fmt: skip
+    given = (usable, replica_usd_per_hour, hosted_usd_per_request)
+    plan = model.plan_hybrid(demand, *given, **own_cost)
+    energy = usd(own_usd_per_request, "own marginal cost (USD per request)") * to_decimal(demand.mean_rps) * 3600
+    spec = FleetSpec(capacity_rps=capacity_rps, replica_usd_per_hour=replica_usd_per_hour, headroom=headroom, **numbers)
+    spares = f"{spec.spares} spare{'s' * (spec.spares != 1)}"
+    fixed = fleet_cost(demand, replace(spec, scaling="fixed"))
     beside = {
-        "all hosted": model.hybrid_usd_per_hour(
-            demand, 0, usable, replica_usd_per_hour, hosted_usd_per_request, **own_cost
-        ),
-        "own, fixed at peak + 1 spare": model.hybrid_usd_per_hour(
-            demand, everything + 1, usable, replica_usd_per_hour, hosted_usd_per_request, **own_cost
-        ),
-        f"hybrid, {plan.replicas} replicas + hosted peak": plan.usd_per_hour,
+        "all hosted": model.hybrid_usd_per_hour(demand, 0, *given, **own_cost),
+        f"own, fixed at peak + {spares}": fixed.usd_per_hour + energy,
+        f"own, autoscaled + {spares}": fleet_cost(demand, spec).usd_per_hour + energy,
     }
+    beside[f"hybrid, {plan.replicas} replicas + hosted peak"] = plan.usd_per_hour
     layers = None
     if reserved_usd_per_hour is not None or spot_usd_per_hour is not None:
+        if hosted_minimum_usd_per_month:
+            raise ConfigError("layers with a hosted minimum", hosted_minimum_usd_per_month, "leave one of the two out")
         spot = None
         if spot_usd_per_hour is not None:
             spot = model.spot_usd_per_hour(
@@ -216,7 +235,7 @@ def hybrid(
         )
         beside["layers, elastic ones hour by hour"] = layers.usd_per_hour
     clock = None
-    if plan.replicas:
+    if plan.replicas and demand.hours % 24 == 0:
         clock = model.clock_policy(demand, plan.replicas, replica_usd_per_hour, hosted_usd_per_request)
     if as_json:
         emit(
@@ -241,9 +260,9 @@ def _hybrid_words(plan: Any, clock: Any) -> None:
     else:
         click.echo(
             f"Own {plan.replicas} replicas at all times and send {plan.hosted_share:.1%} of requests (up to "
-            f"{plan.hosted_peak_rps:.4g}/s) to the hosted API: ${plan.usd_per_hour:.4g}/h. The next replica would be used less "
-            f"than the {plan.needed_utilisation:.1%} at which it pays."
-        )
+            f"{plan.hosted_peak_rps:.4g}/s) to the hosted API: ${plan.usd_per_hour:.4g}/h."
+            + ("" if plan.needed_utilisation is None else f" A replica pays once it is used {plan.needed_utilisation:.1%} of the time: the next one would be used less, or only take what the minimum pays for anyway.")
+        )  # fmt: skip
     if clock is not None:
         click.echo(
             f"Hosted by the clock in hours 0-3 instead: ${clock.idle_usd:,.0f}/month of these replicas stands idle and "

@@ -1,7 +1,7 @@
 """Where self-hosting becomes cheaper than a hosted API, with whole replicas: every crossing, not the first one only.
 
-    self(rps)   = c x (ceil(rps / mu) + spares) + F        dollars per hour, a staircase
-    hosted(rps) = P x rps,  P = 3600 x price of a request   a line through 0
+    self(rps)   = c x (ceil(rps / mu) + spares) + F                 dollars per hour, a staircase
+    hosted(rps) = max(M, P x rps),  P = 3600 x price of a request   a line through 0, with a floor where M is committed to
 
 The line crosses each stair at most once upwards, and the next stair may jump over it again, so between the first crossing and
 the permanent one the answer alternates. u* = c / (P x mu) is the use that one replica must have of itself to pay; at u* >= 1 the
@@ -17,11 +17,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil, floor, inf
 from typing import Literal
 
 from harness.cost.demand import Demand
-from harness.cost.quantities import Number, above_zero, exact, exact_usd, to_decimal, to_float, whole
+from harness.cost.fleet import FleetSpec, fixed_usd_per_hour, fleet_cost, paid_shares
+from harness.cost.quantities import (
+    HOURS_PER_MONTH,
+    Number,
+    above_zero,
+    exact,
+    exact_usd,
+    share,
+    to_decimal,
+    to_float,
+    whole,
+)
 from harness.errors import ConfigError
 
 MAX_CROSSINGS = 10_000  # u* just below 1 has a crossing at each of very many stairs: more than anybody reads
@@ -42,10 +53,11 @@ class Crossing:
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """All crossings in order of rps; hosted is the cheaper one below the first.
+    """All crossings in order of rps; hosted is the cheaper one below the first. A first one at 0: self-hosting is from there.
 
     permanent_rps: from here on self-hosting stays the cheaper one; None: never, or (see `scanned_to_rps`) not found.
-    break_even_utilisation: c / (P x mu); None where the hosted price is 0.
+    break_even_utilisation: c / (P x mu), of a fleet over a curve at volumes that whole replicas do not matter for; None where
+    the hosted price is 0.
     crossings_omitted: how many further crossings there are beyond those listed (at most MAX_CROSSINGS are).
     scanned_to_rps: None when all volumes are covered; else nothing is said about volumes above it.
     """
@@ -64,13 +76,19 @@ class _Inputs:
     per_hour: Fraction  # P: $ per hour for 1 rps at the hosted price
     spares: int
     fixed: Fraction  # $ per hour
+    floor: Fraction  # $ per hour that the hosted side is paid at least
 
     def overhead(self) -> Fraction:
         return self.c * self.spares + self.fixed
 
 
 def _inputs(
-    capacity_rps: Number, replica_usd_per_hour: Number, hosted_usd_per_request: Number, spares: int, fixed: Number
+    capacity_rps: Number,
+    replica_usd_per_hour: Number,
+    hosted_usd_per_request: Number,
+    spares: int,
+    fixed: Number,
+    minimum_usd_per_month: Number,
 ) -> _Inputs:
     above_zero(capacity_rps, "capacity of a replica (rps)")
     return _Inputs(
@@ -79,6 +97,7 @@ def _inputs(
         3600 * exact_usd(hosted_usd_per_request, "hosted price (USD per request)"),
         whole(spares, "spares"),
         exact_usd(fixed, "fixed cost (USD per hour)"),
+        exact_usd(minimum_usd_per_month, "minimum commitment (USD per month)") / Fraction(HOURS_PER_MONTH),
     )
 
 
@@ -96,6 +115,13 @@ def _cross(i: _Inputs, step: int) -> Fraction:
     return (i.c * step + i.overhead()) / i.per_hour
 
 
+def _below_the_floor(i: _Inputs) -> int | None:
+    """The last stair that costs less than the commitment; None: all do, as replicas are free."""
+    if i.floor <= i.overhead():
+        return 0
+    return None if not i.c else ceil((i.floor - i.overhead()) / i.c) - 1
+
+
 def permanent_rps(
     capacity_rps: Number,
     replica_usd_per_hour: Number,
@@ -103,14 +129,17 @@ def permanent_rps(
     *,
     spares: int = 0,
     fixed_usd_per_hour: Number = 0,
+    minimum_usd_per_month: Number = 0,
 ) -> float | None:
     """The rate above which self-hosting stays cheaper, in closed form without listing crossings; None if there is none.
 
-    lambda_p = (c (n* - 1 + spares) + F) / P with n* = ceil((P mu + c spares + F) / (P mu - c)).
+    lambda_p = (c (n* - 1 + spares) + F) / P with n* = ceil((P mu + c spares + F) / (P mu - c)); 0 where the stairs up to the
+    last one that hosted could win are all below the commitment.
     """
-    i = _inputs(capacity_rps, replica_usd_per_hour, hosted_usd_per_request, spares, fixed_usd_per_hour)
-    steps = _permanent_step(i)
-    return None if steps is None else to_float(_cross(i, steps[1]), "permanent crossing")
+    return _steady(
+        _inputs(capacity_rps, replica_usd_per_hour, hosted_usd_per_request, spares, fixed_usd_per_hour, minimum_usd_per_month),
+        most=0,
+    ).permanent_rps  # fmt: skip
 
 
 def break_even(
@@ -120,153 +149,168 @@ def break_even(
     *,
     spares: int = 0,
     fixed_usd_per_hour: Number = 0,
+    minimum_usd_per_month: Number = 0,
 ) -> BreakEven:
     """Every crossing over a steady rate in requests/s.
 
-    capacity_rps: usable rate of one replica (capacity at the SLO x headroom). Money in USD. Raises ConfigError for numbers
-    that are not finite or out of range.
+    capacity_rps: usable rate of one replica (capacity at the SLO x headroom). Money in USD; minimum_usd_per_month is what the
+    hosted contract bills at least. Raises ConfigError for numbers that are not finite or out of range.
     """
-    i = _inputs(capacity_rps, replica_usd_per_hour, hosted_usd_per_request, spares, fixed_usd_per_hour)
-    needed = to_float(i.c / (i.per_hour * i.mu), "break-even utilisation") if i.per_hour else None
-    steps = _permanent_step(i)
-    if steps is None:
-        return BreakEven((), None, needed)
-    first, last = steps
-    total = 2 * (last - first) + 1  # one upwards on each stair, one back at each edge before the last stair
+    i = _inputs(capacity_rps, replica_usd_per_hour, hosted_usd_per_request, spares, fixed_usd_per_hour, minimum_usd_per_month)  # fmt: skip
+    return _steady(i, MAX_CROSSINGS)
+
+
+def _needed(i: _Inputs) -> float | None:
+    return to_float(i.c / (i.per_hour * i.mu), "break-even utilisation") if i.per_hour else None
+
+
+def _steady(i: _Inputs, most: int) -> BreakEven:
+    """The crossings, `most` of them listed."""
+    steps, paid_for = _permanent_step(i), _below_the_floor(i)
+    if paid_for is None or (steps is not None and paid_for >= steps[1]):
+        return BreakEven((Crossing(0.0, "self"),), 0.0, _needed(i))
     found: list[Crossing] = []
-    for step in range(first, min(last, first + MAX_CROSSINGS // 2) + 1):
+    if paid_for:
+        found = [Crossing(0.0, "self"), Crossing(to_float(paid_for * i.mu, "crossing"), "hosted")]
+    if steps is None:
+        return BreakEven(tuple(found), None, _needed(i))
+    first, last = max(steps[0], paid_for + 1), steps[1]
+    total = (
+        len(found) + 2 * (last - first) + 1
+    )  # one upwards on each stair, one back at each edge before the last stair
+    for step in range(first, min(last, first + most // 2) + 1):
         found.append(Crossing(to_float(_cross(i, step), "crossing"), "self"))
         if step < last:
             found.append(Crossing(to_float(step * i.mu, "crossing"), "hosted"))
-    del found[MAX_CROSSINGS:]
-    return BreakEven(tuple(found), to_float(_cross(i, last), "permanent crossing"), needed, total - len(found))
+    del found[most:]
+    return BreakEven(tuple(found), to_float(_cross(i, last), "permanent crossing"), _needed(i), total - len(found))
 
 
-def break_even_replica_price(
-    rps: Number,
-    capacity_rps: Number,
-    hosted_usd_per_request: Number,
-    *,
-    spares: int = 0,
-    fixed_usd_per_hour: Number = 0,
-) -> Decimal | None:
-    """c*: the USD per replica-hour below which self-hosting is cheaper at this rate; None if even a free replica is not.
+@dataclass(frozen=True, slots=True)
+class EqualPrices:
+    """Prices at which both sides cost the same at one demand.
 
-    c* = (P x rps - F) / (ceil(rps / mu) + spares), which is P mu eta - F / n.
+    replica_usd_per_hour (c*): self-hosting is cheaper below it; None: not even with free replicas.
+    hosted_usd_per_request (p*): self-hosting is cheaper above it: what a request costs there. 0 where the commitment alone is
+    more than the fleet: self-hosting is cheaper at every price.
     """
-    above_zero(rps, "rate (rps)")
-    i = _inputs(capacity_rps, 0, hosted_usd_per_request, spares, fixed_usd_per_hour)
-    rate = exact(rps, "rate (rps)")
-    price = (i.per_hour * rate - i.fixed) / (ceil(rate / i.mu) + i.spares)
-    return to_decimal(price) if price >= 0 else None
+
+    replica_usd_per_hour: Decimal | None
+    hosted_usd_per_request: Decimal
 
 
-def break_even_hosted_price(
-    rps: Number,
-    capacity_rps: Number,
-    replica_usd_per_hour: Number,
-    *,
-    spares: int = 0,
-    fixed_usd_per_hour: Number = 0,
-) -> Decimal:
-    """p*: the USD per request above which self-hosting is cheaper at this rate: what a request costs there."""
-    above_zero(rps, "rate (rps)")
-    i = _inputs(capacity_rps, replica_usd_per_hour, 0, spares, fixed_usd_per_hour)
-    rate = exact(rps, "rate (rps)")
-    return to_decimal((i.c * ceil(rate / i.mu) + i.overhead()) / (3600 * rate))
+def equal_prices(
+    demand: Demand, spec: FleetSpec, hosted_usd_per_request: Number, *, minimum_usd_per_month: Number = 0
+) -> EqualPrices:
+    """c* = (hosted - F) / replicas paid on average and p* = self / requests, of the fleet of this demand."""
+    fleet = fleet_cost(demand, spec)
+    hours, requests = to_decimal(demand.hours), to_decimal(demand.requests)
+    minimum = to_decimal(exact_usd(minimum_usd_per_month, "minimum commitment (USD per month)")) / HOURS_PER_MONTH
+    usage = requests / hours * to_decimal(exact_usd(hosted_usd_per_request, "hosted price (USD per request)"))
+    other = sum((part.usd for part in fleet.parts if part.added and part.name != "replicas"), Decimal(0)) / hours
+    replica = (max(minimum, usage) - other) / (fleet.paid_replica_hours / hours)
+    below = fleet.usd_per_hour < minimum
+    return EqualPrices(replica if replica >= 0 else None, Decimal(0) if below else fleet.usd_per_request)
 
 
-def _edges(demand: Demand, mu: float, least: int, up_to: float) -> tuple[list[float], bool]:
-    """Mean rates at which some hour of the curve needs one replica more, in order; False if there are too many to list."""
-    peak = demand.peak_to_mean
-    complete = len(demand.rps) * (up_to / mu + 1) <= MAX_EDGES
-    limit = up_to if complete else (MAX_EDGES / len(demand.rps) - 1) * mu
-    edges: list[float] = []
-    for rate in demand.rps:
-        relative = rate / demand.mean_rps
-        if relative <= 0:
-            continue
-        count = floor(limit * relative / mu)
-        edges += [k * mu / relative for k in range(max(1, least), count + 1)]
-    return [*sorted(edges), max(limit, mu / peak)], complete
+@dataclass(frozen=True, slots=True)
+class _Stairs:
+    """The fleet of a demand curve at every mean rate, in floats: one replica more, for its share of the time, at each edge."""
+
+    shares: tuple[tuple[float, float], ...]  # (rate over the mean rate, share of the time)
+    mu: float
+    least: int
+    base: float  # replicas on the first stair, spares in
+
+    def edges(self, up_to_rps: float) -> tuple[list[tuple[float, float]], bool]:
+        """(mean rate, replicas more above it) in order, up to a rate; False if there are too many to list."""
+        complete = len(self.shares) * (up_to_rps / self.mu + 1) <= MAX_EDGES
+        limit = up_to_rps if complete else (MAX_EDGES / len(self.shares) - 1) * self.mu
+        found = []
+        for relative, part in self.shares:
+            count = floor(limit * relative / self.mu)
+            found += [(k * self.mu / relative, part) for k in range(max(1, self.least), count + 1)]
+        end = max(limit, self.mu / self.shares[-1][0])
+        return [*sorted(found), (end, 0.0)], complete
 
 
-def _fixed_fleet_capacity(demand: Demand, i: _Inputs, min_replicas: int) -> Fraction:
-    """Mean rate that one replica of a fleet sized for the peak carries."""
-    if whole(min_replicas, "min replicas") > 1:
-        raise ConfigError(
-            "a fixed fleet has no minimum", min_replicas, "leave --min-replicas out, or count them as spares"
-        )
-    return i.mu / exact(demand.peak_to_mean, "peak to mean")
+def _usable(spec: FleetSpec) -> Fraction:
+    above_zero(spec.capacity_rps, "capacity of a replica (rps)")
+    share(spec.headroom, "headroom")
+    return exact(spec.capacity_rps, "capacity of a replica (rps)") * exact(spec.headroom, "headroom")
 
 
-def staircase(
-    demand: Demand,
-    capacity_rps: Number,
-    replica_usd_per_hour: Number,
-    up_to_rps: float,
-    *,
-    spares: int = 0,
-    fixed_usd_per_hour: Number = 0,
-    min_replicas: int = 1,
-    autoscaled: bool = True,
-) -> list[tuple[float, float]]:
+def _stairs(demand: Demand, spec: FleetSpec) -> tuple[_Stairs, Fraction]:
+    """The staircase, and the replicas paid for a replica's rate of mean demand where whole ones do not matter."""
+    mean, least = demand.mean_rps, whole(spec.min_replicas, "min replicas")
+    shares = [(rate / mean, part) for rate, part in paid_shares(demand, spec) if rate > 0]
+    first = sum((max(1, least) * part for _, part in shares), Fraction(0))
+    first += least * (1 - sum((part for _, part in shares), Fraction(0)))  # hours without any demand
+    mu = _usable(spec)
+    steps = tuple((relative, float(part)) for relative, part in shares if part)
+    paid = sum((exact(relative, "rate") * part for relative, part in shares), Fraction(0))
+    return _Stairs(steps, float(mu), least, float(first) + whole(spec.spares, "spares")), paid
+
+
+def staircase(demand: Demand, spec: FleetSpec, up_to_rps: float) -> list[tuple[float, float]]:
     """Self-hosted dollars per hour over the mean rate, for a plot: (rate, $/h from there to the next point), the last at the end.
 
-    The same fleet as in `break_even_over_demand`. Of more than MAX_EDGES stairs only the first are given.
+    The fleet of `fleet_cost` at every size of the curve. Of more than MAX_EDGES stairs only the first are given.
     """
-    i = _inputs(capacity_rps, replica_usd_per_hour, 0, spares, fixed_usd_per_hour)
-    c, overhead, steps = float(i.c), float(i.overhead()), len(demand.rps)
-    if autoscaled:
-        edges, _ = _edges(demand, float(i.mu), whole(min_replicas, "min replicas"), up_to_rps)
-        first, each = steps * min_replicas or sum(rate > 0 for rate in demand.rps), c / steps
-    else:
-        mu = float(_fixed_fleet_capacity(demand, i, min_replicas))
-        first, each = 1, c
-        edges = [*(k * mu for k in range(1, min(floor(up_to_rps / mu), MAX_EDGES) + 1)), up_to_rps]
-    points = [(0.0, each * first + overhead)]
-    points += [(edge, each * (first + n) + overhead) for n, edge in enumerate(edges[:-1], 1)]
-    return [*points, (edges[-1], points[-1][1])]
+    stairs, _ = _stairs(demand, spec)
+    price = float(exact_usd(spec.replica_usd_per_hour, "price of a replica (USD per hour)"))
+    replicas, fixed = stairs.base, float(fixed_usd_per_hour(spec))
+    points = [(0.0, price * replicas + fixed)]
+    edges, _ = stairs.edges(up_to_rps)
+    for edge, more in edges[:-1]:
+        replicas += more
+        points.append((edge, price * replicas + fixed))
+    return [*points, (edges[-1][0], points[-1][1])]
 
 
 def break_even_over_demand(
-    demand: Demand,
-    capacity_rps: Number,
-    replica_usd_per_hour: Number,
-    hosted_usd_per_request: Number,
-    *,
-    spares: int = 0,
-    fixed_usd_per_hour: Number = 0,
-    min_replicas: int = 1,
-    autoscaled: bool = True,
+    demand: Demand, spec: FleetSpec, hosted_usd_per_request: Number, *, minimum_usd_per_month: Number = 0
 ) -> BreakEven:
-    """Every crossing over the mean rate of a demand curve whose shape stays and whose size is scanned.
+    """Every crossing over the mean rate of a demand curve whose shape stays and whose size is scanned, for its fleet.
 
-    Autoscaled: each step has max(min_replicas, ceil(rate / mu)) + spares replicas, at once and perfectly. Otherwise the fleet
-    has at all times what the peak needs, and the mean rate is compared: mu is used peak-to-mean times less.
-    The scan goes from each stair of the summed staircase to the next (not over a grid), in floats.
+    A fixed fleet has at all times what the highest hour needs: mu is used that hour over the mean times less, and the crossings
+    are those of a steady rate. An autoscaled one is scanned from each stair of its staircase to the next (not over a grid), in
+    floats. Raises ConfigError for an egress price: it is per request, and no stair.
     """
-    i = _inputs(capacity_rps, replica_usd_per_hour, hosted_usd_per_request, spares, fixed_usd_per_hour)
-    if not autoscaled:
-        mu = _fixed_fleet_capacity(demand, i, min_replicas)
-        return break_even(mu, i.c, i.per_hour / 3600, spares=spares, fixed_usd_per_hour=i.fixed)
-    whole(min_replicas, "min replicas")
-    needed = to_float(i.c / (i.per_hour * i.mu), "break-even utilisation") if i.per_hour else None
-    if i.per_hour * i.mu <= i.c:  # the mean of ceil(x) is never below the mean of x
-        return BreakEven((), None, needed)
-    # Above `certain` self is cheaper for sure: no step has more than rate / mu + max(1, min_replicas) replicas.
-    certain = float((i.c * max(1, min_replicas) + i.overhead()) / (i.per_hour - i.c / i.mu)) * (1 + 1e-9)
-    edges, complete = _edges(demand, float(i.mu), min_replicas, certain)
-    c, per_hour, overhead = float(i.c), float(i.per_hour), float(i.overhead())
-    steps = len(demand.rps)
-    busy = sum(1 for rate in demand.rps if rate > 0)
-    replicas = steps * min_replicas if min_replicas else busy  # summed over the steps, on the first stair
+    if exact(spec.egress_usd_per_gb, "egress") and exact(spec.bytes_per_request, "bytes per request"):
+        raise ConfigError(
+            "break-even has no egress", spec.egress_usd_per_gb, "take it off the hosted price of a request"
+        )
+    stairs, paid = _stairs(demand, spec)
+    i = _inputs(
+        _usable(spec) / paid, spec.replica_usd_per_hour, hosted_usd_per_request, spec.spares, fixed_usd_per_hour(spec), minimum_usd_per_month
+    )  # fmt: skip
+    if spec.scaling == "fixed" and spec.min_replicas <= 1:
+        return _steady(i, MAX_CROSSINGS)
+    never = i.per_hour * i.mu <= i.c  # the mean of ceil(x) is never below the mean of x
+    if never and i.floor <= i.overhead():
+        return BreakEven((), None, _needed(i))
+    if never and not i.c:  # nothing to pay for but what the commitment exceeds
+        return BreakEven((Crossing(0.0, "self"),), 0.0, _needed(i))
+    # Beyond `certain` one side is cheaper for sure: the stairs are above the mean, and by max(1, min_replicas) at most.
+    if never:
+        certain = (i.floor - i.overhead()) * i.mu / i.c
+    else:
+        certain = (i.c * max(1, stairs.least) + i.overhead()) / (i.per_hour - i.c / i.mu)
+    return _scanned(i, stairs, float(certain) * (1 + 1e-9))
+
+
+def _scanned(i: _Inputs, stairs: _Stairs, certain: float) -> BreakEven:
+    """Crossings from stair to stair up to `certain`; the side that is cheaper there stays."""
+    edges, complete = stairs.edges(certain)
+    c, per_hour, fixed, least_usd = float(i.c), float(i.per_hour), float(i.fixed), float(i.floor)
+    replicas, start, tie = stairs.base, 0.0, _SCAN_TIE
     found: list[Crossing] = []
     side: Side = "hosted"
-    start, tie = 0.0, _SCAN_TIE
-    for edge in edges:
+    for edge, more in edges:
         if edge * (1 - tie) > start:
-            at = (c * replicas / steps + overhead) / per_hour
+            cost = c * replicas + fixed
+            at = 0.0 if cost < least_usd * (1 - tie) else cost / per_hour if per_hour else inf
             begins: Side = "self" if at * (1 - tie) <= start else "hosted"
             if begins != side:
                 found.append(Crossing(start, begins))
@@ -275,7 +319,7 @@ def break_even_over_demand(
                 found.append(Crossing(at, "self"))
                 side = "self"
             start = edge
-        replicas += 1
+        replicas += more
     permanent = found[-1].rps if complete and side == "self" else None
     scanned = None if complete else start
-    return BreakEven(tuple(found[:MAX_CROSSINGS]), permanent, needed, max(0, len(found) - MAX_CROSSINGS), scanned)
+    return BreakEven(tuple(found[:MAX_CROSSINGS]), permanent, _needed(i), max(0, len(found) - MAX_CROSSINGS), scanned)

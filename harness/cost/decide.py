@@ -76,7 +76,11 @@ def _crossing_words(a: Against) -> str:
         return f"volume: no volume flips it against {a.hosted}: a machine would have to carry {use:.0%} of what headroom and peaks leave of it" if use else f"volume: none against {a.hosted}"  # fmt: skip
     first = Decimal(repr(crossings.crossings[0].rps)) * MONTH_S
     words = f"volume: self-hosting is first cheaper than {a.hosted} at {first:,.0f} requests a month"
-    if crossings.permanent_rps is not None:
+    if first == 0:
+        words = f"volume: self-hosting is cheaper than {a.hosted}, whose minimum commitment is due, from the first request on"
+        back = next((c.rps for c in crossings.crossings if c.cheaper_above == "hosted"), None)
+        words += "" if back is None else f", hosted is from {Decimal(repr(back)) * MONTH_S:,.0f} requests a month"
+    if crossings.permanent_rps:
         words += f", for good from {Decimal(repr(crossings.permanent_rps)) * MONTH_S:,.0f}"
     return words
 
@@ -89,7 +93,9 @@ def flips(result: ScenarioResult) -> tuple[str, ...]:
     now = next(o.usd_per_request for o in result.options if o.kind == "hosted" and o.name == result.reference)
     price = result.figure("machine_usd_per_hour")
     lines = [
-        f"hosted price: self-hosting is cheaper above ${_money(a.hosted_usd_per_request * 1000)} per 1,000 requests; {a.hosted} is at ${_money(now * 1000)}",
+        f"hosted price: self-hosting is cheaper above ${_money(a.hosted_usd_per_request * 1000)} per 1,000 requests; {a.hosted} is at ${_money(now * 1000)}"
+        if a.hosted_usd_per_request
+        else f"hosted price: self-hosting is cheaper at every price: the minimum commitment of {a.hosted} alone is more",
         f"machine price: self-hosting is cheaper below ${_money(a.machine_usd_per_hour)} per hour; it is ${price}"
         if a.machine_usd_per_hour is not None
         else f"machine price: not even a free machine is cheaper than {a.hosted}: labour and storage alone are more than its bill",

@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from harness.config import data_dir, load_yaml
@@ -17,13 +19,17 @@ from harness.cost.quantities import Number, above_zero, at_least_zero, exact, ne
 from harness.errors import ConfigError
 
 HOUR_S = 3600.0
+DAY_S = 86400.0
+DAYS = 14  # of the traces behind the averaged shapes
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
     """`rps` is the mean rate of each step of `step_s` seconds; the curve is taken to repeat.
 
-    peak_hour_to_mean: of the trace behind an averaged shape, whose own peak is lower; None if not known or not averaged.
+    peak_hour_to_mean: of the trace behind an averaged shape, whose own peak is lower; None if not known or not averaged. It
+    concerns what stands still while days differ: a fixed fleet (`highest_rps`), replicas that are always on (`days_of`) and rate
+    limits (`load_above`). An autoscaled fleet follows each hour, and its mean is the averaged day's.
     """
 
     name: str
@@ -43,6 +49,18 @@ class Demand:
     @property
     def peak_to_mean(self) -> float:
         return self.peak_rps / self.mean_rps
+
+    @property
+    def peak_factor(self) -> float:
+        """Day-to-day variation: the trace's highest hour over the highest one here; 1 where nothing was averaged."""
+        known = self.peak_hour_to_mean
+        return 1.0 if known is None else max(1.0, known / self.peak_to_mean)
+
+    @property
+    def highest_rps(self) -> float:
+        """The highest hour of the trace behind the curve: what a fixed fleet must carry."""
+        known = self.peak_hour_to_mean
+        return self.peak_rps if known is None else max(self.peak_rps, known * self.mean_rps)
 
     @property
     def hours(self) -> float:
@@ -67,7 +85,7 @@ def shapes() -> dict[str, dict[str, Any]]:
 
 def curve(
     name: str,
-    rps: list[Number] | tuple[Number, ...],
+    rps: Sequence[Number],
     *,
     step_s: Number = HOUR_S,
     source: str = "",
@@ -85,8 +103,7 @@ def curve(
 def scaled(demand: Demand, mean_rps: Number) -> Demand:
     """The same shape at another mean rate."""
     factor = above_zero(mean_rps, "mean rate (rps)") / demand.mean_rps
-    rates = tuple(rate * factor for rate in demand.rps)
-    return Demand(demand.name, rates, demand.step_s, demand.source, demand.peak_hour_to_mean)
+    return replace(demand, rps=tuple(rate * factor for rate in demand.rps))
 
 
 def flat(mean_rps: Number) -> Demand:
@@ -123,7 +140,7 @@ def _from_csv(path: Path) -> list[Number]:
 
 
 def read_demand(path: Path) -> Demand:
-    """A curve from a CSV (a column `rps`, hourly) or YAML (a list, or rps: [..] with step_s, name, source). ConfigError."""
+    """A curve from a CSV (a column `rps`, hourly) or YAML (a list, or rps: [..] with step_s, name, source, peak_hour_to_mean). ConfigError."""
     try:
         if path.suffix.lower() == ".csv":
             return curve(path.stem, _from_csv(path), source=path.name)
@@ -134,14 +151,16 @@ def read_demand(path: Path) -> Demand:
         data = {"rps": data}
     if not isinstance(data, dict) or not isinstance(data.get("rps"), list):
         raise ConfigError(f"{path}: not a demand curve", type(data).__name__, "give a list of rates, or rps: [..]")
-    unknown = set(data) - {"rps", "step_s", "name", "source"}
-    if unknown:
-        raise ConfigError(f"{path}: unknown key", ", ".join(sorted(unknown)), "keys: rps, step_s, name, source")
+    keys = ("rps", "step_s", "name", "source", "peak_hour_to_mean")
+    if unknown := set(data) - set(keys):
+        raise ConfigError(f"{path}: unknown key", ", ".join(sorted(unknown)), f"keys: {', '.join(keys)}")
+    peak = data.get("peak_hour_to_mean")
     return curve(
         str(data.get("name", path.stem)),
         data["rps"],
         step_s=data.get("step_s", HOUR_S),
         source=str(data.get("source", path.name)),
+        peak_hour_to_mean=None if peak is None else above_zero(peak, f"{path}: peak hour to mean"),
     )
 
 
@@ -169,7 +188,73 @@ def coarsened(demand: Demand, steps: int, quantile: Number) -> Demand:
     for start in range(0, len(demand.rps), steps):
         inside = sorted(demand.rps[start : start + steps])
         rates.append(inside[max(0, math.ceil(q * steps) - 1)])
-    return Demand(f"{demand.name}, q{q:g}", tuple(rates), demand.step_s * steps, demand.source)
+    made = curve(f"{demand.name}, q{q:g}", rates, step_s=demand.step_s * steps, source=demand.source)
+    if demand.peak_hour_to_mean is None:
+        return made
+    return replace(made, peak_hour_to_mean=demand.highest_rps / made.mean_rps)
+
+
+# ---------------------------------------------------------------- what stands still while days differ
+
+
+def _day_factors(spread: float) -> list[float]:
+    """Days over their mean: lognormal with this sigma, at the middles of DAYS equal shares of probability."""
+    raw = [math.exp(spread * NormalDist().inv_cdf((n + 0.5) / DAYS)) for n in range(DAYS)]
+    return [day * DAYS / math.fsum(raw) for day in raw]
+
+
+def days_of(demand: Demand) -> Demand:
+    """The curve again and again, DAYS times, larger and smaller: the same mean, and the highest hour of the trace behind it.
+
+    What a fixed number of replicas leaves over is convex in the rate, so an averaged day makes it too small. The days are taken
+    as lognormal (a model: the traces are not here). Checked against two weeks of ServeGen m-large, where 7 of 32.26 rps are the
+    best hybrid with 25.3 % of requests hosted and 9 are too few in 40 % of hours: here 7, 23 % and 39 %; the averaged day alone
+    gives 8, 9.5 % and 50 %. A curve that averages nothing is returned as it is.
+    """
+    if demand.peak_factor == 1:
+        return demand
+    low, high = 0.0, 30.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if max(_day_factors(middle)) < demand.peak_factor else (low, middle)
+    days = _day_factors(high)
+    order = [*range(0, DAYS, 2), *range(DAYS - 1, 0, -2)]  # up and down again: neighbours are alike
+    return replace(demand, rps=tuple(rate * days[n] for n in order for rate in demand.rps), peak_hour_to_mean=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a rate limit sees of a demand: its highest rate, the mean rate of its busiest 24 hours, and of all time."""
+
+    peak_rps: float
+    day_rps: float
+    mean_rps: float
+
+
+def _busiest(rates: Sequence[float], step_s: float, window_s: float) -> float:
+    """Requests in the fullest window of a repeating curve: it begins or ends at a step's edge."""
+    cycle_s = len(rates) * step_s
+    cycles, left = divmod(window_s, cycle_s)
+    whole_steps, part_s = int(left // step_s), left % step_s
+    found = 0.0
+    for series in (rates, rates[::-1]):
+        round_it = [*series, *series, series[0]]
+        for start in range(len(rates)):
+            end = start + whole_steps
+            found = max(found, math.fsum(round_it[start:end]) * step_s + round_it[end] * part_s)
+    return cycles * math.fsum(rates) * step_s + found
+
+
+def load_above(demand: Demand, level_rps: float = 0.0) -> Load:
+    """The load that is left over by what carries `level_rps` at all times; by nothing: all of it.
+
+    The day is the curve's own busiest: how full the fullest day of the trace behind an averaged one is, is not known.
+    """
+    over = [max(rate - level_rps, 0.0) for rate in demand.rps]
+    days = [max(rate - level_rps, 0.0) for rate in days_of(demand).rps]
+    mean = math.fsum(days) / len(days)
+    day = _busiest(over, demand.step_s, DAY_S) / DAY_S
+    return Load(max(demand.highest_rps - level_rps, 0.0), max(day, mean), mean)
 
 
 def burst_quantile_rps(mean_rps: Number, quantile: Number, *, dispersion: Number, window_s: Number) -> float:

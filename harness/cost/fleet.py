@@ -1,9 +1,12 @@
-"""A fleet of whole replicas over a demand curve: how many, what is paid for, what a request costs, how full it is.
+"""The fleet of a demand: how many whole replicas, what is paid for, what a request costs, how full it is.
 
-    n(t)  = max(min_replicas, ceil(D(t) / (headroom x mu))) + spares        autoscaled, or its highest value at all times
-    paid  = hours of every replica, cold starts and billing granularity in
+    n(D)  = max(min_replicas, ceil(D / (headroom x mu)))                     replicas for the rate D
+    paid  = sum over rates (share of the time paid for a replica at that rate x n(rate)) + spares
+            autoscaled: n follows each step, cold starts and billing granularity in; fixed: n(highest hour) at all times
     eta   = served / (paid replica-hours x mu)                               utilisation: a result, never an input
 
+`paid_shares` is where every command gets its fleet: costs, break-even, scenarios and their odds. Day-to-day variation behind an
+averaged curve raises what a fixed fleet must carry; an autoscaled one follows each hour, and pays for the hours there are.
 Idle replicas are paid for in full. Energy of rented machines is in their price: shown, never added.
 """
 
@@ -13,6 +16,7 @@ import math
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal
 
 from harness.cost.demand import Demand
@@ -31,6 +35,7 @@ from harness.errors import ConfigError
 
 HOURS_PER_WEEK = 168
 _WORK_HOURS_PER_WEEK = 40
+ROUNDING = Fraction(1, 10**9)  # of a replica: rates are scaled and divided in floats before they get here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,42 +100,45 @@ def labour_usd_per_hour(full_time: Number, usd_per_work_hour: Number) -> Decimal
 
 
 def replicas_needed(rate_rps: Number, capacity_rps: Number, headroom: Number) -> int:
-    """ceil(rate / (headroom x mu)), in exact arithmetic; 0 for no demand."""
+    """ceil(rate / (headroom x mu)); 0 for no demand. A billionth of a replica's rate is rounding, and buys none."""
+    rate = exact(rate_rps, "rate (rps)")
     at_least_zero(rate_rps, "rate (rps)")
     above_zero(capacity_rps, "capacity of a replica (rps)")
     share(headroom, "headroom")
     usable = exact(capacity_rps, "capacity of a replica (rps)") * exact(headroom, "headroom")
-    return math.ceil(exact(rate_rps, "rate (rps)") / usable)
+    return max(int(rate > 0), math.ceil(rate / usable - ROUNDING))
+
+
+def replicas_for(rate_rps: Number, spec: FleetSpec) -> int:
+    """Replicas that serve this rate, without spares."""
+    return max(whole(spec.min_replicas, "min replicas"), replicas_needed(rate_rps, spec.capacity_rps, spec.headroom))
 
 
 def replica_counts(demand: Demand, spec: FleetSpec) -> tuple[int, ...]:
     """Replicas in each step, spares in. Raises ConfigError where demand needs more than max_replicas."""
-    least, spares = whole(spec.min_replicas, "min replicas"), whole(spec.spares, "spares")
-    counts = [max(least, replicas_needed(rate, spec.capacity_rps, spec.headroom)) + spares for rate in demand.rps]
-    highest = max(counts)
-    if spec.max_replicas is not None and highest > whole(spec.max_replicas, "max replicas"):
-        need = highest - spares
-        raise ConfigError(
-            "demand is above what the fleet can serve",
-            f"{demand.peak_rps:.6g} rps need {need} replicas + {spares} spares, there are {spec.max_replicas}",
-            "more replicas, less headroom or spares, or send the peak to a hosted API (harness cost hybrid)",
-        )
+    spares = whole(spec.spares, "spares")
     match spec.scaling:
         case "autoscaled":
-            return tuple(counts)
+            rates = demand.rps
         case "fixed":
-            return (highest,) * len(counts)
+            rates = (demand.highest_rps,) * len(demand.rps)
         case _:
             raise ConfigError("scaling is not known", spec.scaling, "autoscaled or fixed")
+    needed = {rate: replicas_for(rate, spec) for rate in set(rates)}
+    most = max(needed.values())
+    if spec.max_replicas is not None and most + spares > whole(spec.max_replicas, "max replicas"):
+        raise ConfigError(
+            "demand is above what the fleet can serve",
+            f"{max(rates):.6g} rps need {most} replicas + {spares} spares, there are {spec.max_replicas}",
+            "more replicas, less headroom or spares, or send the peak to a hosted API (harness cost hybrid)",
+        )
+    return tuple(needed[rate] + spares for rate in rates)
 
 
-def _runs(counts: tuple[int, ...], level: int) -> list[tuple[int, int]]:
-    """(steps up, steps down before) of each stretch in which replica number `level` is up, round the cycle."""
-    up = [count >= level for count in counts]
+def _stretches(up: list[bool]) -> list[tuple[int, int]]:
+    """(steps up, steps down before) of each stretch in which a replica is up, round the cycle."""
     if all(up):
         return [(len(up), 0)]
-    if not any(up):
-        return []
     pause = next(at for at in range(len(up)) if up[at - 1] and not up[at])  # a pause begins here
     found: list[tuple[int, int]] = []
     on = off = 0
@@ -145,30 +153,72 @@ def _runs(counts: tuple[int, ...], level: int) -> list[tuple[int, int]]:
     return found
 
 
-def paid_seconds(
-    counts: tuple[int, ...], step_s: Number, cold_start_s: Number, billing_s: Number
-) -> tuple[Fraction, int]:
-    """Seconds paid in one cycle over all replicas, and how many cold starts. The last replica up is the first down.
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Replicas that are up wherever the rate is `rate_rps` or more: seconds paid and cold starts of each in one cycle."""
 
-    A stretch is billed in whole multiples of `billing_s`, its cold start in. Where that is as long as the stretch and the pause
+    rate_rps: float
+    paid_s: Fraction
+    cold_starts: int
+
+
+def _level(up: list[bool], step: int, cold: int, unit: int) -> tuple[int, int]:
+    """(time paid, cold starts) of a replica in one cycle; times in any unit that makes them whole.
+
+    A stretch is billed in whole multiples of `unit`, its cold start in. Where that is as long as the stretch and the pause
     before it, the replica is kept through the pause instead: paid for the pause, and not started cold.
     """
-    at_least_zero(cold_start_s, "cold start (s)")
-    above_zero(billing_s, "billing granularity (s)")
-    step, cold, unit = exact(step_s, "step (s)"), exact(cold_start_s, "cold start (s)"), exact(billing_s, "billing (s)")
-    paid, starts = Fraction(0), 0
-    for level in range(1, max(counts) + 1):
-        for on, off in _runs(counts, level):
-            if not off:
-                paid += on * step
-                continue
-            billed = math.ceil((on * step + cold) / unit) * unit
-            if billed < (on + off) * step:
-                paid += billed
-                starts += 1
-            else:
-                paid += (on + off) * step
+    paid = starts = 0
+    for on, off in _stretches(up):
+        billed = -(-(on * step + cold) // unit) * unit
+        if off and billed < (on + off) * step:
+            paid += billed
+            starts += 1
+        else:
+            paid += (on + off) * step
     return paid, starts
+
+
+@lru_cache(maxsize=64)
+def _autoscaled(rps: tuple[float, ...], step_s: Fraction, cold_s: Fraction, unit_s: Fraction) -> tuple[Level, ...]:
+    """Of each rate of the curve, lowest first. The last replica up is the first down."""
+    parts = math.lcm(step_s.denominator, cold_s.denominator, unit_s.denominator)  # of a second
+    times = [int(time * parts) for time in (step_s, cold_s, unit_s)]
+    found: list[Level] = []
+    for rate in sorted(set(rps)):
+        paid, starts = _level([other >= rate for other in rps], *times)
+        level = Level(rate, Fraction(paid, parts), starts)
+        if found and found[-1].paid_s < level.paid_s:  # then it stays up with the one below it
+            level = replace(found[-1], rate_rps=rate)
+        found.append(level)
+    return tuple(found)
+
+
+def _levels(demand: Demand, spec: FleetSpec) -> tuple[Level, ...]:
+    at_least_zero(spec.cold_start_s, "cold start (s)")
+    above_zero(spec.billing_s, "billing granularity (s)")
+    step = exact(demand.step_s, "step (s)")
+    if spec.scaling == "fixed":
+        return (Level(demand.highest_rps, step * len(demand.rps), 0),)
+    return _autoscaled(demand.rps, step, exact(spec.cold_start_s, "cold start (s)"), exact(spec.billing_s, "billing (s)"))  # fmt: skip
+
+
+def paid_shares(demand: Demand, spec: FleetSpec) -> tuple[tuple[float, Fraction], ...]:
+    """(rate in rps, share of the time), lowest rate first: the fleet pays, on average over the curve, for
+    sum(share x replicas_for(rate)) + spares replicas. Shares add up to 1: each is what a replica more at that rate costs, cold
+    starts and billing in. They hold for the same curve at every size. Raises ConfigError for bad numbers.
+    """
+    found = _levels(demand, spec)
+    above = [*(level.paid_s for level in found[1:]), Fraction(0)]
+    cycle = exact(demand.step_s, "step (s)") * len(demand.rps)
+    return tuple((level.rate_rps, (level.paid_s - more) / cycle) for level, more in zip(found, above, strict=True))
+
+
+def fixed_usd_per_hour(spec: FleetSpec) -> Decimal:
+    """What is paid at every hour whatever the demand is: labour, storage and other."""
+    storage = usd(spec.storage_usd_per_month, "storage (USD per month)") / HOURS_PER_MONTH
+    labour, other = usd(spec.labour_usd_per_hour, "labour (USD per hour)"), usd(spec.other_usd_per_hour, "other (USD per hour)")  # fmt: skip
+    return storage + labour + other
 
 
 def _parts(demand: Demand, spec: FleetSpec, paid_hours: Decimal) -> list[CostPart]:
@@ -192,10 +242,20 @@ def _parts(demand: Demand, spec: FleetSpec, paid_hours: Decimal) -> list[CostPar
     ]
 
 
+def _cold_starts(demand: Demand, spec: FleetSpec) -> int:
+    found, below = 0, 0
+    for level in _levels(demand, spec):
+        needed = replicas_for(level.rate_rps, spec)
+        found += (needed - below) * level.cold_starts
+        below = needed
+    return found
+
+
 def fleet_cost(demand: Demand, spec: FleetSpec) -> FleetCost:
     """What the fleet costs over one cycle of the demand curve. Raises ConfigError for bad numbers or too much demand."""
     counts = replica_counts(demand, spec)
-    seconds, starts = paid_seconds(counts, demand.step_s, spec.cold_start_s, spec.billing_s)
+    paid = sum((part * replicas_for(rate, spec) for rate, part in paid_shares(demand, spec)), Fraction(spec.spares))
+    seconds = paid * exact(demand.step_s, "step (s)") * len(demand.rps)
     paid_hours = to_decimal(seconds / 3600)
     parts = _parts(demand, spec, paid_hours)
     total = sum((part.usd for part in parts if part.added), Decimal(0))
@@ -205,7 +265,7 @@ def fleet_cost(demand: Demand, spec: FleetSpec) -> FleetCost:
         requests=demand.requests,
         replicas=counts,
         paid_replica_hours=paid_hours,
-        cold_starts=starts,
+        cold_starts=_cold_starts(demand, spec),
         utilisation=demand.requests / (float(seconds) * float(exact(spec.capacity_rps, "capacity"))),
         parts=tuple(parts),
         total_usd=total,

@@ -17,6 +17,7 @@ from genai_prices import data_snapshot
 from genai_prices.types import TieredPrices
 
 from harness.config import PriceRef
+from harness.cost.demand import DAY_S, Load
 from harness.cost.hosted import HostedPrice, find_price
 from harness.cost.quantities import HOURS_PER_MONTH, Number, above_zero, at_least_zero, exact, to_decimal, usd
 from harness.errors import ConfigError
@@ -33,6 +34,7 @@ class RateLimits:
     input_tokens_per_minute: Number | None = None
     output_tokens_per_minute: Number | None = None
     tokens_per_minute: Number | None = None  # input + the larger of max_tokens and output
+    tokens_per_day: Number | None = None  # the same
     concurrency: int | None = None
     spend_usd_per_month: Number | None = None
     cached_input_counts: bool = True
@@ -54,7 +56,8 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class LimitCapacity:
-    """Requests/s that each limit allows, and the least of them; rps None: nothing limits. `infeasible` says why, else None."""
+    """Requests/s that each limit allows over its own time, and the one nearest to its load (without a load: the least); None:
+    nothing limits. `infeasible` says why, else None."""
 
     rps: float | None
     binding: str | None
@@ -62,11 +65,16 @@ class LimitCapacity:
     infeasible: str | None
 
 
-def limit_capacity(limits: RateLimits, shape: Shape, peak_rps: Number | None = None) -> LimitCapacity:
-    """min(RPM/60, RPD/86400, ITPM/(60 counted input), OTPM/(60 out), TPM/(60 (in + max_tokens)), concurrency/E2E, spend/$).
+_MONTH_S = float(HOURS_PER_MONTH) * 3600
+_LOADS = {"peak_rps": "peak demand", "day_rps": "demand of the busiest day", "mean_rps": "mean demand"}
+_ROUNDING = 1e-9  # rates are scaled and summed in floats
 
-    Daily and monthly limits bound the mean rate; they are taken as a rate too, which is right for the demand's mean and cautious
-    for its peak. Raises ConfigError where a limit cannot be turned into a rate.
+
+def limit_capacity(limits: RateLimits, shape: Shape, load: Load | None = None) -> LimitCapacity:
+    """RPM/60, RPD/86400, ITPM/(60 counted input), OTPM/(60 out), TPM/(60 (in + max_tokens)), TPD, concurrency/E2E, spend/$.
+
+    Each limit is held against the load of its own time: by the minute or less against the peak, by the day against the busiest
+    24 hours, by the month against the mean. Raises ConfigError where a limit cannot be turned into a rate.
     """
     given, cached = (at_least_zero(t, "tokens") for t in (shape.input_tokens, shape.cached_input_tokens))
     written = at_least_zero(shape.output_tokens, "output tokens")
@@ -76,16 +84,20 @@ def limit_capacity(limits: RateLimits, shape: Shape, peak_rps: Number | None = N
         )
     counted = given if limits.cached_input_counts else given - cached
     reserved = given + max(written, at_least_zero(shape.max_tokens or 0, "max tokens"))
+    e2e_s, each_usd = (None if x is None else float(x) for x in (shape.e2e_s, shape.usd_per_request))
     by_limit: dict[str, float] = {}
-    for name, limit, per_request, seconds in (
-        ("requests_per_minute", limits.requests_per_minute, 1.0, 60),
-        ("requests_per_day", limits.requests_per_day, 1.0, 86400),
-        ("input_tokens_per_minute", limits.input_tokens_per_minute, counted, 60),
-        ("output_tokens_per_minute", limits.output_tokens_per_minute, written, 60),
-        ("tokens_per_minute", limits.tokens_per_minute, reserved, 60),
-        ("concurrency", limits.concurrency, None if shape.e2e_s is None else float(shape.e2e_s), 1),
-        ("spend_usd_per_month", limits.spend_usd_per_month, None if shape.usd_per_request is None else float(shape.usd_per_request), float(HOURS_PER_MONTH) * 3600),
-    ):  # fmt: skip
+    over: dict[str, float] = {}  # load / allowed
+    broken: list[str] = []
+    for name, limit, per_request, seconds, of in (
+        ("requests_per_minute", limits.requests_per_minute, 1.0, 60, "peak_rps"),
+        ("requests_per_day", limits.requests_per_day, 1.0, DAY_S, "day_rps"),
+        ("input_tokens_per_minute", limits.input_tokens_per_minute, counted, 60, "peak_rps"),
+        ("output_tokens_per_minute", limits.output_tokens_per_minute, written, 60, "peak_rps"),
+        ("tokens_per_minute", limits.tokens_per_minute, reserved, 60, "peak_rps"),
+        ("tokens_per_day", limits.tokens_per_day, reserved, DAY_S, "day_rps"),
+        ("concurrency", limits.concurrency, e2e_s, 1, "peak_rps"),
+        ("spend_usd_per_month", limits.spend_usd_per_month, each_usd, _MONTH_S, "mean_rps"),
+    ):
         if limit is None:
             continue
         if per_request is None:
@@ -93,15 +105,15 @@ def limit_capacity(limits: RateLimits, shape: Shape, peak_rps: Number | None = N
                 "a limit cannot be turned into a rate", name, "give e2e_s for concurrency, usd_per_request for spend"
             )
         if per_request > 0:
-            by_limit[name] = above_zero(limit, name) / seconds / per_request
+            by_limit[name] = allowed = above_zero(limit, name) / seconds / per_request
+            asked = 0.0 if load is None else getattr(load, of)
+            over[name] = asked / allowed if asked else -allowed
+            if asked > allowed * (1 + _ROUNDING):
+                broken.append(f"{_LOADS[of]} {asked:.4g} requests/s, {name} allows {allowed:.4g}")
     if not by_limit:
         return LimitCapacity(None, None, {}, None)
-    binding = min(by_limit, key=lambda name: by_limit[name])
-    allowed = by_limit[binding]
-    infeasible = None
-    if peak_rps is not None and above_zero(peak_rps, "peak demand (rps)") > allowed:
-        infeasible = f"infeasible: peak demand {float(peak_rps):.4g} requests/s, {binding} allows {allowed:.4g}"
-    return LimitCapacity(allowed, binding, by_limit, infeasible)
+    binding = max(by_limit, key=lambda name: over[name])
+    return LimitCapacity(by_limit[binding], binding, by_limit, f"infeasible: {'; '.join(broken)}" if broken else None)
 
 
 # ---------------------------------------------------------------- service variants

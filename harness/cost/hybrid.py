@@ -1,8 +1,10 @@
 """Own the base, burst the peak: how many replicas to pay for at all times, and where the rest of the demand goes.
 
-    E[cost](k) = c k + 3600 v E[min(D, k mu)] + 3600 p E[(D - k mu)+]        dollars per hour, convex in k
-    add the next replica while 3600 (p - v) E[min(mu, (D - k mu)+)] > c       the newsvendor rule, in whole replicas
+    E[cost](k) = c k + 3600 v E[min(D, k mu)] + max(M, 3600 p E[(D - k mu)+])    dollars per hour; M: committed to hosted
+    add the next replica while it saves more than c: 3600 (p - v) E[min(mu, (D - k mu)+)] > c where M is not reached,
+    the newsvendor rule, in whole replicas
 
+D are the hours of the days behind an averaged curve (`demand.days_of`): what k replicas leave over is convex in the rate.
 The next replica must itself be used a share u* = c / (3600 (p - v) mu) of the time. Reserved, on-demand and spot replicas and the
 hosted API are then layers of the same stack: what a replica at height j of the stack carries falls with j, so the commitment
 stands at the bottom. Planning uses average cost; routing uses marginal cost: a replica that is paid is filled first, never by the clock.
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
-from harness.cost.demand import Demand
+from harness.cost.demand import DAY_S, HOUR_S, Demand, days_of
 from harness.cost.quantities import HOURS_PER_MONTH, Number, above_zero, exact, exact_usd, share, to_decimal, usd, whole
 from harness.errors import ConfigError
 
@@ -36,7 +38,7 @@ class HybridPlan:
 
 
 def _rates(demand: Demand) -> list[Fraction]:
-    return [exact(rate, "rate (rps)") for rate in demand.rps]
+    return [exact(rate, "rate (rps)") for rate in days_of(demand).rps]
 
 
 def _capacity(capacity_rps: Number) -> Fraction:
@@ -53,6 +55,33 @@ def _above(rates: Sequence[Fraction], level: Fraction) -> Fraction:
     return _mean([max(rate - level, Fraction(0)) for rate in rates])
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """Dollars of k replicas and what they leave over, exact."""
+
+    rates: list[Fraction]
+    mu: Fraction
+    c: Fraction
+    p: Fraction
+    v: Fraction
+    floor: Fraction  # $ per hour that the hosted side is paid at least
+
+    def usd_per_hour(self, replicas: int, over: Fraction) -> Fraction:
+        own = self.c * replicas + 3600 * self.v * (_mean(self.rates) - over)
+        return own + max(self.floor, 3600 * self.p * over)
+
+
+def _terms(demand: Demand, capacity_rps: Number, price: Number, hosted: Number, own: Number, minimum: Number) -> _Terms:
+    return _Terms(
+        _rates(demand),
+        _capacity(capacity_rps),
+        exact_usd(price, "price of a replica (USD per hour)"),
+        exact_usd(hosted, "hosted price (USD per request)"),
+        exact_usd(own, "own marginal cost (USD per request)"),
+        exact_usd(minimum, "minimum commitment (USD per month)") / Fraction(HOURS_PER_MONTH),
+    )
+
+
 def hybrid_usd_per_hour(
     demand: Demand,
     replicas: int,
@@ -61,14 +90,11 @@ def hybrid_usd_per_hour(
     hosted_usd_per_request: Number,
     *,
     own_usd_per_request: Number = 0,
+    minimum_usd_per_month: Number = 0,
 ) -> Decimal:
-    """E[cost](k) of `replicas` always on with the overflow hosted, in USD per hour."""
-    mu, rates = _capacity(capacity_rps), _rates(demand)
-    c = exact_usd(replica_usd_per_hour, "price of a replica (USD per hour)")
-    p = exact_usd(hosted_usd_per_request, "hosted price (USD per request)")
-    v = exact_usd(own_usd_per_request, "own marginal cost (USD per request)")
-    over = _above(rates, whole(replicas, "replicas") * mu)
-    return to_decimal(c * replicas + 3600 * v * (_mean(rates) - over) + 3600 * p * over)
+    """E[cost](k) of `replicas` always on with the overflow hosted, in USD per hour; the hosted contract bills its minimum."""
+    t = _terms(demand, capacity_rps, replica_usd_per_hour, hosted_usd_per_request, own_usd_per_request, minimum_usd_per_month)  # fmt: skip
+    return to_decimal(t.usd_per_hour(replicas, _above(t.rates, whole(replicas, "replicas") * t.mu)))
 
 
 def plan_hybrid(
@@ -78,37 +104,38 @@ def plan_hybrid(
     hosted_usd_per_request: Number,
     *,
     own_usd_per_request: Number = 0,
+    minimum_usd_per_month: Number = 0,
 ) -> HybridPlan:
     """The cheapest number of replicas that are always on; the fewer of two that cost the same.
 
     capacity_rps: usable rate of a replica (SLO capacity x headroom). own_usd_per_request: marginal, 0 for rented machines.
-    Hosted is the spare here, so there are none to pay. Raises ConfigError for bad numbers.
+    minimum_usd_per_month: what the hosted contract bills at least. Hosted is the spare here, so there are none to pay. What a
+    replica more saves falls with each one, with a minimum too: the first that does not pay is the end. Raises ConfigError.
     """
-    mu, rates = _capacity(capacity_rps), _rates(demand)
-    c = exact_usd(replica_usd_per_hour, "price of a replica (USD per hour)")
-    p = exact_usd(hosted_usd_per_request, "hosted price (USD per request)")
-    v = exact_usd(own_usd_per_request, "own marginal cost (USD per request)")
-    most = -(-max(rates) // mu)
+    t = _terms(demand, capacity_rps, replica_usd_per_hour, hosted_usd_per_request, own_usd_per_request, minimum_usd_per_month)  # fmt: skip
+    most = -(-max(t.rates) // t.mu)
     if most > MAX_REPLICAS:
         raise ConfigError("too many replicas to plan one by one", most, "check the units: both rates are in requests/s")
-    k, over = 0, _above(rates, Fraction(0))
+    mean = _mean(t.rates)
+    k, over = 0, mean
+    cost = t.usd_per_hour(0, over)
     while k < most:
-        next_over = _above(rates, (k + 1) * mu)
-        if 3600 * (p - v) * (over - next_over) <= c:
+        next_over = _above(t.rates, (k + 1) * t.mu)
+        next_cost = t.usd_per_hour(k + 1, next_over)
+        if next_cost >= cost:
             break
-        k, over = k + 1, next_over
-    cost = to_decimal(c * k + 3600 * v * (_mean(rates) - over) + 3600 * p * over)
-    needed = float(c / (3600 * (p - v) * mu)) if p > v else None
+        k, over, cost = k + 1, next_over, next_cost
+    needed = float(t.c / (3600 * (t.p - t.v) * t.mu)) if t.p > t.v else None
     fractile = None
     if needed is not None and needed <= 1:
-        ordered = sorted(demand.rps)
-        fractile = ordered[min(len(ordered) - 1, int((1 - needed) * len(ordered)))]
+        ordered = sorted(t.rates)
+        fractile = float(ordered[min(len(ordered) - 1, int((1 - needed) * len(ordered)))])
     return HybridPlan(
         k,
-        cost,
-        cost / to_decimal(3600 * _mean(rates)),
-        float(over / _mean(rates)),
-        float(max(max(rates) - k * mu, Fraction(0))),
+        to_decimal(cost),
+        to_decimal(cost / (3600 * mean)),
+        float(over / mean),
+        float(max(exact(demand.highest_rps, "rate (rps)") - k * t.mu, Fraction(0))),
         needed,
         fractile,
     )
@@ -240,6 +267,23 @@ class ClockPolicy:
     saved_without_usd: Decimal
 
 
+def _seconds_inside(demand: Demand, hours: Sequence[int]) -> list[Fraction]:
+    """Of each step: seconds that lie in these hours of the day. The curve begins at midnight and holds whole days."""
+    step, day = exact(demand.step_s, "step (s)"), int(DAY_S)
+    cycle = step * len(demand.rps)
+    if cycle % day:
+        raise ConfigError(
+            "hours of the day need whole days", f"{demand.hours:g} h", "give a curve of 24 h, or of weeks"
+        )
+    spans = [at + hour * int(HOUR_S) for at in range(0, int(cycle), day) for hour in hours]
+    found = []
+    for n in range(len(demand.rps)):
+        begin, end = n * step, (n + 1) * step
+        overlaps = (min(end, Fraction(span + 3600)) - max(begin, Fraction(span)) for span in spans)
+        found.append(sum((overlap for overlap in overlaps if overlap > 0), Fraction(0)))
+    return found
+
+
 def clock_policy(
     demand: Demand | None,
     replicas: int,
@@ -252,8 +296,8 @@ def clock_policy(
 ) -> ClockPolicy:
     """Price the rule "hosted during these hours of the day" for a fixed fleet. Without a demand curve the hosted bill is 0.
 
-    Two g5.12xlarge at $5.672 and hours 0-3 of a 720-hour month: $1,361 of the $8,168 paid buy nothing. With `capacity_rps`,
-    raises ConfigError if the replicas could not have served those hours: then the rule is not waste but lack of replicas.
+    Two g5.12xlarge at $5.672 and hours 0-3 of a 720-hour month: $1,361 of the $8,168 paid buy nothing. The hours
+    need a curve of whole days. With `capacity_rps`, raises ConfigError if the replicas could not have served those hours: then the rule is not waste but lack of replicas.
     """
     clocked = sorted(set(hours))
     if not clocked or any(whole(hour, "hour of the day") > 23 for hour in clocked):
@@ -264,13 +308,15 @@ def clock_policy(
     hosted = Decimal(0)
     if demand is not None:
         price = usd(hosted_usd_per_request, "hosted price (USD per request)")
-        at = [(int(n * demand.step_s // 3600) % 24, rate) for n, rate in enumerate(demand.rps)]
-        inside = [exact(rate, "rate (rps)") for hour, rate in at if hour in clocked]
-        if capacity_rps is not None and inside and max(inside) > replicas * _capacity(capacity_rps):
+        inside = _seconds_inside(demand, clocked)
+        rates = [exact(rate, "rate (rps)") for rate in demand.rps]
+        highest = max(rate for rate, seconds in zip(rates, inside, strict=True) if seconds)
+        if capacity_rps is not None and highest > replicas * _capacity(capacity_rps):
             raise ConfigError(
                 "the replicas cannot serve these hours",
-                f"{float(max(inside)):.6g} rps, {replicas} replicas",
+                f"{float(highest):.6g} rps, {replicas} replicas",
                 "the rule is not waste here: the fleet is too small",
             )
-        hosted = to_decimal(sum(inside, Fraction(0)) / len(at) * 3600) * month * price
+        requests = sum((rate * seconds for rate, seconds in zip(rates, inside, strict=True)), Fraction(0))
+        hosted = to_decimal(requests / exact(demand.hours, "hours of the curve")) * month * price
     return ClockPolicy(paid, paid * len(clocked) / 24, hosted, paid + hosted, hosted)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from harness.cost.claims import Claim, compare
-from harness.cost.fleet import Rung, cost_ladder, replicas_needed
+from harness.cost.fleet import Rung, cost_ladder, paid_shares, replicas_needed
 from harness.cost.measured import Measured
 from harness.cost.quantities import HOURS_PER_MONTH
 from harness.cost.scenario_inputs import MONTH_S, Base, base_of
 from harness.cost.scenario_options import Against, HostedSide, Option, against, hosted_sides, options_of, reference_of
 from harness.cost.scenario_spec import ScenarioSpec
-from harness.cost.uncertainty import Assumption, Case, Outlook, outlook
+from harness.cost.uncertainty import Assumption, Case, Interval, Outlook, outlook
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,12 @@ def _figures(base: Base, sides: Sequence[HostedSide]) -> list[Figure]:
     machine = {"machine": base.machine.name, "price source": base.machine.source, "price as of": base.machine.as_of}
     shape = {"workload": w.source, "demand": spec.demand.source, "shape": base.demand.name}
     parts = {p.name: p.usd / _number(fleet.hours) * HOURS_PER_MONTH for p in fleet.parts}
-    peak = base.demand.peak_rps * base.peak_factor
+    peak, factor = base.demand.highest_rps, base.demand.peak_factor
     rows: list[tuple[str, str, Decimal | None, str, str, Mapping[str, str]]] = [
         ("requests_per_month", "requests", base.requests, "per month", "declared", shape),
         ("tokens_per_request", "tokens of a request", Decimal(tokens), "tokens", f"{w.input_tokens} input + {w.output_tokens} output", shape),
         ("mean_rps", "mean demand", base.requests / MONTH_S, "requests/s", f"requests / ({HOURS_PER_MONTH} h x 3600 s)", shape),
-        ("peak_rps", "peak demand", _number(peak), "requests/s", f"highest hour of the shape x {base.peak_factor:.3g} for peaks it averages out", shape),
+        ("peak_rps", "peak demand", _number(peak), "requests/s", f"highest hour of the shape x {factor:.3g} for peaks it averages out", shape),
         ("capacity_rps", "capacity of a machine at the SLO", _number(base.capacity_rps), "requests/s", f"{spec.machine.replicas} replica(s) a machine", base.capacity_inputs),
         ("machine_usd_per_hour", "price of a machine", base.price, "USD per hour", "paid whether busy or idle", machine),
         ("machines", "machines at the peak, spares in", Decimal(max(fleet.replicas)), "machines", f"ceil(peak / (capacity x headroom {spec.fleet.headroom})) + {spec.fleet.spares} spare(s), {spec.fleet.scaling}", {**machine, **base.capacity_inputs}),
@@ -106,9 +106,13 @@ def _crossing_figures(base: Base, sides: Sequence[HostedSide], found: Sequence[A
         ):
             value = None if rps is None else _number(rps) * MONTH_S
             formula = "crossing of the two computed curves, whole machines, labour and spares in"
+            if rps == 0:
+                formula = "from the first request on: the hosted minimum commitment alone is more"
+            elif value is None and first is not None:
+                formula = "never for good: only where the hosted minimum commitment is more than the machines"
             if value is None and a.crossings.scanned_to_rps is not None:
                 formula = f"not found up to {a.crossings.scanned_to_rps:.4g} requests/s; nothing is said above"
-            elif value is None:
+            elif value is None and first is None:
                 formula = "never: hosted is cheaper at every volume"
             figures.append(
                 Figure(f"{name}_crossing_{n}", f"{label} than {side.name}", value, "requests per month", formula, inputs)
@@ -116,13 +120,23 @@ def _crossing_figures(base: Base, sides: Sequence[HostedSide], found: Sequence[A
     return figures
 
 
+def _measured_capacity(planned_rps: float, measured: Measured, interval: Interval) -> Assumption:
+    """A machine's capacity with its measured interval; the machine holds as many replicas as the plan says."""
+    scale = planned_rps / measured.plan_rps
+    low, middle, high = (v * scale for v in (interval.low, interval.middle, interval.high))
+    mode = min(max(planned_rps, low), high)
+    return Assumption(
+        "capacity_rps", low, mode, high, "interval of the measurement", estimate=middle, level=interval.level
+    )
+
+
 def _outlook(base: Base, side: HostedSide) -> Outlook:
     ranges, fleet = base.spec.ranges, base.spec.fleet
-    shape = tuple(r / base.demand.mean_rps for r in base.demand.rps)
+    shares = paid_shares(base.demand, base.fleet_spec)
     values = {
         "demand_rps": base.demand.mean_rps,
         "replica_usd_per_hour": float(base.price),
-        "hosted_usd_per_request": float(side.usd_per_request),
+        "hosted_usd_per_request": float(side.each_usd),
         "headroom": fleet.headroom,
         "fixed_usd_per_hour": float(base.fixed_usd_per_hour),
         "tokenizer_ratio": 1.0,  # of the hosted price, which has the declared ratio in it
@@ -130,21 +144,21 @@ def _outlook(base: Base, side: HostedSide) -> Outlook:
     }
     assumptions = []
     for name, value in values.items():
-        low, high = (value * f for f in getattr(ranges, name))
         if name == "capacity_rps" and base.measured is not None and base.measured.interval is not None:
-            scale = value / base.measured.plan_rps
-            low, high = base.measured.interval.low * scale, base.measured.interval.high * scale
+            assumptions.append(_measured_capacity(value, base.measured, base.measured.interval))
+            continue
+        low, high = (value * f for f in getattr(ranges, name))
         if name == "headroom":
             high = min(1.0, high)
         if low < high:
             assumptions.append(Assumption(name, low, min(max(value, low), high), high, "ranges of the scenario"))
     case = Case(
         **values,
-        peak_factor=base.peak_factor,
+        hosted_minimum_usd_per_hour=float(Decimal(repr(side.minimum_usd_per_month)) / HOURS_PER_MONTH),
         spares=fleet.spares,
         min_replicas=fleet.min_replicas,
-        shape=shape,
-        fixed_fleet=fleet.scaling == "fixed",
+        shape=tuple(rate / base.demand.mean_rps for rate, _ in shares),
+        shares=tuple(float(part) for _, part in shares),
     )
     return outlook(case, assumptions)
 

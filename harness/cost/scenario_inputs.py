@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
 from decimal import Decimal
 
 from harness.cost.demand import Demand, curve, flat, scaled, shaped
-from harness.cost.fleet import FleetCost, FleetSpec, fleet_cost, labour_usd_per_hour
+from harness.cost.fleet import FleetCost, FleetSpec, fixed_usd_per_hour, fleet_cost, labour_usd_per_hour
 from harness.cost.measured import Measured
 from harness.cost.prices import declared, instance_price
 from harness.cost.quantities import HOURS_PER_MONTH
@@ -26,18 +26,20 @@ class Base:
     spec: ScenarioSpec
     at: datetime
     demand: Demand
-    peak_factor: float
     machine: Hardware
     capacity_rps: float  # of a machine, to plan with
     capacity_inputs: Mapping[str, str]
-    fixed_usd_per_hour: Decimal
     fleet_spec: FleetSpec
     fleet: FleetCost
     measured: Measured | None
 
     @property
     def usable_rps(self) -> float:
-        return self.capacity_rps * self.spec.fleet.headroom / self.peak_factor
+        return self.capacity_rps * self.spec.fleet.headroom
+
+    @property
+    def fixed_usd_per_hour(self) -> Decimal:
+        return fixed_usd_per_hour(self.fleet_spec)
 
     @property
     def price(self) -> Decimal:
@@ -48,16 +50,15 @@ class Base:
         return Decimal(repr(self.spec.demand.requests_per_month))
 
 
-def _demand(spec: ScenarioSpec) -> tuple[Demand, float]:
-    mean = Decimal(repr(spec.demand.requests_per_month)) / MONTH_S
-    if isinstance(spec.demand.shape, list):
-        found = scaled(curve("of the scenario", list(spec.demand.shape), source=spec.demand.source), mean)
+def _demand(spec: ScenarioSpec) -> Demand:
+    part, mean = spec.demand, Decimal(repr(spec.demand.requests_per_month)) / MONTH_S
+    if isinstance(part.shape, list):
+        found = scaled(curve("of the scenario", part.shape, step_s=part.step_s, source=part.source), mean)
     else:
-        found = flat(mean) if spec.demand.shape == "flat" else shaped(spec.demand.shape, mean)
-    if spec.demand.peak_factor is not None:
-        return found, spec.demand.peak_factor
-    known = found.peak_hour_to_mean
-    return found, 1.0 if known is None else max(1.0, known / found.peak_to_mean)
+        found = flat(mean) if part.shape == "flat" else shaped(part.shape, mean)
+    if part.peak_factor is None:
+        return found
+    return replace(found, peak_hour_to_mean=part.peak_factor * found.peak_to_mean)
 
 
 def _capacity(spec: ScenarioSpec, measured: Measured | None) -> tuple[float, dict[str, str]]:
@@ -85,26 +86,22 @@ def _capacity(spec: ScenarioSpec, measured: Measured | None) -> tuple[float, dic
 def base_of(spec: ScenarioSpec, measured: Measured | None) -> Base:
     """Demand, machine, capacity and fleet of a scenario. Raises ConfigError where one cannot be had."""
     at = datetime.combine(spec.as_of, time(12), UTC)
-    demand, peak_factor = _demand(spec)
+    demand = _demand(spec)
     if spec.machine.declared is not None:
         machine = declared(spec.machine.declared)
     else:
-        machine = instance_price(spec.machine.instance or "")
+        machine = instance_price(spec.machine.instance or "", at)
     capacity, inputs = _capacity(spec, measured)
-    labour = labour_usd_per_hour(spec.labour.full_time, spec.labour.usd_per_work_hour)
-    storage = Decimal(repr(spec.fleet.storage_usd_per_month))
     fleet_spec = FleetSpec(
         capacity_rps=capacity,
         replica_usd_per_hour=machine.usd_per_hour,
-        headroom=spec.fleet.headroom / peak_factor,
+        headroom=spec.fleet.headroom,
         spares=spec.fleet.spares,
         min_replicas=spec.fleet.min_replicas,
         scaling=spec.fleet.scaling,
         cold_start_s=spec.fleet.cold_start_s,
         billing_s=spec.fleet.billing_s,
-        storage_usd_per_month=storage,
-        labour_usd_per_hour=labour,
+        storage_usd_per_month=spec.fleet.storage_usd_per_month,
+        labour_usd_per_hour=labour_usd_per_hour(spec.labour.full_time, spec.labour.usd_per_work_hour),
     )
-    fleet = fleet_cost(demand, fleet_spec)
-    fixed = labour + storage / HOURS_PER_MONTH
-    return Base(spec, at, demand, peak_factor, machine, capacity, inputs, fixed, fleet_spec, fleet, measured)
+    return Base(spec, at, demand, machine, capacity, inputs, fleet_spec, fleet_cost(demand, fleet_spec), measured)

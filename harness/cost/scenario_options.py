@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
 
 from harness.config import PriceRef
-from harness.cost.breakeven import BreakEven, break_even_over_demand, staircase
+from harness.cost.breakeven import BreakEven, break_even_over_demand, equal_prices, staircase
+from harness.cost.demand import Load, load_above
 from harness.cost.fleet import labour_usd_per_hour
-from harness.cost.hosted import HostedPrice, bill, find_price
+from harness.cost.hosted import Bill, HostedPrice, Tokens, bill, find_price
+from harness.cost.hosted_cache import cache_of, unbilled_writes
 from harness.cost.hosted_terms import (
     MonthlyBill,
     RateLimits,
@@ -22,8 +23,7 @@ from harness.cost.hosted_terms import (
     provisioned_usd_per_hour,
 )
 from harness.cost.hybrid import HybridPlan, plan_hybrid
-from harness.cost.measured import Usage
-from harness.cost.prices import staleness
+from harness.cost.prices import machine_staleness, staleness
 from harness.cost.quantities import HOURS_PER_MONTH
 from harness.cost.scenario_inputs import Base
 from harness.cost.scenario_spec import HostedPart
@@ -59,14 +59,19 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class HostedSide:
-    """One hosted price of the scenario: per request of this workload, and the month's bill."""
+    """One hosted price of the scenario. each_usd: a request after discount and retries; usd_per_request: the month's bill, at
+    least its minimum, over the month's requests. barred: why it may not be taken at any load; infeasible: that, or its limits.
+    """
 
     part: HostedPart
     price: HostedPrice
+    each_usd: Decimal
     usd_per_request: Decimal
     tokenizer_ratio: Decimal
     bill: MonthlyBill
-    peak_allowed_rps: float | None
+    billed: Bill
+    shape: Shape
+    barred: str | None
     infeasible: str | None
     notes: tuple[str, ...]
 
@@ -74,16 +79,22 @@ class HostedSide:
     def name(self) -> str:
         return self.price.name
 
+    @property
+    def minimum_usd_per_month(self) -> float:
+        return self.part.minimum_usd_per_month
+
 
 @dataclass(frozen=True, slots=True)
 class Against:
     """Self-hosting against one hosted price: crossings in requests/s of mean demand, and break-even prices at this demand.
 
-    hosted_usd_per_request (p*): self-hosting is cheaper above it. machine_usd_per_hour (c*): below it; None: not even a free
-    machine. full_time: cheaper with fewer people than this; None: not even with none.
+    hosted_usd_per_request (p*): self-hosting is cheaper above it; 0: at every price, its minimum is more. machine_usd_per_hour
+    (c*): below it; None: not even a free machine. full_time: cheaper with fewer people than this; None: not even with none.
     """
 
     hosted: str
+    each_usd: Decimal  # a hosted request, the minimum aside
+    minimum_usd_per_month: Decimal
     crossings: BreakEven
     hosted_usd_per_request: Decimal
     machine_usd_per_hour: Decimal | None
@@ -115,21 +126,27 @@ def _against_the_book(base: Base, part: HostedPart, price: HostedPrice) -> str |
         return None
 
 
-def _usd_per_request(base: Base, price: HostedPrice, ratio: Decimal) -> Decimal:
-    """Every request priced by itself; the mean request where there are no measured ones."""
+def _tokens(base: Base, part: HostedPart, ratio: Decimal) -> tuple[tuple[Tokens, ...], str]:
+    """The requests that are billed, in the API's tokens, and whose cache they are billed with: never that of our own server.
+
+    The measured requests where there are some, else the mean one.
+    """
     w = base.spec.workload
-    mean = (w.input_tokens, w.cached_input_tokens, w.output_tokens, 0)
-    usage: Usage = (mean,) if base.measured is None else base.measured.usage
-    if ratio != 1:
-        usage = tuple((round(i * ratio), round(c * ratio), round(o * ratio), round(r * ratio)) for i, c, o, r in usage)
-    return bill(price, usage).total_usd / len(usage)
+    usage = ((w.input_tokens, 0, w.output_tokens, 0),) if base.measured is None else base.measured.usage
+    cache = cache_of(part, default_tokens=w.cached_input_tokens, ratio=ratio)
+    return cache.tokens([tuple(round(n * ratio) for n in one) for one in usage]), cache.source
 
 
 def _hosted_side(base: Base, part: HostedPart) -> HostedSide:
     spec, w = base.spec, base.spec.workload
     price = find_price(part, base.at) if part.service is None else find_variant(part, base.at, part.service)
     ratio, notes = _ratio(base, part)
-    each = _usd_per_request(base, price, ratio)
+    tokens, cached = _tokens(base, part, ratio)
+    billed = bill(price, tokens)
+    each = billed.total_usd / billed.requests
+    price = replace(price, inputs={**price.inputs, "cached input": cached})
+    if (writes := unbilled_writes(price, tokens)) is not None:
+        notes.append(writes)
     month = monthly_bill(
         each, base.requests, discount=part.discount, minimum_usd=part.minimum_usd_per_month, billed_retries=part.billed_retries
     )  # fmt: skip
@@ -139,22 +156,27 @@ def _hosted_side(base: Base, part: HostedPart) -> HostedSide:
         notes.append(stale)
     if price.own is not None and (apart := _against_the_book(base, part, price)) is not None:
         notes.append(apart)
-    infeasible: str | None = None
-    allowed: float | None = None
-    if part.limits is not None:
-        shape = Shape(
-            input_tokens=float(w.input_tokens * ratio), output_tokens=float(w.output_tokens * ratio), max_tokens=w.max_tokens,
-            cached_input_tokens=float(w.cached_input_tokens * ratio), usd_per_request=each,
-        )  # fmt: skip
-        found = limit_capacity(RateLimits(**part.limits.model_dump()), shape, base.demand.peak_rps * base.peak_factor)
-        allowed, infeasible = found.rps, found.infeasible
+    barred: str | None = None
     if part.meets_slo is False:
-        infeasible = f"does not meet the SLO, as declared: {spec.slo}"
+        barred = f"does not meet the SLO, as declared: {spec.slo}"
     elif part.meets_slo is None and w.kind == "interactive":
         notes.append("whether it meets the SLO is not measured")
     if part.service == "batch" and w.kind == "interactive":
-        infeasible = "a batch price is not for users who wait: compare batch with batch"
-    return HostedSide(part, price, month.due_usd / base.requests, ratio, month, allowed, infeasible, tuple(notes))
+        barred = "a batch price is not for users who wait: compare batch with batch"
+    each = month.used_usd / base.requests
+    shape = Shape(
+        input_tokens=float(w.input_tokens * ratio), output_tokens=float(w.output_tokens * ratio), max_tokens=w.max_tokens,
+        cached_input_tokens=float(w.cached_input_tokens * ratio), usd_per_request=each,
+    )  # fmt: skip
+    infeasible = barred or _over_limits(part, shape, load_above(base.demand))
+    due = month.due_usd / base.requests
+    return HostedSide(part, price, each, due, ratio, month, billed, shape, barred, infeasible, tuple(notes))
+
+
+def _over_limits(part: HostedPart, shape: Shape, load: Load) -> str | None:
+    if part.limits is None:
+        return None
+    return limit_capacity(RateLimits(**part.limits.model_dump()), shape, load).infeasible
 
 
 def _hosted_option(side: HostedSide) -> Option:
@@ -166,7 +188,7 @@ def _hosted_option(side: HostedSide) -> Option:
 
 def _self_option(base: Base) -> Option:
     fleet, machine = base.fleet, base.machine
-    notes = [] if (stale := staleness(machine.name, machine.as_of, base.at)) is None else [stale]
+    notes = [] if (stale := machine_staleness(machine, base.at)) is None else [stale]
     if base.spec.fleet.spares == 0:
         notes.append("no spare: losing one machine loses its part of the load")
     inputs = {
@@ -187,19 +209,21 @@ def plural(machines: int) -> str:
 
 
 def hybrid_plan(base: Base, side: HostedSide) -> HybridPlan:
-    return plan_hybrid(base.demand, base.usable_rps, base.machine.usd_per_hour, side.usd_per_request)
+    return plan_hybrid(
+        base.demand, base.usable_rps, base.machine.usd_per_hour, side.each_usd, minimum_usd_per_month=side.minimum_usd_per_month
+    )  # fmt: skip
 
 
 def _hybrid_option(base: Base, side: HostedSide) -> Option:
     plan = hybrid_plan(base, side)
     fixed = base.fixed_usd_per_hour if plan.replicas else Decimal(0)
     month = (plan.usd_per_hour + fixed) * HOURS_PER_MONTH
-    infeasible = side.infeasible
-    if infeasible is not None and side.peak_allowed_rps is not None and plan.hosted_peak_rps <= side.peak_allowed_rps:
-        infeasible = None  # the rate limit that the whole demand breaks holds for the burst alone
+    # limits that the whole demand breaks may hold for the burst alone
+    burst = load_above(base.demand, plan.replicas * base.usable_rps)
+    infeasible = side.barred or _over_limits(side.part, side.shape, burst)
     if plan.replicas == 0:
         infeasible = infeasible or _NO_MACHINE_PAYS
-    elif plan.hosted_share == 0 and base.spec.fleet.spares == 0:
+    elif plan.hosted_peak_rps == 0 and base.spec.fleet.spares == 0 and not side.minimum_usd_per_month:
         infeasible = infeasible or _ALL_ON_MACHINES
     notes = (f"{plan.hosted_share:.1%} of requests hosted; the hosted API is the spare", *side.notes)
     name = f"{plural(plan.replicas)} always on, the rest to {side.name}"
@@ -210,7 +234,7 @@ def _dedicated_option(base: Base, side: HostedSide) -> Option | None:
     part = side.part.dedicated
     if part is None:
         return None
-    peak = base.demand.peak_rps * base.peak_factor / base.spec.fleet.headroom
+    peak = base.demand.highest_rps / base.spec.fleet.headroom
     units, per_hour = provisioned_usd_per_hour(peak, part.unit_requests_per_s, part.usd_per_unit_hour)
     month = per_hour * HOURS_PER_MONTH
     notes = tuple(n for n in side.notes if _OTHER_PRODUCT in n)
@@ -236,34 +260,22 @@ def reference_of(sides: Sequence[HostedSide]) -> HostedSide | None:
 
 def self_staircase(base: Base, up_to_rps: float) -> list[tuple[float, float]]:
     """Self-hosted dollars per hour over mean demand, as `breakeven.staircase` gives them."""
-    return staircase(base.demand, base.usable_rps, base.machine.usd_per_hour, up_to_rps, **_fleet_terms(base))
-
-
-def _fleet_terms(base: Base) -> dict[str, Any]:
-    fleet = base.spec.fleet
-    return {
-        "spares": fleet.spares,
-        "fixed_usd_per_hour": base.fixed_usd_per_hour,
-        "autoscaled": fleet.scaling == "autoscaled",
-        "min_replicas": fleet.min_replicas,
-    }
+    return staircase(base.demand, base.fleet_spec, up_to_rps)
 
 
 def against(base: Base, side: HostedSide) -> Against:
-    fleet, labour = base.fleet, base.spec.labour
-    hours = Decimal(repr(fleet.hours))
-    replica_hours = fleet.paid_replica_hours / hours  # machines paid for, on average
-    hosted_hour = side.usd_per_request * base.requests / HOURS_PER_MONTH
-    left = hosted_hour - base.fixed_usd_per_hour
-    machine = left / replica_hours
+    labour = base.spec.labour
+    terms = (base.demand, base.fleet_spec, side.each_usd)
+    equal = equal_prices(*terms, minimum_usd_per_month=side.minimum_usd_per_month)
     person = labour_usd_per_hour(1, labour.usd_per_work_hour)
-    for_people = left + labour_usd_per_hour(labour.full_time, labour.usd_per_work_hour) - base.price * replica_hours
+    paid_people = labour_usd_per_hour(labour.full_time, labour.usd_per_work_hour)
+    for_people = side.bill.due_usd / HOURS_PER_MONTH - base.fleet.usd_per_hour + paid_people
     return Against(
         hosted=side.name,
-        crossings=break_even_over_demand(
-            base.demand, base.usable_rps, base.machine.usd_per_hour, side.usd_per_request, **_fleet_terms(base)
-        ),
-        hosted_usd_per_request=fleet.usd_per_month / base.requests,
-        machine_usd_per_hour=machine if machine >= 0 else None,
+        each_usd=side.each_usd,
+        minimum_usd_per_month=Decimal(repr(side.minimum_usd_per_month)),
+        crossings=break_even_over_demand(*terms, minimum_usd_per_month=side.minimum_usd_per_month),
+        hosted_usd_per_request=equal.hosted_usd_per_request,
+        machine_usd_per_hour=equal.replica_usd_per_hour,
         full_time=for_people / person if person and for_people >= 0 else None,
-    )  # fmt: skip
+    )

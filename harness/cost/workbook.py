@@ -42,7 +42,7 @@ def _inputs(result: ScenarioResult, measured: Measured | None) -> tuple[list[Cel
         ("hours_per_month", "hours of a mean month", 730.5, "h", "8766 / 12"),
         ("input_tokens", "input tokens of a request", w.input_tokens, "tokens", w.source),
         ("output_tokens", "output tokens of a request", w.output_tokens, "tokens", w.source),
-        ("peak_factor", "peak over the shape's peak hour", base.peak_factor, "", base.demand.source),
+        ("peak_factor", "highest hour of all days over the shape's, for a fixed fleet", base.demand.peak_factor, "", base.demand.source),
         ("capacity_rps", "capacity of a machine at the SLO", base.capacity_rps, "requests/s", capacity),
         ("headroom", "planning headroom", fleet.headroom, "", "declared"),
         ("spares", "spare machines", fleet.spares, "machines", "declared"),
@@ -117,12 +117,12 @@ def _demand(book: Any, formats: dict[str, Any], demand: Demand, result: Scenario
     sheet.write_row(0, 0, ["step", "of the mean", "requests/s", "machines"], formats["head"])
     for n, rate in enumerate(demand.rps):
         share = rate / demand.mean_rps
-        usable = given["capacity_rps"] * given["headroom"] / given["peak_factor"]
+        usable = given["capacity_rps"] * given["headroom"] / (1 if given["autoscaled"] else given["peak_factor"])
         needed = max(given["min_machines"], math.ceil(round(rate / usable, 9))) + given["spares"]
         sheet.write_number(n + 1, 0, n)
         sheet.write_number(n + 1, 1, share, formats["input"])
         sheet.write_formula(n + 1, 2, f"=B{n + 2}*mean_rps", formats["number"], rate)
-        formula = f"=MAX(min_machines,ROUNDUP(ROUND(C{n + 2}*peak_factor/(capacity_rps*headroom),9),0))+spares"
+        formula = f"=MAX(min_machines,ROUNDUP(ROUND(C{n + 2}*IF(autoscaled=1,1,peak_factor)/(capacity_rps*headroom),9),0))+spares"
         sheet.write_formula(n + 1, 3, formula, formats["number"], needed)
     book.define_name("hourly_machines", f"=Demand!$D$2:$D${len(demand.rps) + 1}")
     sheet.write_string(len(demand.rps) + 2, 0, f"{demand.name}: {demand.source}; prices as of {result.at}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.cost.breakeven import BreakEven
@@ -22,23 +22,36 @@ def plot_limits_rps(crossings: BreakEven, demand_rps: float, usable_rps: float) 
 
 
 def break_even_plot(
-    label: str, stairs: Sequence[tuple[float, float]], hosted_usd_per_request: float, hosted: str, crossings: BreakEven, demand_rps: float
-) -> str:  # fmt: skip
-    """Self-hosted stairs and the hosted line in $/h over mean requests/s; a dot at each crossing, a line at the demand."""
-    end = stairs[-1][0]
+    label: str,
+    stairs: Sequence[tuple[float, float]],
+    hosted_usd_per_request: float,
+    hosted: str,
+    crossings: BreakEven,
+    demand_rps: float,
+    minimum_usd_per_hour: float = 0.0,
+) -> str:
+    """Self-hosted stairs and the hosted line, its minimum below it, in $/h over mean requests/s; a dot at each crossing, a line
+    at the demand."""
+    end, usd_per_rps = stairs[-1][0], 3600 * hosted_usd_per_request
+
+    def bill(rps: float) -> float:
+        return max(minimum_usd_per_hour, rps * usd_per_rps)
+
+    bend = minimum_usd_per_hour / usd_per_rps if usd_per_rps else end
     with Figure(label, 1, 3.5) as figure:
         ax = figure.axes[0]
         ax.step(*zip(*stairs, strict=True), where="post", color=_SELF, linewidth=1.8)
-        ax.plot([0, end], [0, end * 3600 * hosted_usd_per_request], color=_HOSTED, linewidth=1.8)
+        line = sorted({0.0, min(bend, end), end})
+        ax.plot(line, [bill(rps) for rps in line], color=_HOSTED, linewidth=1.8)
         seen = [c for c in crossings.crossings if c.rps <= end][:_MAX_DOTS]
         for crossing in seen:
             (dot,) = ax.plot(
-                [crossing.rps], [crossing.rps * 3600 * hosted_usd_per_request], "o", markersize=6, color=INK,
+                [crossing.rps], [bill(crossing.rps)], "o", markersize=6, color=INK,
                 markerfacecolor=_SELF if crossing.cheaper_above == "self" else PAPER, markeredgewidth=1.2,
             )  # fmt: skip
             side = "self-hosting" if crossing.cheaper_above == "self" else "hosted"
             figure.note(dot, f"above {formats.number(crossing.rps)} requests/s {side} is cheaper")
-        top = max(stairs[-1][1], end * 3600 * hosted_usd_per_request) * 1.12
+        top = max(stairs[-1][1], bill(end)) * 1.12
         ax.set_xlim(0, end)
         ax.set_ylim(0, top)
         if demand_rps <= end:
@@ -48,19 +61,19 @@ def break_even_plot(
                 "this demand", (demand_rps, top), xytext=(5 if right else -5, -2), textcoords="offset points",
                 ha="left" if right else "right", va="top", color=MUTED, fontsize=9.5,
             )  # fmt: skip
-        _name_lines(ax, stairs, hosted_usd_per_request, formats.clean(hosted, 46))
+        _name_lines(ax, stairs, bill, formats.clean(hosted, 46))
         ax.set_xlabel("mean demand (requests/s)")
         ax.set_ylabel("$ per hour")
     return figure.svg
 
 
-def _name_lines(ax: Any, stairs: Sequence[tuple[float, float]], usd_per_request: float, hosted: str) -> None:
+def _name_lines(ax: Any, stairs: Sequence[tuple[float, float]], bill: Callable[[float], float], hosted: str) -> None:
     """Both lines rise, so a name fits above and left of its line: the higher one's at its end, the lower one's further back."""
     end, self_end = stairs[-1]
-    self_is_higher = self_end > end * 3600 * usd_per_request
+    self_is_higher = self_end > bill(end)
     for name, colour, is_self in (("self-hosted", _SELF, True), (hosted, _HOSTED, False)):
         x = end if is_self == self_is_higher else 0.62 * end
-        y = max(usd for rps, usd in stairs if rps <= x) if is_self else x * 3600 * usd_per_request
+        y = max(usd for rps, usd in stairs if rps <= x) if is_self else bill(x)
         ax.annotate(
             name, (x, y), xytext=(-4, 5), textcoords="offset points", ha="right", va="bottom", color=colour, fontsize=9.5,
             fontweight="bold",

@@ -112,7 +112,7 @@ def assumptions(result: ScenarioResult, base: Base) -> list[AssumptionRow]:
     cached = f", {w.cached_input_tokens:,} of the input cached" if w.cached_input_tokens else ""
     rows = [
         AssumptionRow("requests a month", f"{base.requests:,.0f}", between("demand_rps", float(MONTH_S)), spec.demand.source, ""),
-        AssumptionRow("shape of the day", f"{base.demand.name}, peak {base.demand.peak_to_mean * base.peak_factor:.2f} x mean", "", base.demand.source, ""),
+        AssumptionRow("shape of the day", f"{base.demand.name}, peak {base.demand.peak_to_mean * base.demand.peak_factor:.2f} x mean", "", base.demand.source, ""),
         AssumptionRow("tokens of a request", f"{w.input_tokens:,} input{cached}, {w.output_tokens:,} output", "", w.source, ""),
         AssumptionRow("capacity of a machine", f"{formats.number(base.capacity_rps)} requests/s", between("capacity_rps"), capacity["capacity source"], capacity.get("capacity as of", "")),
         AssumptionRow("headroom", f"{spec.fleet.headroom:g}", between("headroom"), "declared", ""),
@@ -135,10 +135,11 @@ def html(result: ScenarioResult, found: Decision, base: Base) -> str:
     if reference is not None:
         against, option = reference
         words = f"Self-hosted stairs rise with every whole machine; the line is {option.name}. A full dot: self-hosting is cheaper above it, a hollow one: hosted is. Point at one for its volume."
+        each, minimum = float(against.each_usd), float(against.minimum_usd_per_month / HOURS_PER_MONTH)
         ends = decision_figures.plot_limits_rps(against.crossings, demand, base.usable_rps)
         for name, end in zip(("Dollars per hour over volume", "The crossings, nearer"), ends, strict=False):
-            price, stairs = float(option.usd_per_request), self_staircase(base, end)
-            plot = decision_figures.break_even_plot(name, stairs, price, option.name, against.crossings, demand)
+            stairs = self_staircase(base, end)
+            plot = decision_figures.break_even_plot(name, stairs, each, option.name, against.crossings, demand, minimum)
             figures.append((name, plot, words))
             words = "The same, up to the last crossing."
     if result.outlook is not None:
@@ -161,7 +162,7 @@ def html(result: ScenarioResult, found: Decision, base: Base) -> str:
             crossings=_crossing_rows(result),
             assumptions=assumptions(result, base),
             hours_per_month=HOURS_PER_MONTH,
-            peak_factor=base.peak_factor,
+            peak_factor=base.demand.peak_factor,
         )
     )
 
@@ -172,7 +173,9 @@ def _crossing_rows(result: ScenarioResult) -> list[tuple[str, str, str, str]]:
     for a in result.against:
         found = a.crossings
         beyond = "never" if found.scanned_to_rps is None else f"not up to {_monthly(found.scanned_to_rps)}"
-        first = _monthly(found.crossings[0].rps) if found.crossings else beyond
+        first = beyond
+        if found.crossings:
+            first = _monthly(found.crossings[0].rps) if found.crossings[0].rps else "from the first request on"
         good = beyond if found.permanent_rps is None else _monthly(found.permanent_rps)
         use = found.break_even_utilisation
         rows.append((a.hosted, first, good, "-" if use is None else f"{use:.0%}"))

@@ -11,7 +11,7 @@ from harness.cost.uncertainty import Assumption, Case, outlook
 
 CASE = Case(
     demand_rps=25.0, capacity_rps=32.26, replica_usd_per_hour=3.49, hosted_usd_per_request=6.14e-5, headroom=0.7,
-    fixed_usd_per_hour=8.93, spares=1.0, shape=tuple(0.5 + n / 24 for n in range(24)), fixed_fleet=False,
+    fixed_usd_per_hour=8.93, spares=1.0, shape=tuple(0.5 + n / 24 for n in range(24)),
 )  # fmt: skip
 NAMES = ("demand_rps", "capacity_rps", "replica_usd_per_hour", "hosted_usd_per_request", "fixed_usd_per_hour")
 RANGES = [Assumption(name, 0.5 * getattr(CASE, name), getattr(CASE, name), 1.5 * getattr(CASE, name)) for name in NAMES]

@@ -16,16 +16,22 @@ from harness.cli.breakeven import breakeven as command
 from harness.cost.breakeven import (
     MAX_CROSSINGS,
     break_even,
-    break_even_hosted_price,
     break_even_over_demand,
-    break_even_replica_price,
+    equal_prices,
     permanent_rps,
     staircase,
 )
-from harness.cost.demand import curve, flat, shaped
+from harness.cost.demand import curve, flat, scaled, shaped
+from harness.cost.fleet import FleetSpec, fleet_cost
 from harness.errors import ConfigError
 
 MU = 0.7 * 32.26  # Qwen3-8B FP8, 1024 in / 128 out, one H100 at $3.49/h, 30 % headroom
+
+
+def fleet_of(mu, c, spares=0, fixed=0, **more):
+    return FleetSpec(
+        capacity_rps=mu, replica_usd_per_hour=c, headroom=1, spares=spares, other_usd_per_hour=fixed, billing_s="0.001", **more
+    )  # fmt: skip
 
 
 def found(result):
@@ -186,23 +192,89 @@ def test_laws_of_crossings(mu, c, u, spares, fixed):
 @given(POSITIVE, POSITIVE, POSITIVE, st.integers(0, 4), st.decimals("0", "20", places=1))
 def test_break_even_prices_are_where_costs_meet(rate, mu, c, spares, fixed):
     """At p* a request costs the same on both sides, and p*'s own c* is the price it was made with."""
-    price = break_even_hosted_price(rate, mu, c, spares=spares, fixed_usd_per_hour=fixed)
+    steady, fleet = curve("steady", [rate]), fleet_of(mu, c, spares, fixed)
+    price = equal_prices(steady, fleet, 0).hosted_usd_per_request
     replicas = -(-F(rate) // F(mu)) + spares
     assert float(price * 3600 * rate) == pytest.approx(float(F(c) * replicas + F(fixed)), rel=1e-12)
-    back = break_even_replica_price(rate, mu, price, spares=spares, fixed_usd_per_hour=fixed)
-    assert float(back) == pytest.approx(float(c), rel=1e-9)
+    assert float(equal_prices(steady, fleet, price).replica_usd_per_hour) == pytest.approx(float(c), rel=1e-9)
 
 
 def test_no_price_of_a_replica_is_low_enough():
     """Where fixed cost alone is above the hosted bill, c* is absent, not 0."""
-    assert break_even_replica_price(1, 10, 0.001, fixed_usd_per_hour=25) is None
-    assert break_even_replica_price(10, 10, 0.001, fixed_usd_per_hour=11) == Decimal(25)
+    assert equal_prices(curve("one", [1]), fleet_of(10, 1, fixed=25), 0.001).replica_usd_per_hour is None
+    assert equal_prices(curve("ten", [10]), fleet_of(10, 1, fixed=11), 0.001).replica_usd_per_hour == Decimal(25)
+
+
+# ---------------------------------------------------------------- a minimum commitment
+
+
+def test_a_minimum_is_a_floor_and_no_price_of_a_request():
+    """$20,000 a month committed, self-hosting $5,844: cheaper from the first request on, never "hosted below 2.92 M requests"."""
+    result = break_even(5, 4, 0.0002, spares=1, minimum_usd_per_month=20_000)
+    assert found(result)[0] == (0.0, "self")
+    # $27.38/h of commitment are 5 machines of $4 and a spare: up to 25 rps; on every later stair hosted is cheaper at 0.72 $/h a rps
+    assert found(result) == [(0.0, "self"), (25.0, "hosted")]
+    assert result.permanent_rps is None
+    assert found(break_even(5, 4, 0.0002, spares=1)) == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(POSITIVE, POSITIVE, st.decimals("0.05", "1.3", places=2), st.integers(0, 3), st.decimals("0", "20", places=1), st.integers(0, 100_000))  # fmt: skip
+def test_with_a_minimum_both_sides_meet_at_every_crossing(mu, c, u, spares, fixed, minimum):
+    """At 60 rates between and around the listed crossings the cheaper side is the one they say: hosted is max(minimum, usage)."""
+    p = c / (u * 3600 * mu)
+    result = break_even(mu, c, p, spares=spares, fixed_usd_per_hour=fixed, minimum_usd_per_month=minimum)
+    crossings, listed = found(result), [x.rps for x in result.crossings]
+    assert listed == sorted(listed)
+    last = (listed[-1] if listed else 0.0) + 3 * float(mu)
+    if result.crossings_omitted:
+        last = listed[-1]
+    edges = [0.0, *listed, last]
+    for low, high in pairwise(edges):
+        for part in (0.01, 0.3, 0.5, 0.8, 0.99):
+            rate = F(low + (high - low) * part)
+            if rate <= 0:
+                continue
+            own = F(c) * (math.ceil(rate / F(mu)) + spares) + F(fixed)
+            hosted = max(F(minimum) / F("730.5"), 3600 * F(p) * rate)
+            says = next((side for at, side in reversed(crossings) if at < rate), "hosted")
+            if abs(own - hosted) > own * F(1, 10**9):
+                assert says == ("self" if own < hosted else "hosted"), float(rate)
+    if result.permanent_rps is not None:
+        assert crossings[-1] == (result.permanent_rps, "self")
+    assert result.permanent_rps == permanent_rps(
+        mu, c, p, spares=spares, fixed_usd_per_hour=fixed, minimum_usd_per_month=minimum
+    )
+
+
+def test_a_minimum_over_a_curve():
+    """An autoscaled fleet under a commitment: self first, then as without one; where u* is above 1, hosted for good after it."""
+    day = shaped("m-small", 1)
+    spec = fleet_of(MU, 3.49, spares=1)
+    without = break_even_over_demand(day, spec, 0.178e-3)
+    with_it = break_even_over_demand(day, spec, 0.178e-3, minimum_usd_per_month=6000)
+    assert found(with_it)[0] == (0.0, "self")
+    assert with_it.permanent_rps in (0.0, without.permanent_rps)
+    never = break_even_over_demand(day, spec, 0.01e-3, minimum_usd_per_month=10_000)
+    assert [side for _, side in found(never)] == ["self", "hosted"]
+    for factor, cheaper in ((1 - 1e-6, True), (1 + 1e-6, False)):
+        cost = fleet_cost(scaled(day, never.crossings[1].rps * factor), spec).usd_per_month
+        assert (cost < 10_000) is cheaper
+    assert never.permanent_rps is None
+    assert never.scanned_to_rps is None
+
+
+def test_prices_where_costs_meet_under_a_minimum():
+    """Hosted billed $20,000 at the least: any price of a request is too dear, and a machine may cost what the minimum pays for."""
+    equal = equal_prices(flat(1), fleet_of(10, 4, spares=1), 0.0001, minimum_usd_per_month=20_000)
+    assert equal.hosted_usd_per_request == 0
+    assert equal.replica_usd_per_hour == pytest.approx(20_000 / Decimal("730.5") / 2)
 
 
 def test_flat_demand_is_the_steady_case():
     """A curve that never changes has the steady crossings, by the scan too."""
     steady = break_even(MU, 3.49, 0.0614e-3, spares=1)
-    over = break_even_over_demand(flat(1), MU, 3.49, 0.0614e-3, spares=1)
+    over = break_even_over_demand(flat(1), fleet_of(MU, 3.49, 1), 0.0614e-3)
     assert same(found(over), found(steady))
     assert over.permanent_rps == pytest.approx(steady.permanent_rps, rel=1e-9)
 
@@ -216,7 +288,7 @@ def test_crossings_over_curves_are_the_brute_force():
         mu, c = round(draw.uniform(1, 9), 1), round(draw.uniform(1, 9), 1)
         p, spares, least = round(c / draw.uniform(0.3, 1.05) / 3600 / mu, 7), draw.randint(0, 2), draw.randint(0, 2)
         mean = sum(F(str(r)) for r in rates) / len(rates)
-        over = break_even_over_demand(curve("random", rates), mu, c, p, spares=spares, min_replicas=least)
+        over = break_even_over_demand(curve("random", rates), fleet_of(mu, c, spares, min_replicas=least), p)
         expected = brute_force(mu, c, p, spares, 0, [F(str(r)) / mean for r in rates], least)
         assert same(found(over), expected), (rates, mu, c, p, spares, least)
         several += len(expected) > 1
@@ -224,19 +296,26 @@ def test_crossings_over_curves_are_the_brute_force():
 
 
 def test_fixed_fleet_over_a_curve_pays_for_the_peak():
-    """A fleet held at its peak breaks even peak-to-mean times later in utilisation, or never."""
+    """A fleet held at the highest hour of the trace breaks even that hour over the mean times later in utilisation, or never."""
     day = shaped("m-small", 1)
-    fixed = break_even_over_demand(day, MU, 3.49, 0.178e-3, autoscaled=False)
-    assert fixed.break_even_utilisation == pytest.approx(3.49 / (0.178e-3 * 3600 * MU) * day.peak_to_mean)
-    assert break_even_over_demand(day, MU, 3.49, 0.0614e-3, autoscaled=False).crossings == ()
-    assert break_even_over_demand(day, MU, 3.49, 0.0614e-3).crossings != ()
+    always = fleet_of(MU, 3.49, scaling="fixed")
+    fixed = break_even_over_demand(day, always, 0.178e-3)
+    assert fixed.break_even_utilisation == pytest.approx(3.49 / (0.178e-3 * 3600 * MU) * 2.06)
+    assert break_even_over_demand(day, always, 0.0614e-3).crossings == ()
+    assert break_even_over_demand(day, fleet_of(MU, 3.49), 0.0614e-3).crossings != ()
 
 
 def test_scan_of_a_curve_is_bounded_and_says_so():
     """With u* almost 1 the scan stops, names the rate it reached and claims no permanent crossing."""
-    over = break_even_over_demand(shaped("m-mid", 1), 1, 35.9999, 0.01)
+    over = break_even_over_demand(shaped("m-mid", 1), fleet_of(1, 35.9999), 0.01)
     assert over.permanent_rps is None
     assert over.scanned_to_rps > 100
+
+
+def test_egress_is_no_stair():
+    """A price per request on the own side is refused here, not left out."""
+    with pytest.raises(ConfigError, match="egress"):
+        break_even_over_demand(flat(1), fleet_of(1, 1, egress_usd_per_gb=1, bytes_per_request=9), 0.1)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1, "many"])
@@ -290,20 +369,20 @@ def test_command_quotes_prices_and_curves():
     assert json.loads(CliRunner().invoke(command, over, catch_exceptions=False).output)["crossings"]
 
 
-@pytest.mark.parametrize("autoscaled", [True, False])
-def test_the_staircase_is_the_fleet_at_every_rate(autoscaled):
-    """On 300 random fleets the stair at a random rate is the summed whole replicas there, to 1e-9, and stairs are in order."""
+@pytest.mark.parametrize("scaling", ["autoscaled", "fixed"])
+def test_the_staircase_is_the_fleet_at_every_rate(scaling):
+    """On 200 random fleets the stair at a random rate is what `fleet_cost` says there, to 1e-9, and stairs are in order."""
     rng = random.Random(5)
-    for _ in range(300):
-        demand = curve("d", [rng.randint(0 if autoscaled else 1, 9) for _ in range(rng.randint(1, 6))] + [1], source="")
-        mu, c, least, spares = rng.uniform(0.3, 4), rng.uniform(0.1, 9), rng.randint(0, 1), rng.randint(0, 2)
-        end = rng.uniform(1, 30)
-        stairs = staircase(
-            demand, mu, c, end, spares=spares, fixed_usd_per_hour=2, min_replicas=least, autoscaled=autoscaled
-        )
+    for _ in range(200):
+        rates = [rng.randint(0, 9) for _ in range(rng.randint(1, 6))] + [1]
+        demand = curve("d", rates, step_s=rng.choice([600, 3600, 7200]), peak_hour_to_mean=rng.choice([None, 9]))
+        spec = FleetSpec(
+            capacity_rps=rng.uniform(0.3, 4), replica_usd_per_hour=rng.uniform(0.1, 9), headroom=rng.uniform(0.4, 1),
+            spares=rng.randint(0, 2), min_replicas=rng.randint(0, 3), scaling=scaling, cold_start_s=rng.choice([0, 300]),
+            billing_s=rng.choice([1, 3600]), labour_usd_per_hour=2,
+        )  # fmt: skip
+        stairs = staircase(demand, spec, rng.uniform(1, 30))
         assert [rate for rate, _ in stairs] == sorted(rate for rate, _ in stairs)
         rate = rng.uniform(0.01, 0.99) * stairs[-1][0]
-        factors = [r / demand.mean_rps for r in demand.rps] if autoscaled else [demand.peak_to_mean]
-        needed = sum(max(least if autoscaled else 1, math.ceil(rate * f / mu)) for f in factors) / len(factors)
         at = max(usd for x, usd in stairs if x <= rate)
-        assert at == pytest.approx(c * (needed + spares) + 2, rel=1e-9)
+        assert at == pytest.approx(float(fleet_cost(scaled(demand, rate), spec).usd_per_hour), rel=1e-9)

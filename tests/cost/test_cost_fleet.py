@@ -18,7 +18,7 @@ from harness.cost.fleet import (
     cost_ladder,
     fleet_cost,
     labour_usd_per_hour,
-    paid_seconds,
+    paid_shares,
     replica_counts,
     replicas_needed,
 )
@@ -134,26 +134,79 @@ def test_money_laws(demand, spares, price, x):
     assert fleet_cost(demand, replace(spec, spares=spares + 1)).total_usd > cost.total_usd
 
 
+def paid(counts, cold_start_s, billing_s):
+    """(replica-hours, cold starts) of a fleet that has these replicas in these hours."""
+    spec = FleetSpec(
+        capacity_rps=1, replica_usd_per_hour=1, headroom=1, spares=0, min_replicas=0, cold_start_s=cold_start_s,
+        billing_s=billing_s,
+    )  # fmt: skip
+    cost = fleet_cost(curve("counts", counts), spec)
+    assert cost.replicas == tuple(counts)
+    return cost.paid_replica_hours * 3600, cost.cold_starts
+
+
 def test_paid_time_of_a_known_day():
     """Two replicas, the second up for 2 of 6 hours: a cold start and whole billed hours are paid on top of its 2 hours."""
     counts = (1, 1, 2, 2, 1, 1)
-    assert paid_seconds(counts, 3600, 0, 1) == (8 * 3600, 1)
-    assert paid_seconds(counts, 3600, 300, 1) == (8 * 3600 + 300, 1)
-    assert paid_seconds(counts, 3600, 300, 3600) == (9 * 3600, 1)
-    assert paid_seconds((2, 2), 3600, 300, 3600) == (4 * 3600, 0)
+    assert paid(counts, 0, 1) == (8 * 3600, 1)
+    assert paid(counts, 300, 1) == (8 * 3600 + 300, 1)
+    assert paid(counts, 300, 3600) == (9 * 3600, 1)
+    assert paid((2, 2), 300, 3600) == (4 * 3600, 0)
     # up at both ends of the day is one stretch, not two
-    assert paid_seconds((2, 1, 1, 1, 2), 3600, 300, 1) == (7 * 3600 + 300, 1)
+    assert paid((2, 1, 1, 1, 2), 300, 1) == (7 * 3600 + 300, 1)
     # a pause of one hour that a cold start and rounding would fill: kept up, paid, and not started cold
-    assert paid_seconds((1, 2, 1, 2, 1, 1), 3600, 300, 7200) == (6 * 3600 + 2 * 7200, 1)
+    assert paid((1, 2, 1, 2, 1, 1), 300, 7200) == (6 * 3600 + 2 * 7200, 1)
 
 
 @settings(max_examples=60)
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=24).filter(any), st.integers(0, 7200), st.integers(1, 7200))
 def test_paid_time_is_between_served_and_always_on(counts, cold, unit):
     """Never less than the time that replicas are up, never more than having the highest number up at all times."""
-    paid, starts = paid_seconds(tuple(counts), 3600, cold, unit)
-    assert sum(counts) * 3600 <= paid <= max(counts) * len(counts) * 3600
+    seconds, starts = paid(counts, cold, unit)
+    assert sum(counts) * 3600 <= seconds <= max(counts) * len(counts) * 3600
     assert starts == 0 or min(counts) < max(counts)
+
+
+@settings(max_examples=60)
+@given(CURVES, st.integers(0, 7200), st.integers(1, 7200))
+def test_shares_of_the_paid_time_add_up_to_one(demand, cold, unit):
+    """A replica at every rate is a replica all the time, and no rate has a share below 0: a higher rate is never paid longer."""
+    for scaling in ("autoscaled", "fixed"):
+        shares = paid_shares(demand, replace(WORKED, cold_start_s=cold, billing_s=unit, scaling=scaling))
+        assert sum(part for _, part in shares) == 1
+        assert min(part for _, part in shares) >= 0
+
+
+def test_a_fixed_fleet_carries_the_trace_behind_an_averaged_day():
+    """m-large at 195.8 rps: 1.86 x its mean, 17 replicas + 1, $62.82/h; autoscaled it follows each hour: $35.6, headroom whole."""
+    day = shaped("m-large", 195.8)
+    fixed = fleet_cost(day, replace(WORKED, scaling="fixed"))
+    assert set(fixed.replicas) == {18}
+    assert round(fixed.usd_per_hour, 2) == D("62.82")
+    assert 35.40 <= fleet_cost(day, WORKED).usd_per_hour <= 35.68
+    assert fleet_cost(replace(day, peak_hour_to_mean=None), WORKED) == fleet_cost(day, WORKED)
+
+
+@pytest.mark.parametrize("step_s", [600, 3600, 5400])
+def test_storage_and_labour_are_of_the_cycle_not_of_a_month(step_s):
+    """$730.5 a month of storage is $1 an hour of whatever cycle; labour and other by its hours too; the month is 730.5 h."""
+    demand = curve("short", [5, 9, 2], step_s=step_s)
+    spec = replace(WORKED, storage_usd_per_month="730.5", labour_usd_per_hour=2, other_usd_per_hour=3)
+    cost = fleet_cost(demand, spec)
+    parts = {part.name: part.usd for part in cost.parts}
+    assert (parts["storage"], parts["labour"], parts["other"]) == (3 * step_s / D(3600), 6 * step_s / D(3600), 9 * step_s / D(3600))  # fmt: skip
+    assert cost.usd_per_hour == 2 * D("3.49") + 6
+    assert cost.usd_per_month == cost.usd_per_hour * D("730.5")
+    assert cost.usd_per_request * 16 * step_s == pytest.approx(cost.total_usd)
+
+
+@pytest.mark.parametrize("step_s", [600, 1800, 5400, 7200])
+def test_cold_starts_are_paid_in_seconds_whatever_the_step(step_s):
+    """One replica up for one step in three, 300 s cold: the step and 300 s, in any length of step."""
+    spec = replace(WORKED, capacity_rps=10, headroom=1, spares=0, min_replicas=0, cold_start_s=300, billing_s=1)
+    cost = fleet_cost(curve("d", [10, 0, 0], step_s=step_s), spec)
+    assert float(cost.paid_replica_hours * 3600) == pytest.approx(step_s + 300, rel=1e-12)
+    assert cost.utilisation == pytest.approx(step_s / (step_s + 300))
 
 
 def test_demand_above_what_there_is_is_an_error():

@@ -32,7 +32,7 @@ from harness.errors import ConfigError
 
 QWEN = Case(  # facts of the worked example: Qwen3-8B FP8 1024/128, H100 $3.49, 32.26 rps, hosted $0.0614 per 1,000
     demand_rps=200.0, capacity_rps=32.26, replica_usd_per_hour=3.49, hosted_usd_per_request=0.0614e-3, headroom=0.7,
-    fixed_usd_per_hour=12.5, spares=1, fixed_fleet=False,
+    fixed_usd_per_hour=12.5, spares=1,
 )  # fmt: skip
 RANGES = [
     Assumption("hosted_usd_per_request", 0.03e-3, 0.0614e-3, 0.0793e-3),
@@ -159,9 +159,9 @@ def test_permanent_crossing_agrees_with_the_exact_one(mu, c, p, spares, fixed):
 
 def test_whole_replicas_and_the_shape_of_demand():
     """A fixed fleet pays its peak all day, an autoscaled one each step's count; both plus spares and the fixed part."""
-    case = Case(10.0, 10.0, 2.0, 0.0, spares=1, fixed_usd_per_hour=3.0, shape=(0.4, 1.6))
+    case = Case(10.0, 10.0, 2.0, 0.0, spares=1, fixed_usd_per_hour=3.0, shape=(1.6,))
     assert float(self_usd_per_hour(case)) == (2 + 1) * 2.0 + 3.0
-    assert float(self_usd_per_hour(replace(case, fixed_fleet=False))) == (1.5 + 1) * 2.0 + 3.0
+    assert float(self_usd_per_hour(replace(case, shape=(0.4, 1.6)))) == (1.5 + 1) * 2.0 + 3.0
 
 
 def test_draws_of_one_assumption_do_not_move_when_another_is_added():
