@@ -3,7 +3,8 @@
     KV of a token and layer = 2 x KV heads x head dimension x bytes           (grouped-query attention; heads shared out over TP)
                             = (kv_lora_rank + qk_rope_head_dim) x bytes       (multi-head latent attention; whole on every TP rank)
 
-A layer with a sliding window keeps its last `window` tokens only. Weights are counted once per replica, not per request.
+A layer with a sliding window keeps its last `window` tokens only, one of chunks those since its chunk began, a state layer (linear
+attention, state space) one block that holds its state. Weights are counted once per replica, not per request.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from harness.errors import ConfigError
 
 GB = 10**9
 
-# Bytes per weight; the 4-bit ones with their scales (one of 16 bits and a 4-bit zero point per 128; MXFP4: 8 bits per 32).
+# Bytes per weight; the 4-bit ones with their scales (one of 16 bits and a 4-bit zero point per 128; MXFP4, NVFP4: 8 bits per 32, 16).
 WEIGHT_BYTES = {
     "float32": 4.0,
     "bfloat16": 2.0,
@@ -26,6 +27,7 @@ WEIGHT_BYTES = {
     "int8": 1.0,
     "int4": 0.5 + 2.5 / 128,
     "mxfp4": 0.5 + 1 / 32,
+    "nvfp4": 0.5 + 1 / 16,
 }
 # Bytes per KV element; per-tensor scales are not per element. vLLM stores fp8 caches as bytes.
 KV_BYTES = {
@@ -48,8 +50,11 @@ def _bytes_of(table: Mapping[str, float], dtype: str, what: str) -> float:
 
 
 def weight_bytes(model: ModelShape, weight_dtype: str | None = None) -> float:
-    """Bytes of all weights. Quantised: layers' matrices only (MXFP4: the feed-forward ones), the rest stays at 2 bytes."""
-    dtype = weight_dtype or model.weight_dtype
+    """Bytes of all weights, as its config says they are stored; or all layers' matrices brought to `weight_dtype` (MXFP4: the
+    feed-forward ones only), the rest at 2 bytes."""
+    if weight_dtype is None:
+        return model.weight_bytes
+    dtype = weight_dtype
     each = _bytes_of(WEIGHT_BYTES, dtype, "weight dtype")
     plain = max(each, 2.0)
     attention = plain if dtype == "mxfp4" else each
@@ -77,18 +82,35 @@ def layer_token_bytes(model: ModelShape, kv_dtype: str = "auto", tensor_parallel
 
 
 def kv_bytes_per_token(model: ModelShape, kv_dtype: str = "auto", tensor_parallel: int = 1) -> int:
-    """KV bytes that one more token takes on one GPU while no window is full: all layers. Llama-2-70B: 327,680."""
-    return model.layers * layer_token_bytes(model, kv_dtype, tensor_parallel)
+    """KV bytes that one more token takes on one GPU while no window is full, states apart. Llama-2-70B: 327,680."""
+    return (model.full_layers + model.window_layers) * layer_token_bytes(model, kv_dtype, tensor_parallel)
+
+
+def state_layer_bytes(model: ModelShape, tensor_parallel: int = 1) -> int:
+    """Bytes of one state layer's state of one sequence on one GPU; heads are shared out over GPUs."""
+    return -(-model.state_bytes // whole(tensor_parallel, "tensor parallel size", least=1))
+
+
+def block_tokens_of(model: ModelShape, block_tokens: int, kv_dtype: str = "auto", tensor_parallel: int = 1) -> int:
+    """Tokens of a block as vLLM makes it: for a model with states, the asked size so many times that a block holds a state."""
+    block = whole(block_tokens, "block size (tokens)", least=1)
+    if not model.state_layers:
+        return block
+    asked = block * layer_token_bytes(model, kv_dtype, tensor_parallel)
+    return block * -(-state_layer_bytes(model, tensor_parallel) // asked)
 
 
 def sequence_kv_bytes(
     model: ModelShape, tokens: int, *, kv_dtype: str = "auto", tensor_parallel: int = 1, block_tokens: int = 16
 ) -> int:
-    """KV bytes of a sequence of `tokens` on one GPU, in whole blocks; a window layer holds its window and one block more."""
-    block, length = whole(block_tokens, "block size (tokens)", least=1), whole(tokens, "tokens", least=1)
+    """KV bytes of a sequence of `tokens` on one GPU, in whole blocks; a window layer holds its window and, because it need not
+    begin where a block does, one block more; a layer of chunks its longest chunk; a state layer one block."""
+    block, length = block_tokens_of(model, block_tokens, kv_dtype, tensor_parallel), whole(tokens, "tokens", least=1)
     full = -(-length // block)
-    kept = full if model.window is None else min(full, -(-min(length, model.window) // block) + 1)
-    blocks = (model.layers - model.window_layers) * full + model.window_layers * kept
+    kept = full
+    if model.window is not None:
+        kept = min(full, -(-min(length, model.window) // block) + (0 if model.chunked else 1))
+    blocks = model.full_layers * full + model.window_layers * kept + model.state_layers
     return blocks * block * layer_token_bytes(model, kv_dtype, tensor_parallel)
 
 
@@ -123,7 +145,8 @@ def paged_against_preallocated(
         raise ConfigError(
             "more tokens used than set aside", f"{used_tokens} of {slots}", "slots are the longest context"
         )
-    before = count * slots * kv_bytes_per_token(model, kv_dtype)
+    states = model.state_layers * block_tokens_of(model, block_tokens, kv_dtype) * layer_token_bytes(model, kv_dtype)
+    before = count * (slots * kv_bytes_per_token(model, kv_dtype) + states)
     after = count * sequence_kv_bytes(model, used_tokens, kv_dtype=kv_dtype, block_tokens=block_tokens)
     return Batch(
         weights, weights + before, weights + after, (before - after) / (weights + before), (before - after) / before
@@ -181,14 +204,13 @@ class KvBlocks:
     max_concurrency: float
 
 
-def _group_layers(model: ModelShape) -> tuple[int, int, int]:
-    """(layers per group, groups with full attention, groups with a window): vLLM's rule for block ids that layers share."""
-    full, window = model.layers - model.window_layers, model.window_layers
-    if not full or not window:
-        return model.layers, int(bool(full)), int(bool(window))
-    fewest, most = min(full, window), max(full, window)
+def _group_layers(model: ModelShape) -> tuple[int, int, int, int]:
+    """(layers per group, groups with full attention, with a window, with states): vLLM's rule for block ids that layers share."""
+    kinds = (model.full_layers, model.window_layers, model.state_layers)
+    fewest, most = min(k for k in kinds if k), max(kinds)
     size = most if most < 1.5 * fewest else fewest
-    return size, -(-full // size), -(-window // size)
+    full, window, state = (-(-k // size) for k in kinds)
+    return size, full, window, state
 
 
 def predict_kv_blocks(
@@ -200,25 +222,25 @@ def predict_kv_blocks(
     tensor_parallel: int = 1,
     max_model_len: int | None = None,
     max_in_flight_tokens: int = 8192,
+    prefix_caching: bool = True,
 ) -> KvBlocks:
     """How many KV blocks vLLM (v1, read at 0.32) makes of `kv_cache_bytes` per GPU.
 
     blocks = bytes // (layers per group x block x bytes of a token in a layer). All layers share a block id if they are of one
-    kind; full and window layers are put in groups of equal size, and each group draws its own ids from the same pool. A request
-    of `max_model_len` needs ceil(len / block) blocks of each full group and ceil(min(window - 1 + in flight, len) / block) + 1
-    of each window group. Not modelled: speculative decoding, pipeline and context parallelism, packed sparse-attention caches.
+    kind; layers of several kinds are put in groups of equal size, and each group draws its own ids from the same pool. A request
+    of `max_model_len` needs ceil(len / block) blocks of each full group, ceil(min(window - 1 + in flight, len) / block) + 1 of
+    each window group, ceil(min(chunk + in flight, len) / block) of each chunk group, and 2 of each state group with prefix
+    caching, else 1. Not modelled: speculative decoding, pipeline and context parallelism, packed sparse-attention caches.
     """
-    block, given = (
-        whole(block_tokens, "block size (tokens)", least=1),
-        whole(kv_cache_bytes, "KV cache (bytes)", least=1),
-    )
+    block = block_tokens_of(model, block_tokens, kv_dtype, tensor_parallel)
+    given = whole(kv_cache_bytes, "KV cache (bytes)", least=1)
     length = whole(max_model_len or model.max_tokens, "max model length (tokens)", least=1)
-    size, full_groups, window_groups = _group_layers(model)
+    size, full_groups, window_groups, state_groups = _group_layers(model)
     per_block = size * block * layer_token_bytes(model, kv_dtype, tensor_parallel)
     blocks = given // per_block
-    needed = full_groups * -(-length // block)
-    if window_groups:
-        assert model.window is not None
-        needed += window_groups * (-(-min(model.window - 1 + max_in_flight_tokens, length) // block) + 1)
+    needed = full_groups * -(-length // block) + state_groups * (2 if prefix_caching else 1)
+    if model.window is not None:
+        seen = model.window - (0 if model.chunked else 1) + max_in_flight_tokens
+        needed += window_groups * (-(-min(seen, length) // block) + (0 if model.chunked else 1))
     concurrency = blocks / needed
     return KvBlocks(blocks, per_block, int(concurrency * length), concurrency)

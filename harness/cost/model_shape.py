@@ -1,42 +1,58 @@
-"""The numbers of a model's config.json that memory and arithmetic depend on: layers, heads, windows, parameters.
+"""The numbers of a model's config.json that memory and arithmetic depend on: layers, heads, windows, states, parameters.
 
-Linear-attention and state-space layers are not modelled: such a config is refused.
+Only what is modelled is read; a model family, a layer or a quantisation that is not is refused by name (model_layers, quantisation).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.config import data_dir
+from harness.cost.model_layers import Config, layer_kinds, read_config
+from harness.cost.model_matrices import Matrix, head_dim, kv_heads, parts, state_elements
+from harness.cost.quantisation import quantisation
 from harness.cost.quantities import nearest, whole
 from harness.errors import ConfigError
 
-_UNMODELLED = ("linear_attention", "mamba", "recurrent", "chunked_attention", "conv")
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What memory needs of a model. window_layers: how many layers have the sliding window of `window` tokens.
+    """What memory and arithmetic need of a model. Of its `layers`, full_layers cache every token, window_layers the last `window`
+    (`chunked`: those since the last multiple of it), state_layers a state of `state_bytes` a sequence; the rest caches nothing.
 
-    latent_dim: kv_lora_rank + qk_rope_head_dim of latent attention, else None. Parameters: embedding (and output head),
-    attention, feed-forward (all experts), other (norms, routers, biases); active_parameters: used by one token.
+    latent_dim: kv_lora_rank + qk_rope_head_dim of latent attention, else None. qk_dim, v_dim: widths of a head in prefill;
+    decode_qk_dim, decode_v_dim: in decoding, where latent attention works on the latent itself. Parameters: embedding (and output
+    head), attention (state mixers in), feed-forward (all experts), other (norms, routers, biases, convolutions);
+    active_parameters: used by one token. weight_bytes: as published, quantisation in; weight_dtype: of most of them.
     """
 
     name: str
     layers: int
+    full_layers: int
     window_layers: int
     window: int | None
+    chunked: bool
+    state_layers: int
+    state_bytes: int
     kv_heads: int
     head_dim: int
     latent_dim: int | None
+    qk_dim: int
+    v_dim: int
+    decode_qk_dim: int
+    decode_v_dim: int
     attention_heads: int
     max_tokens: int
     dtype: str
     weight_dtype: str
+    weight_bytes: float
     embedding_parameters: int
     attention_parameters: int
     mlp_parameters: int
@@ -54,7 +70,10 @@ def models() -> dict[str, Path]:
 
 
 def load_model(name: str) -> ModelShape:
-    """A model by name, a config.json, or a directory that holds one. Raises ConfigError (the nearest names are given)."""
+    """A model by name, a config.json, or a directory that holds one. Raises ConfigError (the nearest names are given).
+
+    An hf_quant_config.json beside it says how the weights are quantised where the config does not.
+    """
     known = models()
     path = Path(name)
     if name in known:
@@ -63,119 +82,122 @@ def load_model(name: str) -> ModelShape:
         path = path / "config.json"
     elif not path.is_file():
         raise ConfigError("no such model", name, nearest(name, known, f"a config.json, or one of {', '.join(known)}"))
+    data = _mapping(path)
+    beside = path.with_name("hf_quant_config.json")
+    if path.name == "config.json" and beside.is_file() and not _quantisation_of(data):
+        data = {**data, "quantization_config": {"quant_method": "modelopt", **_mapping(beside)}}
+    shown = path.stem if path.stem != "config" else path.parent.name or "config.json"
+    return model_shape(data, shown)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError("model config cannot be read", path, f"{type(error).__name__}: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError("model config is not a mapping", path, "give the model's config.json")
-    shown = path.stem if path.stem != "config" else path.parent.name or "config.json"
-    return model_shape(data, shown)
+    return data
 
 
-def _count(config: Mapping[str, Any], key: str, name: str) -> int:
-    if config.get(key) is None:
-        raise ConfigError(
-            f"model {name}: config has no {key}", "missing", "give the config.json of a decoder-only model"
-        )
-    return whole(config[key], f"model {name}: {key}", least=1)
+def _quantisation_of(values: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return values.get("quantization_config") or values.get("compression_config")
 
 
-def _windows(config: Mapping[str, Any], layers: int, name: str) -> tuple[int, int | None]:
-    """(layers with a sliding window, its tokens), as vLLM reads them."""
-    window = config.get("sliding_window")
-    kinds = config.get("layer_types")
-    if kinds and (unknown := [k for k in kinds if any(word in str(k) for word in _UNMODELLED)]):
-        raise ConfigError(f"model {name}: layers that are not modelled", unknown[0], "only attention layers are")
-    if not window or config.get("use_sliding_window") is False:
-        return 0, None
-    if kinds:
-        count = sum(kind == "sliding_attention" for kind in kinds)
-    elif pattern := config.get("sliding_window_pattern"):
-        count = sum((layer + 1) % pattern != 0 for layer in range(layers))
-    else:
-        count = layers
-    return count, whole(window, f"model {name}: sliding_window", least=1) if count else None
+def _windows(c: Config, kinds: Sequence[str]) -> tuple[int, int | None, bool]:
+    """(layers with a window or chunk, its tokens, whether chunks)."""
+    windows, chunks = kinds.count("window"), kinds.count("chunk")
+    if windows and chunks:
+        raise ConfigError(f"model {c.name}: layers that are not modelled", "windows and chunks", "one of the two")
+    if not windows and not chunks:
+        return 0, None, False
+    return windows + chunks, c.count("attention_chunk_size" if chunks else "sliding_window"), bool(chunks)
 
 
-def _attention(config: Mapping[str, Any], name: str) -> tuple[int, int, int | None, int, int]:
-    """(KV heads, head dimension, latent dimension, weights of one layer, its norms and biases)."""
-    hidden, heads = _count(config, "hidden_size", name), _count(config, "num_attention_heads", name)
-    if config.get("kv_lora_rank"):
-        rank, rope = _count(config, "kv_lora_rank", name), _count(config, "qk_rope_head_dim", name)
-        nope, v = _count(config, "qk_nope_head_dim", name), _count(config, "v_head_dim", name)
-        q_rank = config.get("q_lora_rank")
-        q = hidden * q_rank + q_rank * heads * (nope + rope) if q_rank else hidden * heads * (nope + rope)
-        kv = hidden * (rank + rope) + rank * heads * (nope + v)
-        return 1, rank + rope, rank + rope, q + kv + heads * v * hidden, rank + (q_rank or 0)
-    dim = whole(config.get("head_dim") or hidden // heads, f"model {name}: head_dim", least=1)
-    kv_heads = whole(config.get("num_key_value_heads") or heads, f"model {name}: num_key_value_heads", least=1)
-    weights = hidden * dim * (2 * heads + 2 * kv_heads)
-    kind = str(config.get("model_type", ""))
-    small = 2 * dim if kind.startswith(("qwen3", "gemma3")) else 0  # norms of queries and keys
-    if config.get("attention_bias") or kind == "qwen2":
-        small += dim * (heads + 2 * kv_heads) + (hidden if config.get("attention_bias") else 0)
-    if kind == "gpt_oss":
-        small += heads  # attention sinks
-    return kv_heads, dim, None, weights, small
+def _widths(c: Config) -> tuple[int, int, int | None, int, int, int, int]:
+    """(KV heads, head dimension, latent dimension, widths of query-key and value in prefill, and in decoding)."""
+    if c.values.get("kv_lora_rank"):
+        rank, rope, v = c.count("kv_lora_rank"), c.count("qk_rope_head_dim"), c.count("v_head_dim")
+        latent = rank + rope
+        return 1, latent, latent, c.count("qk_nope_head_dim") + rope, v, latent, rank
+    dim = head_dim(c)
+    return kv_heads(c), dim, None, dim, dim, dim, dim
 
 
-def _mlp(config: Mapping[str, Any], layers: int, name: str) -> tuple[int, int, int]:
-    """(feed-forward weights of all layers, those that one token uses, routers and biases of all layers)."""
-    hidden = _count(config, "hidden_size", name)
-    experts = config.get("num_local_experts") or config.get("n_routed_experts") or config.get("num_experts")
-    dense = 3 * hidden * _count(config, "intermediate_size", name)
-    if not experts:
-        return layers * dense, layers * dense, 0
-    width = config.get("moe_intermediate_size") or config["intermediate_size"]
-    one, used = 3 * hidden * width, _count(config, "num_experts_per_tok", name)
-    shared = one * (config.get("n_shared_experts") or 0)
-    dense_layers = config.get("first_k_dense_replace") or 0
-    sparse = layers - dense_layers
-    small = hidden * experts
-    if config.get("model_type") == "gpt_oss":
-        small += experts + experts * (2 * width + hidden)  # biases of router and experts
-    if config.get("model_type") == "deepseek_v3":
-        small += experts  # the routers' correction bias
-    total = dense_layers * dense + sparse * (experts * one + shared)
-    return total, dense_layers * dense + sparse * (used * one + shared), sparse * small
+def _state_bytes(c: Config, kinds: Sequence[str], dtype: str) -> int:
+    """Of one state layer and sequence: the convolution in the model's dtype, the state in its own where the config names one."""
+    if "state" not in kinds:
+        return 0
+    default = "float32" if c.model_type == "nemotron_h" else dtype  # as vLLM takes it
+    own = str(c.values.get("mamba_ssm_cache_dtype") or c.values.get("mamba_ssm_dtype") or default)
+    convolution, state = state_elements(c)
+    return convolution * _bytes(dtype, c.name) + state * _bytes(own, c.name)
+
+
+def _bytes(dtype: str, name: str) -> int:
+    if dtype not in _BYTES:
+        raise ConfigError(f"model {name}: dtype is not known", dtype, f"known: {', '.join(_BYTES)}")
+    return _BYTES[dtype]
+
+
+def _stored(c: Config, matrices: Sequence[Matrix], small: int, dtype: str) -> tuple[float, str]:
+    """(bytes of all weights, dtype of most of them)."""
+    plain = _bytes(dtype, c.name)
+    given = _quantisation_of(c.values)
+    rules = quantisation(given, c.name) if given else None
+    total, by_label = float(small * plain), Counter[str]()
+    for matrix in matrices:
+        scheme = rules.scheme(matrix) if rules else None
+        total += matrix.parameters * (plain if scheme is None else scheme.bits / 8)
+        by_label[dtype if scheme is None else scheme.label] += matrix.parameters
+    return total, by_label.most_common(1)[0][0]
 
 
 def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
     """Read a config.json (its text part, where it has several). Raises ConfigError naming what is missing or not modelled."""
-    if isinstance(config.get("text_config"), Mapping):
-        outer = {k: config[k] for k in ("quantization_config", "torch_dtype", "dtype") if k in config}
-        config = {**outer, **config["text_config"]}
-    layers = _count(config, "num_hidden_layers", name)
-    hidden, vocabulary = _count(config, "hidden_size", name), _count(config, "vocab_size", name)
-    window_layers, window = _windows(config, layers, name)
-    kv_heads, head_dim, latent, weights, small = _attention(config, name)
-    mlp, mlp_used, routers = _mlp(config, layers, name)
-    kind = str(config.get("model_type", ""))
-    tied = config.get("tie_word_embeddings", kind.startswith("gemma"))
-    norms = hidden * (layers * (4 if kind.startswith("gemma") else 2) + 1)
-    other = norms + layers * small + routers
-    dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")
-    method = str((config.get("quantization_config") or {}).get("quant_method", ""))
-    stored = {"fp8": "fp8", "mxfp4": "mxfp4", "awq": "int4", "gptq": "int4"}.get(method, dtype)
-    head = 0 if tied else vocabulary * hidden
+    c = read_config(config, name)
+    kinds = layer_kinds(c)
+    if not {"full", "window", "chunk"} & set(kinds):
+        raise ConfigError(f"model {name}: no attention layers", c.model_type, "a model of states alone has no KV cache")
+    window_layers, window, chunked = _windows(c, kinds)
+    kv, dim, latent, qk, v, decode_qk, decode_v = _widths(c)
+    found = list(parts(c))
+    matrices = [m for m in found if isinstance(m, Matrix)]
+    small = sum(m for m in found if not isinstance(m, Matrix))
+    by_kind = Counter[str]()
+    for m in matrices:
+        by_kind[m.kind] += m.parameters
+    dtype = str(c.values.get("dtype") or c.values.get("torch_dtype") or "bfloat16").removeprefix("torch.")
+    stored, label = _stored(c, matrices, small, dtype)
+    idle = sum(m.outputs * m.inputs * (m.copies - m.used) for m in matrices)  # experts that a token does not pass
+    unread = by_kind["embedding"] if by_kind["head"] else 0  # a row of it is looked up
+    total = sum(by_kind.values()) + small
     return ModelShape(
         name=name,
-        layers=layers,
+        layers=len(kinds),
+        full_layers=kinds.count("full"),
         window_layers=window_layers,
         window=window,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
+        chunked=chunked,
+        state_layers=kinds.count("state"),
+        state_bytes=_state_bytes(c, kinds, dtype),
+        kv_heads=kv,
+        head_dim=dim,
         latent_dim=latent,
-        attention_heads=_count(config, "num_attention_heads", name),
+        qk_dim=qk,
+        v_dim=v,
+        decode_qk_dim=decode_qk,
+        decode_v_dim=decode_v,
+        attention_heads=c.count("num_attention_heads"),
         max_tokens=whole(
-            config.get("max_position_embeddings") or 2048, f"model {name}: max_position_embeddings", least=1
+            c.values.get("max_position_embeddings") or 2048, f"model {name}: max_position_embeddings", least=1
         ),
         dtype=dtype,
-        weight_dtype=stored,
-        embedding_parameters=vocabulary * hidden + head,
-        attention_parameters=layers * weights,
-        mlp_parameters=mlp,
-        other_parameters=other,
-        active_parameters=(head or vocabulary * hidden) + layers * weights + mlp_used + other,
+        weight_dtype=label,
+        weight_bytes=stored,
+        embedding_parameters=by_kind["embedding"] + by_kind["head"],
+        attention_parameters=by_kind["attention"],
+        mlp_parameters=by_kind["mlp"] + by_kind["expert"],
+        other_parameters=by_kind["router"] + small,
+        active_parameters=total - idle - unread,
     )

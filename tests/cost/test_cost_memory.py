@@ -111,6 +111,32 @@ def test_sliding_window_layers_stop_growing():
     assert load_model("qwen3-8b").window is None
 
 
+@pytest.mark.parametrize(
+    ("tokens", "blocks"), [(16, 1), (112, 7), (113, 8), (128, 8), (129, 9), (144, 9), (145, 9), (4096, 9)]
+)
+def test_a_window_of_128_tokens_holds_at_most_9_blocks_of_16(tokens, blocks):
+    """Eight blocks hold 128 tokens; where the window begins inside a block it needs a ninth, and never a tenth."""
+    windows = replace(load_model("gpt-oss-20b"), full_layers=0, window_layers=1)
+    assert sequence_kv_bytes(windows, tokens, block_tokens=16) == blocks * 16 * 2048
+
+
+@given(st.integers(1, 600), st.integers(1, 64), st.integers(1, 300))
+def test_a_window_fits_the_blocks_that_are_kept_for_it_wherever_it_begins(tokens, block, window):
+    """The blocks that the last `window` of the tokens lie in, counted one token at a time, at every length up to this one."""
+    model = replace(load_model("gpt-oss-20b"), full_layers=0, window_layers=1, window=window)
+    most = max(len({t // block for t in range(max(0, n - window), n)}) for n in range(1, tokens + 1))
+    kept = sequence_kv_bytes(model, tokens, block_tokens=block) // (block * 2048)
+    assert most <= kept <= most + 1
+
+
+@given(st.integers(1, 600), st.integers(1, 300))
+def test_a_chunk_fits_the_blocks_that_are_kept_for_it(tokens, chunk):
+    """Layers of chunks keep the tokens since the last multiple of the chunk: never more blocks than the longest chunk has."""
+    model = replace(load_model("gpt-oss-20b"), full_layers=0, window_layers=1, window=chunk, chunked=True)
+    longest = max((n - 1) % chunk + 1 for n in range(1, tokens + 1))
+    assert sequence_kv_bytes(model, tokens, block_tokens=1) == longest * 2048
+
+
 @given(st.integers(1, 100_000), st.integers(1, 256))
 def test_blocks_round_up_by_less_than_a_block(tokens, block):
     """A sequence's blocks hold its tokens with less than one block to spare."""
@@ -141,7 +167,7 @@ def test_what_fits_where():
 
 def test_blocks_by_vllms_rule():
     """bytes // (layers x block x token bytes); full and window layers in equal groups, as vLLM's own function groups them."""
-    tiny = replace(load_model("smollm2-135m"), layers=2, kv_heads=2, head_dim=32)
+    tiny = replace(load_model("smollm2-135m"), full_layers=2, kv_heads=2, head_dim=32)
     blocks = predict_kv_blocks(tiny, 2**30, 128, max_model_len=2048)
     assert (blocks.num_blocks, blocks.size_tokens, blocks.max_concurrency) == (16384, 2_097_152, 1024.0)
     # what vllm.v1.core.kv_cache_utils makes of these counts: (layers per group, full groups, window groups)
@@ -154,7 +180,7 @@ def test_blocks_by_vllms_rule():
         (7, 10, 10, 1, 1),
         (24, 12, 12, 2, 1),
     ):
-        model = replace(load_model("gpt-oss-20b"), layers=full + window, window_layers=window)
+        model = replace(load_model("gpt-oss-20b"), full_layers=full, window_layers=window)
         found = predict_kv_blocks(model, 10**9, 16, max_model_len=4096, max_in_flight_tokens=1024)
         assert found.bytes_per_block == size * 16 * 2048
         needed = full_groups * 256 + window_groups * ((127 + 1024 + 15) // 16 + 1)
@@ -167,8 +193,13 @@ def test_blocks_by_vllms_rule():
         ({"num_hidden_layers": None}, "num_hidden_layers"),
         ({"hidden_size": -1}, "hidden_size"),
         ({"num_attention_heads": 0}, "num_attention_heads"),
-        ({"layer_types": ["linear_attention", "full_attention"]}, "not modelled"),
-        ({"layer_types": ["mamba"]}, "not modelled"),
+        ({"layer_types": ["linear_attention"] * 32}, "not modelled"),
+        ({"layer_types": ["conv"] * 32}, "not modelled"),
+        ({"layer_types": ["full_attention"] * 31}, "31 for 32 layers"),
+        ({"model_type": "falcon_h1"}, "falcon_h1"),
+        ({"model_type": "mamba2"}, "mamba2"),
+        ({"model_type": None}, "missing"),
+        ({"torch_dtype": "float8_e5m2"}, "dtype is not known"),
     ],
 )
 def test_bad_configs_are_refused(change, what):
