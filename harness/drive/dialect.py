@@ -84,6 +84,7 @@ class _Details(msgspec.Struct):
 class _Usage(msgspec.Struct):
     prompt_tokens: Any = None
     completion_tokens: Any = None
+    total_tokens: Any = None
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
 
@@ -195,7 +196,7 @@ class Reply:
         if isinstance(usage.prompt_tokens, int):
             self.prompt = usage.prompt_tokens
         if isinstance(usage.completion_tokens, int):
-            self.output = usage.completion_tokens
+            self.output = usage.completion_tokens + _reasoning_beside(usage)
         if (details := usage.prompt_tokens_details) and isinstance(details.cached_tokens, int):
             self.cached = details.cached_tokens
         if (details := usage.completion_tokens_details) and isinstance(details.reasoning_tokens, int):
@@ -206,6 +207,18 @@ class Reply:
         """Tokens per token-bearing chunk; None unless every one of them said so."""
         known = tuple(n for n in self.tokens if n is not None)
         return known if len(known) == len(self.tokens) and known else None
+
+
+def _reasoning_beside(usage: _Usage) -> int:
+    """Reasoning tokens that completion_tokens leaves out: xAI counts them beside it, which shows in the total; else 0."""
+    details = usage.completion_tokens_details
+    reasoning = None if details is None else details.reasoning_tokens
+    if not all(
+        isinstance(n, int) for n in (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens, reasoning)
+    ):
+        return 0
+    beside = usage.total_tokens == usage.prompt_tokens + usage.completion_tokens + reasoning
+    return int(reasoning or 0) if beside else 0
 
 
 def _content(choice: _Choice) -> str:

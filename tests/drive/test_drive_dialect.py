@@ -117,6 +117,24 @@ def test_usage_details_are_kept():
     assert (reply.cached, reply.output) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("total", "output"),
+    [(135, 103), (41, 9), (136, 9), (134, 9), (None, 9), ("135", 9)],
+    ids=["beside", "inside", "more", "less", "no total", "not a number"],
+)
+def test_reasoning_counted_beside_the_completion_is_output(total, output):
+    """xAI's 32 + 9 + 94 = 135: the reply has 103 output tokens, 94 of them reasoning; where the total does not say so, it has what is said."""
+    usage = {
+        "prompt_tokens": 32,
+        "completion_tokens": 9,
+        "total_tokens": total,
+        "completion_tokens_details": {"reasoning_tokens": 94},
+    }
+    reply = Reply()
+    reply.take(json.dumps({"choices": [], "usage": usage}).encode(), 1)
+    assert (reply.output, reply.reasoning) == (output, 94)
+
+
 @pytest.mark.parametrize("data", [b"{oops", b"[1]", b'"x"', b'{"choices": [3]}', b'{"choices": 3}', b"\xff\xfe"])
 def test_what_is_no_chunk_raises_value_error(data):
     """Bytes of another shape are refused, never guessed."""
