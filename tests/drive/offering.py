@@ -19,7 +19,7 @@ from harness.records import (
 )
 
 PROMPT_TOKENS = 8
-LIMITS = Timeouts(2, 5, 5, 20)
+LIMITS = Timeouts(30, 60, 60, 120)  # against hanging only: tests of limits have their own
 
 
 def offer(

@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -21,9 +21,11 @@ from harness.drive.spool import Writer
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
 from tests.drive.offering import offer
 from tests.fakes.golden_server import GoldenServer
+from tests.waiting import Machine, unread_bytes
 
 ROOT = Path(__file__).parents[2]
 HOUR_NS = 3_600_000_000_000
+pytestmark = pytest.mark.timing
 
 
 @pytest.fixture(scope="module")
@@ -85,28 +87,35 @@ def test_a_stepped_clock_moves_no_stamp(tmp_path):
 
 
 def test_a_stopped_worker_is_late_right_and_noted():
-    """SIGSTOP of the worker for 3 s: every token is there, stamps are the kernel's (only merged reads are upper bounds), and the report says so."""
-    stopped = []
+    """SIGSTOP of the worker for longer than its idle limit, while the server sends most of each reply: every token is there, stamps
+    are the kernel's (those of a merged read are its last one's), and the report says that it stood still."""
+    stopped: list[int] = []
 
-    def stop() -> None:
-        (pid,) = [c.pid for c in psutil.Process().children() if "harness.drive.worker" in " ".join(c.cmdline())]
-        os.kill(pid, signal.SIGSTOP)
-        stopped.append(pid)
-        threading.Timer(3, os.kill, (pid, signal.SIGCONT)).start()
+    def stop_and_go() -> None:
+        told = [len(served.written_ns) for served in server.log.values()]
+        if not stopped and len(told) == 4 and min(told) >= 5:
+            stopped.extend(
+                c.pid for c in psutil.Process().children() if "harness.drive.worker" in " ".join(c.cmdline())
+            )
+            os.kill(stopped[0], signal.SIGSTOP)
+        elif len(stopped) == 1 and min(told) >= 75:
+            os.kill(stopped[0], signal.SIGCONT)
+            stopped.append(0)
 
     with GoldenServer(0.1, 0.05) as server:
-        began = lambda _: threading.Timer(0.5, stop).start()  # noqa: E731
-        rows, report = offer(server.url, 4, concurrency=4, tokens=90, timeouts=Timeouts(2, 2, 2, 20), on_start=began)
-    assert stopped
+        more = {"timeouts": Timeouts(30, 60, 2, 120), "should_stop": stop_and_go}
+        rows, report = offer(server.url, 4, concurrency=4, tokens=90, **more)
+        strays = [off for row in rows for off in server.strays_ns(row.request_id, row.chunk_ns)]
+    assert len(stopped) == 2
     assert [(row.outcome, len(row.chunk_ns)) for row in rows] == [("ok", 90)] * 4
     assert any("stood still for" in note for note in report.notes)
     for row in rows:
-        assert 1 <= row.merged_reads <= 3  # what waited came in one read or a few
-        lags = [got - sent for got, sent in zip(row.chunk_ns, server.log[row.request_id].send_ns, strict=True)]
-        assert min(lags) > -50_000  # never before it was sent
-        shared = [i for i in range(90) if row.chunk_ns.count(row.chunk_ns[i]) == 1]
-        assert len(shared) < 45
-        assert max(lags[i] for i in shared) < 20_000_000  # a stamp of its own is right, however late the read was
+        shared = Counter(row.chunk_ns)
+        assert max(shared.values()) > 10  # what waited came in one read or a few
+        assert row.merged_reads == sum(tokens > 1 for tokens in shared.values())
+        late = zip(row.chunk_ns, server.log[row.request_id].send_ns, strict=True)
+        assert min(got - sent for got, sent in late) > -50_000  # never before it was sent
+    assert max(strays) < 50_000  # a stamp of its own is right, however late the read was
 
 
 _NO_PORTS = """
@@ -116,8 +125,10 @@ fcntl.ioctl(s, 0x8914, struct.pack("16sh", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS: 
 open("/proc/sys/net/ipv4/ip_local_port_range", "w").write("50000 50019")
 from tests.drive.offering import offer
 from tests.fakes.golden_server import GoldenServer
-with GoldenServer(0.6, 0.01, port=8000) as server:
-    rows, _ = offer(server.url, 40, gap_s=0.002, tokens=2)
+early = []
+with GoldenServer(0.01, 0.01, port=8000) as server:
+    server.hold = lambda _: len(server.log) + len(early) < 40
+    rows, _ = offer(server.url, 40, gap_s=0.002, tokens=2, on_rows=early.extend)
 for row in rows:
     print(row.outcome, row.sent_ns is None, row.error)
 """
@@ -148,14 +159,17 @@ def test_ten_thousand_open_streams(golden_binary, tmp_path):
     def enough(folder: Path) -> None:
         sent = next(folder.glob("*/shard-0.sent")).read_bytes()
         went.append(sum(any(sent[i : i + 8]) for i in range(0, len(sent), 8)))
-        if went[-1] == wanted and went[-2:] == [wanted] * 2:  # a quarter of a second later the last first token is here
+        read = (
+            went[-3:] == [wanted] * 3 and unread_bytes(server.port) == 0
+        )  # half a second later the last first token is here
+        if read and not held:
             me = psutil.Process()
             held.append(sum(p.memory_info().rss for p in (me, *me.children()) if p.pid != server.pid))
 
     with golden.GoldenProcess(golden_binary, 0.05, 64, tmp_path) as server:
         rows, _ = offer(
             server.url, wanted, gap_s=0.0001, tokens=3, look=enough, should_stop=lambda: "abort" if held else None,
-            timeouts=Timeouts(20, 60, None, None),
+            timeouts=Timeouts(60, 120, None, None),
         )  # fmt: skip
         log = server.stop()
     assert held[0] < 1 << 30
@@ -165,10 +179,11 @@ def test_ten_thousand_open_streams(golden_binary, tmp_path):
 
 @pytest.mark.parametrize("driver", ["wire", "sdk"])
 def test_the_workers_clocks_are_measured(driver):
-    """Each worker's clock is asked before the start; on one machine the offset lies within its own error, below 50 ms."""
-    with GoldenServer(ttft_s=0.002, itl_s=0.0005) as server:
+    """Each worker's clock is asked before the start; on one machine the offset lies within its own error, which is no longer than
+    an answer takes to come."""
+    with GoldenServer(ttft_s=0.002, itl_s=0.0005) as server, Machine() as machine:
         _, report = offer(server.url, 4, concurrency=2, tokens=2, workers=2, driver=driver)
     assert len(report.clock_offsets) == 2
     for offset_ns, error_ns in report.clock_offsets:
-        assert 0 < error_ns < 50_000_000
+        assert 0 < error_ns < 50_000_000 + machine.worst_ns
         assert abs(offset_ns) <= error_ns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import time
@@ -13,7 +14,9 @@ import pytest
 
 from harness import clock
 from harness.drive import reader, wire
+from tests.waiting import until
 
+pytestmark = pytest.mark.timing
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 EVENT = b"c\r\ndata: {a}\n\n\r\n"
 END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
@@ -40,8 +43,17 @@ def reading(kind):
 def _stamping():
     """The kernel switches its stamps on a moment after it was asked to."""
     with wire.hold_kernel_stamping():
-        time.sleep(0.2)
+        until(_is_stamped, "a read with the kernel's stamp")
         yield
+
+
+def _is_stamped() -> bool:
+    with contextlib.ExitStack() as stack:
+        made = reader.make(None, tls=False)
+        _, far = _link(made, stack, kernel=True)
+        far.sendall(HEAD)
+        made.wait(0.05, clock.monotonic_ns() + LATER_NS, 200_000)
+        return made.user_reads == 0
 
 
 @pytest.fixture
@@ -196,7 +208,7 @@ def test_an_end_that_waits_is_dropped_when_its_stream_is_given_up(reading):
         links = [_link(reading, stack, kernel=True) for _ in range(40)]
         for _, far in links:
             far.sendall(HEAD + END)
-        time.sleep(0.05)
+        until(lambda: len(select.select([conn.sock for conn, _ in links], [], [], 0)[0]) == len(links))
         first = asked(reading)
         seen = {fd for fd, _ in first}
         rest = [conn for conn, _ in links if conn.fd not in seen]
@@ -232,7 +244,8 @@ def test_what_is_held_is_packed_and_nothing_lost(reading, link):
     conn, far = link
     for _ in range(300):
         far.sendall(EVENT if conn.buf or reading.last_stamp(conn) else HEAD)
-        asked(reading, 0.01)
+        until(lambda: select.select([conn.sock], [], [], 0)[0])
+        asked(reading, 0.001)
         reading.held(conn)
     _, lengths, data = columns(reading, conn)
     assert (sum(lengths), len(lengths)) == (len(data), 300)

@@ -15,11 +15,13 @@ import threading
 from collections import Counter
 from typing import Self
 
+from tests.waiting import HANG_S, unread_bytes
+
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 LENGTH_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 TOKENS = 3
 
-# fault -> outcome of a client whose timeouts are all below a second
+# fault -> outcome of a client whose limit of that name is a second or less
 FAULTS = {
     "ok": "ok",
     "slow_head": "timeout_first_token",
@@ -219,12 +221,12 @@ class FaultServer:
         started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main(started)), daemon=True)
         self._thread.start()
-        assert started.wait(10)
+        assert started.wait(HANG_S)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join()
 
     async def _main(self, started: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -270,6 +272,12 @@ class FaultServer:
             writer.write(bytes([byte]))
             await asyncio.sleep(pause_s)
 
+    async def _was_read(self, writer: asyncio.StreamWriter) -> None:
+        """Until the client has taken all that was written to it."""
+        await writer.drain()
+        while unread_bytes(self.port, writer.get_extra_info("peername")[1]):  # noqa: ASYNC110 - nothing tells us when
+            await asyncio.sleep(0.001)
+
     async def _live(self, fault: str, writer: asyncio.StreamWriter) -> bool:
         """Faults that are a matter of time or of how a connection ends."""
         begin = HEAD + chunk(STREAM[0])
@@ -286,10 +294,10 @@ class FaultServer:
             case "chance_end":
                 # A chunk whose bytes end like a last chunk, written alone so that a read ends there; a comment in SSE.
                 writer.write(begin)
-                await asyncio.sleep(0.02)
+                await self._was_read(writer)
                 trap = b": \r\n0\r\n\r\n"
                 writer.write(f"{len(trap):x}\r\n".encode() + trap)
-                await asyncio.sleep(0.05)
+                await self._was_read(writer)
                 writer.write(b"\r\n" + chunked(STREAM[1:]))
                 return True
             case "reset_before" | "reset_in" | "reset_after" | "close_before" | "close_in":

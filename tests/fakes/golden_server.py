@@ -14,11 +14,15 @@ import json
 import ssl
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import quote
 
+from tests.waiting import until
+
 WORD = " tok"
+HOLD_POLL_S = 0.002
 
 
 @dataclass
@@ -31,7 +35,9 @@ class Served:
     output_tokens: int
     body: dict = field(repr=False)
     number: int = 1  # its place among all requests; its token ids are 10,000 times that and on
-    send_ns: list[int] = field(default_factory=list)  # one per token-bearing chunk
+    connection: int = 1  # which of the server's connections it came on
+    send_ns: list[int] = field(default_factory=list)  # one per token-bearing chunk: just before it was written
+    written_ns: list[int] = field(default_factory=list)  # and just after
     chunk_tokens: list[int] = field(default_factory=list)
     ended_ns: int | None = None
     cancelled: bool = False  # the client went away
@@ -42,7 +48,7 @@ class GoldenServer:
 
     `api_keys`: others get 401. `reject_above`: more requests in flight get 429 with Retry-After. `close_after`: the
     server closes a connection after so many requests. `tls`: an ssl.SSLContext. `cached_tokens`: reported in usage.
-    `unix`: listen on this path instead of a port. `done`, `usage`: send `[DONE]`, the usage chunk. `join_chunks`: so many events per HTTP chunk and write.
+    `unix`: listen on this path instead of a port. `hold`: a reply does not begin while this says true. `done`, `usage`: send `[DONE]`, the usage chunk. `join_chunks`: so many events per HTTP chunk and write.
     """
 
     def __init__(
@@ -66,13 +72,14 @@ class GoldenServer:
         version: str = "0.32.0",
         tls: ssl.SSLContext | None = None,
         unix: str | None = None,
+        hold: Callable[[Served], bool] | None = None,
     ) -> None:
         self.ttft_s, self.itl_s, self.model, self.max_model_len = ttft_s, itl_s, model, max_model_len
         self.api_keys, self.reject_above, self.close_after = api_keys, reject_above, close_after
         self.tokens_per_chunk, self.join_chunks = tokens_per_chunk, join_chunks
         self.cached_tokens, self.reasoning_tokens = cached_tokens, reasoning_tokens
         self.done, self.usage, self.version, self.tls = done, usage, version, tls
-        self.host, self.port, self.unix = host, port, unix
+        self.host, self.port, self.unix, self.hold = host, port, unix, hold
         self.log: dict[str, Served] = {}
         self.in_flight = self.max_in_flight = self.connections = self.open_connections = 0
         self.prompt_tokens_total = self.generation_tokens_total = self.finished = self.rejected = 0
@@ -80,6 +87,7 @@ class GoldenServer:
         self._thread: threading.Thread | None = None
         self._stop: asyncio.Event | None = None
         self._protocols: set[_Protocol] = set()
+        self._failed: BaseException | None = None
 
     @property
     def root(self) -> str:
@@ -93,9 +101,11 @@ class GoldenServer:
 
     def __enter__(self) -> Self:
         started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main(started)), daemon=True)
+        self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
         self._thread.start()
-        assert started.wait(10)
+        started.wait()
+        if self._failed is not None:
+            raise self._failed
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,7 +113,14 @@ class GoldenServer:
         assert self._stop is not None
         assert self._thread is not None
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join()
+
+    def _serve(self, started: threading.Event) -> None:
+        try:
+            asyncio.run(self._main(started))
+        except BaseException as error:
+            self._failed = error
+            started.set()
 
     async def _main(self, started: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -119,6 +136,17 @@ class GoldenServer:
         server.close()
         for protocol in list(self._protocols):
             protocol.transport.abort()
+
+    def strays_ns(self, request_id: str, stamps: Sequence[int]) -> list[int]:
+        """How far a client's stamps lie outside the writes of their chunks (0: within), whatever else the machine did between.
+        Chunks that came in one read share the stamp of the last of them, which alone is looked at."""
+        served = self.log[request_id]
+        until(lambda: served.ended_ns, f"{request_id} has ended")
+        writes = list(zip(stamps, served.send_ns, served.written_ns, strict=True))
+        last = [
+            write for write, later in zip(writes, [*writes[1:], None], strict=True) if not later or later[0] != write[0]
+        ]
+        return [max(begun - at, at - over, 0) for at, begun, over in last]
 
     def metrics(self) -> str:
         label = f'{{model_name="{self.model}"}}'
@@ -148,12 +176,13 @@ class _Protocol(asyncio.Protocol):
         self.input = b""
         self.active: Served | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.requests = 0
+        self.requests = self.number = 0
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self.server.connections += 1
+        self.number = self.server.connections
         self.server.open_connections += 1
         self.server._protocols.add(self)
 
@@ -238,14 +267,20 @@ class _Protocol(asyncio.Protocol):
         wanted = body.get("max_completion_tokens") or body.get("max_tokens") or 16
         name = headers.get("x-request-id") or f"anonymous-{len(server.log)}"
         tokens = count_tokens(prompt) if isinstance(prompt, str) else len(prompt)
-        served = Served(name, recv_ns, tokens, wanted, body, len(server.log) + 1)
+        served = Served(name, recv_ns, tokens, wanted, body, len(server.log) + 1, self.number)
         server.log[name] = self.active = served
         server.in_flight += 1
         server.max_in_flight = max(server.max_in_flight, server.in_flight)
         server.prompt_tokens_total += served.prompt_tokens
-        loop = asyncio.get_running_loop()
-        if not body.get("stream"):
-            after = server.ttft_s + server.itl_s * (wanted - 1)
+        self._begin(served, chat)
+
+    def _begin(self, served: Served, chat: bool) -> None:
+        server, loop = self.server, asyncio.get_running_loop()
+        if server.hold is not None and server.hold(served):
+            self.timer = loop.call_later(HOLD_POLL_S, self._begin, served, chat)
+            return
+        if not served.body.get("stream"):
+            after = server.ttft_s + server.itl_s * (served.output_tokens - 1)
             self.timer = loop.call_later(after, self._whole, served, chat)
             return
         self.transport.write(
@@ -308,6 +343,7 @@ class _Protocol(asyncio.Protocol):
         now = time.monotonic_ns()
         served.send_ns = [t or now for t in served.send_ns]
         self.transport.write(out)
+        served.written_ns += [time.monotonic_ns()] * (len(served.send_ns) - len(served.written_ns))
         server.generation_tokens_total += done - before
         if last:
             self._over()
