@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -17,6 +17,9 @@ from harness.cli.as_json import emit
 from harness.cli.offline import as_json_option, campaign_option
 from harness.cli.offline import console as terminal
 from harness.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from harness.offline import Analysis
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,6 @@ class _Source:
     between: tuple[datetime, datetime] | None
     usage: tuple[tuple[int, int, int, int], ...]
     seconds: float | None
-    request_rps: float | None
 
 
 def _local(stamp_ns: int, anchors: Sequence[Sequence[int]]) -> datetime:
@@ -37,27 +39,31 @@ def _local(stamp_ns: int, anchors: Sequence[Sequence[int]]) -> datetime:
     return datetime.fromtimestamp((stamp_ns + offset) / 1e9)  # noqa: DTZ006 (the log has no zone either)
 
 
-def _of_runs(directory: Path, campaign: str | None) -> list[_Source]:
-    from harness import pipeline
+def _of_runs(analysis: Analysis) -> list[_Source]:
+    """The logs of runs. A probe of a capacity search lies in its search's directory; the search's log is read where it has one."""
     from harness.store.manifest import read_manifest
     from harness.store.reader import find_runs
 
-    paths = {path.name: path for path in find_runs(directory)}
-    found = []
-    for s in pipeline.analyse(directory, campaign).summaries:
+    places = (analysis.directory, *(found.directory for found in analysis.capacities))
+    paths = {path.name: path for place in places for path in find_runs(place)}
+    found, without = [], analysis.directory
+    for s in analysis.summaries:
         path = paths[s.run_id]
         drive = read_manifest(path).drive.get("measure")
         if drive is None or not (path / "server.log").exists():
-            raise StoreError(
-                "run has no server log", path, "only servers that the harness starts itself have one; or give the log"
-            )
+            without = path
+            continue
         between = tuple(_local(drive[k], drive["anchors"]) for k in ("started_ns", "ended_ns"))
         seconds = None if s.window is None else s.window.seconds
         shape = f"{s.cell.workload} {s.cell.load.name}"
         found.append(
             _Source(
-                shape, path / "server.log", (between[0], between[1]), s.usage, seconds, s.scalars.get("request_rps")
+                shape, path / "server.log", (between[0], between[1]), s.usage, seconds
             )
+        )
+    if not found:
+        raise StoreError(
+            "run has no server log", without, "only servers that the harness starts itself have one; or give the log"
         )
     return found
 
@@ -65,21 +71,17 @@ def _of_runs(directory: Path, campaign: str | None) -> list[_Source]:
 def _of_file(path: Path) -> _Source:
     if not path.is_file():
         raise ConfigError("no such log or run directory", path, "a server.log, or the directory of a run or experiment")
-    return _Source(path.stem, path, None, (), None, None)
+    return _Source(path.stem, path, None, (), None)
 
 
-def _black_box(sources: Sequence[_Source], usd_per_hour: Decimal) -> Any:
-    """The fit over shapes, None where there are fewer than 5; several runs of a shape count by their mean."""
-    from harness.cost.black_box import ShapeCost, fit_shapes
+def _black_box(analyses: Sequence[Analysis], usd_per_hour: Decimal) -> tuple[Any, Mapping[str, str]]:
+    """The fit over shapes at their capacity (None where fewer than 5 have one), and what is left out with its reason."""
+    from harness.cost.black_box import at_capacity, fit_shapes
+    from harness.offline import searched
 
-    costs: dict[tuple[int, int], list[float]] = {}
-    for s in sources:
-        if s.usage and s.request_rps:
-            shape = (round(sum(u[0] for u in s.usage) / len(s.usage)), round(sum(u[2] for u in s.usage) / len(s.usage)))
-            costs.setdefault(shape, []).append(float(usd_per_hour) / 3600 / s.request_rps)
-    if len(costs) < 5:
-        return None
-    return fit_shapes([ShapeCost(i, o, sum(c) / len(c)) for (i, o), c in costs.items()])
+    summaries = [s for found in analyses for s in found.summaries]
+    known = at_capacity(summaries, usd_per_hour, searched([c for found in analyses for c in found.capacities]))
+    return (fit_shapes(known.shapes) if len(known.shapes) >= 5 else None), known.left_out
 
 
 @click.command("attribute")
@@ -101,10 +103,12 @@ def attribute(
 
     The server must log its steps: flags enable-logging-iteration-details, and best no-async-scheduling.
     """
+    from harness import pipeline
     from harness.cost.attribution import Traffic, cached_share_of_kv, fit_steps, split_paid, step_shares
     from harness.cost.step_log import parse, together
 
-    found = [s for path in sources for s in (_of_runs(path, campaign) if path.is_dir() else [_of_file(path)])]
+    analyses = {path: pipeline.analyse(path, campaign) for path in sources if path.is_dir()}
+    found = [s for path in sources for s in (_of_runs(analyses[path]) if path in analyses else [_of_file(path)])]
     parts = []
     for s in found:
         with s.log.open(encoding="utf-8", errors="replace") as lines:
@@ -113,18 +117,19 @@ def attribute(
     fit = fit_steps(steps)
     usage = tuple(u for s in found for u in s.usage)
     shares = step_shares(fit, steps, cached_share_of_kv(usage))
-    price = Decimal(repr(usd_per_hour)) if usd_per_hour is not None else _declared(sources)
+    price = Decimal(repr(usd_per_hour)) if usd_per_hour is not None else _declared(list(analyses.values()))
     seconds = sum(s.seconds or 0.0 for s in found)
     splits = []
     if usage and seconds:  # what an hour at the runs' load serves
         hour = 3600 / seconds
         tokens = [sum(u[0] - u[1] for u in usage), sum(u[1] for u in usage), sum(u[2] for u in usage)]
         splits = [split_paid(price, s, Traffic(*(round(t * hour) for t in tokens))) for s in shares]
-    shapes = _black_box(found, price)
+    shapes, left_out = _black_box(list(analyses.values()), price)
     if as_json:
-        emit({"usd_per_hour": price, "fit": fit, "shares": shares, "splits": splits, "black_box": shapes})
+        document = {"usd_per_hour": price, "fit": fit, "shares": shares, "splits": splits}
+        emit({**document, "black_box": shapes, "black_box_left_out": left_out})
         return
-    _render(terminal(), fit, shares, splits, shapes)
+    _render(terminal(), fit, shares, splits, shapes, left_out)
     if shapes is not None:
         mean = [shapes.input_share(u[0], u[2]) for u in usage]
         click.echo(
@@ -133,18 +138,17 @@ def attribute(
         )
 
 
-def _declared(sources: Sequence[Path]) -> Decimal:
+def _declared(analyses: Sequence[Analysis]) -> Decimal:
     from harness import pipeline
 
-    for path in sources:
-        if path.is_dir():
-            hardware = pipeline.declared_hardware(pipeline.analyse(path).summaries[0])
-            if hardware is not None:
-                return Decimal(hardware.usd_per_hour)
+    for found in analyses:
+        hardware = pipeline.declared_hardware(found.summaries[0])
+        if hardware is not None:
+            return Decimal(hardware.usd_per_hour)
     return Decimal(1)
 
 
-def _render(console: Console, fit: Any, shares: Any, splits: Any, shapes: Any) -> None:
+def _render(console: Console, fit: Any, shares: Any, splits: Any, shapes: Any, left_out: Mapping[str, str]) -> None:
     r2 = "not defined" if fit.r2 is None else f"{fit.r2:.4f}"
     click.echo(
         f"step regression over {fit.rows:,} rows ({fit.timed_by}), R^2 {r2}, {fit.unexplained:.1%} of the time unexplained:\n"
@@ -179,13 +183,15 @@ def _render(console: Console, fit: Any, shares: Any, splits: Any, shapes: Any) -
         table.add_row(*row, *("-" if v is None else f"{v:.4g}" for v in units))
     console.print(table)
     if shapes is None:
-        click.echo("black box over shapes: needs 6 or more input x output shapes")
+        click.echo("black box over shapes: needs 6 or more input x output shapes whose capacity is known")
     else:
         click.echo(
-            f"black box over {len(shapes.error)} shapes: $/request = {shapes.alpha:.3g} i + {shapes.beta:.3g} o + {shapes.gamma:.3g} o (i + o/2) "
+            f"black box over {len(shapes.error)} shapes, each at its capacity: $/request = {shapes.alpha:.3g} i + {shapes.beta:.3g} o + {shapes.gamma:.3g} o (i + o/2) "
             f"+ {shapes.delta:.3g} i^2/2; left out: "
             + ", ".join(f"{k}: {v:+.0%}" for k, v in shapes.left_out_error.items())
         )
+    for name, reason in left_out.items():
+        click.echo(f"left out of the black box: {name}: {reason}")
     for warning in (*fit.warnings, *(shapes.warnings if shapes else ())):
         click.echo(f"warning: {warning}")
     click.echo(

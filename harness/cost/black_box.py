@@ -4,17 +4,24 @@
 
 gamma is the KV cache that decoding reads, delta the attention of the prompt. A fit linear in i and o misses by -71 to +31 % on
 published shapes. The terms have no common shared part: what a step costs empty is inside alpha and beta.
+
+A request's cost is a paid hour over the requests that the server can serve in one under its promise: its capacity for that shape.
+At any other load it says how busy the server was, not what a token needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from statistics import fmean
 
 import numpy as np
 
 from harness.cost.least_squares import Floats, left_out, weighted_fit
-from harness.errors import ConfigError
+from harness.cost.measured import Measured, measured_capacity
+from harness.errors import ConfigError, InvalidRunError
+from harness.records import RunSummary, SearchedCapacity
 
 _MIN_SHAPES = 6
 
@@ -50,6 +57,55 @@ class ShapeFit:
     def input_share(self, input_tokens: float, output_tokens: float) -> float:
         """Part of a request's cost that it would have without output; the rest is what output adds, KV reads included."""
         return self.usd_per_request(input_tokens, 0) / self.usd_per_request(input_tokens, output_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class AtCapacity:
+    """Shapes with what a request of each costs at its capacity, and the workloads that are left out, each with its reason."""
+
+    shapes: tuple[ShapeCost, ...]
+    left_out: Mapping[str, str]
+
+
+def at_capacity(
+    summaries: Sequence[RunSummary], usd_per_hour: Decimal, searches: Sequence[SearchedCapacity] = ()
+) -> AtCapacity:
+    """The capacity of every workload of the runs and searches, by the rule that sizes fleets, as dollars per request.
+
+    A workload whose capacity is not known (closed loops, no promise, nothing that broke it, one server in one place and another
+    in the next) is left out. Its shape is the mean of its requests; workloads of one shape count by their mean.
+    """
+    cells = {(s.cell.target, s.cell.workload) for s in summaries} | {(s.target, s.workload) for s in searches}
+    usd: dict[tuple[int, int], list[float]] = {}
+    reasons: dict[str, str] = {}
+    several = len({target for target, _ in cells}) > 1
+    for target, workload in sorted(cells):
+        name = f"{target} {workload}" if several else workload
+        if several:
+            reasons[name] = "the runs are of several servers: give the directory of one"
+            continue
+        found = _capacity(summaries, target, workload, searches)
+        if isinstance(found, str):
+            reasons[name] = found
+            continue
+        shape = (round(fmean(u[0] for u in found.usage)), round(fmean(u[2] for u in found.usage)))
+        usd.setdefault(shape, []).append(float(usd_per_hour) / 3600 / found.rps)
+    return AtCapacity(tuple(ShapeCost(i, o, fmean(each)) for (i, o), each in sorted(usd.items())), reasons)
+
+
+def _capacity(
+    summaries: Sequence[RunSummary], target: str, workload: str, searches: Sequence[SearchedCapacity]
+) -> Measured | str:
+    """A workload's capacity, or why it is not known."""
+    try:
+        found = measured_capacity(summaries, workload, target=target, searches=searches)
+    except (ConfigError, InvalidRunError) as error:
+        return f"{error.what}: {error.value}"
+    if found.is_upper_bound:
+        return "no SLO was declared, so there is no capacity under one"
+    if found.at_least:
+        return f"nothing that was offered broke the promise: the capacity is at least {found.rps:.4g}/s, not known"
+    return found
 
 
 def _terms(shapes: Sequence[tuple[float, float]]) -> Floats:

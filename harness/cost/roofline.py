@@ -1,9 +1,15 @@
 """A guess at what a replica can serve where nobody has measured it: arithmetic and memory bandwidth, nothing else.
 
 B requests in a batch, a prompt of i and an answer of o tokens:
-    step    = max(weights + B x KV of the context) / (bandwidth x e_b),  2 x active parameters x B / (FLOP/s x e_f))
-    prefill = (2 x active parameters x i + 2 x layers x heads x head dim x i^2) / (FLOP/s x e_f)
+    step    = max((weights + B x KV of the context) / (bandwidth x e_b),
+                  B x (2 x active parameters + 2 x heads x (d_qk + d_v) x sum over layers of tokens kept) / (FLOP/s x e_f))
+    prefill = (2 x active parameters x i + 2 x heads x (d_qk + d_v) x sum over layers of pairs) / (FLOP/s x e_f)
+    pairs   = i^2/2; w i - w^2/2 in a layer with a window w < i; each chunk by itself
     rate    = B / (o x step + B x prefill)          time per output token = step + B x prefill / o
+
+d_qk and d_v are the widths of a head's query-key and value products: one and the same but in latent attention, where prefill
+unpacks the latent (DeepSeek-V3: 192 and 128) and decoding works on it (576 and 512). States of linear attention and state-space
+layers are left out: a few per cent of their matrices.
 
 It knows nothing of kernels, scheduling, queues or interconnects (TP is taken to scale perfectly): an estimate, always marked so,
 to decide what to measure, never to sign. Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009.
@@ -57,6 +63,28 @@ def flops_per_s(gpu_model: str, weight_dtype: str) -> float | None:
     return float(book["bf16_tflops"][gpu_model]) * 1e12 * (2 if doubled else 1)
 
 
+def prefill_attention_flops(model: ModelShape, tokens: int) -> float:
+    """Multiply-adds of queries with keys and of weights with values, counted twice each, over a prompt of `tokens`."""
+    whole_prompt = windowed = tokens * tokens / 2
+    if model.window is not None and model.window < tokens:
+        window = model.window
+        if model.chunked:
+            windowed = (tokens // window * window * window + (tokens % window) ** 2) / 2
+        else:
+            windowed = window * tokens - window * window / 2
+    pairs = model.full_layers * whole_prompt + model.window_layers * windowed
+    return 2 * model.attention_heads * (model.qk_dim + model.v_dim) * pairs
+
+
+def decode_attention_flops(model: ModelShape, context_tokens: int) -> float:
+    """The same for one new token after `context_tokens`; a layer of chunks sees half of its chunk on average."""
+    kept = context_tokens
+    if model.window is not None and model.window < context_tokens:
+        kept = model.window // 2 if model.chunked else model.window
+    tokens = model.full_layers * context_tokens + model.window_layers * kept
+    return 2 * model.attention_heads * (model.decode_qk_dim + model.decode_v_dim) * tokens
+
+
 def estimate(
     model: ModelShape, shape: Shape, *, flops: Number, bandwidth_bytes_per_s: Number, memory_bytes: Number, gpus: int
 ) -> Estimate | None:
@@ -79,11 +107,11 @@ def estimate(
     moved = above_zero(bandwidth_bytes_per_s, "bandwidth") * share(shape.bandwidth_efficiency, "bandwidth efficiency")
     context = sequence_kv_bytes(model, i + o // 2 or 1, kv_dtype=shape.kv_dtype, tensor_parallel=gpus)
     weights = weight_bytes(model, shape.weight_dtype) / gpus
-    attention = 2 * model.layers * model.attention_heads * model.head_dim * i * i
-    prefill = (2 * model.active_parameters * i + attention) / compute
+    prefill = (2 * model.active_parameters * i + prefill_attention_flops(model, i)) / compute
+    token = 2 * model.active_parameters + decode_attention_flops(model, i + o // 2 or 1)
 
     def at(batch: int) -> tuple[float, float]:
-        step = max((weights + batch * context) / moved, 2 * model.active_parameters * batch / compute)
+        step = max((weights + batch * context) / moved, batch * token / compute)
         return batch / (o * step + batch * prefill), step + batch * prefill / o
 
     low, high = 0, room.sequences

@@ -110,7 +110,12 @@ def quantiles(values: Floats, at: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Assumption:
-    """A quantity with a range: triangular (low, mode, high), or, where `draws` is given, drawn from those values."""
+    """A quantity with a range, `mode` being what is planned with. Declared: triangular (low, mode, high), which are its bounds.
+
+    Measured (`estimate` given): low and high are the ends of its interval at `level`, not bounds. It is drawn around the estimate,
+    half below and half above it, log-normally to either side (normally where low is not above 0), so that low and high are its
+    (1 - level)/2 and (1 + level)/2 quantiles. Where `draws` is given, it is drawn from those values.
+    """
 
     name: str
     low: float
@@ -118,15 +123,18 @@ class Assumption:
     high: float
     source: str = ""
     draws: tuple[float, ...] = ()
+    estimate: float | None = None
+    level: float = 0.9
 
 
 def checked(assumption: Assumption) -> Assumption:
-    """The same. Raises ConfigError unless low <= mode <= high, all finite."""
-    values = (assumption.low, assumption.mode, assumption.high, *assumption.draws)
-    if not all(math.isfinite(v) for v in values) or not assumption.low <= assumption.mode <= assumption.high:
-        raise ConfigError(
-            "range is not low <= mode <= high", f"{assumption.name}: {values[:3]}", "three finite numbers"
-        )
+    """The same. Raises ConfigError unless low <= mode <= high and low <= estimate <= high, all finite."""
+    a, values = assumption, (assumption.low, assumption.mode, assumption.high, *assumption.draws)
+    if not all(math.isfinite(v) for v in values) or not a.low <= a.mode <= a.high:
+        raise ConfigError("range is not low <= mode <= high", f"{a.name}: {values[:3]}", "three finite numbers")
+    if a.estimate is not None and not (a.low <= a.estimate <= a.high and 0 < a.level < 1):
+        value = f"{a.name}: {a.estimate} in {a.low} to {a.high} at {a.level}"
+        raise ConfigError("interval is not around its estimate", value, "low <= estimate <= high, level in (0, 1)")
     return assumption
 
 
@@ -139,9 +147,21 @@ def draw(assumptions: Sequence[Assumption], count: int, seed: int = 1) -> dict[s
             drawn[a.name] = rng.choice(np.array(a.draws), count)
         elif a.low == a.high:
             drawn[a.name] = np.full(count, a.mode)
+        elif a.estimate is not None:
+            drawn[a.name] = _around(a.low, a.estimate, a.high, a.level, rng.standard_normal(count))
         else:
             drawn[a.name] = rng.triangular(a.low, a.mode, a.high, count)
     return drawn
+
+
+def _around(low: float, middle: float, high: float, level: float, z: Floats) -> Floats:
+    """Standard normal draws brought to the median `middle` and the quantiles `low` and `high`, each half with a spread of its own."""
+    end = NormalDist().inv_cdf((1 + level) / 2)
+    if low <= 0:
+        return middle + z * np.where(z < 0, middle - low, high - middle) / end
+    below, above = math.log(middle / low), math.log(high / middle)
+    found: Floats = middle * np.exp(z * np.where(z < 0, below, above) / end)
+    return found
 
 
 # ---------------------------------------------------------------- the question: self-hosted or hosted
@@ -151,8 +171,8 @@ def draw(assumptions: Sequence[Assumption], count: int, seed: int = 1) -> dict[s
 class Case:
     """Everything the comparison of hourly costs needs; each field is a number, or an array of draws.
 
-    `shape`: demand over its mean, one value a step of the day (or week); it averages 1. `fixed_fleet`: sized for the peak all day
-    (else one replica count a step). `tokenizer_ratio`: hosted tokens over own tokens of the same text. `headroom` in (0, 1].
+    `shape`: rates over the mean rate, and `shares`: of the time, that a replica at each is paid for (`fleet.paid_shares`); empty:
+    equal shares. `tokenizer_ratio`: hosted tokens over own tokens of the same text. `headroom` in (0, 1].
     """
 
     demand_rps: Any
@@ -162,43 +182,56 @@ class Case:
     headroom: Any = 1.0
     tokenizer_ratio: Any = 1.0
     fixed_usd_per_hour: Any = 0.0
-    peak_factor: Any = 1.0  # further peak inside a step
+    hosted_minimum_usd_per_hour: Any = 0.0
     spares: Any = 0.0
     min_replicas: float = 1.0
     shape: tuple[float, ...] = (1.0,)
-    fixed_fleet: bool = True
+    shares: tuple[float, ...] = ()
+
+    @property
+    def paid(self) -> tuple[tuple[float, float], ...]:
+        """(rate over the mean rate, share of the time)."""
+        return tuple(zip(self.shape, self.shares or (1 / len(self.shape),) * len(self.shape), strict=True))
 
 
 def self_usd_per_hour(case: Case) -> Any:
     """Whole replicas for the demand of each step plus spares, at their price, plus the fixed part: mean per hour."""
-    usable = np.asarray(case.capacity_rps) * case.headroom / case.peak_factor
-    steps = (max(case.shape),) if case.fixed_fleet else case.shape
+    load = np.asarray(case.demand_rps) / (np.asarray(case.capacity_rps) * case.headroom)
     replicas: Any = 0.0
-    for step in steps:
-        replicas = replicas + np.maximum(case.min_replicas, np.ceil(np.asarray(case.demand_rps) * step / usable - 1e-9))
-    return (replicas / len(steps) + case.spares) * case.replica_usd_per_hour + case.fixed_usd_per_hour
+    for rate, share in case.paid:
+        least = max(case.min_replicas, float(rate > 0))
+        replicas = replicas + share * np.maximum(least, np.ceil(load * rate - 1e-9))
+    return (replicas + case.spares) * case.replica_usd_per_hour + case.fixed_usd_per_hour
 
 
 def hosted_usd_per_hour(case: Case) -> Any:
-    """Every request of the hour at its price, for the tokens the hosted tokenizer makes of it."""
-    return np.asarray(case.demand_rps) * 3600 * case.hosted_usd_per_request * case.tokenizer_ratio
+    """Every request of the hour at its price, for the tokens the hosted tokenizer makes of it; at least the minimum."""
+    usage = np.asarray(case.demand_rps) * 3600 * case.hosted_usd_per_request * case.tokenizer_ratio
+    return np.maximum(usage, case.hosted_minimum_usd_per_hour)
 
 
 def permanent_rps(case: Case) -> Any:
     """Mean demand above which self-hosting stays cheaper; inf where it never does: `breakeven.permanent_rps` over arrays.
 
-    A fixed fleet is sized for its peak, so capacity counts peak-to-mean times less.
-    An autoscaled fleet is taken at constant demand: its step in the mean is smoother, so it is cheaper from a lower demand on.
+    Capacity counts what is paid for a replica's rate of mean demand times less: exact for a fixed fleet, and for whether there is
+    such a demand. The stairs of an autoscaled fleet are smoother than those of a constant demand that are taken here, so it is
+    cheaper from a lower one on.
     """
-    peak = max(case.shape) if case.fixed_fleet else 1.0
-    usable = np.asarray(case.capacity_rps) * case.headroom / (np.asarray(case.peak_factor) * peak)
+    usable = np.asarray(case.capacity_rps) * case.headroom / sum(rate * share for rate, share in case.paid)
     hour = 3600 * np.asarray(case.hosted_usd_per_request) * case.tokenizer_ratio
     price, spares, fixed = case.replica_usd_per_hour, case.spares, case.fixed_usd_per_hour
     gain, overhead = hour * usable - price, price * spares + fixed
     with np.errstate(divide="ignore", invalid="ignore"):
         last = np.maximum(np.floor(overhead / gain + 1e-12) + 1, np.ceil((price + overhead) / gain - 1e-12))
         found = (price * last + overhead) / hour
+    found = np.where(price * last + overhead < case.hosted_minimum_usd_per_hour, 0.0, found)
     return np.where(gain > 0, found, np.inf)
+
+
+def never_cheaper(case: Case) -> Any:
+    """True where self-hosting is cheaper at no volume: at none for good, and not even one stair is below the minimum."""
+    first = self_usd_per_hour(replace(case, demand_rps=1e-9))
+    return np.isinf(permanent_rps(case)) & (first >= case.hosted_minimum_usd_per_hour)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +273,7 @@ class Outlook:
 
 
 def _with(case: Case, values: Mapping[str, Any]) -> Case:
-    known = {f for f in Case.__slots__ if f not in {"shape", "fixed_fleet", "min_replicas"}}
+    known = {f for f in Case.__slots__ if f not in {"shape", "shares", "min_replicas"}}
     if wrong := sorted(set(values) - known):
         raise ConfigError("no such assumption", ", ".join(wrong), f"known: {', '.join(sorted(known))}")
     return replace(case, **values)
@@ -281,7 +314,7 @@ def outlook(
     base = _with(case, {a.name: a.mode for a in assumptions})
     joint = _with(case, drawn)
     difference = np.broadcast_to(_difference(joint), draws)
-    never = np.broadcast_to(permanent_rps(joint), draws)
+    permanent = np.broadcast_to(permanent_rps(joint), draws)
     tail = (1 - level) / 2
     demand = float(np.mean(np.asarray(base.demand_rps)))
     grid = volumes_rps or [demand * f for f in np.geomspace(0.05, 20, 21)]
@@ -290,9 +323,9 @@ def outlook(
         draws=draws,
         seed=seed,
         p_self_cheaper=float(np.mean(difference < 0)),
-        p_never=float(np.mean(np.isinf(never))),
+        p_never=float(np.mean(never_cheaper(joint))),
         difference=_interval(difference, tail, level, draws),
-        permanent=_interval(never, tail, level, draws),
+        permanent=_interval(permanent, tail, level, draws),
         curve=tuple(curve),
         base_usd_per_hour=float(_difference(base)),
         tornado=tornado(case, assumptions),
@@ -305,7 +338,7 @@ def _interval(values: Floats, tail: float, level: float, draws: int) -> Interval
 
 
 def _check_drawn(drawn: Mapping[str, Floats]) -> None:
-    positive = {"demand_rps", "capacity_rps", "headroom", "tokenizer_ratio", "peak_factor"}
+    positive = {"demand_rps", "capacity_rps", "headroom", "tokenizer_ratio"}
     for name, values in drawn.items():
         if values.min() < 0 or (name in positive and values.min() <= 0) or (name == "headroom" and values.max() > 1):
             raise ConfigError("range of an assumption is impossible", f"{name}: {values.min():g} to {values.max():g}", "see its meaning in the README")  # fmt: skip

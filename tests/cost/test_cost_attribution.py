@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal as D
 
 import numpy as np
 import pytest
+from cost_summaries import summary
 from hypothesis import given
 from hypothesis import strategies as st
 from step_simulator import DECODE, KV, PREFILL, T0, simulate
@@ -19,10 +21,11 @@ from harness.cost.attribution import (
     split_paid,
     step_shares,
 )
-from harness.cost.black_box import ShapeCost, fit_shapes
+from harness.cost.black_box import ShapeCost, at_capacity, fit_shapes
 from harness.cost.least_squares import nnls
 from harness.cost.step_log import parse, together
 from harness.errors import ConfigError
+from harness.records import Cell, Load, SearchedCapacity, Window
 
 SHAPES = {
     "chat": (1155, 211, 10),
@@ -164,6 +167,81 @@ def test_black_box_against_the_simulated_engine():
     assert max(abs(e) for e in fit.left_out_error.values()) < 0.01
     assert fit.input_share(1024, 128) == pytest.approx((2e-8 * 1024 + 1e-12 * 1024**2) / true[3], rel=1e-3)
     assert fit.warnings == ()
+
+
+TRUE = (2e-8, 6e-8, 3e-11, 2e-12)  # alpha, beta, gamma, delta of the server of `offered`
+GRID = [(128, 128), (128, 1024), (512, 512), (1024, 128), (2048, 256), (2048, 2048), (4096, 64), (8192, 512)]
+SLO = {"ttft_from_schedule_s": 0.5, "attainment": 0.99}
+
+
+def capacity_rps(i, o):
+    """What a $3.60 machine serves of a shape whose request costs what TRUE says."""
+    alpha, beta, gamma, delta = TRUE
+    return 3.6 / 3600 / (alpha * i + beta * o + gamma * o * (i + o / 2) + delta * i * i / 2)
+
+
+def offered(i, o, rate, attainment, target="t", slo=SLO):
+    """A run of 20,000 requests of one shape at a Poisson rate (None: 4 in flight)."""
+    load = Load(concurrency=4) if rate is None else Load(rate_rps=rate)
+    served = 0.7 * capacity_rps(i, o) if rate is None else rate
+    good = {"attainment": attainment, "goodput_rps": served * attainment} if slo else {"goodput_rps": None}
+    found = summary(request_rps=served, **good)
+    return replace(
+        found, run_id=f"{i}x{o}@{served:g}", cell=Cell(target, f"fixed:{i}x{o}", load, 0), config={"slo": slo} if slo else {},
+        window=Window(0, 1, "", 20_000 / served, 0, 0), usage=((i, 0, o, 0),) * 3,
+    )  # fmt: skip
+
+
+def sweep(i, o, below, above, **words):
+    """A shape at loads around its capacity: shares below keep the promise, shares above break it."""
+    at = capacity_rps(i, o)
+    return [offered(i, o, at * share, 0.995 if share <= 1 else 0.6, **words) for share in (*below, *above)]
+
+
+@given(st.lists(st.floats(0.05, 0.95), max_size=3), st.lists(st.floats(1.05, 3), min_size=1, max_size=3))
+def test_the_loads_that_were_offered_do_not_change_what_a_token_costs(below, above):
+    """Whatever else was measured of a shape, its cost is a paid hour over its capacity, and the true constants come back."""
+    runs = [run for shape in GRID for run in sweep(*shape, {*below, 1.0}, set(above))]
+    known = at_capacity(runs, D("3.6"))
+    assert known.left_out == {}
+    for cost in known.shapes:
+        assert cost.usd_per_request == pytest.approx(1e-3 / capacity_rps(cost.input_tokens, cost.output_tokens))
+    fit = fit_shapes(known.shapes)
+    assert (fit.alpha, fit.beta, fit.gamma, fit.delta) == pytest.approx(TRUE, rel=1e-6)
+
+
+def test_the_mean_over_loads_would_be_wrong():
+    """Three loads at 10, 40 and 100 % of capacity: their mean dollar per request is four and a half times the right one."""
+    runs = sweep(1024, 128, (0.1, 0.4, 1.0), (1.2,))
+    mean = np.mean([1e-3 / run.scalars["request_rps"] for run in runs[:3]])
+    (cost,) = at_capacity(runs, D("3.6")).shapes
+    assert mean / cost.usd_per_request == pytest.approx(4.5)
+
+
+def test_a_searchs_capacity_counts_before_the_runs():
+    """Where a shape was searched, its capacity is the search's own."""
+    found = SearchedCapacity("t", "fixed:100x10", 0.99, "found", 3, 20.0, 19.0, 21.0, 0.9, ("s",), ("p",), "2026", "")
+    probe = replace(offered(100, 10, 19.5, 0.995), run_id="p")
+    (cost,) = at_capacity([probe], D("3.6"), [found]).shapes
+    assert cost == ShapeCost(100, 10, 1e-3 / 20.0)
+
+
+@pytest.mark.parametrize(
+    ("runs", "reason"),
+    [
+        ([offered(100, 10, None, 0.995)], "closed loops show no capacity"),
+        (sweep(100, 10, (0.2, 0.5), ()), "nothing that was offered broke the promise"),
+        (sweep(100, 10, (), (1.5, 2)), "no offered rate kept the promise"),
+        ([offered(100, 10, 5, 1.0, slo=None)], "no SLO was declared"),
+        (sweep(100, 10, (1.0,), (1.5,)) + sweep(100, 20, (1.0,), (1.5,), target="u"), "several servers"),
+    ],
+)
+def test_a_shape_whose_capacity_is_not_known_is_left_out_and_said(runs, reason):
+    """No number is made of loads that show no capacity: the workload is named with its reason."""
+    known = at_capacity(runs, D("3.6"))
+    assert known.shapes == ()
+    assert {run.cell.workload in name for run in runs for name in known.left_out} >= {True}
+    assert all(reason in said for said in known.left_out.values())
 
 
 def test_nnls_sees_a_column_that_is_tiny_beside_another():

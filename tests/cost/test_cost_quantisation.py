@@ -126,7 +126,7 @@ def test_deepseek_r1_in_nvfp4_has_the_published_elements():
 
 
 def test_mxfp4_takes_the_experts_alone():
-    """gpt-oss-120b: 65.2 GB in its model card's words 60.8 GiB; routers, attention and embeddings stay at 16 bits."""
+    """gpt-oss-120b: 60.8 GiB of checkpoint (its model card, arXiv 2508.10925); routers, attention and embeddings keep 16 bits."""
     shape = model_shape(GPT_OSS_120B)
     experts = 36 * 128 * 3 * 2880 * 2880
     assert weight_bytes(shape) == experts * 4.25 / 8 + (116_829_156_672 - experts) * 2

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scenario_values import scenario
 
 from harness import clock
 from harness.cost import breakeven
+from harness.cost import scenario as scenario_module
+from harness.cost.measured import Measured
 from harness.cost.uncertainty import (
     BOOTSTRAP_INFINITE,
     Assumption,
     Case,
+    Interval,
     bootstrap_means,
     bootstrap_runs,
     draw,
@@ -176,9 +180,57 @@ def test_empirical_draws_are_values_that_were_seen():
     assert set(seen) == {1.0, 2.0, 5.0}
 
 
+@given(st.floats(0.01, 1e4), st.floats(0.5, 1), st.floats(1, 3), st.floats(0.5, 0.99), st.booleans())
+def test_an_interval_keeps_its_ends_as_quantiles_and_its_estimate_as_median(estimate, down, up, level, around_zero):
+    """Of 20,000 draws (1 - level)/2 lie below low, as many above high and half below the estimate; none is a bound."""
+    shift = estimate if around_zero else 0.0  # an interval that holds 0 is drawn normally
+    low, high = estimate * (down - 0.01) - shift, estimate * (up + 0.01) - shift
+    measured = Assumption("demand_rps", low, low, high, estimate=estimate - shift, level=level)
+    drawn = draw([measured], 20_000)["demand_rps"]
+    tail = (1 - level) / 2
+    assert np.mean(drawn < low) == pytest.approx(tail, abs=0.012)
+    assert np.mean(drawn > high) == pytest.approx(tail, abs=0.012)
+    assert np.mean(drawn < estimate - shift) == pytest.approx(0.5, abs=0.015)
+    if not around_zero:
+        assert drawn.min() > 0
+
+
+def test_a_declared_range_has_bounds_and_its_mode():
+    """Low and high of a declared range are never passed, and its mean is that of a triangle."""
+    drawn = draw([Assumption("demand_rps", 1, 2, 6)], 20_000)["demand_rps"]
+    assert (drawn.min() >= 1, drawn.max() <= 6) == (True, True)
+    assert drawn.mean() == pytest.approx(3, rel=0.01)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_measured_capacity_enters_the_odds_as_its_interval(monkeypatch, replicas):
+    """Planned with the low end, drawn around the estimate: 5 % below low, 5 % above high, half below the estimate, per machine."""
+    interval = Interval(8.0, 10.0, 11.0, 0.9, "search", 3)
+    measured = Measured(8.0, 10.0, interval, ((800, 0, 200, 0),) * 3, ("r",), ("m",), "2026", "search", ())
+    given_to = []
+    monkeypatch.setattr(
+        scenario_module, "outlook", lambda case, assumptions: given_to.append(assumptions) or outlook(case, assumptions)
+    )
+    spec = scenario(
+        capacity={"requests_per_s": None, "source": "", "as_of": None, "run": "x"}, machine={"replicas": replicas}
+    )
+    result = scenario_module.run_scenario(spec, measured)
+    (assumption,) = [a for a in given_to[0] if a.name == "capacity_rps"]
+    drawn = draw([assumption], 20_000)["capacity_rps"] / replicas
+    assert np.quantile(drawn, (0.05, 0.5, 0.95)) == pytest.approx((8.0, 10.0, 11.0), rel=0.01)
+    assert assumption.mode == 8.0 * replicas  # the fleet's own plan: the base of the odds is the fleet that is priced
+    hosted_each = next(o for o in result.options if o.kind == "hosted").usd_per_month
+    assert result.outlook.base_usd_per_hour == pytest.approx(
+        float(result.figure("self_usd_per_month") - hosted_each) / 730.5
+    )
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
+        (lambda: draw([Assumption("capacity_rps", 1, 1, 2, estimate=2.5)], 9), "not around its estimate"),
+        (lambda: draw([Assumption("capacity_rps", 1, 1, 2, estimate=1.5, level=1)], 9), "not around its estimate"),
+        (lambda: draw([Assumption("capacity_rps", 1, 1, 2, estimate=math.nan)], 9), "not around its estimate"),
         (lambda: outlook(QWEN, [Assumption("headroom", 0.5, 0.7, 1.2)]), "impossible"),
         (lambda: outlook(QWEN, [Assumption("capacity_rps", 0, 1, 0.5)]), "low <= mode <= high"),
         (lambda: outlook(QWEN, [Assumption("capacity_rps", 1, float("nan"), 2)]), "low <= mode <= high"),

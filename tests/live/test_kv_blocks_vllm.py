@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import TargetSpec
-from harness.cost.memory import KvBlocks, predict_kv_blocks
+from harness.cost.memory import KvBlocks, block_tokens_of, predict_kv_blocks
 from harness.cost.model_shape import model_shape
 from harness.targets import Target, embedded, open_target
 
@@ -41,7 +41,43 @@ CASES = [  # model, --dtype, --kv-cache-dtype, --max-model-len, --block-size (No
     ("smollm2-135m", "float32", "auto", 2048, None, GIB),
     ("smollm2-135m", "auto", "fp8", 4096, None, GIB // 2),
     ("tiny with a window of 256", "auto", "fp8", 1024, 64, GIB // 4),
+    ("tiny as gemma2", "bfloat16", "auto", 4096, 32, GIB // 4),
+    ("tiny as gemma3_text", "bfloat16", "auto", 4096, 32, GIB // 4),
+    ("tiny as llama4_text", "bfloat16", "auto", 4096, 32, GIB // 4),
+    ("tiny as qwen3_next", "bfloat16", "auto", 4096, 32, GIB // 4),
+    ("tiny as deepseek_v2", "bfloat16", "auto", 4096, 16, GIB // 4),
 ]
+
+_SIZES = {
+    "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+    "tie_word_embeddings": True, "hidden_act": "silu", "hidden_activation": "gelu_pytorch_tanh", "torch_dtype": "bfloat16",
+    "max_position_embeddings": 8192, "rope_theta": 10000.0, "rms_norm_eps": 1e-6,
+}  # fmt: skip
+SHRUNK = {  # the layers of published models, a few narrow ones of each
+    "gemma2": {"architectures": ["Gemma2ForCausalLM"], "num_hidden_layers": 6, "sliding_window": 512},
+    "gemma3_text": {
+        "architectures": ["Gemma3ForCausalLM"], "num_hidden_layers": 8, "sliding_window": 512, "sliding_window_pattern": 4,
+    },
+    "llama4_text": {
+        "architectures": ["Llama4ForCausalLM"], "num_hidden_layers": 8, "attention_chunk_size": 1024, "num_local_experts": 4,
+        "num_experts_per_tok": 1, "interleave_moe_layer_step": 2, "intermediate_size_mlp": 256, "attention_bias": False,
+        "tie_word_embeddings": False,
+    },
+    "qwen3_next": {
+        "architectures": ["Qwen3NextForCausalLM"], "num_hidden_layers": 8, "full_attention_interval": 4, "num_experts": 4,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 64, "decoder_sparse_step": 1,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 64, "linear_value_head_dim": 64,
+        "linear_conv_kernel_dim": 4, "mlp_only_layers": [], "norm_topk_prob": True,
+        "mamba_ssm_dtype": "float32",  # what the CPU build's kernels keep, whatever is asked
+    },
+    "deepseek_v2": {
+        "architectures": ["DeepseekV2ForCausalLM"], "num_hidden_layers": 4, "kv_lora_rank": 512, "q_lora_rank": None,
+        "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "n_shared_experts": 1, "moe_intermediate_size": 64, "first_k_dense_replace": 1, "moe_layer_freq": 1, "n_group": 1,
+        "topk_group": 1, "topk_method": "greedy", "scoring_func": "softmax", "norm_topk_prob": False,
+        "routed_scaling_factor": 1.0, "num_key_value_heads": 4,
+    },
+}  # fmt: skip
 
 
 def reported(target: Target) -> tuple[int, int, int]:
@@ -76,13 +112,17 @@ def test_blocks_of_the_shared_server(vllm_server):
 
 
 def prepared(name: str, folder: Path) -> tuple[str, dict]:
-    """(model for the target, its config): the windowed one is the tiny model as a Mistral."""
+    """(model for the target, its config): the tiny model itself, as a Mistral with a window, or as a shrunk other model."""
     base = name.split(maxsplit=1)[0]
     config = json.loads((embedded.ensure(base, print) / "config.json").read_text())
     if base == name:
         return f"embedded:{name}", config
     shutil.copytree(embedded.ensure(base, print), folder)
-    config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 256}
+    if name.startswith("tiny as "):
+        kind = name.removeprefix("tiny as ")
+        config = {"model_type": kind, "vocab_size": config["vocab_size"], **_SIZES, **SHRUNK[kind]}
+    else:
+        config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 256}
     (folder / "config.json").write_text(json.dumps(config))
     return str(folder), config
 
@@ -103,6 +143,8 @@ def test_blocks_of_a_server_of_its_own(tmp_path, name, dtype, kv_dtype, length, 
     with open_target(spec, tmp_path / "server.log", lambda _: None) as target:
         predicted, blocks, tokens = agrees(target, config, stored, kv_bytes, length)
         block_tokens = int(target.info.cache_config["block_size"])
+    if block is not None:
+        assert block_tokens == block_tokens_of(model_shape(config), block, stored)
     print(
         f"\nKV | {name} | {dtype} | {kv_dtype} | {length} | {block_tokens} | {kv_bytes / MIB:g} | {predicted.num_blocks} | "
         f"{blocks} | {predicted.num_blocks / blocks - 1:+.3%} | {predicted.size_tokens} | {tokens} | {predicted.size_tokens / tokens - 1:+.3%} |"

@@ -1,0 +1,85 @@
+"""Arithmetic of attention in a roofline estimate, against sums over single pairs of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from published_configs import LLAMA_4_SCOUT, QWEN3_NEXT
+
+from harness.cost.model_shape import load_model, model_shape
+from harness.cost.roofline import Shape, decode_attention_flops, estimate, prefill_attention_flops
+
+DEEPSEEK = load_model("deepseek-v3")
+ONE = replace(load_model("llama-3.1-8b"), full_layers=1, window_layers=0, window=None)  # one layer, 32 heads of 128
+
+
+def pairs(tokens, window=None, chunk=None):
+    """Keys that each token sees, summed; half of itself, as i^2/2 counts it."""
+    if chunk is not None:
+        return sum(n % chunk + 0.5 for n in range(tokens))
+    return sum(min(n + 0.5, window or n + 0.5) for n in range(tokens))
+
+
+def test_latent_attention_prefills_at_the_width_of_its_heads():
+    """DeepSeek-V3 at 8,192 tokens: 192 wide for query and key, 128 for the value, not the latent's 576 for both."""
+    per_pair = 2 * 128 * (192 + 128) * 61
+    assert prefill_attention_flops(DEEPSEEK, 8192) == per_pair * 8192 * 8192 / 2
+    latent = 2 * 128 * (576 + 576) * 61 * 8192 * 8192 / 2
+    matrices = 2 * DEEPSEEK.active_parameters * 8192
+    right = matrices + prefill_attention_flops(DEEPSEEK, 8192)
+    assert (matrices + latent) / right == pytest.approx(1.57, abs=0.01)
+
+
+def test_latent_attention_decodes_on_the_latent():
+    """A new token's 128 heads each meet 576 numbers of every key and 512 of every value: 61 layers, two operations each."""
+    assert decode_attention_flops(DEEPSEEK, 8192) == 2 * 128 * (576 + 512) * 61 * 8192
+
+
+@given(st.integers(1, 400), st.integers(1, 400))
+def test_windows_and_chunks_are_sums_over_pairs(tokens, size):
+    """Closed forms of full, window and chunk layers against counting every pair."""
+    unit = 2 * 32 * (128 + 128)
+    windows = replace(ONE, full_layers=0, window_layers=1, window=size)
+    assert prefill_attention_flops(ONE, tokens) == pytest.approx(unit * pairs(tokens))
+    assert prefill_attention_flops(windows, tokens) == pytest.approx(unit * pairs(tokens, window=size))
+    chunks = replace(windows, chunked=True)
+    assert prefill_attention_flops(chunks, tokens) == pytest.approx(unit * pairs(tokens, chunk=size))
+
+
+def test_equal_widths_cost_what_one_width_did():
+    """Ordinary attention: 2 x layers x heads x head dimension x tokens^2 for a prompt."""
+    model = load_model("llama-3.3-70b")
+    assert prefill_attention_flops(model, 4096) == 2 * 80 * 64 * 128 * 4096**2
+
+
+@pytest.mark.parametrize(("config", "attending"), [(QWEN3_NEXT, 12), (LLAMA_4_SCOUT, 12)])
+def test_layers_that_do_not_see_a_long_prompt_do_not_grow_with_its_square(config, attending):
+    """From 500,000 to 1,000,000 tokens the arithmetic grows by the full layers' pairs, and by a line for windows."""
+    model = model_shape(config)
+    n = 500_000
+    grown = prefill_attention_flops(model, 2 * n) - 4 * prefill_attention_flops(model, n)
+    per_pair = 2 * model.attention_heads * (model.qk_dim + model.v_dim)
+    assert model.full_layers == attending
+    assert abs(grown) <= per_pair * model.window_layers * (model.window or 0) * 2 * n
+
+
+def test_a_long_context_that_is_bound_by_arithmetic_costs_more_a_token():
+    """DeepSeek-V3 with memory that is never the limit: time of a token rises from 1k to 32k of context by attention on the latent."""
+
+    def tpot(tokens):
+        found = estimate(
+            DEEPSEEK, Shape(prompt_tokens=tokens, output_tokens=2), flops=1e15, bandwidth_bytes_per_s=1e18,
+            memory_bytes=10**13, gpus=1,
+        )  # fmt: skip
+        assert found is not None
+        return found.tpot_s / found.batch
+
+    prefill = [
+        (2 * DEEPSEEK.active_parameters * i + prefill_attention_flops(DEEPSEEK, i)) / 0.5e15 for i in (1024, 32768)
+    ]
+    token = [(2 * DEEPSEEK.active_parameters + decode_attention_flops(DEEPSEEK, i + 1)) / 0.5e15 for i in (1024, 32768)]
+    for at, tokens in enumerate((1024, 32768)):
+        assert tpot(tokens) == pytest.approx(token[at] + prefill[at] / 2)
