@@ -128,10 +128,11 @@ def price_at(model: Any, at: datetime, context: Mapping[str, str] | None = None)
     return model.get_prices(at, context)
 
 
-def find_price(ref: PriceRef, at: datetime) -> HostedPrice:
-    """The price of `ref` in force at `at`. Raises ConfigError: unknown provider or model (the nearest are named)."""
-    if ref.input_usd_per_million is not None or ref.output_usd_per_million is not None:
-        return _own(ref)
+def book_model(ref: PriceRef) -> tuple[Any, Any]:
+    """(provider, model) of genai-prices: the entry of just that id, as the catalogue lists it, else the one whose rules match the name.
+
+    Raises ConfigError: unknown provider or model (the nearest are named).
+    """
     snapshot = data_snapshot.get_snapshot()
     provider = data_snapshot.find_provider_by_id(snapshot.providers, ref.provider)
     if provider is None:
@@ -140,11 +141,20 @@ def find_price(ref: PriceRef, at: datetime) -> HostedPrice:
             ref.provider,
             nearest(ref.provider.lower(), (p.id for p in snapshot.providers), _GIVE_IT),
         )
-    model = provider.find_model(ref.model, all_providers=snapshot.providers)
+    listed = next((m for m in provider.models if m.id == ref.model), None)
+    model = listed or provider.find_model(ref.model, all_providers=snapshot.providers)
     if model is None:
         raise ConfigError(
             "no price of this model", ref.name, nearest(ref.model.lower(), (m.id for m in provider.models), _GIVE_IT)
         )
+    return provider, model
+
+
+def find_price(ref: PriceRef, at: datetime) -> HostedPrice:
+    """The price of `ref` in force at `at`. Raises ConfigError: unknown provider or model, or one not priced by tokens."""
+    if ref.input_usd_per_million is not None or ref.output_usd_per_million is not None:
+        return _own(ref)
+    provider, model = book_model(ref)
     price = price_at(model, at)
     if price.input_mtok is None or price.output_mtok is None:
         raise ConfigError("model is not priced by input and output tokens", ref.name, f"its price is: {price}")

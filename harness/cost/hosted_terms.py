@@ -13,12 +13,11 @@ from datetime import datetime
 from decimal import Decimal
 
 import genai_prices
-from genai_prices import data_snapshot
 from genai_prices.types import TieredPrices
 
 from harness.config import PriceRef
 from harness.cost.demand import DAY_S, Load
-from harness.cost.hosted import HostedPrice, find_price
+from harness.cost.hosted import HostedPrice, book_model, price_at
 from harness.cost.quantities import HOURS_PER_MONTH, Number, above_zero, at_least_zero, exact, to_decimal, usd
 from harness.errors import ConfigError
 
@@ -124,10 +123,7 @@ def find_variant(ref: PriceRef, at: datetime, service: str) -> HostedPrice:
 
     A name the price data does not know would silently give the standard price: it is an error here, naming the known ones.
     """
-    find_price(ref, at)  # unknown provider or model: said there
-    snapshot = data_snapshot.get_snapshot()
-    provider = data_snapshot.find_provider_by_id(snapshot.providers, ref.provider)
-    model = provider.find_model(ref.model, all_providers=snapshot.providers)
+    provider, model = book_model(ref)
     contexts = {
         value: {key: value}
         for variant in model.price_variants or ()
@@ -142,7 +138,7 @@ def find_variant(ref: PriceRef, at: datetime, service: str) -> HostedPrice:
             f"{service} on {at.date().isoformat()}",
             f"known: {known}" if known else "give its price yourself: input_usd_per_million, output_usd_per_million",
         )
-    price = model.get_prices(at, contexts[service])
+    price = price_at(model, at, contexts[service])
     source = f"genai-prices {genai_prices.__version__}: {provider.id}/{model.id}, {service}"
     inputs = {"price": str(price), "price source": source, "price as of": f"in force on {at.date().isoformat()}"}
     return HostedPrice(f"{ref.name} ({service})", None, price, inputs, None)
