@@ -1,4 +1,5 @@
-"""Forks one child for each line of standard input and runs a campaign in it; says the child's pid, then its exit status.
+"""Forks one child for each line of standard input and runs a campaign in it; says the child's pid, and after a line `wait` its exit
+status: until then the pid is the child's, dead or alive.
 
 A line is JSON: config (an experiment as plain data), out, resume. Importing the harness once and forking makes a hundred lives
 of a campaign affordable; each child is a process of its own that can be killed.
@@ -32,6 +33,7 @@ def main() -> None:
             finally:
                 os._exit(code)
         print(pid, flush=True)
+        assert sys.stdin.readline() == "wait\n"
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 

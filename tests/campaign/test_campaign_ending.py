@@ -12,6 +12,8 @@ import pytest
 from harness.campaign.ending import Summary, line, notify
 from harness.config import NotifySpec
 
+pytestmark = pytest.mark.timing
+
 
 def summary(**changes) -> Summary:
     values = {
@@ -55,7 +57,7 @@ def hook():
     yield server
     server.shutdown()
     server.server_close()
-    thread.join(5)
+    thread.join()
 
 
 def test_webhook_and_command_get_the_summary(hook, tmp_path, monkeypatch):

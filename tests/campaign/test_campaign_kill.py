@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from campaign_values import small
 
 from harness.campaign import file, stock
 from harness.campaign.order import ordered
 from harness.store.reader import read_run
+from tests.waiting import until
 
+pytestmark = pytest.mark.timing
 ROOT = Path(__file__).resolve().parents[2]
 LONG = bool(os.environ.get("HARNESS_LONG"))
 
@@ -42,22 +43,18 @@ class Children:
         self._server.stdin.write(json.dumps({"config": config, "out": str(out), "resume": resume}) + "\n")
         self._server.stdin.flush()
         pid = int(self._server.stdout.readline())
-
-        def kill() -> None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-        timer = threading.Timer(kill_after_s, kill) if kill_after_s is not None else None
-        if timer:
-            timer.start()
-        status = int(self._server.stdout.readline())
-        if timer:
-            timer.cancel()
-        return status, time.monotonic() - begun
+        if kill_after_s is not None:
+            until(
+                lambda: time.monotonic() > begun + kill_after_s or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+            )
+            os.kill(pid, signal.SIGKILL)
+        self._server.stdin.write("wait\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline()), time.monotonic() - begun
 
     def close(self) -> None:
         self._server.stdin.close()
-        self._server.wait(30)
+        self._server.wait()
         self._server.stdout.close()
 
 
@@ -111,19 +108,25 @@ def config_of(url: str) -> dict:
 
 
 def test_killed_again_and_again_a_campaign_still_ends_whole(golden, tmp_path, children):
-    """Six kills within one campaign of four cells, each at a random moment of what a life of it takes."""
+    """Six kills within campaigns of four cells, each at a random moment of the first half of what a whole life takes here."""
     config = config_of(golden.url)
+    _, life_s = children.live(config, tmp_path / "unharmed", resume=None, kill_after_s=None)
     draw = random.Random(7)
-    killed = 0
-    for _ in range(6):
-        if is_finished(tmp_path):
+    killed, out = 0, tmp_path / "c0"
+    for number in range(60):
+        if killed == 6:
             break
-        status, _ = children.live(config, tmp_path, resume=resumable(tmp_path), kill_after_s=draw.uniform(0.05, 1.0))
+        if is_finished(out):  # a quick life: what was killed so far must be whole, and the next campaign goes on
+            check_whole(out, config, killed)
+            out = tmp_path / f"c{number}"
+        after_s = draw.uniform(0.02, 0.5) * life_s
+        status, lasted_s = children.live(config, out, resume=resumable(out), kill_after_s=after_s)
         killed += status == -9
-    if not is_finished(tmp_path):
-        assert children.live(config, tmp_path, resume=resumable(tmp_path), kill_after_s=None)[0] == 0
-    assert killed >= 3
-    check_whole(tmp_path, config, killed)
+        life_s = min(life_s, lasted_s) if status == 0 and resumable(out) is None else life_s
+    if not is_finished(out):
+        assert children.live(config, out, resume=resumable(out), kill_after_s=None)[0] == 0
+    assert killed == 6
+    check_whole(out, config, killed)
 
 
 @pytest.mark.skipif(not LONG, reason="30 campaigns; set HARNESS_LONG=1")

@@ -15,6 +15,7 @@ from harness.campaign.lock import hold, lock_names
 from harness.config import TargetSpec
 from harness.errors import TargetError
 
+pytestmark = pytest.mark.timing
 ROOT = Path(__file__).resolve().parents[2]
 _HOLDER = """
 import sys

@@ -21,6 +21,7 @@ from harness.targets import open_target
 from tests.fakes.golden_server import GoldenServer
 from tests.targets.target_spawning import make_package
 
+pytestmark = pytest.mark.timing
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -91,14 +92,13 @@ marker = {marker!r}
 first = not os.path.exists(marker)
 open(marker, "a").write("start\\n")
 with GoldenServer(ttft_s=0.02, itl_s=0.01, port=known.port, model=known.served_model_name) as server:
-    if first or {always}:
-        def watch():
-            while server.finished < 4:
-                threading.Event().wait(0.01)
-            print("RuntimeError: lost the device", flush=True)
-            os._exit(1)
-        threading.Thread(target=watch).start()
-    threading.Event().wait(60)
+    while not (first or {always}):
+        threading.Event().wait()
+    server.hold = lambda _: server.finished >= 4
+    while server.finished < 4 or not server.in_flight:
+        threading.Event().wait(0.01)
+    print("RuntimeError: lost the device", flush=True)
+    os._exit(1)
 """
 
 

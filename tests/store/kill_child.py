@@ -1,11 +1,13 @@
-"""Writes rows until it is killed; says in a log file, which no buffer holds back, which row it added when.
+"""Writes rows until it is killed; says in a log file, which no buffer holds back, what it did when.
 
-Arguments: run directory, log file, seconds between flushes, seconds until finish (0: never).
+Arguments: run directory, log file, seconds between flushes, seconds until finish (0: never). Lines of the log: `row LAST_SEQ AT_NS`
+after each two rows, `finish AT_NS` before it finishes (it then stops itself until it is continued), `finished AT_NS`.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -24,10 +26,14 @@ def main(run_dir: str, log: str, interval_s: str, finish_after_s: str) -> None:
         writer.add("requests", [request(seq), request(seq + 1)])
         writer.add("server", [server_sample(seq)])
         seq += 2
-        os.write(descriptor, f"{seq - 1} {clock.monotonic_ns()}\n".encode())
+        os.write(descriptor, f"row {seq - 1} {clock.monotonic_ns()}\n".encode())
         clock.sleep(0.01)
+    os.write(descriptor, f"finish {clock.monotonic_ns()}\n".encode())
+    os.kill(os.getpid(), signal.SIGSTOP)
+    began_ns = clock.monotonic_ns()
     writer.finish("complete")
-    clock.sleep(60)
+    os.write(descriptor, f"finished {clock.monotonic_ns() - began_ns}\n".encode())
+    signal.pause()
 
 
 main(*sys.argv[1:])

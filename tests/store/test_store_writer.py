@@ -11,21 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from store_values import T0, gpu_sample, manifest, noisy_requests, request, server_sample
 
-from harness import clock
 from harness.errors import StoreError, TargetError
 from harness.records import Load, Plan, PlannedRequest
 from harness.store import parts
 from harness.store.owner import owner
 from harness.store.reader import read_run
 from harness.store.writer import PART_ROWS, RunWriter
+from tests.waiting import until
 
-
-def _eventually(condition) -> bool:
-    for _ in range(500):
-        if condition():
-            return True
-        clock.sleep(0.01)
-    return False
+pytestmark = pytest.mark.timing
 
 
 @contextmanager
@@ -43,7 +37,7 @@ def test_rows_stand_in_parts_while_the_run_goes(tmp_path):
     """Rows are on disk and readable before finish, and the manifest says running with this process as its owner."""
     writer = RunWriter.create(tmp_path / "a" / "r", manifest(), flush_interval_s=0.01)
     writer.add("requests", [request(0), request(1)])
-    assert _eventually(lambda: parts.list_parts(writer.run_dir, "requests"))
+    until(lambda: parts.list_parts(writer.run_dir, "requests"))
     run = read_run(writer.run_dir)
     assert run.requests["seq"].tolist() == [0, 1]
     assert (run.manifest.state, run.manifest.error) == ("running", None)
@@ -57,8 +51,8 @@ def test_finish_merges_parts_into_one_file(tmp_path):
     writer.write_plan(Plan((PlannedRequest(0, None, 1, 1, None, 7),), (), Load(concurrency=1), "fixed:1x1", 1, "x"))
     for seq in range(200):
         writer.add("requests", [request(seq)])
-        if seq % 20 == 0:
-            clock.sleep(0.006)
+        if seq % 40 == 0:  # several parts
+            until(lambda seq=seq: len(parts.list_parts(writer.run_dir, "requests")) > seq // 40)
     writer.add("server", [server_sample(T0)])
     writer.finish("complete")
     assert sorted(p.name for p in writer.run_dir.iterdir()) == [
@@ -169,7 +163,7 @@ def test_disk_full_in_the_flusher_reaches_the_next_add(tmp_path):
     """A part that the kernel refuses stops the run with a StoreError; rows written before stay and the run says failed."""
     writer = RunWriter.create(tmp_path / "r", manifest(), flush_interval_s=0.01)
     writer.add("requests", [request(0), request(1)])
-    assert _eventually(lambda: parts.list_parts(writer.run_dir, "requests"))
+    until(lambda: parts.list_parts(writer.run_dir, "requests"))
     with file_size_limit(40_000):
         writer.add("requests", noisy_requests(1000))
 
@@ -180,7 +174,7 @@ def test_disk_full_in_the_flusher_reaches_the_next_add(tmp_path):
                 return "File too large" in error.advice
             return False
 
-        assert _eventually(refused)
+        until(refused)
         with pytest.raises(StoreError, match="rows cannot be written"):
             writer.finish("complete")
     run = read_run(writer.run_dir)
