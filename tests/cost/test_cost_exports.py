@@ -106,6 +106,66 @@ def test_focus_of_a_scenario_holds_each_feasible_option():
         assert mine == pytest.approx(option.usd_per_month, rel=D("1e-9"))
 
 
+def of_phase(rows):
+    return {r["x_Phase"]: (D(r["PricingQuantity"]), D(r["EffectiveCost"]), r["PricingUnit"]) for r in rows}
+
+
+def close(found, want):
+    assert found.keys() == want.keys()
+    for phase, (count, usd, unit) in want.items():
+        assert found[phase][2] == unit
+        assert found[phase][:2] == (pytest.approx(D(count), rel=D("1e-9")), pytest.approx(D(usd), rel=D("1e-9"))), phase
+
+
+def test_focus_of_a_scenario_splits_hosted_as_billed():
+    """2 M requests of 8,192 + 512 tokens at gpt-5: $20,480 of input and $10,240 of output, not 16 to 1 by tokens ($28,913 / $1,807)."""
+    spec = scenario(
+        demand={"requests_per_month": 2e6}, workload={"input_tokens": 8192, "output_tokens": 512},
+        hosted=[{"provider": "openai", "model": "gpt-5", "same_model": False}],
+    )  # fmt: skip
+    rows = [r for r in rows_of(charges_of_scenario(run_scenario(spec))) if r["ServiceProviderName"] == "hosted"]
+    close(of_phase(rows), {"input": ("16384e6", "20480", "Tokens"), "output": ("1024e6", "10240", "Tokens")})
+    assert {r["AllocatedMethodId"] for r in rows} == {""}
+
+
+def test_focus_of_a_scenario_bills_cache_and_commitment_apart():
+    """Haiku: 6,144 of 8,192 read and 2,048 written, 10 % off, 1,000 requests for at least $10: five rows that sum to the $10."""
+    haiku = {
+        "provider": "anthropic", "model": "claude-haiku-4-5", "same_model": False, "cached_input_tokens": 6144,
+        "cache_write_5m_tokens": 2000, "discount": 0.1, "minimum_usd_per_month": 10,
+    }  # fmt: skip
+    spec = scenario(
+        demand={"requests_per_month": 1000}, workload={"input_tokens": 8192, "output_tokens": 512}, hosted=[haiku]
+    )
+    rows = [r for r in rows_of(charges_of_scenario(run_scenario(spec))) if r["ServiceProviderName"] == "hosted"]
+    used = {"input": "0.048", "cached input": "0.6144", "cache writes": "2.5", "output": "2.56"}
+    counts = {"input": 48_000, "cached input": 6_144_000, "cache writes": 2_000_000, "output": 512_000}
+    want = {phase: (counts[phase], D(usd) * D("0.9"), "Tokens") for phase, usd in used.items()}
+    unused = 10 - sum(usd for _, usd, _ in want.values())
+    close(of_phase(rows), {**want, "unused commitment": (1, unused, "Months")})
+    assert sum(D(r["EffectiveCost"]) for r in rows) == pytest.approx(D(10), rel=D("1e-9"))
+
+
+def test_focus_of_a_run_has_a_row_for_every_part_of_the_bill():
+    """Perplexity with a declared cache of its own: input, cached input, output, and the fee of $12 per 1,000 requests."""
+    ref = PriceRef(provider="perplexity", model="sonar", cached_input_tokens=400)
+    s = replace(summary(), config={"cost": {"hosted": [ref.model_dump()]}})
+    rows = [
+        r
+        for r in rows_of(charges_of_run(s, cost_run(s, BOX, CostSpec(hosted=[ref]))))
+        if r["ServiceProviderName"] == "perplexity"
+    ]
+    want = {
+        "input": (600_000, "0.6", "Tokens"), "cached input": (400_000, "0.4", "Tokens"), "output": (200_000, "0.2", "Tokens"),
+        "requests": (1000, 12, "Requests"),
+    }  # fmt: skip
+    close(of_phase(rows), want)
+    assert (
+        next(r for r in rows if r["x_Phase"] == "requests")["ChargeDescription"]
+        == "estimate, not billed: requests of sonar"
+    )
+
+
 def test_focus_refuses_what_is_not_known():
     """No usage, no charge, NaN: errors, and never a row of 0."""
     s, report = run()
