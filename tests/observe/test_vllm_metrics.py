@@ -7,6 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from harness.observe.vllm_metrics import ScrapeError, counter, is_loopback, open_client, parse, scrape, unfinished
 
+pytestmark = pytest.mark.timing
+
 
 def _reference(page):
     """Every sample of the whole page by the parser alone, without our choosing of lines."""

@@ -35,7 +35,7 @@ def spec(folder: Path, mode: str = "ok", **more: object) -> TargetSpec:
         "name": "own",
         "kind": "vllm",
         "model": str(folder / "some-model"),
-        "start_timeout_s": 20,
+        "start_timeout_s": 120,
         "env": env,
     } | more
     return TargetSpec.model_validate(values)

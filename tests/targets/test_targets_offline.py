@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -32,7 +31,9 @@ from harness.targets.offline_batch import cut
 from harness.targets.offline_worker import one_token_words
 from harness.targets.vocabulary import read_words, vocabulary
 from tests.fakes import fake_vllm
+from tests.waiting import until
 
+pytestmark = pytest.mark.timing
 ROOT = Path(__file__).resolve().parents[2]
 _ENGINE = """
 import json, os, sys, time, types
@@ -65,7 +66,7 @@ class LLM:
         with open(os.environ["FAKE_OFFLINE_SEEN"], "a") as file: file.write(json.dumps(asked) + "\\n")
         if MODE == "dies" and self.calls == 3: os._exit(9)
         if MODE == "refuses" and self.calls == 3: raise ValueError("prompt is longer than the context")
-        if MODE == "slow" and self.calls > 1: time.sleep(0.6)
+        while MODE == "slow" and self.calls > 1 and not os.path.exists(os.environ["FAKE_OFFLINE_SEEN"] + ".go"): time.sleep(0.01)
         made = []
         for p, s in zip(prompts, params):
             now = time.monotonic(); time.sleep(0.001)
@@ -104,7 +105,7 @@ def make_engine(folder: Path) -> None:
 
 def target_spec(folder: Path, mode: str = "", **more: object) -> TargetSpec:
     env = {"PYTHONPATH": f"{folder / 'site'}:{ROOT}", "FAKE_OFFLINE": mode, "FAKE_OFFLINE_SEEN": str(folder / "seen")}
-    values = {"name": "batch", "kind": "vllm", "model": str(folder / "model"), "env": env, "start_timeout_s": 20}
+    values = {"name": "batch", "kind": "vllm", "model": str(folder / "model"), "env": env, "start_timeout_s": 120}
     values["flags"] = {"max_model_len": 512, "max-num-seqs": 4, "enforce_eager": True}
     return TargetSpec.model_validate(values | more)
 
@@ -134,15 +135,6 @@ def running(place: Path) -> list[int]:
     return found
 
 
-def gone_within(place: Path, seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while running(place):
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 def planned(lengths: list[int], scheduled_ns: int | None = 0) -> list[PlannedRequest]:
     return [PlannedRequest(i, scheduled_ns, n, 1 + i % 4, None, 1000 + i) for i, n in enumerate(lengths)]
 
@@ -161,8 +153,17 @@ def seen(place: Path) -> list[list[list]]:
 
 
 def once_called(place: Path, action: str):
-    """A should_stop that asks for `action` once the engine is in the first call of a batch."""
-    return lambda: action if len((place / "seen").read_text().splitlines()) > 1 else None
+    """A should_stop that asks for `action` once the engine is in the first call of a batch; a slow engine's call goes on when asked
+    to drain."""
+
+    def stop() -> str | None:
+        if len((place / "seen").read_text().splitlines()) < 2:
+            return None
+        if action == "drain":
+            (place / "seen.go").touch()
+        return action
+
+    return stop
 
 
 @given(st.lists(st.integers(1, 9), max_size=40), st.integers(1, 12))
@@ -350,10 +351,10 @@ def test_the_engine_ends_with_a_killed_harness(place):
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout.readline() == "up\n"
-        time.sleep(0.3)
+        until(lambda: len((place / "seen").read_text().splitlines()) > 1, "the engine is in a call of the batch")
         assert running(place)
         child.send_signal(signal.SIGKILL)
-    assert gone_within(place, 8)
+    until(lambda: not running(place), "no process is left")
 
 
 def test_offline_and_server_agree_on_the_vocabulary(place):

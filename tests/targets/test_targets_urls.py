@@ -13,6 +13,7 @@ from harness.targets import identity, open_target
 from harness.targets.vocabulary import read_words
 from tests.fakes.fake_vllm import Fake, serve
 
+pytestmark = pytest.mark.timing
 KEY = "sk-secret-0123456789"
 
 

@@ -9,6 +9,7 @@ from harness.records import Endpoint
 from harness.targets.vocabulary import read_words, vocabulary
 from tests.fakes.fake_vllm import CHAT_OVERHEAD, Fake, serve, tokens
 
+pytestmark = pytest.mark.timing
 WORDS = (*read_words()[:60], "something", "understanding")
 
 

@@ -7,8 +7,8 @@
  *   FAKE_NVML_POWER_MW     power of board 0 (default 300000); board i draws 10 W x i more, constant
  *   FAKE_NVML_PERIOD_MS    the energy counter moves once in this many ms of CLOCK_MONOTONIC (default 100)
  *   FAKE_NVML_PROCESSES    "board:pid,board:pid": compute processes; "board.slice:pid" puts one on a MIG slice
- *   FAKE_NVML_LOST         "board:ms": that board answers GPU_IS_LOST from ms after nvmlInit on
- *   FAKE_NVML_UNKNOWN      "board:ms": the same with NVML_ERROR_UNKNOWN
+ *   FAKE_NVML_LOST         "board:path": that board answers GPU_IS_LOST while that file exists
+ *   FAKE_NVML_UNKNOWN      "board:path": the same with NVML_ERROR_UNKNOWN
  *   FAKE_NVML_INIT         error code returned by nvmlInit (18: driver and library versions differ)
  *   FAKE_NVML_MIG          slices of board 0, which is then in MIG mode
  *   FAKE_NVML_FLAGS        words: no_energy, bare (no utilisation, clocks, temperature, reasons: not supported; process
@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { OK = 0, UNINITIALIZED = 1, BAD_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6,
        TOO_SMALL = 7, FUNCTION_NOT_FOUND = 13, GPU_IS_LOST = 15, UNKNOWN = 999 };
@@ -36,7 +37,8 @@ typedef struct { unsigned version, sensor; int celsius; } temperature_v1;
 static device boards[MAX_BOARDS], slices[MAX_BOARDS][MAX_SLICES];
 static struct { int board, slice; unsigned pid; } processes[MAX_PROCESSES];
 static int started, board_count, mig_slices, process_count, lost_board, unknown_board;
-static u64 power_mw, period_ms, begun_ms, lost_ms, unknown_ms;
+static u64 power_mw, period_ms;
+static char lost_file[4096], unknown_file[4096];
 static int no_energy, bare, old, unavailable;
 
 static u64 now_ms(void) {
@@ -50,11 +52,11 @@ static long number(const char *name, long otherwise) {
     return text && *text ? atol(text) : otherwise;
 }
 
-static int fails_at(const char *name, u64 *ms) {
+static int fails_with(const char *name, char *file) {
     const char *text = getenv(name);
     int board = -1;
-    *ms = 0;
-    if (text) sscanf(text, "%d:%llu", &board, ms);
+    *file = 0;
+    if (text) sscanf(text, "%d:%4095s", &board, file);
     return board;
 }
 
@@ -92,9 +94,8 @@ int nvmlInitWithFlags(unsigned flags) {
     if (mig_slices > MAX_SLICES) mig_slices = MAX_SLICES;
     power_mw = (u64)number("FAKE_NVML_POWER_MW", 300000);
     period_ms = (u64)number("FAKE_NVML_PERIOD_MS", 100);
-    begun_ms = now_ms();
-    lost_board = fails_at("FAKE_NVML_LOST", &lost_ms);
-    unknown_board = fails_at("FAKE_NVML_UNKNOWN", &unknown_ms);
+    lost_board = fails_with("FAKE_NVML_LOST", lost_file);
+    unknown_board = fails_with("FAKE_NVML_UNKNOWN", unknown_file);
     for (int i = 0; i < MAX_BOARDS; i++) {
         boards[i] = (device){i, -1};
         for (int j = 0; j < MAX_SLICES; j++) slices[i][j] = (device){i, j};
@@ -118,8 +119,8 @@ const char *nvmlErrorString(int code) {
 static int state(const device *d) {
     if (!started) return UNINITIALIZED;
     if (!d) return BAD_ARGUMENT;
-    if (d->board == lost_board && now_ms() >= begun_ms + lost_ms) return GPU_IS_LOST;
-    if (d->board == unknown_board && now_ms() >= begun_ms + unknown_ms) return UNKNOWN;
+    if (d->board == lost_board && access(lost_file, F_OK) == 0) return GPU_IS_LOST;
+    if (d->board == unknown_board && access(unknown_file, F_OK) == 0) return UNKNOWN;
     return OK;
 }
 
