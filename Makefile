@@ -7,7 +7,7 @@ BIN := .venv/bin
 PINS := configs/constraints
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm bench test check lint types bench-driver bench-vllm-serve bench-ab bench-peers bench-memory bench-prompts bench-workloads clean
+.PHONY: help setup vllm bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab bench-peers bench-memory bench-prompts bench-workloads clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -42,6 +42,12 @@ bench: ## from nothing to a measured $/token report of a real vLLM server
 
 test: .venv/.vllm ## from nothing to a passed test suite, the real vLLM server included
 	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest $(ARGS)
+
+test-timing: .venv/.vllm ## the tests that wait for something or talk to a real server; ARGS= for pytest
+	@$(BIN)/python -m pytest -m timing $(ARGS)
+
+test-conditions: .venv/.vllm ## those tests again and again: quiet, on one core, beside a busy core, nice; ARGS='--runs 2 --minutes 60'
+	@$(BIN)/python -m tests.bench.bench_conditions $(ARGS)
 
 check: .venv/.vllm lint types test ## lint, types, import rules, tests: what CI runs
 

