@@ -130,20 +130,30 @@ def _measured_capacity(planned_rps: float, measured: Measured, interval: Interva
     )
 
 
-def _outlook(base: Base, side: HostedSide) -> Outlook:
-    ranges, fleet = base.spec.ranges, base.spec.fleet
+def case_of(base: Base, side: HostedSide) -> Case:
+    """The comparison with one hosted price as the odds draw around it: the same fleet and the same bill."""
     shares = paid_shares(base.demand, base.fleet_spec)
-    values = {
-        "demand_rps": base.demand.mean_rps,
-        "replica_usd_per_hour": float(base.price),
-        "hosted_usd_per_request": float(side.each_usd),
-        "headroom": fleet.headroom,
-        "fixed_usd_per_hour": float(base.fixed_usd_per_hour),
-        "tokenizer_ratio": 1.0,  # of the hosted price, which has the declared ratio in it
-        "capacity_rps": base.capacity_rps,
-    }
+    return Case(
+        demand_rps=base.demand.mean_rps,
+        replica_usd_per_hour=float(base.price),
+        hosted_usd_per_request=float(side.each_usd),
+        headroom=base.spec.fleet.headroom,
+        fixed_usd_per_hour=float(base.fixed_usd_per_hour),
+        tokenizer_ratio=1.0,  # of the hosted price, which has the declared ratio in it
+        capacity_rps=base.capacity_rps,
+        hosted_minimum_usd_per_hour=float(Decimal(repr(side.minimum_usd_per_month)) / HOURS_PER_MONTH),
+        spares=base.spec.fleet.spares,
+        min_replicas=base.spec.fleet.min_replicas,
+        shape=tuple(rate / base.demand.mean_rps for rate, _ in shares),
+        shares=tuple(float(part) for _, part in shares),
+    )
+
+
+def _outlook(base: Base, side: HostedSide) -> Outlook:
+    ranges, case = base.spec.ranges, case_of(base, side)
     assumptions = []
-    for name, value in values.items():
+    for name in type(ranges).model_fields:
+        value = getattr(case, name)
         if name == "capacity_rps" and base.measured is not None and base.measured.interval is not None:
             assumptions.append(_measured_capacity(value, base.measured, base.measured.interval))
             continue
@@ -152,14 +162,6 @@ def _outlook(base: Base, side: HostedSide) -> Outlook:
             high = min(1.0, high)
         if low < high:
             assumptions.append(Assumption(name, low, min(max(value, low), high), high, "ranges of the scenario"))
-    case = Case(
-        **values,
-        hosted_minimum_usd_per_hour=float(Decimal(repr(side.minimum_usd_per_month)) / HOURS_PER_MONTH),
-        spares=fleet.spares,
-        min_replicas=fleet.min_replicas,
-        shape=tuple(rate / base.demand.mean_rps for rate, _ in shares),
-        shares=tuple(float(part) for _, part in shares),
-    )
     return outlook(case, assumptions)
 
 

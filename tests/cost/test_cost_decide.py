@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 from scenario_values import hosted, scenario
@@ -115,6 +116,16 @@ def test_near_ties_go_to_the_simpler():
     found = decide(replace(result, options=(near, by_kind["hosted"])))
     assert found.choice == "hosted"
     assert "within 10 %" in found.reason
+
+
+@pytest.mark.parametrize(("hosted_usd", "choice"), [(110, "hosted"), ("110.01", "self-hosted"), (150, "self-hosted"), (199, "self-hosted")])  # fmt: skip
+def test_a_tie_ends_at_10_percent(hosted_usd, choice):
+    """Hosted at exactly 110 % of self-hosting is taken as the simpler one, a cent beyond it is not, nor at 150 or 199 %."""
+    result = run_scenario(scenario())
+    by_kind = {o.kind: o for o in result.options}
+    own = replace(by_kind["self-hosted"], usd_per_month=Decimal(100))
+    bought = replace(by_kind["hosted"], usd_per_month=Decimal(hosted_usd))
+    assert decide(replace(result, options=(own, bought))).choice == choice
 
 
 def test_no_reference_is_said():

@@ -8,6 +8,7 @@ import pytest
 
 from harness.config import PriceRef
 from harness.cost.breakeven import break_even
+from harness.cost.demand import Load, curve, flat, load_above, shaped
 from harness.cost.hosted import bill, find_price
 from harness.cost.hosted_terms import (
     RateLimits,
@@ -54,13 +55,69 @@ def test_each_limit_is_a_rate(limits, rps, binding):
 def test_demand_above_the_limit_is_infeasible_not_expensive():
     """10 requests/s allowed: 10 pass, 10.1 are infeasible and the limit is named."""
     limits = RateLimits(requests_per_minute=600)
-    assert limit_capacity(limits, SHAPE, 10).infeasible is None
-    assert "requests_per_minute" in limit_capacity(limits, SHAPE, 10.1).infeasible
+    assert limit_capacity(limits, SHAPE, load_above(flat(10))).infeasible is None
+    assert "requests_per_minute" in limit_capacity(limits, SHAPE, load_above(flat(10.1))).infeasible
+
+
+PEAK, DAY, MEAN = Load(10, 1, 1), Load(1, 10, 1), Load(1, 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("limits", "load"),
+    [
+        (RateLimits(requests_per_minute=300), PEAK),
+        (RateLimits(input_tokens_per_minute=300_000), PEAK),
+        (RateLimits(output_tokens_per_minute=60_000), PEAK),
+        (RateLimits(tokens_per_minute=450_000), PEAK),
+        (RateLimits(concurrency=20), PEAK),
+        (RateLimits(requests_per_day=5 * 86400), DAY),
+        (RateLimits(tokens_per_day=5 * 86400 * 1500), DAY),
+        (RateLimits(spend_usd_per_month=5 * 2629.8), MEAN),
+    ],
+)
+def test_a_limit_is_held_against_the_load_of_its_own_time(limits, load):
+    """5 requests/s allowed: 10 at the peak, in the busiest day or on average break the limits of that time, and no other."""
+    for one in (PEAK, DAY, MEAN):
+        found = limit_capacity(limits, SHAPE, one)
+        assert found.rps == pytest.approx(5)
+        assert (found.infeasible is not None) is (one is load)
+
+
+def test_limits_of_a_day_at_their_value_and_just_beyond():
+    """A day of 864,000 requests with a peak of 20 rps: a cap of that many holds, of one per mille less does not."""
+    day = load_above(curve("d", [20.0, *[220 / 23] * 23]))
+    assert limit_capacity(RateLimits(requests_per_day=864_000), SHAPE, day).infeasible is None
+    assert "busiest day" in limit_capacity(RateLimits(requests_per_day=863_000), SHAPE, day).infeasible
+
+
+def test_the_binding_limit_is_the_one_nearest_to_its_load():
+    """A daily cap that is lower as a rate does not bind where the day is far from it and the peak is at its own limit."""
+    both = RateLimits(requests_per_minute=600, requests_per_day=5 * 86400)
+    assert limit_capacity(both, SHAPE, Load(9.9, 1, 1)).binding == "requests_per_minute"
+    assert limit_capacity(both, SHAPE).binding == "requests_per_day"
+    broken = limit_capacity(both, SHAPE, Load(11, 6, 1)).infeasible
+    assert "requests_per_minute" in broken
+    assert "requests_per_day" in broken
+
+
+def test_the_burst_is_of_the_days_behind_an_averaged_one():
+    """m-large at 100 rps above 110: 4.3 rps on the averaged day, but 76 in its trace's highest hour."""
+    day = shaped("m-large", 100)
+    limits = RateLimits(requests_per_minute=60 * 20)
+    assert day.peak_rps - 110 < 20
+    assert "peak demand 76 requests/s" in limit_capacity(limits, SHAPE, load_above(day, 110)).infeasible
+
+
+def test_a_fee_per_request_is_paid_for_each():
+    """perplexity/sonar, $12 per 1,000 requests beside $1/M: 1,000 requests of 1,000 tokens are $13, and a sum of them is not one."""
+    price = find_price(PriceRef(provider="perplexity", model="sonar"), NOW)
+    assert bill(price, [(500, 0, 500, 0)] * 1000).total_usd == 13
+    assert bill(price, [(500_000, 0, 500_000, 0)]).total_usd == D("1.012")
 
 
 def test_no_limits_is_none_and_not_infinity():
     """Nothing declared limits nothing."""
-    assert limit_capacity(RateLimits(), SHAPE, 1e9) == limit_capacity(RateLimits(), SHAPE)
+    assert limit_capacity(RateLimits(), SHAPE, load_above(flat(1e9))) == limit_capacity(RateLimits(), SHAPE)
     assert limit_capacity(RateLimits(), SHAPE).rps is None
 
 

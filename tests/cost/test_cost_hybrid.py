@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+from dataclasses import replace
 from decimal import Decimal as D
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.cli.fleet import hybrid as command
-from harness.cost.demand import curve, flat, shaped
+from harness.cost.demand import curve, days_of, flat, shaped
+from harness.cost.fleet import FleetSpec, fleet_cost
 from harness.cost.hybrid import (
     clock_policy,
     hybrid_usd_per_hour,
@@ -58,19 +60,56 @@ def test_worked_prices_that_need_no_curve():
 
 
 def test_newsvendor_needs_u_star_of_the_next_replica():
-    """u* is 0.699 and the fractile 1 - u*; the last replica owned is used at least that much, the next one less."""
-    day = shaped("m-large", 195.8)
+    """u* is 0.699; over the days the last of the 7 replicas (7 published) is used at least that much, the next one less."""
+    day, weeks = shaped("m-large", 195.8), days_of(shaped("m-large", 195.8)).rps
     plan = plan_hybrid(day, MU, 3.49, 0.0614e-3)
+    assert plan.replicas == 7
     assert plan.needed_utilisation == pytest.approx(0.699, abs=1e-3)
 
     def used(j):
-        return sum(min(MU, max(0, rate - (j - 1) * MU)) for rate in day.rps) / 24 / MU
+        return sum(min(MU, max(0, rate - (j - 1) * MU)) for rate in weeks) / len(weeks) / MU
 
     assert used(plan.replicas) >= plan.needed_utilisation > used(plan.replicas + 1)
-    assert plan.usd_per_hour <= min(hybrid_usd_per_hour(day, k, MU, 3.49, 0.0614e-3) for k in range(14))
-    assert plan.hosted_share == pytest.approx(
-        sum(max(0, r - plan.replicas * MU) for r in day.rps) / sum(day.rps), rel=1e-9
-    )
+    assert plan.usd_per_hour <= min(hybrid_usd_per_hour(day, k, MU, 3.49, 0.0614e-3) for k in range(18))
+    assert float(plan.usd_per_hour) == pytest.approx(by_hand(weeks, 7, MU, 3.49, 0.0614e-3))
+    assert float(plan.usd_per_hour) == pytest.approx(35.40, rel=0.03)  # published, of the two weeks themselves
+    assert plan.hosted_share == pytest.approx(0.253, abs=0.03)
+    assert plan.hosted_peak_rps == pytest.approx(1.86 * 195.8 - 7 * MU)
+
+
+def test_an_averaged_day_hides_what_is_hosted():
+    """Without the days behind it the same shape owns 8 replicas and looks 7 % cheaper than it can be."""
+    day = shaped("m-large", 195.8)
+    flattered = plan_hybrid(replace(day, peak_hour_to_mean=None), MU, 3.49, 0.0614e-3)
+    assert flattered.replicas == 8
+    assert flattered.usd_per_hour < D("0.94") * plan_hybrid(day, MU, 3.49, 0.0614e-3).usd_per_hour
+
+
+# ---------------------------------------------------------------- a minimum commitment
+
+
+def test_plan_with_a_minimum_is_the_brute_force_on_600_random_cases():
+    """max(minimum, usage) for what is hosted: no other number of replicas is cheaper, and never all that the minimum pays for."""
+    draw, moved = random.Random(17), 0
+    for _ in range(600):
+        rates = [round(draw.expovariate(0.05), 2) + 0.1 for _ in range(draw.randint(1, 12))]
+        mu, c = round(draw.uniform(1, 30), 2), round(draw.uniform(0.2, 12), 2)
+        p = round(c / (3600 * mu * draw.uniform(0.05, 1.2)), 8)
+        v = round(p * draw.choice([0, 0, 0.1]), 9)
+        minimum = round(draw.choice([0.2, 0.9, 1.5]) * 3600 * p * sum(rates) / len(rates) * 730.5, 2)
+        floor = minimum / 730.5
+        demand, costs = curve("random", rates), []
+        for k in range(int(max(rates) / mu) + 3):
+            over = sum(max(0.0, rate - k * mu) for rate in rates) / len(rates)
+            own = c * k + 3600 * v * (sum(rates) / len(rates) - over)
+            costs.append(own + max(floor, 3600 * p * over))
+            at = hybrid_usd_per_hour(demand, k, mu, c, p, own_usd_per_request=v, minimum_usd_per_month=minimum)
+            assert float(at) == pytest.approx(costs[-1], rel=1e-9)
+        plan = plan_hybrid(demand, mu, c, p, own_usd_per_request=v, minimum_usd_per_month=minimum)
+        assert float(plan.usd_per_hour) == pytest.approx(min(costs), rel=1e-9)
+        assert costs[plan.replicas] == pytest.approx(min(costs), rel=1e-9)
+        moved += plan.replicas != plan_hybrid(demand, mu, c, p, own_usd_per_request=v).replicas
+    assert moved > 100
 
 
 def test_hosted_that_is_too_cheap_or_free_owns_nothing():
@@ -167,6 +206,29 @@ def test_the_clock_policy_wastes_1361_dollars():
     assert round(clock_policy(None, 2, D("5.672"), 0).idle_usd) == 1381  # of a mean month
 
 
+def test_hours_of_the_day_are_hours_whatever_the_step():
+    """Hours 0-3 at 1, 2, 3, 4 rps and nothing after them cost the same in steps of 10 min, 1 h, 90 min and in two days of 2 h."""
+    hourly = [1.0, 2, 3, 4, *[0.0] * 20]
+    want = (1 + 2 + 3 + 4) * 3600 * 30 * 0.0001
+    fine = [rate for rate in hourly for _ in range(6)]
+    assert float(clock_policy(curve("h", hourly), 2, 5, 0.0001, hours_per_month=720).hosted_usd) == pytest.approx(want)
+    assert float(clock_policy(curve("f", fine, step_s=600), 2, 5, 0.0001, hours_per_month=720).hosted_usd) == pytest.approx(want)  # fmt: skip
+    halves = [
+        1.0,
+        7 / 3,
+        11 / 3,
+        *[0.0] * 13,
+    ]  # 0-1.5, 1.5-3 and 3-4.5 h, of which the last holds half an hour of nothing
+    ninety = clock_policy(curve("n", halves, step_s=5400), 2, 5, 0.0001, hours_per_month=720)
+    assert float(ninety.hosted_usd) == pytest.approx((1.5 * 1 + 1.5 * 7 / 3 + 1 * 11 / 3) * 3600 * 30 * 0.0001)
+    two_days = curve("d", [1.5, 3.5, *[0.0] * 10] * 2, step_s=7200)
+    assert float(clock_policy(two_days, 2, 5, 0.0001, hours_per_month=720).hosted_usd) == pytest.approx(want)
+    late = clock_policy(curve("f", fine, step_s=600), 2, 5, 0.0001, hours=(4, 5, 23))
+    assert late.hosted_usd == 0
+    with pytest.raises(ConfigError, match="whole days"):
+        clock_policy(curve("short", [1, 2, 3]), 2, 5, 0.0001)
+
+
 def test_the_clock_policy_is_billed_on_top():
     """With a curve, the requests of those hours are billed, and that bill is what not doing it saves."""
     day = shaped("m-large", 10)
@@ -194,16 +256,51 @@ def test_too_many_replicas_are_refused():
         plan_hybrid(flat(10), 1e-7, 1, 1)
 
 
+WORDS = [
+    "--capacity-rps", "32.26", "--replica-usd-per-hour", "3.49", "--hosted-usd-per-request", "0.0000614",
+    "--demand", "m-large", "--mean-rps", "195.8",
+]  # fmt: skip
+
+
+def shown(*more):
+    return json.loads(CliRunner().invoke(command, [*WORDS, *more, "--json"], catch_exceptions=False).output)
+
+
 def test_command():
     """The plan in words, the plans it beats beside it, and the layers when there is a commitment."""
-    words = [
-        "--capacity-rps", "32.26", "--replica-usd-per-hour", "3.49", "--hosted-usd-per-request", "0.0000614",
-        "--demand", "m-large", "--mean-rps", "195.8", "--reserved-usd-per-hour", "2.5",
-    ]  # fmt: skip
+    words = [*WORDS, "--reserved-usd-per-hour", "2.5"]
     said = CliRunner().invoke(command, words, catch_exceptions=False).output
-    assert said.startswith("Own 8 replicas at all times")
+    assert said.startswith("Own 7 replicas at all times")
     assert "by the clock" in said
-    shown = json.loads(CliRunner().invoke(command, [*words, "--json"], catch_exceptions=False).output)
-    plans = {name: float(usd) for name, usd in shown["plans_usd_per_hour"].items()}
-    assert plans["all hosted"] > plans["hybrid, 8 replicas + hosted peak"] > plans["layers, elastic ones hour by hour"]
-    assert shown["plan"]["replicas"] == 8
+    found = shown("--reserved-usd-per-hour", "2.5")
+    plans = {name: float(usd) for name, usd in found["plans_usd_per_hour"].items()}
+    assert plans["all hosted"] > plans["hybrid, 7 replicas + hosted peak"] > plans["layers, elastic ones hour by hour"]
+    assert found["plan"]["replicas"] == 7
+
+
+def test_the_plans_beside_are_the_fleets():
+    """$62.82/h fixed at the peak of the trace, $35.68 autoscaled, $43.28 hosted: what `fleet_cost` and the bill say."""
+    plans = {name: D(usd) for name, usd in shown()["plans_usd_per_hour"].items()}
+    assert round(plans["own, fixed at peak + 1 spare"], 2) == D("62.82")
+    assert round(plans["own, autoscaled + 1 spare"], 2) == D("35.68")
+    assert round(plans["all hosted"], 2) == D("43.28")
+    spec = FleetSpec(capacity_rps=32.26, replica_usd_per_hour=3.49, cold_start_s=300, billing_s=60)
+    assert plans["own, autoscaled + 1 spare"] == fleet_cost(shaped("m-large", 195.8), spec).usd_per_hour
+
+
+def test_the_command_bills_the_minimum():
+    """$40,000 a month committed is $54.76/h for whatever is hosted; layers do not know a minimum and are refused."""
+    found = shown("--hosted-minimum-usd-per-month", "40000")
+    assert round(D(found["plans_usd_per_hour"]["all hosted"]), 2) == D("54.76")
+    assert found["plan"]["replicas"] == 0
+    with pytest.raises(ConfigError, match="layers"):
+        shown("--hosted-minimum-usd-per-month", "1", "--reserved-usd-per-hour", "2")
+
+
+def test_a_curve_of_half_an_hour_has_no_clock(tmp_path):
+    """Hours of the day are not to be had from it: the plan is given without them."""
+    (tmp_path / "d.yaml").write_text("{rps: [60, 5, 60], step_s: 600}")
+    words = [*WORDS[:-4], "--demand", str(tmp_path / "d.yaml"), "--json"]
+    found = json.loads(CliRunner().invoke(command, words, catch_exceptions=False).output)
+    assert found["plan"]["replicas"] > 0
+    assert found["clock_policy_usd_per_month"] is None

@@ -11,8 +11,11 @@ from scenario_values import hosted, scenario
 
 from harness.config import data_dir
 from harness.cost.claims import evaluate
+from harness.cost.decide import decide
 from harness.cost.measured import measured_capacity
 from harness.cost.scenario import run_scenario
+from harness.cost.scenario_inputs import base_of
+from harness.cost.scenario_options import hosted_sides, hybrid_plan
 from harness.cost.scenario_spec import find_scenario, load_scenario, parse_scenario
 from harness.errors import ConfigError, HarnessError
 
@@ -131,6 +134,98 @@ def test_a_rate_limit_makes_hosted_infeasible_and_hybrid_may_still_fit():
     assert "infeasible" in option(result, "hosted").infeasible
     assert result.reference is None
     assert result.outlook is None
+
+
+def test_a_daily_cap_is_held_against_the_requests_of_a_day():
+    """10 M requests a month are 328,542 a day: 330,000 a day are enough whatever the peak, 328,000 are not."""
+    shape = {"shape": "m-small"}  # peaks at 2.06 x its mean
+    for cap, feasible in ((330_000, True), (328_000, False)):
+        result = run_scenario(scenario(demand=shape, hosted=[hosted(limits={"requests_per_day": cap})]))
+        assert (option(result, "hosted").infeasible is None) is feasible
+    for cap, feasible in ((330_000 * 1000, True), (328_000 * 1000, False)):
+        result = run_scenario(scenario(demand=shape, hosted=[hosted(limits={"tokens_per_day": cap})]))
+        assert (option(result, "hosted").infeasible is None) is feasible
+
+
+def test_a_spend_cap_is_held_against_the_bill_of_the_month():
+    """$2,000 a month: a cap of $2,001 holds and one of $1,999 does not, at any peak; a discount brings the bill below it."""
+    for cap, discount, feasible in ((2001, 0, True), (1999, 0, False), (1999, 0.01, True)):
+        one = hosted(discount=discount, limits={"spend_usd_per_month": cap})
+        result = run_scenario(scenario(demand={"shape": "m-small"}, hosted=[one]))
+        assert (option(result, "hosted").infeasible is None) is feasible
+
+
+def test_the_burst_of_a_hybrid_is_held_against_the_limits():
+    """A hybrid may burst what the whole demand may not, up to the trace's highest hour; and not where the API misses the SLO."""
+    much = {"requests_per_month": 3e8, "shape": "m-mid"}
+    free = run_scenario(scenario(demand=much, hosted=[hosted(0.5)]))
+    base = base_of(scenario(demand=much, hosted=[hosted(0.5)]), None)
+    plan = hybrid_plan(base, hosted_sides(base)[0])
+    assert plan.hosted_peak_rps == pytest.approx(base.demand.highest_rps - plan.replicas * 5)
+    assert option(free, "hybrid").infeasible is None
+    for factor, feasible in ((1.001, True), (0.999, False)):
+        cap = {"requests_per_minute": plan.hosted_peak_rps * 60 * factor}
+        result = run_scenario(scenario(demand=much, hosted=[hosted(0.5, limits=cap)]))
+        assert "infeasible" in option(result, "hosted").infeasible
+        assert (option(result, "hybrid").infeasible is None) is feasible
+    slow = run_scenario(scenario(demand=much, hosted=[hosted(0.5, limits=cap, meets_slo=False)]))
+    assert "SLO" in option(slow, "hybrid").infeasible
+
+
+def test_a_commitment_is_a_floor_everywhere():
+    """$20,000 committed against $5,844: self-hosting is cheaper from the first request on, and the hybrid pays the $20,000 too."""
+    result = run_scenario(scenario(hosted=[hosted(minimum_usd_per_month=20_000)]))
+    assert option(result, "hosted").usd_per_month == D(20_000)
+    assert option(result, "self-hosted").usd_per_month == D(5844)
+    assert option(result, "hybrid").usd_per_month == D(20_000)
+    assert "not a machine" in option(result, "hybrid").infeasible
+    assert result.figure("first_crossing_0") == 0
+    assert "from the first request on" in decide(result).flips[2]
+    assert "at every price" in decide(result).flips[0]
+    assert result.outlook.base_usd_per_hour == pytest.approx((5844 - 20_000) / 730.5)
+    assert result.outlook.p_self_cheaper > 0.95
+    assert result.outlook.p_never == 0
+
+
+def test_a_commitment_below_the_use_changes_nothing():
+    """$1,900 committed where $2,000 are used: every figure but the odds at lower volumes is as without it."""
+    plain, committed = (run_scenario(scenario(hosted=[hosted(minimum_usd_per_month=m)])) for m in (0, 1_900))
+    assert [o.usd_per_month for o in plain.options] == [o.usd_per_month for o in committed.options]
+    assert plain.against[0].hosted_usd_per_request == committed.against[0].hosted_usd_per_request
+
+
+def test_autoscaled_machines_follow_the_hour_and_fixed_ones_the_trace():
+    """m-large at 195.8 rps: $35.6/h autoscaled and $62.82/h fixed, hosted $43.28; autoscaled self-hosting is the cheaper one."""
+    month = 195.8 * 730.5 * 3600
+    box = {"declared": {"name": "h100", "usd_per_hour": 3.49, "source": "quote", "as_of": "2026-11-01"}}
+    price = 0.0614  # $/M of 1,000 tokens a request
+    usd = {}
+    for scaling in ("fixed", "autoscaled"):
+        result = run_scenario(
+            scenario(
+                demand={"requests_per_month": month, "shape": "m-large"}, capacity={"requests_per_s": 32.26}, machine=box,
+                fleet={"scaling": scaling, "headroom": 0.7}, hosted=[hosted(price)],
+            )
+        )  # fmt: skip
+        usd[scaling] = float(option(result, "self-hosted").usd_per_month) / 730.5
+        assert float(option(result, "hosted").usd_per_month) / 730.5 == pytest.approx(43.28, abs=0.01)
+        assert float(option(result, "hybrid").usd_per_month) / 730.5 == pytest.approx(34.42, abs=0.01)
+        assert result.figure("peak_rps") == pytest.approx(D("364.188"))
+    assert usd["fixed"] == pytest.approx(62.82, abs=0.005)
+    assert 35.40 <= usd["autoscaled"] <= 35.68
+    assert result.outlook.base_usd_per_hour == pytest.approx(usd["autoscaled"] - 43.28, abs=0.01)
+
+
+def test_a_shape_of_numbers_has_its_own_step():
+    """Steps of half an hour start a machine cold twice as often as hourly ones; a named shape is hourly."""
+    shape = {"requests_per_month": 3e7, "shape": [1, 9] * 24}
+    fleet = {"scaling": "autoscaled", "spares": 0, "cold_start_s": 300}
+    base = {step: base_of(scenario(demand={**shape, "step_s": step}, fleet=fleet), None) for step in (1800, 3600)}
+    assert base[1800].fleet.hours == 24
+    extra = {step: b.fleet.paid_replica_hours / D(b.fleet.hours) for step, b in base.items()}
+    assert extra[1800] > extra[3600]
+    with pytest.raises(ConfigError, match="step_s"):
+        scenario(demand={"shape": "m-mid", "step_s": 600})
 
 
 def test_batch_price_is_not_for_users_who_wait():
