@@ -205,6 +205,7 @@ class SloSpec(_Spec):
 
     ttft_from_schedule_s: float | None = Field(default=None, gt=0)
     ttft_s: float | None = Field(default=None, gt=0)
+    ttfvt_s: float | None = Field(default=None, gt=0, description="to the first visible token, after any reasoning")
     tpot_s: float | None = Field(default=None, gt=0)
     e2el_s: float | None = Field(default=None, gt=0)
     attainment: float = Field(default=0.99, gt=0, le=1)

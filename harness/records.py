@@ -42,6 +42,7 @@ class Outcome(StrEnum):
     TIMEOUT_FIRST_TOKEN = "timeout_first_token"  # noqa: S105 (a token of text)
     TIMEOUT_IDLE = "timeout_idle"  # too long between two tokens
     TIMEOUT_TOTAL = "timeout_total"
+    EMPTY_REPLY = "empty_reply"  # a 200 stream that came to its end without one token
     CANCELLED = "cancelled"  # by us, on Ctrl-C or at the end of the run
     DROPPED = "dropped"  # could not be sent when it was due
 
@@ -227,6 +228,10 @@ class RequestRecord:
     http_status: int | None = col("", "Status of the response")
     finish_reason: str | None = col("", "As the server says: length, stop, ..")
     error: str | None = col("", "What went wrong, in one line, without secrets")
+    first_visible_ns: int | None = col(
+        "ns", "First chunk with text or a tool call arrived: what is seen after any reasoning", default=None
+    )
+    reasoning_chunks: int | None = col("", "Token-bearing chunks that held reasoning", default=None)
 
 
 @dataclass(frozen=True, slots=True)

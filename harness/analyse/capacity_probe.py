@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from harness.metrics import seconds, tpot_s
+from harness.metrics import hidden_tokens, seconds, tpot_s
 from harness.records import Outcome, ProbeResult, RequestRecord
 
 BATCHES = 10
@@ -53,6 +53,13 @@ def reply(record: RequestRecord, slo: Mapping[str, float]) -> Reply:
     assert record.scheduled_ns is not None
     ok = record.outcome == Outcome.OK
     from_schedule = seconds(record.first_token_ns, record.scheduled_ns)
+    hidden = hidden_tokens(
+        record.output_tokens,
+        record.reasoning_tokens,
+        record.reasoning_chunks,
+        len(record.chunk_ns),
+        told=record.chunk_tokens is not None,
+    )
     good: bool | None = ok
     for name, limit in slo.items():
         match name:
@@ -62,7 +69,9 @@ def reply(record: RequestRecord, slo: Mapping[str, float]) -> Reply:
                 value = seconds(record.first_token_ns, record.sent_ns)
             case "tpot_s":
                 first = record.chunk_tokens[0] if record.chunk_tokens else None
-                value = tpot_s(record.first_token_ns, record.last_token_ns, record.output_tokens, first)
+                value = tpot_s(record.first_token_ns, record.last_token_ns, record.output_tokens, first, hidden)
+            case "ttfvt_s":
+                value = seconds(record.first_visible_ns, record.sent_ns)
             case _:
                 value = seconds(record.last_token_ns, record.sent_ns)
         good = good and value is not None and value <= limit

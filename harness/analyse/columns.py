@@ -72,6 +72,7 @@ class Requests:
     first_token: Ints
     last_token: Ints
     ended: Ints
+    session: Ints
     target_prompt: Ints
     target_output: Ints
     prompt: Ints
@@ -79,6 +80,8 @@ class Requests:
     output: Ints
     reasoning: Ints
     counted: Ints
+    first_visible: Ints
+    reasoning_chunks: Ints
     merged_reads: int
     reads: int
     chunks: Chunks
@@ -147,6 +150,7 @@ def measured(frame: Any) -> Requests:
             ("first_token", "first_token_ns"),
             ("last_token", "last_token_ns"),
             ("ended", "ended_ns"),
+            ("session", "session_id"),
             ("target_prompt", "target_prompt_tokens"),
             ("target_output", "target_output_tokens"),
             ("prompt", "prompt_tokens"),
@@ -154,6 +158,8 @@ def measured(frame: Any) -> Requests:
             ("output", "output_tokens"),
             ("reasoning", "reasoning_tokens"),
             ("counted", "counted_output_tokens"),
+            ("first_visible", "first_visible_ns"),
+            ("reasoning_chunks", "reasoning_chunks"),
         )
     }
     return Requests(

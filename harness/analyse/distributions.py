@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from harness.analyse.columns import BoolArray, FloatArray, Requests
+from harness.analyse.columns import BoolArray, FloatArray, IntArray, Requests
 from harness.metrics import METRICS
 from harness.records import Distribution, Window
 
@@ -51,6 +51,7 @@ def per_request(requests: Requests) -> dict[str, FloatArray]:
         "send_lag_s": requests.sent.minus(requests.scheduled),
         "ttft_s": requests.first_token.minus(requests.sent),
         "ttft_from_schedule_s": requests.first_token.minus(requests.scheduled),
+        "ttfvt_s": requests.first_visible.minus(requests.sent),
         "tpot_s": _tpot(requests),
         "e2el_s": np.where(requests.ok, e2el, np.nan),
         "prompt_tokens": requests.prompt.floats(),
@@ -58,16 +59,25 @@ def per_request(requests: Requests) -> dict[str, FloatArray]:
     }
 
 
+def _hidden(requests: Requests) -> IntArray:
+    """metrics.hidden_tokens over arrays."""
+    reasoning, seen, chunks = requests.reasoning, requests.reasoning_chunks, requests.chunks
+    others = requests.output.data - reasoning.data
+    hides = np.where(seen.present, (seen.data == 0) & (others > 0), ~chunks.exact & (others >= chunks.count))
+    return np.where(requests.output.present & reasoning.present & hides, reasoning.data, 0)
+
+
 def _tpot(requests: Requests) -> FloatArray:
     """metrics.tpot_s over arrays."""
-    chunks, output = requests.chunks, requests.output.data
+    chunks, hidden = requests.chunks, _hidden(requests)
     first_chunk = np.ones(requests.count)
     told = chunks.exact & (chunks.count > 0)
     first_chunk[told] = chunks.tokens[chunks.first[told]]
-    after = output - first_chunk
+    streamed = requests.output.data - hidden
+    after = streamed - np.where(first_chunk > hidden, first_chunk - hidden, first_chunk)
     tpot = np.full(requests.count, np.nan)
     span = requests.last_token.minus(requests.first_token)
-    np.divide(span, after, out=tpot, where=requests.output.present & (output >= 2) & (after > 0))
+    np.divide(span, after, out=tpot, where=requests.output.present & (streamed >= 2) & (after > 0))
     return tpot
 
 

@@ -131,9 +131,11 @@ class Reply:
         "done",
         "error",
         "finish_reason",
+        "first_visible_ns",
         "output",
         "prompt",
         "reasoning",
+        "reasoning_chunks",
         "tokens",
     )
 
@@ -142,6 +144,8 @@ class Reply:
         self._said = said
         self.chunk_ns: list[int] = []
         self.tokens: list[int | None] = []
+        self.first_visible_ns: int | None = None
+        self.reasoning_chunks = 0
         self.prompt: int | None = None
         self.cached: int | None = None
         self.output: int | None = None
@@ -188,6 +192,9 @@ class Reply:
         self._gap = grown is None
         self.chunk_ns.append(stamp_ns)
         self.tokens.append(counted)
+        self.reasoning_chunks += any(map(_reasons, choices))
+        if self.first_visible_ns is None and any(map(_is_visible, choices)):
+            self.first_visible_ns = stamp_ns
         return True
 
     def _take_usage(self, usage: _Usage) -> int | None:
@@ -202,6 +209,11 @@ class Reply:
         if (details := usage.completion_tokens_details) and isinstance(details.reasoning_tokens, int):
             self.reasoning = details.reasoning_tokens
         return None if self.output is None else self.output - (before or 0)
+
+    def emptiness(self) -> str:
+        """How a stream without a token ended, and what usage says that it cost all the same."""
+        billed = f"; usage counts {self.output} output tokens" if self.output else ""
+        return f"the stream ended (finish_reason {self.finish_reason or 'none'}) without a token{billed}"
 
     def chunk_tokens(self) -> tuple[int, ...] | None:
         """Tokens per token-bearing chunk; None unless every one of them said so."""
@@ -226,13 +238,29 @@ def _content(choice: _Choice) -> str:
 
 
 def _bears(choice: _Choice) -> bool:
-    return bool(choice.text) or (choice.delta is not None and _delta_bears(choice.delta))
+    return _is_visible(choice) or _reasons(choice)
 
 
-def _delta_bears(delta: _Delta) -> bool:
-    if delta.content or delta.reasoning_content or delta.reasoning:
+def _is_visible(choice: _Choice) -> bool:
+    """Text or a tool call: what whoever asked sees or uses."""
+    delta = choice.delta
+    if choice.text or delta is None:
+        return bool(choice.text)
+    if delta.content and not _is_thinking(delta.content):
         return True
     return any(_call_bears(call) for call in delta.tool_calls or ())
+
+
+def _reasons(choice: _Choice) -> bool:
+    delta = choice.delta
+    return delta is not None and bool(delta.reasoning_content or delta.reasoning or _is_thinking(delta.content))
+
+
+def _is_thinking(content: Any) -> bool:
+    """Mistral's content of typed parts, all of them `thinking`."""
+    if not isinstance(content, list) or not content:
+        return False
+    return all(isinstance(part, dict) and part.get("type") == "thinking" for part in content)
 
 
 def _call_bears(call: dict[str, Any]) -> bool:

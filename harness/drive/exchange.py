@@ -184,12 +184,17 @@ def _judge(raw: Raw, reading: _Reading) -> tuple[Outcome, str | None]:
             if raw.wire == "" and (not ended or response.surplus):
                 return Outcome.PROTOCOL_ERROR, "the chunk sizes do not add up to the bytes of the stream"
             if reply.done or (ended and reply.finish_reason):
-                return Outcome.OK, RETRIED if raw.retried else None
+                return _finished(reply, RETRIED if raw.retried else None)
             return Outcome.TRUNCATED, "the stream ended before its finish" if raw.data else "closed before any reply"
         case Outcome.RESET:
-            return (Outcome.OK, None) if reply.done else (Outcome.RESET, raw.error)
+            return _finished(reply, None) if reply.done else (Outcome.RESET, raw.error)
         case other:
             return Outcome(other), raw.error or None
+
+
+def _finished(reply: dialect.Reply, note: str | None) -> tuple[Outcome, str | None]:
+    """A stream that came to its end: ok, if it bore a token."""
+    return (Outcome.OK, note) if reply.chunk_ns else (Outcome.EMPTY_REPLY, reply.emptiness())
 
 
 def record(
@@ -244,4 +249,6 @@ def record(
         http_status=reading.response.status,
         finish_reason=reply.finish_reason,
         error=None if error is None else dialect.clean_error(error, context.api_key),
+        first_visible_ns=reply.first_visible_ns,
+        reasoning_chunks=reply.reasoning_chunks,
     )

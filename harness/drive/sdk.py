@@ -260,6 +260,8 @@ class _Call:
                         more = await self._next(chunks)
             if self.reply.error is not None:
                 self.outcome, self.error = Outcome.ERROR_EVENT, self.reply.error
+            elif not self.reply.chunk_ns:
+                self.outcome, self.error = Outcome.EMPTY_REPLY, self.reply.emptiness()
             elif not self.reply.finish_reason:
                 self.outcome, self.error = Outcome.TRUNCATED, "the stream ended before its finish"
         except asyncio.CancelledError:
@@ -345,4 +347,6 @@ class _Call:
             "http_status": self.status,
             "finish_reason": reply.finish_reason,
             "error": self.error or None,
+            "first_visible_ns": reply.first_visible_ns,
+            "reasoning_chunks": reply.reasoning_chunks,
         }

@@ -53,6 +53,7 @@ def request(
         last_token_ns=stamps[-1], ended_ns=stamps[-1] + 1000, chunk_ns=stamps, chunk_tokens=(1,) * tokens, prompt_tokens=prompt,
         cached_prompt_tokens=0, output_tokens=tokens, reasoning_tokens=0, counted_output_tokens=tokens, merged_reads=0, reads=tokens + 1,
         response_bytes=1000, connection_reused=True, outcome="ok", http_status=200, finish_reason="length", error=None,
+        first_visible_ns=stamps[0], reasoning_chunks=0,
     )  # fmt: skip
 
 
@@ -62,6 +63,7 @@ def failed(record: RequestRecord, outcome: str = "http_error", *, sent: bool = T
         record, outcome=outcome, sent_ns=record.sent_ns if sent else None, first_byte_ns=None, first_token_ns=None, last_token_ns=None,
         ended_ns=(record.sent_ns or 0) + 1000, chunk_ns=(), chunk_tokens=None, prompt_tokens=None, cached_prompt_tokens=None,
         output_tokens=None, reasoning_tokens=None, counted_output_tokens=None, finish_reason=None, error="no",
+        first_visible_ns=None,
     )  # fmt: skip
 
 

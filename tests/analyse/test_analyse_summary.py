@@ -9,7 +9,7 @@ import pytest
 from harness.analyse.columns import measured
 from harness.analyse.distributions import distribution, min_count, per_request
 from harness.analyse.summary import summarise
-from harness.metrics import METRICS, tpot_s
+from harness.metrics import METRICS, hidden_tokens, tpot_s
 from harness.records import Load, RequestRecord, ServerSample
 from harness.store.reader import frame_of
 from tests.analyse.run_builder import closed_loop, edges, failed, frame, ns, open_loop, request, run
@@ -66,10 +66,20 @@ def test_vectorised_tpot_is_the_one_of_the_metric_table():
         request(0, 0, tokens=1),
         replace(base, chunk_ns=base.chunk_ns[:1], chunk_tokens=(6,)),
         failed(base),
+        *(
+            replace(base, output_tokens=output, reasoning_tokens=reasoning, reasoning_chunks=seen, chunk_tokens=told)
+            for output in (6, 7, 1006)
+            for reasoning in (None, 0, 1, 5, 6, 1000, 2000)
+            for seen in (None, 0, 2)
+            for told in (None, (1, 1, 1, 1, 1, 1), (1001, 1, 1, 1, 1, 1), (2, 1, 1, 1, 1, 1))
+        ),
     ]
     got = per_request(measured(frame(rows, RequestRecord)))["tpot_s"]
     for value, r in zip(got, rows, strict=True):
-        want = tpot_s(r.first_token_ns, r.last_token_ns, r.output_tokens, r.chunk_tokens[0] if r.chunk_tokens else None)
+        told = r.chunk_tokens is not None
+        hidden = hidden_tokens(r.output_tokens, r.reasoning_tokens, r.reasoning_chunks, len(r.chunk_ns), told=told)
+        first = r.chunk_tokens[0] if r.chunk_tokens else None
+        want = tpot_s(r.first_token_ns, r.last_token_ns, r.output_tokens, first, hidden)
         assert (np.isnan(value) and want is None) or value == pytest.approx(want)
 
 

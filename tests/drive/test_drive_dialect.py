@@ -97,6 +97,28 @@ def test_reasoning_and_tool_calls_bear_tokens(delta):
     assert read(chunk(**delta)).chunk_ns == [0]
 
 
+def test_the_first_visible_token_is_text_or_a_call():
+    """Role, reasoning (in every field that servers have for it) and a held-back text are not seen; the first of them that is, is."""
+    hidden = [
+        chunk(role="assistant", content=""),
+        chunk(reasoning_content="x"),
+        chunk(reasoning="x"),
+        chunk(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "x"}]}]),
+        chunk("", 7),
+    ]
+    for seen in (
+        chunk("a"),
+        chunk(content="a"),
+        chunk(content=[{"type": "text", "text": "a"}]),
+        chunk(content="a", reasoning="x"),
+        chunk(tool_calls=[{"function": {"name": "f"}}]),
+    ):
+        reply = read(*hidden, seen, chunk(content="b"))
+        assert reply.first_visible_ns == len(hidden)
+        assert reply.reasoning_chunks == 3 + (b'"reasoning"' in seen)
+    assert read(*hidden).first_visible_ns is None
+
+
 def test_token_ids_say_how_many_tokens_a_chunk_holds():
     """Where the server names them, with usage only at the end or not at all; a chunk whose text is held back bears them too."""
     named = [{"choices": [{"index": 0, "text": text, "token_ids": ids}]} for text, ids in (("a", [5]), ("", [6, 7]))]

@@ -20,18 +20,19 @@ from tests.fakes.fault_server import FAULTS, FaultServer
 
 pytestmark = pytest.mark.timing
 KEY = "topsecret-key-1"
-CHAT = ("role_first", "reasoning", "tool_call")
+CHAT = ("role_first", "reasoning", "hidden_reasoning", "tool_call", "empty_hidden")
 # what openai and its HTTP library make of a fault where they differ from the truth on the wire
 SDK_DIFFERS = {
     "gzip": "ok",  # they ask for it
     "chunk_size_large": "ok",  # [DONE] came inside the chunk
-    "error_json": "truncated",
-    "json_reply": "truncated",
+    "error_json": "empty_reply",  # a body that is no stream: it found no event in it
+    "json_reply": "empty_reply",
 }
 SDK_FAULTS = [
     *SDK_DIFFERS,
     *("status_429", "redirect", "error_event", "bad_json", "not_http", "reset_before", "reset_in"),
     *("close_in", "hang", "hang_in", "no_finish", "role_first", "leak_key"),
+    *("empty_done", "empty_stop", "empty_no_done", "empty_hidden", "reasoning", "hidden_reasoning"),
 ]
 
 
@@ -155,6 +156,27 @@ def test_usage_details_reach_the_row(server):
     assert (rows[0].reasoning_tokens, rows[0].cached_prompt_tokens, rows[0].output_tokens) == (2, 4, 3)
     rows, _ = offer(server.url("no_usage"), 1, concurrency=1, tokens=3, vllm_extensions=False)
     assert (rows[0].output_tokens, rows[0].prompt_tokens, rows[0].chunk_tokens) == (None, None, None)
+
+
+@pytest.mark.parametrize("driver", ["wire", "sdk"])
+def test_reasoning_is_told_from_what_is_seen(wire_rows, sdk_rows, driver):
+    """Streamed reasoning comes before the first visible token and in chunks that are counted; hidden reasoning is in no chunk."""
+    of = lambda fault: (wire_rows[fault][0] if driver == "wire" else sdk_rows[fault])[0]  # noqa: E731
+    streamed, hidden = of("reasoning"), of("hidden_reasoning")
+    assert (streamed.reasoning_chunks, streamed.first_visible_ns) == (2, streamed.chunk_ns[2])
+    assert (hidden.reasoning_chunks, hidden.first_visible_ns) == (0, hidden.first_token_ns)
+    assert (hidden.output_tokens, hidden.reasoning_tokens) == (1003, 1000)
+
+
+@pytest.mark.parametrize("driver", ["wire", "sdk"])
+def test_an_empty_reply_says_how_it_ended_and_what_it_cost(wire_rows, sdk_rows, driver):
+    """No stamp of a token, the finish reason, and the tokens that usage bills though none came."""
+    of = lambda fault: (wire_rows[fault][0] if driver == "wire" else sdk_rows[fault])[0]  # noqa: E731
+    for fault, words in (("empty_done", "none"), ("empty_stop", "stop"), ("empty_hidden", "length")):
+        row = of(fault)
+        assert (row.first_token_ns, row.first_visible_ns, row.chunk_ns) == (None, None, ())
+        assert f"finish_reason {words}" in row.error
+    assert "9 output tokens" in of("empty_hidden").error
 
 
 def test_leaving_the_fast_path_is_said(wire_rows):

@@ -64,6 +64,10 @@ FAULTS = {
     "no_usage": "ok",
     "no_done": "ok",
     "no_finish": "truncated",
+    "empty_done": "empty_reply",
+    "empty_stop": "empty_reply",
+    "empty_no_done": "empty_reply",
+    "empty_hidden": "empty_reply",
     "several_tokens": "ok",
     "joined_events": "ok",
     "content_length": "ok",
@@ -73,6 +77,7 @@ FAULTS = {
     "comments": "ok",
     "role_first": "ok",
     "reasoning": "ok",
+    "hidden_reasoning": "ok",
     "tool_call": "ok",
     "leak_key": "http_error",
 }
@@ -93,7 +98,13 @@ def delta(finish: str | None = None, **what: object) -> bytes:
     )
 
 
-USAGE = event(None, usage={"prompt_tokens": 8, "completion_tokens": TOKENS, "total_tokens": 8 + TOKENS})
+def usage_of(tokens: int, reasoning: int | None = None) -> dict:
+    """Usage of 8 prompt tokens and so many of output, with those that were reasoning where they are told."""
+    told = {} if reasoning is None else {"completion_tokens_details": {"reasoning_tokens": reasoning}}
+    return {"prompt_tokens": 8, "completion_tokens": tokens, "total_tokens": 8 + tokens, **told}
+
+
+USAGE = event(None, usage=usage_of(TOKENS))
 DONE = b"data: [DONE]\n\n"
 STREAM = [event(" a"), event(" b"), event(" c", "length"), USAGE, DONE]
 
@@ -169,6 +180,23 @@ def fixed(fault: str, key: str) -> bytes | None:
             return HEAD + chunked(STREAM[:4])
         case "no_finish":
             return HEAD + chunked(STREAM[:2])
+        case "empty_done":
+            return HEAD + chunked([DONE])
+        case "empty_stop":
+            return HEAD + chunked([event("", "stop"), event(None, usage=usage_of(0)), DONE])
+        case "empty_no_done":
+            return HEAD + chunked([event("", "stop")])
+        case "empty_hidden":
+            says = [delta(role="assistant", content=""), delta("length")]
+            return HEAD + chunked([*says, event(None, usage=usage_of(9, reasoning=9)), DONE])
+        case "hidden_reasoning":
+            says = [
+                delta(role="assistant", content=""),
+                delta(content="a"),
+                delta(content="b"),
+                delta("stop", content="c"),
+            ]
+            return HEAD + chunked([*says, event(None, usage=usage_of(TOKENS + 1000, reasoning=1000)), DONE])
         case "several_tokens":
             parts = [(" a b", None, 2), (" c d e", None, 5), (" f", "length", 6)]
             usages = [{"prompt_tokens": 8, "completion_tokens": n} for _, _, n in parts]
