@@ -48,9 +48,7 @@ def _in_words(result: Any, what: str) -> list[str]:
     lines = []
     from_the_first = bool(result.crossings) and result.crossings[0].rps == 0
     if from_the_first:
-        lines.append(
-            f"Self-hosting is cheaper from the first request on{what}: the hosted minimum or the machines' price makes it."
-        )
+        lines.append(f"Self-hosting is cheaper from the first request on{what}.")
         if len(result.crossings) > 1:
             lines.append(f"Above {_rate(result.crossings[1].rps)} the hosted API is cheaper.")
     if result.permanent_rps == 0:
@@ -159,8 +157,9 @@ def breakeven(
         gpu, price = equal.replica_usd_per_hour, equal.hosted_usd_per_request
         document |= {"break_even_replica_usd_per_hour": gpu, "break_even_hosted_usd_per_request": price}
         most = "no price above 0" if gpu is None else f"less than ${gpu:.4g}/h"
+        least = f"a hosted request must cost more than ${price:.4g}" if price else "a hosted request any price: its minimum is more"  # fmt: skip
         rate = f"At a steady {at_rps:g} requests/s" if demand_spec is None else f"At {at_rps:g} requests/s on average"
-        lines.insert(0, f"{rate} a replica may cost {most}, or a hosted request must cost more than ${price:.4g}.")
+        lines.insert(0, f"{rate} a replica may cost {most}, or {least}.")
     if as_json:
         emit(document)
         return

@@ -79,7 +79,7 @@ def _crossing_words(a: Against) -> str:
     if first == 0:
         words = f"volume: self-hosting is cheaper than {a.hosted}, whose minimum commitment is due, from the first request on"
         back = next((c.rps for c in crossings.crossings if c.cheaper_above == "hosted"), None)
-        words += "" if back is None else f", hosted is from {Decimal(repr(back)) * MONTH_S:,.0f} requests a month"
+        words += "" if back is None else f"; above {Decimal(repr(back)) * MONTH_S:,.0f} requests a month hosted is"
     if crossings.permanent_rps:
         words += f", for good from {Decimal(repr(crossings.permanent_rps)) * MONTH_S:,.0f}"
     return words

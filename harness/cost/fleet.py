@@ -114,16 +114,20 @@ def replicas_for(rate_rps: Number, spec: FleetSpec) -> int:
     return max(whole(spec.min_replicas, "min replicas"), replicas_needed(rate_rps, spec.capacity_rps, spec.headroom))
 
 
+def _is_fixed(spec: FleetSpec) -> bool:
+    match spec.scaling:
+        case "autoscaled":
+            return False
+        case "fixed":
+            return True
+        case _:
+            raise ConfigError("scaling is not known", spec.scaling, "autoscaled or fixed")
+
+
 def replica_counts(demand: Demand, spec: FleetSpec) -> tuple[int, ...]:
     """Replicas in each step, spares in. Raises ConfigError where demand needs more than max_replicas."""
     spares = whole(spec.spares, "spares")
-    match spec.scaling:
-        case "autoscaled":
-            rates = demand.rps
-        case "fixed":
-            rates = (demand.highest_rps,) * len(demand.rps)
-        case _:
-            raise ConfigError("scaling is not known", spec.scaling, "autoscaled or fixed")
+    rates = (demand.highest_rps,) * len(demand.rps) if _is_fixed(spec) else demand.rps
     needed = {rate: replicas_for(rate, spec) for rate in set(rates)}
     most = max(needed.values())
     if spec.max_replicas is not None and most + spares > whole(spec.max_replicas, "max replicas"):
@@ -198,7 +202,7 @@ def _levels(demand: Demand, spec: FleetSpec) -> tuple[Level, ...]:
     at_least_zero(spec.cold_start_s, "cold start (s)")
     above_zero(spec.billing_s, "billing granularity (s)")
     step = exact(demand.step_s, "step (s)")
-    if spec.scaling == "fixed":
+    if _is_fixed(spec):
         return (Level(demand.highest_rps, step * len(demand.rps), 0),)
     return _autoscaled(demand.rps, step, exact(spec.cold_start_s, "cold start (s)"), exact(spec.billing_s, "billing (s)"))  # fmt: skip
 

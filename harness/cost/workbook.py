@@ -36,7 +36,7 @@ def _inputs(result: ScenarioResult, measured: Measured | None) -> tuple[list[Cel
     fixed_paid = Decimal(max(base.fleet.replicas)) if fleet.scaling == "fixed" else Decimal(sum(base.fleet.replicas)) / len(base.fleet.replicas)  # fmt: skip
     extra = base.fleet.paid_replica_hours / Decimal(repr(base.fleet.hours)) / fixed_paid - 1
     capacity = "; ".join(base.capacity_inputs.values())
-    price = f"{base.machine.source}, {base.machine.as_of}"
+    price = f"{base.machine.source}, {base.machine.as_of}, {base.price_age}"
     rows: list[tuple[str, str, float, str, str]] = [
         ("requests_per_month", "requests", spec.demand.requests_per_month, "per month", spec.demand.source),
         ("hours_per_month", "hours of a mean month", 730.5, "h", "8766 / 12"),
@@ -57,7 +57,11 @@ def _inputs(result: ScenarioResult, measured: Measured | None) -> tuple[list[Cel
     cells = [Cell(name, label, float(value), unit, None, source) for name, label, value, unit, source in rows]
     for n, option in enumerate(o for o in result.options if o.kind == "hosted"):
         source = f"{option.inputs.get('price source', '')}, {option.inputs.get('price as of', '')}"
-        cells.append(Cell(f"hosted_{n}_usd_per_request", f"{option.name}, a request", float(option.usd_per_request), "USD", None, source))  # fmt: skip
+        terms = result.against[n]
+        cells += [
+            Cell(f"hosted_{n}_usd_per_request", f"{option.name}, a request", float(terms.each_usd), "USD", None, source),
+            Cell(f"hosted_{n}_minimum_usd", f"{option.name}, billed at least", float(terms.minimum_usd_per_month), "USD per month", None, "declared"),
+        ]  # fmt: skip
     return cells, base.demand
 
 
@@ -80,11 +84,11 @@ def _costs(result: ScenarioResult) -> list[Cell]:
         Cell("utilisation", "utilisation of what is paid", float(result.figure("utilisation") or 0), "", "mean_rps/(paid_machines*capacity_rps)", "a result, not an input"),
     ]  # fmt: skip
     for n, option in enumerate(o for o in result.options if o.kind == "hosted"):
-        hosted = float(option.usd_per_request)
+        hosted, due = float(result.against[n].each_usd), float(option.usd_per_month)
         capacity = float(result.figure("capacity_rps") or 0)
         cells += [
-            Cell(f"hosted_{n}_usd", option.name, hosted * requests, "USD per month", f"requests_per_month*hosted_{n}_usd_per_request", ""),
-            Cell(f"difference_{n}_usd", f"self-hosted - {option.name}", month - hosted * requests, "USD per month", f"self_usd-hosted_{n}_usd", "below 0: self-hosted is cheaper"),
+            Cell(f"hosted_{n}_usd", option.name, due, "USD per month", f"MAX(hosted_{n}_minimum_usd,requests_per_month*hosted_{n}_usd_per_request)", ""),
+            Cell(f"difference_{n}_usd", f"self-hosted - {option.name}", month - due, "USD per month", f"self_usd-hosted_{n}_usd", "below 0: self-hosted is cheaper"),
             Cell(f"needed_use_{n}", f"how full a machine must be to match {option.name}", price / (hosted * 3600 * capacity), "", f"machine_usd_per_hour/(hosted_{n}_usd_per_request*3600*capacity_rps)", "above 1: never") if hosted else Cell(f"needed_use_{n}", "hosted is free", 0.0, "", None, ""),
         ]  # fmt: skip
     return cells

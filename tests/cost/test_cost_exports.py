@@ -334,6 +334,26 @@ def test_changing_an_input_is_the_scenario_with_that_input(name):
     assert sheets.get("hosted_0_usd") == pytest.approx(float(again.figure("hosted_0_usd_per_month")), rel=1e-6)
 
 
+def test_a_minimum_is_a_floor_in_the_sheet_too():
+    """$3,000 committed where $2,000 are used; three times the requests are $6,000, not $9,000."""
+    sheets = Sheets(workbook(run_scenario(scenario(hosted=[hosted(minimum_usd_per_month=3_000)]))))
+    assert sheets.get("hosted_0_usd") == 3_000
+    sheets.value[sheets.names["requests_per_month"]] *= 3
+    assert sheets.get("hosted_0_usd") == pytest.approx(6_000)
+
+
+@pytest.mark.parametrize("scaling", ["fixed", "autoscaled"])
+def test_the_sheet_carries_the_traces_peak_in_a_fixed_fleet_only(scaling):
+    """m-large, whose trace peaks at 1.86 x its mean: each row's machines, and the sum of them, are the fleet's."""
+    spec = scenario(demand={"requests_per_month": 3e8, "shape": "m-large"}, fleet={"scaling": scaling})
+    result = run_scenario(spec)
+    sheets = Sheets(workbook(result))
+    assert max(sheets.get("hourly_machines")) == result.figure("machines")
+    assert sheets.get("self_usd") == pytest.approx(float(result.figure("self_usd_per_month")), rel=1e-9)
+    for where, formula in sheets.formula.items():
+        assert sheets.evaluate(formula, where.split("!")[0]) == pytest.approx(sheets.value[where], rel=1e-6), where
+
+
 def test_the_same_scenario_is_the_same_file():
     """No clock gets into it."""
     result = run_scenario(scenario())
