@@ -193,8 +193,8 @@ def hybrid(
     """How many replicas to own for the base when the peak bursts to a hosted API, beside the plans it is to beat."""
     from harness.cost import hybrid as model
     from harness.cost.demand import find_demand
-    from harness.cost.fleet import FleetSpec, fleet_cost
-    from harness.cost.quantities import exact, share, to_decimal, usd
+    from harness.cost.fleet import FleetSpec
+    from harness.cost.quantities import exact, share
 
     demand = find_demand(demand_spec, mean_rps)
     share(headroom, "headroom")
@@ -202,16 +202,12 @@ def hybrid(
     own_cost: dict[str, Any] = {"own_usd_per_request": own_usd_per_request, "minimum_usd_per_month": hosted_minimum_usd_per_month}  # fmt: skip
     given = (usable, replica_usd_per_hour, hosted_usd_per_request)
     plan = model.plan_hybrid(demand, *given, **own_cost)
-    energy = usd(own_usd_per_request, "own marginal cost (USD per request)") * to_decimal(demand.mean_rps) * 3600
     spec = FleetSpec(capacity_rps=capacity_rps, replica_usd_per_hour=replica_usd_per_hour, headroom=headroom, **numbers)
-    spares = f"{spec.spares} spare{'s' * (spec.spares != 1)}"
-    fixed = fleet_cost(demand, replace(spec, scaling="fixed"))
     beside = {
         "all hosted": model.hybrid_usd_per_hour(demand, 0, *given, **own_cost),
-        f"own, fixed at peak + {spares}": fixed.usd_per_hour + energy,
-        f"own, autoscaled + {spares}": fleet_cost(demand, spec).usd_per_hour + energy,
+        **_own_usd_per_hour(demand, spec, own_usd_per_request),
+        f"hybrid, {plan.replicas} replicas + hosted peak": plan.usd_per_hour,
     }
-    beside[f"hybrid, {plan.replicas} replicas + hosted peak"] = plan.usd_per_hour
     layers = None
     if reserved_usd_per_hour is not None or spot_usd_per_hour is not None:
         if hosted_minimum_usd_per_month:
@@ -252,6 +248,19 @@ def hybrid(
     _plans(beside, demand.mean_rps, layers)
     for note in _notes(demand):
         click.echo(note)
+
+
+def _own_usd_per_hour(demand: Any, spec: Any, own_usd_per_request: float) -> dict[str, Decimal]:
+    """Fleets without a hosted API: fixed and autoscaled, as `cost fleet` prices them, and the marginal cost of every request."""
+    from harness.cost.fleet import fleet_cost
+    from harness.cost.quantities import to_decimal, usd
+
+    marginal = usd(own_usd_per_request, "own marginal cost (USD per request)") * to_decimal(demand.mean_rps) * 3600
+    spares = f"{spec.spares} spare{'s' * (spec.spares != 1)}"
+    return {
+        f"own, fixed at peak + {spares}": fleet_cost(demand, replace(spec, scaling="fixed")).usd_per_hour + marginal,
+        f"own, autoscaled + {spares}": fleet_cost(demand, spec).usd_per_hour + marginal,
+    }
 
 
 def _hybrid_words(plan: Any, clock: Any) -> None:
