@@ -210,6 +210,11 @@ class SloSpec(_Spec):
     e2el_s: float | None = Field(default=None, gt=0)
     attainment: float = Field(default=0.99, gt=0, le=1)
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """metric -> seconds, of those that are set."""
+        return {k: v for k, v in self.model_dump(exclude={"attainment"}).items() if v is not None}
+
 
 class CostSpec(_Spec):
     """What the cost stage is told: never measured, always printed."""
@@ -304,8 +309,8 @@ class ExperimentSpec(_Spec):
 
     @model_validator(mode="after")
     def _capacity_of_a_promise(self) -> ExperimentSpec:
-        limits = self.slo.model_dump(exclude={"attainment"}).values() if self.slo is not None else ()
-        if any(load.capacity is not None for load in self.loads) and not any(limits):
+        limits = self.slo.limits if self.slo is not None else {}
+        if any(load.capacity is not None for load in self.loads) and not limits:
             raise ValueError("a capacity search needs slo: {..} with a limit, e.g. ttft_from_schedule_s")
         if any(load.capacity is not None for load in self.loads) and self.slo is not None and self.slo.attainment >= 1:
             raise ValueError(
@@ -314,9 +319,8 @@ class ExperimentSpec(_Spec):
         return self
 
 
-def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
+def _fields_at(spec: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Names allowed where an unknown key was found, by walking the specs along pydantic's location."""
-    spec: type[BaseModel] = ExperimentSpec
     for part in loc[:-1]:
         if isinstance(part, int):
             continue
@@ -328,13 +332,14 @@ def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
     return list(spec.model_fields)
 
 
-def _config_error(source: str, error: ValidationError) -> ConfigError:
+def config_error(source: str, error: ValidationError, spec: type[BaseModel] = ExperimentSpec) -> ConfigError:
+    """The first thing wrong with `spec`'s data, an unknown key with the nearest one."""
     found = error.errors()  # an unknown key explains a missing one: report it first
     first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
     loc = first["loc"]
     where = ".".join(str(p) for p in loc) or "(top level)"
     if first["type"] == "extra_forbidden":
-        allowed = _fields_at(loc)
+        allowed = _fields_at(spec, loc)
         near = difflib.get_close_matches(str(loc[-1]), allowed, n=1, cutoff=0.5)
         advice = f"did you mean {near[0]!r}?" if near else f"keys allowed here: {', '.join(allowed)}"
         return ConfigError(f"{source}: unknown key", where, advice)
@@ -361,7 +366,7 @@ def parse_experiment(data: Any, source: str) -> ExperimentSpec:
     try:
         return ExperimentSpec.model_validate(data)
     except ValidationError as error:
-        raise _config_error(source, error) from None
+        raise config_error(source, error) from None
 
 
 def load_yaml(path: Path) -> Any:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
 from harness.cli.offline import declared_on_command_line, price_ref
-from harness.config import ExperimentSpec, load_experiment, parse_experiment
+from harness.config import ExperimentSpec, SloSpec, config_error, load_experiment, parse_experiment
 from harness.errors import ConfigError
 
 
@@ -74,6 +75,11 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--driver", type=click.Choice(["wire", "sdk"]), help="[default: wire, or the config's]"),
             click.option("--workers", type=click.IntRange(min=1), help="Load-generator processes  [default: 1]"),
             click.option(
+                "--slo",
+                metavar="METRIC=SECONDS,..",
+                help="The promise: ttft_from_schedule_s=0.5,tpot_s=0.05,attainment=0.99; replaces the config's.",
+            ),
+            click.option(
                 "--usd-per-hour", type=click.FloatRange(min=0), help="Price of the measured machine, per paid hour."
             ),
             click.option(
@@ -96,6 +102,29 @@ _TRACE_WORDS = {  # workload option -> parameter of the command
     "skip_bad": "skip_bad",
     "context": "over_context",
 }
+
+
+def parse_slo(text: str) -> SloSpec:
+    """`ttft_from_schedule_s=0.5,tpot_s=0.05,attainment=0.99` -> the promise. Raises ConfigError."""
+    example = "e.g. ttft_from_schedule_s=0.5,tpot_s=0.05,attainment=0.99"
+    given: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or name in given:
+            raise ConfigError("--slo: twice the same key" if equals else "--slo: not KEY=SECONDS", part, example)
+        try:
+            given[name] = float(value)
+        except ValueError:
+            raise ConfigError("--slo: not a number", part, f"seconds, or a share for attainment, {example}") from None
+    try:
+        slo = SloSpec.model_validate(given)
+    except ValidationError as error:
+        raise config_error("--slo", error, SloSpec) from None
+    if not slo.limits:
+        raise ConfigError(
+            "--slo: a promise needs a limit", text, f"one of {', '.join(SloSpec.model_fields)}, {example}"
+        )
+    return slo
 
 
 def spec_of(words: dict[str, Any]) -> ExperimentSpec:
@@ -130,6 +159,8 @@ def spec_of(words: dict[str, Any]) -> ExperimentSpec:
         hardware = declared_on_command_line(words["usd_per_hour"])
         for target in data["targets"]:
             target["hardware"] = {**asdict(hardware), "usd_per_hour": words["usd_per_hour"]}
+    if words["slo"] is not None:
+        data["slo"] = parse_slo(words["slo"]).model_dump(mode="json")
     if words["utilisation"] is not None:
         data["cost"]["utilisation"] = words["utilisation"]
     if words["hosted_price"]:
