@@ -7,7 +7,7 @@ BIN := .venv/bin
 PINS := configs/constraints
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab bench-peers bench-memory bench-prompts bench-workloads clean
+.PHONY: help setup vllm bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab bench-peers bench-memory bench-prompts bench-workloads mutants clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -79,6 +79,9 @@ bench-workloads: .venv/.setup ## traces beside pandas; ARGS=--million for a mill
 
 bench-memory: .venv/.setup ## a million requests through the whole command: resident size over time
 	@$(BIN)/python -m tests.bench.bench_memory $(ARGS)
+
+mutants: .venv/.setup ## would a test notice? single changes of the code by themselves; ARGS="--sample 300 --seed 1 [--only harness/plan]"
+	@$(BIN)/python -m tests.mutants.run $(ARGS)
 
 clean: ## remove .venv and caches; results stay
 	@rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache build dist

@@ -231,3 +231,22 @@ def test_a_slow_down_is_found_and_named():
         first = simulated(rng, 10, 0.0, 0.05).effects[0]
         hits += (first.verdict, first.metric, first.load.name) == ("regressed", TPOT, "c1")
     assert hits >= 45
+
+
+def test_the_verdict_is_of_the_corrected_p():
+    """One of 12 cells is 5 % slower with p near 0.01: sure alone, and of 12 comparisons unclear, with an interval that says so."""
+    still = [around(0.02, 0.03, 5, seed) for seed in range(1, 25)]
+    ordered = np.linspace(-1, 1, 5)
+    base = (0.02 * np.exp(0.03 * ordered)).tolist()
+    new = (0.021 * np.exp(0.03 * ordered)).tolist()
+    cells = [{TPOT: still[2 * at]} for at in range(11)], [{TPOT: still[2 * at + 1]} for at in range(11)]
+    sides = [
+        campaign(dict(zip(loads(12), [*others, {TPOT: mine}], strict=True)), campaign=name)
+        for others, mine, name in ((cells[0], base, "b"), (cells[1], new, "n"))
+    ]
+    result = compare(*sides, metrics=[TPOT], pairing="unpaired")
+    effect = next(e for e in result.effects if e.load == loads(12)[-1])
+    assert 0.05 / 12 < effect.p < 0.05 < effect.p_corrected
+    assert effect.verdict == "unclear"
+    assert effect.corrected_low < 0 < effect.low
+    assert one(base, new, pairing="unpaired").verdict == "regressed"

@@ -153,3 +153,18 @@ def test_a_config_takes_what_the_plan_takes(text):
     if text.startswith("trace"):
         point = LoadSpec.model_validate({"arrivals": text}).points()[0]
         assert (point.rate_rps, point.concurrency, point.name) == (None, None, text)
+
+
+def test_on_off_begins_in_its_stationary_state():
+    """Of 800 seeds a quarter begins on where a quarter of the time is on (5 standard errors), and what is left of the
+    state begun in is as long as any other: exponential times have no memory."""
+    firsts, lasted = [], []
+    for seed in range(800):
+        seconds = arrivals("onoff:5:15", 10.0, seed, 600, None) / 1e9  # 40 a second while on
+        firsts.append(seconds[0])
+        if seconds[0] < 0.5:
+            lasted.append(seconds[np.argmax(np.diff(seconds) > 0.5)])
+    on = len(lasted) / len(firsts)
+    begun_off = 0.75 * (1 - math.exp(-0.5 / 15))  # these, too, may soon have their first arrival
+    assert on == pytest.approx(0.25 + begun_off, abs=5 * math.sqrt(0.25 * 0.75 / 800))
+    assert np.mean(lasted) == pytest.approx(5.0, abs=5 * 5.0 / math.sqrt(len(lasted)))

@@ -152,6 +152,34 @@ def test_recorded_sessions_are_replayed_at_their_times(recorded):
     assert any("no reply is awaited" in note for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("marker", "inner", "expected"),
+    [
+        (8.0, [0.5, 2.0], [8.5, 10.0]),  # counted from the sub-agent's own beginning
+        (8.0, [7.999, 9.0], [15.999, 17.0]),
+        (8.0, [8.0, 9.0], [8.0, 9.0]),  # counted from the session's
+        (8.0, [8.5, 9.0], [8.5, 9.0]),
+    ],
+)
+def test_times_of_sub_agents(tmp_path, marker, inner, expected):
+    """Times below the marker's count from it, all others from the session's start; a sub-agent's own sub-agents alike."""
+
+    def call(t, prompt):
+        return {"t": t, "type": "n", "in": prompt, "out": 1, "hash_ids": [prompt]}
+
+    def agent(t, calls):
+        return {"t": t, "type": "subagent", "requests": calls}
+
+    deepest = agent(inner[0], [call(0.0, 70)])
+    calls = [call(0.0, 50), agent(marker, [*(call(t, 60 + at) for at, t in enumerate(inner)), deepest])]
+    one = {"id": "a", "block_size": 64, "hash_id_scope": "local", "requests": calls}
+    (tmp_path / "trace_1.json").write_text(json.dumps(one))
+    plan, _ = plan_of(str(tmp_path), Load(arrivals="trace"), requests=None)
+    at_s = {r.target_prompt_tokens: r.scheduled_ns / 1e9 for r in plan.requests}
+    assert [at_s[60], at_s[61]] == pytest.approx(expected)
+    assert at_s[70] == pytest.approx(expected[0])
+
+
 def test_recorded_sessions_in_closed_loop(recorded):
     """Session after session, each call after the one before with its recorded think time."""
     with pytest.raises(ConfigError, match="own order"):

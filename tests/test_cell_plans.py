@@ -1,0 +1,59 @@
+"""Which cells of an experiment replay the same requests, and which must not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+
+from harness.cell import Probe, draw_plan
+from harness.config import ExperimentSpec, LoadSpec
+from harness.records import Cell, Load
+
+CELL = Cell("t", "lognormal:64x16", Load(concurrency=4), 1)
+OPEN = Load(rate_rps=4.0)
+
+
+def prompts(cell=CELL, seed=1, probe=None, **load):
+    """What identifies a plan: seeds of the prompts with their lengths."""
+    spec = ExperimentSpec(
+        experiment="x",
+        targets=[{"name": "t", "kind": "adopt", "model": "m", "url": "http://h/v1"}],
+        workloads=[cell.workload],
+        loads=[{"concurrency": [4], "requests": 20}],
+        seed=seed,
+    )
+    load_spec = LoadSpec(**(load or {"concurrency": [4], "requests": 20}))
+    drawn, _ = draw_plan(spec, cell, load_spec, probe)
+    return {(r.prompt_seed, r.target_prompt_tokens) for r in drawn.requests}
+
+
+def test_targets_replay_the_same_plan():
+    """The target's name is in no plan; the same cell drawn twice is the same plan."""
+    assert prompts() == prompts(replace(CELL, target="another"))
+
+
+def test_all_other_cells_have_prompts_of_their_own():
+    """Repetitions, loads, workloads and seeds share no prompt: none may find another's in the prefix cache."""
+    plans = [prompts(replace(CELL, repetition=k)) for k in range(1, 6)]
+    plans += [prompts(seed=2), prompts(replace(CELL, workload="lognormal:65x16"))]
+    plans.append(prompts(replace(CELL, load=Load(concurrency=5)), concurrency=[5], requests=20))
+    assert all(one.isdisjoint(other) for one, other in combinations(plans, 2))
+
+
+def test_probes_of_a_search_have_prompts_of_their_own():
+    """Each probe of a capacity search, and each repetition of the same probe, sends what no other does."""
+    words = {"rate": [4.0], "requests": 20}
+    cell = replace(CELL, load=OPEN)
+    probes = [Probe(index, lambda: None, lambda rows: None) for index in (1, 2, 3)]
+    plans = [prompts(replace(cell, repetition=k), probe=probe, **words) for probe in probes for k in (1, 2)]
+    assert all(one.isdisjoint(other) for one, other in combinations([*plans, prompts(cell, **words)], 2))
+
+
+@pytest.mark.parametrize("repetition", [1, 2])
+def test_a_search_shows_the_plan_of_its_first_probe(repetition):
+    """Drawn for a search's cell: the start rate for the longest probe."""
+    searched = {"capacity": {"start_rps": 4.0, "probe_s": [5, 10]}}
+    cell = replace(CELL, load=OPEN, repetition=repetition)
+    assert prompts(cell, **searched) == prompts(cell, rate=[4.0], duration_s=10)
