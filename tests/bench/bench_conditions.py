@@ -56,7 +56,7 @@ def group(words: list[str], **more) -> Iterator[subprocess.Popen]:
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT if process.poll() is None else signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(20)
         with contextlib.suppress(ProcessLookupError):
@@ -93,7 +93,8 @@ def run(condition: Condition, words: list[str], limit_s: float) -> bool:
             if kind == "failed":
                 name = f"{case.get('classname')}.{case.get('name')}"
                 condition.failed[name] += 1
-                print(f"    failed: {name}", flush=True)
+                why = next((line for found in case for line in (found.get("message") or "").splitlines() if line), "")
+                print(f"    failed: {name}: {why[:200]}", flush=True)
     return True
 
 
@@ -118,6 +119,8 @@ def main() -> int:
     given = parser.parse_args()
     asked = {name: known[name] for name in given.conditions.split(",")}
     end = time.monotonic() + given.minutes * 60
+    for word in (signal.SIGINT, signal.SIGTERM):  # in the background of a script the first is ignored
+        signal.signal(word, signal.default_int_handler)
     try:
         for number in range(given.runs):
             for name, condition in asked.items():

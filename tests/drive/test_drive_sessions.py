@@ -81,7 +81,7 @@ def test_turns_go_out_in_order_after_reply_and_think_time(driver):
     assert report.stop_reason == "done"
     for one, two in pairwise(rows):
         if one.session_id == two.session_id:
-            assert 0 <= two.sent_ns - one.ended_ns - THINK_NS < 25_000_000 + 2 * machine.worst_ns
+            assert 0 <= two.sent_ns - one.ended_ns - THINK_NS < 25_000_000 + 4 * machine.worst_ns
             assert two.due_ns == one.ended_ns + THINK_NS
     assert server.max_in_flight <= 2
 
@@ -138,7 +138,7 @@ def test_open_loop_sessions_begin_on_time_and_keep_to_their_worker():
     firsts = [row for row in rows if row.seq % 3 == 0]
     for row in firsts:
         assert row.scheduled_ns == report.started_ns + row.session_id * 10_000_000
-        assert 0 <= row.sent_ns - row.scheduled_ns < 50_000_000 + 2 * machine.worst_ns
+        assert 0 <= row.sent_ns - row.scheduled_ns < 50_000_000 + 4 * machine.worst_ns
     assert {row.worker for row in rows} == {0, 1}
     for session in range(6):
         assert len({row.worker for row in rows if row.session_id == session}) == 1
