@@ -17,7 +17,8 @@ from harness.targets import command, offline, proc
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.timeout(400),
+    pytest.mark.timing,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed here"),
 ]
 _PARSE = """
@@ -46,7 +47,7 @@ def test_a_real_batch_in_three_orders(tmp_path):
         model="embedded:tiny",
         flags={"enforce-eager": True, "max-model-len": 1024, "max-num-seqs": 8, "enable-prefix-caching": False},
         env={"VLLM_CPU_KVCACHE_SPACE": "1"},
-        start_timeout_s=380,
+        start_timeout_s=600,
     )
     drawn, _ = plan.draw(
         "uniform:8-200x1-24",

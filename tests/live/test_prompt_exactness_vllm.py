@@ -11,7 +11,7 @@ from harness import plan
 from harness.plan.prompts import prompts
 from tests.bench import bench_prompts
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timing, pytest.mark.timeout(900)]
 EACH = 4  # a preset and mode, 18 presets and 3 modes: 216 prompts
 SMALL = [name for name in plan.presets() if name not in bench_prompts.SESSION_PRESETS]
 

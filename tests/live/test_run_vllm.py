@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.analyse.validity import MIN_WINDOW_S
+from harness.plan.prompts import prompts
+from harness.records import PlannedRequest
 from harness.store.reader import read_run
+from tests.bench import bench_prompts
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timing, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,7 +36,7 @@ def run(server, out: Path, *more: str) -> dict:
     done = subprocess.run(
         [sys.executable, "-m", "harness", "run", "--url", server.info.base_url, "--model", server.info.model,
          "--out", str(out), "--usd-per-hour", "1.0", "--json", *more],
-        capture_output=True, text=True, timeout=200, check=False, cwd=ROOT,
+        capture_output=True, text=True, timeout=600, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode in (0, 7), done.stderr
     document = json.loads(done.stdout)
@@ -41,27 +45,39 @@ def run(server, out: Path, *more: str) -> dict:
     return document
 
 
+def rate_rps(server, seed: int) -> float:
+    """A pilot: how many requests of 64 and 24 tokens a second this server answers on this machine, four at a time."""
+    plan = [PlannedRequest(i, None, 64, 24, None, seed + i) for i in range(40)]
+    rows = bench_prompts.send(server, plan, list(prompts(plan, server.vocabulary, "completions")), 4, f"pilot{seed}")
+    return len(rows) * 1e9 / (max(row.ended_ns for row in rows) - min(row.sent_ns for row in rows))
+
+
 @pytest.fixture(scope="module")
 def wire(vllm_server, tmp_path_factory):
-    """A closed-loop wire run."""
-    out = tmp_path_factory.mktemp("wire") / "run"
-    return out, run(
-        vllm_server, out, "--workload", "fixed:64x24", "--concurrency", "4", "--requests", "200", "--seed", "11"
-    )
+    """A closed-loop wire run of twice as many requests as the shortest window needs by a pilot just before it, and twice as many
+    again should the machine have become so much faster: its directory, its document, the number of its requests."""
+    for seed in (11, 1011, 2011):
+        count = max(48, round(rate_rps(vllm_server, seed) * MIN_WINDOW_S * 2 * 2 ** (seed // 1000)))
+        out = tmp_path_factory.mktemp("wire") / "run"
+        words = ("--workload", "fixed:64x24", "--concurrency", "4", "--requests", str(count), "--seed", str(seed))
+        document = run(vllm_server, out, *words)
+        if "window_too_short" not in {reason["code"] for reason in document["runs"][0]["reasons"]}:
+            break
+    return out, document, count
 
 
 def test_tokens_agree_exactly_with_the_servers_counters(wire):
     """Prompt and output tokens: plan = our stamps = usage = the server's own counter deltas, to the token."""
-    _, document = wire
+    _, document, count = wire
     checks = {check["kind"]: check for check in document["runs"][0]["tokens"]}
-    assert checks["prompt"]["usage"] == checks["prompt"]["server_counter"] == checks["prompt"]["planned"] == 200 * 64
+    assert checks["prompt"]["usage"] == checks["prompt"]["server_counter"] == checks["prompt"]["planned"] == count * 64
     output = checks["output"]
-    assert output["counted"] == output["usage"] == output["server_counter"] == output["planned"] == 200 * 24
+    assert output["counted"] == output["usage"] == output["server_counter"] == output["planned"] == count * 24
 
 
 def test_a_clean_run_is_valid(wire):
     """Nothing is wrong with this run, and the verdict says so (or names the machine's other work)."""
-    _, document = wire
+    _, document, _ = wire
     (one,) = document["runs"]
     found = {reason["code"] for reason in one["reasons"] if reason["severity"] != "warning"}
     assert found <= BUSY_MACHINE, one["reasons"]
@@ -70,7 +86,7 @@ def test_a_clean_run_is_valid(wire):
 
 def test_kernel_stamps_were_used_and_increase(wire):
     """Stamps come from the kernel and never go backwards within a request."""
-    out, _ = wire
+    out, _, _ = wire
     data = read_run(out)
     assert data.manifest.drive["measure"]["stamp_source"] == "kernel"
     for row in data.requests.itertuples():
@@ -81,7 +97,7 @@ def test_kernel_stamps_were_used_and_increase(wire):
 
 def test_the_prompt_was_not_in_the_prefix_cache(wire):
     """Warm-up and measurement share no prompt: usage reports no cached tokens."""
-    out, _ = wire
+    out, _, _ = wire
     rows = read_run(out).requests
     assert int(rows.cached_prompt_tokens.fillna(0).sum()) == 0
 
@@ -133,7 +149,7 @@ def test_the_same_prompts_again_are_caught_in_the_prefix_cache(vllm_server, tmp_
     done = subprocess.run(
         [sys.executable, "-m", "harness", "run", "--url", vllm_server.info.base_url, "--model", vllm_server.info.model,
          "--out", str(tmp_path / "second"), "--json", *words],
-        capture_output=True, text=True, timeout=200, check=False, cwd=ROOT,
+        capture_output=True, text=True, timeout=600, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 7
     assert "prefix_cache" in {reason["code"] for reason in json.loads(done.stdout)["runs"][0]["reasons"]}

@@ -9,7 +9,7 @@ from harness.drive.driver import drive
 from harness.plan.prompts import prompts
 from harness.records import Load, Phase, PlannedRequest, Timeouts
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timing, pytest.mark.timeout(900)]
 LENGTHS, REPLY, THINK_NS = (200, 400, 600), 64, 20_000_000
 
 
