@@ -177,11 +177,11 @@ def test_the_calibrated_ceiling(of):
     assert found(load * (1 - 1e-6)) == {"client_bottleneck": "invalid"}
 
 
-@pytest.mark.parametrize("outcome", ["truncated", "http_error", "server_error"])
-def test_a_failed_request_within_every_limit_is_not_good(outcome):
-    """Half of the replies failed and kept quick stamps: attainment is half, for the analysis and for a capacity probe."""
-    slo = {"ttft_from_schedule_s": 1.0, "ttft_s": 1.0, "tpot_s": 1.0, "e2el_s": 1.0}
-    records = [replace(r, outcome=outcome) if r.seq % 2 else r for r in OPEN]
+@pytest.mark.parametrize("metric", ["ttft_from_schedule_s", "ttft_s", "tpot_s", "e2el_s"])
+def test_a_failed_request_within_its_limit_is_not_good(metric):
+    """Half of the replies were cut and kept quick stamps: attainment is half, for the analysis and for a capacity probe."""
+    slo = {metric: 1.0}
+    records = [replace(r, outcome="truncated") if r.seq % 2 else r for r in OPEN]
     summary = summarise(run(records, R10, slo=slo))
     assert summary.scalars["attainment"] == pytest.approx(0.5, abs=0.01)
     assert summary.scalars["goodput_rps"] == pytest.approx(5, rel=0.03)
