@@ -87,7 +87,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 def _option_rows(result: Any) -> list[list[str]]:
     shown = [o for o in result.options if not o.is_another]
     return [
-        [o.kind, o.name, f"{o.usd_per_month:,.2f}", f"{o.usd_per_request * 1000:.4g}", o.infeasible or "; ".join(n for n in o.notes if "different product" in n)]
+        [o.kind, o.name, f"{o.usd_per_month:,.2f}", f"{o.usd_per_request * 1000:.4g}", o.infeasible or "; ".join(n for n in o.notes if "different product" in n or n.startswith("stale price"))]
         for o in shown
     ]  # fmt: skip
 

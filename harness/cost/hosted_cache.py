@@ -17,6 +17,8 @@ from harness.config import PriceRef
 from harness.cost.hosted import Bill, HostedPrice, Tokens, bill, first_tier, same_model
 from harness.records import RunSummary
 
+NONE_DECLARED = "none: no cached_input_tokens declared"
+
 
 @dataclass(frozen=True, slots=True)
 class HostedCache:
@@ -43,22 +45,23 @@ class HostedCache:
 
 
 def cache_of(
-    ref: PriceRef, summary: RunSummary | None = None, default_tokens: int = 0, ratio: Decimal = Decimal(1)
+    ref: PriceRef, summary: RunSummary | None = None, *, declared: int = 0, ratio: Decimal = Decimal(1), ours: int = 0
 ) -> HostedCache:
     """The cache to bill `ref` with: measured where `summary` is of a run against that API, else declared, else none.
 
-    `default_tokens`: declared elsewhere, where `ref` says nothing. `ratio`: the API's tokens over those that are declared.
+    `declared`: tokens of a prompt that are declared elsewhere, where `ref` says nothing. `ratio`: the API's tokens over those that are
+    declared. `ours`: tokens that the measured server found in its own cache, to be told where they are not billed.
     """
     writes = (round(ref.cache_write_5m_tokens * ratio), round(ref.cache_write_1h_tokens * ratio))
     if summary is not None and is_of(ref, summary):
         return HostedCache(None, *writes, f"as this API's own usage says, measured{_writes_words(writes)}")
-    declared = default_tokens if ref.cached_input_tokens is None else ref.cached_input_tokens
-    if declared or ref.cached_input_tokens is not None:
-        read = round(declared * ratio)
+    wanted = declared if ref.cached_input_tokens is None else ref.cached_input_tokens
+    if wanted or ref.cached_input_tokens is not None:
+        read = round(wanted * ratio)
         return HostedCache(read, *writes, f"{read} of each prompt, declared{_writes_words(writes)}")
-    ours = 0 if summary is None else sum(u[1] for u in summary.usage)
+    ours = ours if summary is None else sum(u[1] for u in summary.usage)
     not_its = f"; the {ours} that the measured server found in its own cache are not this API's" if ours else ""
-    return HostedCache(0, *writes, f"none: no cached_input_tokens declared{not_its}{_writes_words(writes)}")
+    return HostedCache(0, *writes, f"{NONE_DECLARED}{not_its}{_writes_words(writes)}")
 
 
 def _writes_words(writes: tuple[int, int]) -> str:

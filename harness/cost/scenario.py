@@ -66,7 +66,12 @@ def _number(value: float) -> Decimal:
 def _figures(base: Base, sides: Sequence[HostedSide]) -> list[Figure]:
     spec, fleet, w = base.spec, base.fleet, base.spec.workload
     tokens = w.input_tokens + w.output_tokens
-    machine = {"machine": base.machine.name, "price source": base.machine.source, "price as of": base.machine.as_of}
+    machine = {
+        "machine": base.machine.name,
+        "price source": base.machine.source,
+        "price as of": base.machine.as_of,
+        "price age": base.price_age,
+    }
     shape = {"workload": w.source, "demand": spec.demand.source, "shape": base.demand.name}
     parts = {p.name: p.usd / _number(fleet.hours) * HOURS_PER_MONTH for p in fleet.parts}
     peak, factor = base.demand.highest_rps, base.demand.peak_factor
@@ -76,7 +81,7 @@ def _figures(base: Base, sides: Sequence[HostedSide]) -> list[Figure]:
         ("mean_rps", "mean demand", base.requests / MONTH_S, "requests/s", f"requests / ({HOURS_PER_MONTH} h x 3600 s)", shape),
         ("peak_rps", "peak demand", _number(peak), "requests/s", f"highest hour of the shape x {factor:.3g} for peaks it averages out", shape),
         ("capacity_rps", "capacity of a machine at the SLO", _number(base.capacity_rps), "requests/s", f"{spec.machine.replicas} replica(s) a machine", base.capacity_inputs),
-        ("machine_usd_per_hour", "price of a machine", base.price, "USD per hour", "paid whether busy or idle", machine),
+        ("machine_usd_per_hour", "price of a machine", base.price, "USD per hour", f"paid whether busy or idle; price of {base.machine.as_of}, {base.price_age}", machine),
         ("machines", "machines at the peak, spares in", Decimal(max(fleet.replicas)), "machines", f"ceil(peak / (capacity x headroom {spec.fleet.headroom})) + {spec.fleet.spares} spare(s), {spec.fleet.scaling}", {**machine, **base.capacity_inputs}),
         ("machines_needed_flat", "machines for the mean alone, full and without spare", Decimal(replicas_needed(base.demand.mean_rps, base.capacity_rps, 1)), "machines", "ceil(mean / capacity): the least that can be", base.capacity_inputs),
         ("utilisation", "utilisation of what is paid", _number(fleet.utilisation), "", "served / (paid machine-hours x capacity): a result", machine),

@@ -10,7 +10,7 @@ from decimal import Decimal
 from harness.cost.demand import Demand, curve, flat, scaled, shaped
 from harness.cost.fleet import FleetCost, FleetSpec, fixed_usd_per_hour, fleet_cost, labour_usd_per_hour
 from harness.cost.measured import Measured
-from harness.cost.prices import declared, instance_price
+from harness.cost.prices import declared, instance_price, machine_age_words
 from harness.cost.quantities import HOURS_PER_MONTH
 from harness.cost.scenario_spec import ScenarioSpec
 from harness.errors import ConfigError
@@ -44,6 +44,11 @@ class Base:
     @property
     def price(self) -> Decimal:
         return Decimal(self.machine.usd_per_hour)
+
+    @property
+    def price_age(self) -> str:
+        """Age of the machine's price at the scenario's date, for tables."""
+        return machine_age_words(self.machine, self.at)
 
     @property
     def requests(self) -> Decimal:

@@ -11,7 +11,7 @@ from harness.cost.breakeven import BreakEven, break_even_over_demand, equal_pric
 from harness.cost.demand import Load, load_above
 from harness.cost.fleet import labour_usd_per_hour
 from harness.cost.hosted import Bill, HostedPrice, Tokens, bill, find_price
-from harness.cost.hosted_cache import cache_of, unbilled_writes
+from harness.cost.hosted_cache import NONE_DECLARED, cache_of, unbilled_writes
 from harness.cost.hosted_terms import (
     MonthlyBill,
     RateLimits,
@@ -133,7 +133,7 @@ def _tokens(base: Base, part: HostedPart, ratio: Decimal) -> tuple[tuple[Tokens,
     """
     w = base.spec.workload
     usage = ((w.input_tokens, 0, w.output_tokens, 0),) if base.measured is None else base.measured.usage
-    cache = cache_of(part, default_tokens=w.cached_input_tokens, ratio=ratio)
+    cache = cache_of(part, declared=w.cached_input_tokens, ratio=ratio, ours=sum(one[1] for one in usage))
     return cache.tokens([tuple(round(n * ratio) for n in one) for one in usage]), cache.source
 
 
@@ -145,6 +145,8 @@ def _hosted_side(base: Base, part: HostedPart) -> HostedSide:
     billed = bill(price, tokens)
     each = billed.total_usd / billed.requests
     price = replace(price, inputs={**price.inputs, "cached input": cached})
+    if cached != NONE_DECLARED:
+        notes.append(f"cached input: {cached}")
     if (writes := unbilled_writes(price, tokens)) is not None:
         notes.append(writes)
     month = monthly_bill(
@@ -193,7 +195,7 @@ def _self_option(base: Base) -> Option:
         notes.append("no spare: losing one machine loses its part of the load")
     inputs = {
         "machine": machine.name, "price": f"{machine.usd_per_hour} USD per hour", "price source": machine.source,
-        "price as of": machine.as_of, "capacity": f"{base.capacity_rps:.6g} requests/s a machine", **base.capacity_inputs,
+        "price as of": machine.as_of, "price age": base.price_age, "capacity": f"{base.capacity_rps:.6g} requests/s a machine", **base.capacity_inputs,
         "labour": base.spec.labour.source,
     }  # fmt: skip
     low, high = min(fleet.replicas), max(fleet.replicas)

@@ -117,14 +117,14 @@ def assumptions(result: ScenarioResult, base: Base) -> list[AssumptionRow]:
         AssumptionRow("capacity of a machine", f"{formats.number(base.capacity_rps)} requests/s", between("capacity_rps"), capacity["capacity source"], capacity.get("capacity as of", "")),
         AssumptionRow("headroom", f"{spec.fleet.headroom:g}", between("headroom"), "declared", ""),
         AssumptionRow("spare machines", f"{spec.fleet.spares}, {spec.fleet.scaling} fleet", "", "declared", ""),
-        AssumptionRow("machine, $/h", f"{machine.usd_per_hour}", between("replica_usd_per_hour"), f"{machine.name}: {machine.source}", machine.as_of),
+        AssumptionRow("machine, $/h", f"{machine.usd_per_hour}", between("replica_usd_per_hour"), f"{machine.name}: {machine.source}", f"{machine.as_of}, {base.price_age}"),
         AssumptionRow("people", f"{spec.labour.full_time:g} at ${spec.labour.usd_per_work_hour:g} a work hour", between("fixed_usd_per_hour") and f"${between('fixed_usd_per_hour')} an hour, storage in", spec.labour.source, ""),
     ]  # fmt: skip
     for option in result.options:
         if option.kind == "hosted":
             inputs = option.inputs
             varied = between("hosted_usd_per_request", 1000) if option.name == result.reference else ""
-            rows.append(AssumptionRow(f"hosted: {option.name}", f"{formats.usd(option.usd_per_request * 1000)} per 1,000 requests ({inputs.get('price', '')})", varied and f"${varied}", inputs.get("price source", ""), inputs.get("price as of", "")))  # fmt: skip
+            rows.append(AssumptionRow(f"hosted: {option.name}", f"{formats.usd(option.usd_per_request * 1000)} per 1,000 requests ({inputs.get('price', '')}; cached input: {inputs.get('cached input', 'none')})", varied and f"${varied}", inputs.get("price source", ""), inputs.get("price as of", "")))  # fmt: skip
     return rows
 
 

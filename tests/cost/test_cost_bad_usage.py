@@ -30,7 +30,7 @@ SPEC = CostSpec(utilisation=0.5, hosted=[PriceRef(provider="openai", model="gpt-
 BAD = {
     "reasoning beyond output": (1000, 0, 200, 201),
     "cached beyond prompt": (1000, 1001, 200, 0),
-    "negative": (1000, 0, -1, 0),
+    "negative": (1000, -1, 200, 0),
 }
 
 

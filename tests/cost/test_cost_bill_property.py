@@ -200,6 +200,8 @@ def test_its_own_measured_cache_is_billed_where_the_run_was_against_that_api():
     at_home = run_against("https://llm.myhost.example/v1", "gpt-5-mini")
     assert bill_of_run(own, find_price(own, NOW), at_home).bill.cached_tokens == 6_144_000
     assert bill_of_run(own, find_price(own, NOW), run).bill.cached_tokens == 0
+    adopted = replace(at_home, target_kind="adopt")  # a vLLM server of ours at that address
+    assert bill_of_run(own, find_price(own, NOW), adopted).bill.cached_tokens == 0
 
 
 def test_measured_beats_declared_and_declared_beats_none():
@@ -210,10 +212,10 @@ def test_measured_beats_declared_and_declared_beats_none():
     assert bill_of_run(ref, find_price(ref, NOW), its).bill.cached_tokens == 6_144_000
     assert cache_of(ref, ours).source == "1000 of each prompt, declared"
     assert cache_of(MINI, ours).source.startswith("none: no cached_input_tokens declared; the 6144000 that")
-    assert cache_of(MINI, None, 700).read_tokens == 700
-    assert cache_of(ref, None, 700).read_tokens == 1000
-    assert cache_of(MINI.model_copy(update={"cached_input_tokens": 0}), None, 700).read_tokens == 0
-    assert cache_of(ref, None, ratio=D("1.5")).read_tokens == 1500
+    assert cache_of(MINI, declared=700).read_tokens == 700
+    assert cache_of(ref, declared=700).read_tokens == 1000
+    assert cache_of(MINI.model_copy(update={"cached_input_tokens": 0}), declared=700).read_tokens == 0
+    assert cache_of(ref, ratio=D("1.5")).read_tokens == 1500
 
 
 @given(st.lists(requests(), min_size=1, max_size=6), st.integers(0, 5000), st.integers(0, 5000), st.integers(0, 5000))
