@@ -14,13 +14,16 @@ from genai_prices import data_snapshot
 from genai_prices.types import ModelPrice, Tier, TieredPrices
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scenario_values import scenario
 
 from harness.config import CostSpec, PriceRef
 from harness.cost.hosted import HostedPrice, Tokens, bill, find_price, usage_problem
 from harness.cost.hosted_cache import bill_of_run, cache_of
 from harness.cost.hosted_terms import find_variant
+from harness.cost.measured import Measured
 from harness.cost.prices import day_of
 from harness.cost.report import cost_run
+from harness.cost.scenario import run_scenario
 from harness.errors import ConfigError
 
 NOW = day_of("20261124T113000Z")
@@ -246,3 +249,44 @@ def test_writes_that_are_left_out_are_told_with_what_they_would_cost():
         MINI.model_copy(update={"cached_input_tokens": 6144}),
     )
     assert all(bill_of_run(q, find_price(q, NOW), run).warnings == () for q in quiet)
+
+
+# ---------------------------------------------------------------- in a scenario
+
+
+def scenario_usd_per_request(measured_usage=None, **part):
+    spec = scenario(
+        workload={"input_tokens": 8192, "output_tokens": 512, **part.pop("workload", {})},
+        capacity={"requests_per_s": None, "run": "r"} if measured_usage else {},
+        hosted=[{"provider": "openai", "model": "gpt-5-mini", "same_model": True, **part}],
+    )
+    measured = None
+    if measured_usage:
+        measured = Measured(10.0, 10.0, None, tuple(measured_usage), ("r",), ("m",), "20261120T000000Z", "measured", ())
+    found = next(o for o in run_scenario(spec, measured).options if o.kind == "hosted")
+    return found.usd_per_request * 1000, found
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [None, USAGE[:3], tuple((*u[:1], 0, *u[2:]) for u in USAGE[:3])],
+    ids=["mean request", "hits", "no hits"],
+)
+@pytest.mark.parametrize(
+    ("part", "usd"),
+    [
+        ({}, "3.072"),
+        ({"workload": {"cached_input_tokens": 6144}}, "1.6896"),
+        ({"cached_input_tokens": 6144}, "1.6896"),
+        ({"cached_input_tokens": 0, "workload": {"cached_input_tokens": 6144}}, "3.072"),
+        ({"workload": {"cached_input_tokens": 6144}, "tokenizer_ratio": 1.5}, "2.5344"),
+    ],
+)
+def test_a_scenario_bills_the_declared_cache_with_or_without_a_run(measured, part, usd):
+    """gpt-5-mini a thousand times: nothing, the workload's or the price's own declared cache; a run's own hits change nothing."""
+    each, option = scenario_usd_per_request(measured, **part)
+    assert each == D(usd)
+    hits = measured is not None and measured[0][1] > 0
+    assert ("found in its own cache are not this API's" in option.inputs["cached input"]) == (
+        hits and usd == "3.072" and not part
+    )
