@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from harness.drive.dialect import MAX_ERROR_CHARS, Reply, clean_error, encode, error_message
+from harness.drive.dialect import MAX_ERROR_CHARS, Reply, clean_error, encode, error_message, path
+from harness.drive.turns import Said
 from harness.errors import ConfigError
 from harness.records import Endpoint, PlannedRequest, Prompt
 
@@ -179,3 +180,25 @@ def test_error_message_of_usual_bodies():
     assert error_message(b'{"message": "m"}') == "m"
     assert error_message(b'{"detail": "m"}') == "m"
     assert error_message(b"<html>") is None
+    assert error_message(b'{"error": null}') is None
+    assert error_message(b'{"error": {"code": 5}}') is None
+
+
+@pytest.mark.parametrize(("api", "below"), [("chat", "/chat/completions"), ("completions", "/completions")])
+def test_each_api_has_its_path(api, below):
+    """Below base_url, where every server of this dialect serves it."""
+    assert path(Endpoint("http://h/v1", "m", api)) == below
+
+
+def test_what_a_later_turn_needs_is_kept():
+    """Text of both APIs, and token ids where the server names them, of the first choice and in order."""
+    said = Said()
+    reply = Reply(said)
+    for n, choice in enumerate(
+        ({"text": "a", "token_ids": [5, 6]}, {"delta": {"content": "b"}}, {"delta": {"role": "x"}})
+    ):
+        choices = [choice, {"text": "other", "token_ids": [9]}]
+        reply.take(json.dumps({"choices": choices}).encode(), n)
+    reply.take(b'{"choices": [], "usage": {"completion_tokens": 3}}', 3)
+    assert "".join(said.text) == "ab"
+    assert said.token_ids == [5, 6]

@@ -102,3 +102,10 @@ def test_any_bytes_give_a_body_or_http_error(data):
     response = Response()
     with contextlib.suppress(HttpError):
         response.feed(CHUNKED + data)
+
+
+def test_a_response_that_has_not_come_leaves_nothing_to_reuse():
+    """Before its head is whole a response is neither complete nor reusable, and an end of input breaks it."""
+    response = Response()
+    assert response.feed(HEAD[:20]) == b""
+    assert (response.complete, response.reusable, response.end_of_input()) == (False, False, False)

@@ -155,6 +155,16 @@ def test_a_config_takes_what_the_plan_takes(text):
         assert (point.rate_rps, point.concurrency, point.name) == (None, None, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("onoff:5:20:1", (5, 20, 1)), ("onoff:5:20", (5, 20, 0)), ("gamma:0.005", (0.005,)), ("gamma:1000", (1000,)),
+     ("trace", (1,)), ("trace:2.5", (2.5,)), ("ramp", (0, 2)), ("ramp:3-0", (3, 0)), ("diurnal:language/m-mid", (86_400,))],
+)  # fmt: skip
+def test_numbers_of_arrivals_and_their_ends(text, numbers):
+    """What is left out has its documented value, and the ends of each range belong to it."""
+    assert parse(text).numbers == numbers
+
+
 def test_on_off_begins_in_its_stationary_state():
     """Of 800 seeds a quarter begins on where a quarter of the time is on (5 standard errors), and what is left of the
     state begun in is as long as any other: exponential times have no memory."""
