@@ -100,7 +100,13 @@ def memory_command(
     click.echo(
         f"{shape.name}: weights {document['weight_bytes'] / GB:.1f} GB, KV cache {kv_token:,} bytes per token and GPU, "
         f"{document['sequence_kv_bytes_per_gpu'] / GB:.2f} GB for a sequence of {context:,} tokens"
-        + (f" ({shape.window_layers} of {shape.layers} layers keep {shape.window:,} only)." if shape.window else ".")
+        + (f" ({shape.window_layers} of {shape.layers} layers keep {shape.window:,} only)" if shape.window else "")
+        + (
+            f" ({shape.state_layers} of {shape.layers} layers keep a state, whatever its length)"
+            if shape.state_layers
+            else ""
+        )
+        + "."
     )
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in (f"{tensor_parallel} x GPU", "for KV, GB", f"sequences of {context:,}", "KV tokens"):

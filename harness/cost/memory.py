@@ -4,7 +4,7 @@
                             = (kv_lora_rank + qk_rope_head_dim) x bytes       (multi-head latent attention; whole on every TP rank)
 
 A layer with a sliding window keeps its last `window` tokens only, one of chunks those since its chunk began, a state layer (linear
-attention, state space) one block that holds its state. Weights are counted once per replica, not per request.
+attention, state space) blocks that each hold one state, whatever the length. Weights are counted once per replica, not per request.
 """
 
 from __future__ import annotations
@@ -104,13 +104,13 @@ def sequence_kv_bytes(
     model: ModelShape, tokens: int, *, kv_dtype: str = "auto", tensor_parallel: int = 1, block_tokens: int = 16
 ) -> int:
     """KV bytes of a sequence of `tokens` on one GPU, in whole blocks; a window layer holds its window and, because it need not
-    begin where a block does, one block more; a layer of chunks its longest chunk; a state layer one block."""
+    begin where a block does, one block more; a layer of chunks its longest chunk; a state layer the blocks of its states."""
     block, length = block_tokens_of(model, block_tokens, kv_dtype, tensor_parallel), whole(tokens, "tokens", least=1)
     full = -(-length // block)
     kept = full
     if model.window is not None:
         kept = min(full, -(-min(length, model.window) // block) + (0 if model.chunked else 1))
-    blocks = model.full_layers * full + model.window_layers * kept + model.state_layers
+    blocks = model.full_layers * full + model.window_layers * kept + model.state_layers * model.state_blocks
     return blocks * block * layer_token_bytes(model, kv_dtype, tensor_parallel)
 
 
@@ -145,7 +145,12 @@ def paged_against_preallocated(
         raise ConfigError(
             "more tokens used than set aside", f"{used_tokens} of {slots}", "slots are the longest context"
         )
-    states = model.state_layers * block_tokens_of(model, block_tokens, kv_dtype) * layer_token_bytes(model, kv_dtype)
+    states = (
+        model.state_layers
+        * model.state_blocks
+        * block_tokens_of(model, block_tokens, kv_dtype)
+        * layer_token_bytes(model, kv_dtype)
+    )
     before = count * (slots * kv_bytes_per_token(model, kv_dtype) + states)
     after = count * sequence_kv_bytes(model, used_tokens, kv_dtype=kv_dtype, block_tokens=block_tokens)
     return Batch(
@@ -229,8 +234,8 @@ def predict_kv_blocks(
     blocks = bytes // (layers per group x block x bytes of a token in a layer). All layers share a block id if they are of one
     kind; layers of several kinds are put in groups of equal size, and each group draws its own ids from the same pool. A request
     of `max_model_len` needs ceil(len / block) blocks of each full group, ceil(min(window - 1 + in flight, len) / block) + 1 of
-    each window group, ceil(min(chunk + in flight, len) / block) of each chunk group, and 2 of each state group with prefix
-    caching, else 1. Not modelled: speculative decoding, pipeline and context parallelism, packed sparse-attention caches.
+    each window group, ceil(min(chunk + in flight, len) / block) of each chunk group, and state_blocks (without prefix caching 1)
+    of each state group. Not modelled: speculative decoding, pipeline and context parallelism, packed sparse-attention caches.
     """
     block = block_tokens_of(model, block_tokens, kv_dtype, tensor_parallel)
     given = whole(kv_cache_bytes, "KV cache (bytes)", least=1)
@@ -238,7 +243,7 @@ def predict_kv_blocks(
     size, full_groups, window_groups, state_groups = _group_layers(model)
     per_block = size * block * layer_token_bytes(model, kv_dtype, tensor_parallel)
     blocks = given // per_block
-    needed = full_groups * -(-length // block) + state_groups * (2 if prefix_caching else 1)
+    needed = full_groups * -(-length // block) + state_groups * (model.state_blocks if prefix_caching else 1)
     if model.window is not None:
         seen = model.window - (0 if model.chunked else 1) + max_in_flight_tokens
         needed += window_groups * (-(-min(seen, length) // block) + (0 if model.chunked else 1))

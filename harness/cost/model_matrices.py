@@ -173,13 +173,17 @@ def _experts(c: Config, at: str) -> Iterator[Matrix | int]:
     yield Matrix(
         f"{at}.{'router' if c.model_type in {'jamba', 'llama4_text', 'gpt_oss'} else 'gate'}", experts, hidden, "router"
     )
-    shared = c.of("n_shared_experts", 0) * width
-    if c.model_type in {"qwen2_moe", "qwen3_next", "qwen3_5_moe_text"}:
-        shared = c.of("shared_expert_intermediate_size", 0)
-    elif c.model_type == "llama4_text":
-        shared = width
-    elif c.model_type == "nemotron_h":
-        shared = c.of("moe_shared_expert_intermediate_size", 0)
+    match c.model_type:
+        case "qwen2_moe" | "qwen3_next" | "qwen3_5_moe_text":
+            shared = c.of("shared_expert_intermediate_size", 0)
+        case "deepseek_v2" | "deepseek_v3" | "kimi_k2" | "glm4_moe":
+            shared = c.of("n_shared_experts", 0) * width
+        case "nemotron_h":
+            shared = c.of("moe_shared_expert_intermediate_size", 0)
+        case "llama4_text":
+            shared = width
+        case _:
+            shared = 0
     if shared:
         yield from _dense(c, f"{at}.shared_expert{'s' if v.get('n_shared_experts') else ''}", shared)
     if c.family.shared_gate:

@@ -26,6 +26,8 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 class ModelShape:
     """What memory and arithmetic need of a model. Of its `layers`, full_layers cache every token, window_layers the last `window`
     (`chunked`: those since the last multiple of it), state_layers a state of `state_bytes` a sequence; the rest caches nothing.
+    state_blocks: how many states of a sequence vLLM keeps at once so that a prefix can be found again: the one that is written, the
+    one it was resumed from and, for Mamba-2, one of the prefill.
 
     latent_dim: kv_lora_rank + qk_rope_head_dim of latent attention, else None. qk_dim, v_dim: widths of a head in prefill;
     decode_qk_dim, decode_v_dim: in decoding, where latent attention works on the latent itself. Parameters: embedding (and output
@@ -41,6 +43,7 @@ class ModelShape:
     chunked: bool
     state_layers: int
     state_bytes: int
+    state_blocks: int
     kv_heads: int
     head_dim: int
     latent_dim: int | None
@@ -181,6 +184,7 @@ def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
         chunked=chunked,
         state_layers=kinds.count("state"),
         state_bytes=_state_bytes(c, kinds, dtype),
+        state_blocks=3 if c.family.states == "mamba2" else 2,
         kv_heads=kv,
         head_dim=dim,
         latent_dim=latent,

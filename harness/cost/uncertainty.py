@@ -157,10 +157,11 @@ def draw(assumptions: Sequence[Assumption], count: int, seed: int = 1) -> dict[s
 def _around(low: float, middle: float, high: float, level: float, z: Floats) -> Floats:
     """Standard normal draws brought to the median `middle` and the quantiles `low` and `high`, each half with a spread of its own."""
     end = NormalDist().inv_cdf((1 + level) / 2)
+    found: Floats
     if low <= 0:
-        return middle + z * np.where(z < 0, middle - low, high - middle) / end
-    below, above = math.log(middle / low), math.log(high / middle)
-    found: Floats = middle * np.exp(z * np.where(z < 0, below, above) / end)
+        found = middle + z * np.where(z < 0, middle - low, high - middle) / end
+    else:
+        found = middle * np.exp(z * np.where(z < 0, math.log(middle / low), math.log(high / middle)) / end)
     return found
 
 

@@ -52,6 +52,9 @@ def test_every_config_is_tested():
 def test_parameters_that_one_token_uses():
     """Mixtral uses 12.9 B of 46.7 less its embedding, DeepSeek-V3 36.6 B as its README says."""
     assert load_model("deepseek-v3").active_parameters / 1e9 == pytest.approx(36.6, abs=0.05)
+    tied, apart = load_model("smollm2-135m"), load_model("llama-3.1-8b")
+    assert tied.active_parameters == tied.parameters  # the embedding is the output head too
+    assert apart.active_parameters == apart.parameters - 128256 * 4096
     mixtral = load_model("mixtral-8x7b")
     assert (mixtral.active_parameters + 32000 * 4096) / 1e9 == pytest.approx(12.9, abs=0.05)
 
@@ -179,6 +182,8 @@ def test_blocks_by_vllms_rule():
         (5, 20, 5, 1, 4),
         (7, 10, 10, 1, 1),
         (24, 12, 12, 2, 1),
+        (12, 18, 12, 1, 2),  # one and a half times as many is not padded; a layer fewer is
+        (12, 17, 17, 1, 1),
     ):
         model = replace(load_model("gpt-oss-20b"), full_layers=full, window_layers=window)
         found = predict_kv_blocks(model, 10**9, 16, max_model_len=4096, max_in_flight_tokens=1024)

@@ -22,7 +22,7 @@ from published_configs import (
     QWEN3_NEXT,
 )
 
-from harness.cost.memory import block_tokens_of, kv_bytes_per_token, sequence_kv_bytes
+from harness.cost.memory import block_tokens_of, kv_bytes_per_token, predict_kv_blocks, sequence_kv_bytes
 from harness.cost.model_shape import model_shape
 from harness.errors import ConfigError
 
@@ -96,6 +96,31 @@ def test_what_the_layers_are(config, full, windows, states, per_token):
     assert kv_bytes_per_token(shape) == per_token
 
 
+@pytest.mark.parametrize(
+    ("config", "full", "windows"),
+    [
+        ({**GEMMA_2_27B, "num_hidden_layers": 5}, 2, 3),  # the first layer has the window, every other after it
+        ({**GPT_OSS_120B, "num_hidden_layers": 5}, 2, 3),
+        ({**GEMMA_3_12B["text_config"], "num_hidden_layers": 7}, 1, 6),  # the sixth has not
+        ({**GEMMA_3_12B["text_config"], "num_hidden_layers": 7, "sliding_window_pattern": 2}, 3, 4),
+        ({**QWEN2_5_72B, "use_sliding_window": True, "max_window_layers": 60}, 60, 20),  # from that layer on
+        ({**QWEN2_5_72B, "use_sliding_window": False, "layer_types": ["sliding_attention"] * 80}, 80, 0),
+        ({**QWEN2_5_72B, "use_sliding_window": True, "layer_types": ["sliding_attention"] * 80}, 0, 80),
+        (
+            {**LLAMA_4_SCOUT["text_config"], "no_rope_layers": [1] * 40 + [0] * 8},
+            8,
+            40,
+        ),  # 1: it has positions, and a chunk
+        ({**LLAMA_4_SCOUT["text_config"], "attention_chunk_size": None}, 48, 0),
+        ({**JAMBA, "num_hidden_layers": 5}, 1, 0),  # the fifth attends
+    ],
+)
+def test_which_layers_have_the_window(config, full, windows):
+    """Rules that a config leaves to its family, at a number of layers where one layer more or less shows."""
+    shape = model_shape(config)
+    assert (shape.full_layers, shape.window_layers) == (full, windows)
+
+
 def test_only_a_token_of_the_full_layers_grows_a_long_sequence():
     """Beyond window and chunk one more block costs the full layers alone; a state never grows."""
     for config, long in ((GEMMA_2_27B, 8192), (LLAMA_4_SCOUT, 65536), (QWEN3_NEXT, 65536), (JAMBA, 65536)):
@@ -125,6 +150,32 @@ def test_a_block_holds_a_state(config, kv_dtype, state_dtype, block):
     """Tokens of a block, in steps of 16, so that the attention page is at least the state's: as servers logged them."""
     shape = model_shape(config if state_dtype is None else {**config, "mamba_ssm_cache_dtype": state_dtype})
     assert block_tokens_of(shape, 16, kv_dtype) == block
+
+
+_NARROW = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 49152}
+
+
+@pytest.mark.parametrize(
+    ("config", "block", "tokens"),
+    [  # start-up logs of vLLM 0.32 (CPU build, 1 GiB of cache, blocks of 32, 4,096 tokens, 256 in a batch) for narrow models
+        (
+            {**JAMBA, **_NARROW, "num_hidden_layers": 8, "attn_layer_period": 4, "attn_layer_offset": 1, "mamba_dt_rank": 8,
+             "mamba_ssm_dtype": "float32"},  # that build keeps it in float32
+            96, 1_826_063,
+        ),
+        (
+            {**NEMOTRON_H_8B, **_NARROW, "hybrid_override_pattern": "M-M-M-*-M-*-", "mamba_num_heads": 8, "mamba_head_dim": 32,
+             "n_groups": 2, "ssm_state_size": 64},
+            288, 1_420_141,
+        ),
+    ],
+)  # fmt: skip
+def test_the_cache_of_a_model_with_states_is_what_its_server_logs(config, block, tokens):
+    """Tokens of the KV cache and of a block, to the token: groups of attention and states out of one pool."""
+    shape = model_shape(config)
+    assert block_tokens_of(shape, 32) == block
+    found = predict_kv_blocks(shape, 2**30, 32, max_model_len=4096, max_in_flight_tokens=256)
+    assert found.size_tokens == tokens
 
 
 @given(st.integers(1, 96), st.integers(1, 12))

@@ -38,6 +38,15 @@ def test_latent_attention_decodes_on_the_latent():
     assert decode_attention_flops(DEEPSEEK, 8192) == 2 * 128 * (576 + 512) * 61 * 8192
 
 
+def test_a_new_token_sees_its_window_or_half_a_chunk():
+    """A window of 1,000 after 5,000 tokens: 1,000 keys; a chunk of 1,000: 500 on average; after 600 tokens, all of them."""
+    unit = 2 * 32 * (128 + 128)
+    windows = replace(ONE, full_layers=0, window_layers=1, window=1000)
+    chunks = replace(windows, chunked=True)
+    assert [decode_attention_flops(m, 5000) / unit for m in (ONE, windows, chunks)] == [5000, 1000, 500]
+    assert [decode_attention_flops(m, 600) / unit for m in (ONE, windows, chunks)] == [600, 600, 600]
+
+
 @given(st.integers(1, 400), st.integers(1, 400))
 def test_windows_and_chunks_are_sums_over_pairs(tokens, size):
     """Closed forms of full, window and chunk layers against counting every pair."""

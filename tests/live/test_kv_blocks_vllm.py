@@ -22,7 +22,8 @@ from harness.targets import Target, embedded, open_target
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.timeout(400),
+    pytest.mark.timing,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed here"),
 ]
 long = pytest.mark.skipif(not os.environ.get("HARNESS_LONG"), reason="a server start a row: HARNESS_LONG=1")
@@ -105,9 +106,9 @@ def agrees(target: Target, config: dict, kv_dtype: str, kv_cache_bytes: int, len
     return predicted, blocks, tokens
 
 
-def test_blocks_of_the_shared_server(vllm_server):
+def test_blocks_of_the_shared_server(vllm_server, vllm_model):
     """The tiny model, its own dtype, 2,048 tokens: 1 GiB of cache is the blocks that were predicted."""
-    config = json.loads((embedded.ensure("tiny", print) / "config.json").read_text())
+    config = json.loads((vllm_model / "config.json").read_text())
     agrees(vllm_server, config, "auto", GIB, 2048)
 
 
