@@ -8,11 +8,11 @@ import numpy as np
 
 from harness.analyse.columns import BoolArray, ints
 from harness.analyse.evidence import Evidence, invalid, unknown, warning
-from harness.analyse.telemetry import counter_delta, foreign_cpu_share
+from harness.analyse.prefix_hits import prefix_cache
+from harness.analyse.telemetry import foreign_cpu_share
 from harness.records import Reason
 
 MAX_LENGTH_MISMATCH = 0.01  # of ok requests whose length is another than asked for
-MAX_UNPLANNED_HITS = 0.01  # of the prompt tokens
 MAX_HARNESS_CPU = 0.05  # of the server's CPU time: both may share the cores
 MAX_FOREIGN_CPU = 0.10  # of the machine's CPU time, used by neither harness nor server
 MAX_THROTTLED = 0.01  # of the GPU samples in the window
@@ -124,36 +124,6 @@ def counted_against_usage(e: Evidence) -> Reason | None:
         message,
         "compare counted_output_tokens and output_tokens in requests.parquet, and report one such reply",
     )
-
-
-def prefix_cache(e: Evidence) -> Reason | None:
-    """Prompts are unique unless the plan shares prefixes: a hit beyond the chat template means that this server has
-    seen the plan before, and its prefill was not paid for."""
-    if _plan_shares(e.run.plan):
-        return None
-    vocabulary = e.run.manifest.target.get("vocabulary") or {}
-    template = int(vocabulary.get("prompt_overhead_tokens") or 0)
-    known = e.requests.ok & e.requests.cached.present & e.requests.prompt.present
-    hits = int(np.maximum(e.requests.cached.data - template, 0)[known].sum())
-    of = int(e.requests.prompt.data[known].sum())
-    if not of:  # no such field in usage: the server's own counters, which cannot leave out the template
-        deltas = [counter_delta(e.run.server, f"vllm:prefix_cache_{name}_total") for name in ("hits", "queries")]
-        hits, of = max(0, (deltas[0] or 0) - template * int(e.requests.ok.sum())), deltas[1] or 0
-    if hits <= MAX_UNPLANNED_HITS * of:
-        return None
-    return invalid(
-        "prefix_cache",
-        f"{hits / of:.1%} of the prompt tokens came from the prefix cache, though no two prompts of the plan share a prefix",
-        "the server has seen these prompts before: use another --seed, or restart it",
-    )
-
-
-def _plan_shares(plan: Any | None) -> bool:
-    """True where requests of the plan share prefixes or grow in sessions."""
-    if plan is None:
-        return False
-    shared = "prefix" in plan and any(len(p) for p in plan["prefix"] if p is not None)
-    return bool(shared or ("session_id" in plan and plan["session_id"].notna().any()))
 
 
 def usage_missing(e: Evidence) -> Reason | None:

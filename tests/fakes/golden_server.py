@@ -34,6 +34,7 @@ class Served:
     prompt_tokens: int
     output_tokens: int
     body: dict = field(repr=False)
+    cached: int | None = None  # prompt tokens that an earlier prompt began with
     number: int = 1  # its place among all requests; its token ids are 10,000 times that and on
     connection: int = 1  # which of the server's connections it came on
     send_ns: list[int] = field(default_factory=list)  # one per token-bearing chunk: just before it was written
@@ -66,6 +67,9 @@ class GoldenServer:
         tokens_per_chunk: int = 1,
         join_chunks: int = 1,
         cached_tokens: int | None = None,
+        caches_by_token: bool = False,
+        template_tokens: int = 0,
+        tokenizes: bool = True,
         reasoning_tokens: int | None = None,
         done: bool = True,
         usage: bool = True,
@@ -78,6 +82,8 @@ class GoldenServer:
         self.api_keys, self.reject_above, self.close_after = api_keys, reject_above, close_after
         self.tokens_per_chunk, self.join_chunks = tokens_per_chunk, join_chunks
         self.cached_tokens, self.reasoning_tokens = cached_tokens, reasoning_tokens
+        self.template = [f"<t{i}>" for i in range(template_tokens)]
+        self.tokenizes, self.cache = tokenizes, {} if caches_by_token else None
         self.done, self.usage, self.version, self.tls = done, usage, version, tls
         self.host, self.port, self.unix, self.hold = host, port, unix, hold
         self.log: dict[str, Served] = {}
@@ -148,6 +154,26 @@ class GoldenServer:
         ]
         return [max(begun - at, at - over, 0) for at, begun, over in last]
 
+    def words_of(self, prompt: str | list) -> list:
+        """The golden tokenizer: one token per word, and the template's around a chat; token ids are themselves."""
+        if isinstance(prompt, str):
+            return prompt.split()
+        if prompt and isinstance(prompt[0], dict):
+            words = " ".join(str(message["content"]) for message in prompt).split()
+            return [*self.template, *words, *(["<end>", "<reply>"] if self.template else [])]
+        return prompt
+
+    def take_cached(self, prompt: list) -> int | None:
+        """How many first tokens of the prompt an earlier one had too, all but the last at most; the prompt is kept."""
+        if self.cache is None:
+            return None
+        at, cached, known = self.cache, 0, True
+        for token in prompt:
+            known = known and token in at
+            cached += known
+            at = at.setdefault(token, {})
+        return min(cached, len(prompt) - 1)
+
     def metrics(self) -> str:
         label = f'{{model_name="{self.model}"}}'
         rows = {
@@ -163,11 +189,6 @@ class GoldenServer:
         for name, (kind, value) in rows.items():
             lines += [f"# TYPE {name.removesuffix('_total')} {kind}", f"{name}{label} {float(value)}"]
         return "\n".join(lines) + "\n"
-
-
-def count_tokens(text: str) -> int:
-    """The golden tokenizer: one token per word."""
-    return len(text.split())
 
 
 class _Protocol(asyncio.Protocol):
@@ -234,9 +255,10 @@ class _Protocol(asyncio.Protocol):
             self._reply(200, {"version": server.version})
         elif path == "/health":
             self._reply(200, "", "text/plain")
-        elif path == "/tokenize":
-            text = json.loads(body).get("prompt") or ""
-            ids = [100 + sum(map(ord, word)) % 10_000 for word in text.split()]
+        elif path == "/tokenize" and server.tokenizes:
+            asked = json.loads(body)
+            words = server.words_of(asked["messages"] if "messages" in asked else asked["prompt"])
+            ids = [100 + sum(map(ord, word)) % 10_000 for word in words]
             self._reply(200, {"count": len(ids), "max_model_len": server.max_model_len, "tokens": ids})
         else:
             self._reply(404, {"error": {"message": f"no such path {path}", "type": "NotFoundError", "code": 404}})
@@ -251,7 +273,7 @@ class _Protocol(asyncio.Protocol):
         try:
             body = json.loads(raw)
             chat = path.endswith("/chat/completions")
-            prompt = " ".join(str(m["content"]) for m in body["messages"]) if chat else body["prompt"]
+            prompt = server.words_of(body["messages"] if chat else body["prompt"])
         except (ValueError, KeyError, TypeError):
             self._reply(400, {"error": {"message": "bad request", "type": "BadRequestError", "code": 400}})
             return
@@ -295,8 +317,9 @@ class _Protocol(asyncio.Protocol):
             "total_tokens": served.prompt_tokens + done,
             "completion_tokens": done,
         }
-        if self.server.cached_tokens is not None:
-            usage["prompt_tokens_details"] = {"cached_tokens": self.server.cached_tokens}
+        cached = self.server.cached_tokens if served.cached is None else served.cached
+        if cached is not None:
+            usage["prompt_tokens_details"] = {"cached_tokens": cached}
         if self.server.reasoning_tokens is not None:
             usage["completion_tokens_details"] = {"reasoning_tokens": self.server.reasoning_tokens}
         return usage
