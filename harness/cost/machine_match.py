@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -21,6 +22,19 @@ _FORMS = {
     "PCIE": "PCIE",
     "NVL": "NVL",
 }  # NVML calls an SXM board by its memory: H100 80GB HBM3
+
+
+@dataclass(frozen=True, slots=True)
+class RanOn:
+    """What a measured server computed on: number of GPUs and how that is known (None: it is not), and NVML's names of the boards."""
+
+    gpus: int | None
+    how: str
+    boards: tuple[str, ...]
+
+
+def ran_on(summary: RunSummary) -> RanOn:
+    return RanOn(*(gpus_used(summary) or (None, "not known")), boards_of(summary))
 
 
 def gpus_used(summary: RunSummary) -> tuple[int, str] | None:
@@ -70,18 +84,21 @@ def same_gpu(priced: str, board: str) -> bool:
     return all(None in pair or len(set(pair)) == 1 for pair in (memory, tuple(forms)))
 
 
-def price_mismatch(hardware: Hardware, summary: RunSummary) -> str | None:
-    """How the priced machine differs from the one that ran, with what it does to the dollars; None where nothing is known to."""
+def price_mismatch(hardware: Hardware, ran: RanOn, replicas: int = 1) -> str | None:
+    """How the priced machine, with `replicas` of the measured server on it, differs from what ran; None where nothing is known to.
+
+    It says what that does to the dollars: no share of a price is made up here.
+    """
     found = []
-    used = gpus_used(summary)
-    if hardware.gpu_count is not None and used is not None and used[0] != hardware.gpu_count:
-        times = f"{hardware.gpu_count / used[0]:.3g} x" if used[0] else "not at all"
+    used = None if ran.gpus is None else ran.gpus * replicas
+    if hardware.gpu_count is not None and used and used != hardware.gpu_count:
+        each = f"{replicas} replicas of it use" if replicas > 1 else "the run used"
         found.append(
-            f"the price is for {hardware.gpu_count} GPU{'s' * (hardware.gpu_count != 1)} and the run used {used[0]} ({used[1]}): "
-            f"a token here carries {times} the GPUs that made it"
+            f"the price is for {hardware.gpu_count} GPU{'s' * (hardware.gpu_count != 1)} and {each} {used} ({ran.how}): "
+            f"a token here carries {hardware.gpu_count / used:.3g} x the GPUs that made it"
         )
     if hardware.gpu_model is not None:
-        others = sorted({name for name in boards_of(summary) if not same_gpu(hardware.gpu_model, name)})
+        others = sorted({name for name in ran.boards if not same_gpu(hardware.gpu_model, name)})
         if others:
             found.append(f"the price is for {hardware.gpu_model} and the run was on {', '.join(others)}")
     return "; ".join(found) or None

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from harness.cost.machine_match import RanOn, ran_on
 from harness.cost.sweep import LEVEL, OfferedRate, Sweep, sweep
 from harness.cost.uncertainty import Interval, bootstrap_runs
 from harness.errors import ConfigError, InvalidRunError
@@ -25,7 +26,7 @@ class Measured:
     """What one server was seen to serve. `plan_rps` is what a fleet is sized by: the interval's low end, else `rps`.
 
     `rps`: the capacity; where `at_least`, a bound that nothing broke. `is_upper_bound`: throughput where nothing was promised.
-    `how`: how it was found, in words that every page prints.
+    `how`: how it was found, in words that every page prints. `ran_on`: the GPUs of the server, None where no run says.
     """
 
     plan_rps: float
@@ -39,6 +40,7 @@ class Measured:
     warnings: tuple[str, ...]
     at_least: bool = False
     is_upper_bound: bool = False
+    ran_on: RanOn | None = None
 
 
 def measured_capacity(
@@ -71,9 +73,10 @@ def measured_capacity(
     _of_one_server(usable)
     _the_one("target", target, {s.cell.target for s in usable} | {s.target for s in searches})
     if searches:
-        return _searched(searches, usable)
-    promised = [s for s in usable if _promise(s)]
-    return _swept(usable) if promised else _saturated(usable)
+        found = _searched(searches, usable)
+    else:
+        found = _swept(usable) if any(_promise(s) for s in usable) else _saturated(usable)
+    return replace(found, ran_on=ran_on(usable[0])) if usable else found
 
 
 def _the_one(what: str, wanted: str | None, known: set[str]) -> str:

@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation, localcontext
 from harness.config import CostSpec
 from harness.cost.hosted import Bill, HostedPrice, find_price, price_ratio, same_model, usage_problem
 from harness.cost.hosted_cache import bill_of_run
-from harness.cost.machine_match import price_mismatch, unchecked
+from harness.cost.machine_match import price_mismatch, ran_on, unchecked
 from harness.cost.prices import day_of, machine_age_words, machine_staleness, staleness
 from harness.cost.unit_cost import split_by_price_ratio, usd_per_served
 from harness.errors import ConfigError, InvalidRunError
@@ -38,7 +38,7 @@ _OWN_LINES = (
         "self-hosted, per million input tokens, if all cost is put on input",
         PER_MILLION,
     ),
-    ("self_usd_window", "self-hosted, the requests completed in the window", "USD"),
+    ("self_usd_window", "self-hosted, the requests sent in the window", "USD"),
 )
 
 
@@ -238,7 +238,7 @@ def cost_run(
             summary.run_id, summary.verdict.state, utilisation, hardware, own, unbilled, tuple(warnings), unpriced=why
         )
     warnings += _hosted_warnings(summary, [p for _, p in prices], at)
-    mismatch = None if hardware is None else price_mismatch(hardware, summary)
+    mismatch = None if hardware is None else price_mismatch(hardware, ran_on(summary))
     if hardware is None:
         why = (
             "the machine behind a hosted API is not ours to price"

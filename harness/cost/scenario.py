@@ -11,6 +11,7 @@ from decimal import Decimal
 
 from harness.cost.claims import Claim, compare
 from harness.cost.fleet import Rung, cost_ladder, paid_shares, replicas_needed
+from harness.cost.machine_match import price_mismatch
 from harness.cost.measured import Measured
 from harness.cost.quantities import HOURS_PER_MONTH
 from harness.cost.scenario_inputs import MONTH_S, Base, base_of
@@ -196,12 +197,21 @@ def _verdict(options: Sequence[Option], reference: HostedSide | None, odds: Outl
     return line
 
 
+def _price_mismatch(base: Base) -> str | None:
+    """How the machine that is priced differs from what the measured capacity is of."""
+    if base.measured is None or base.measured.ran_on is None:
+        return None
+    return price_mismatch(base.machine, base.measured.ran_on, base.spec.machine.replicas)
+
+
 def _measured_warnings(base: Base) -> list[str]:
     """What a measured run says against the scenario it is used in."""
     if base.measured is None:
         return []
     w, usage = base.spec.workload, base.measured.usage
     found = list(base.measured.warnings)
+    if (mismatch := _price_mismatch(base)) is not None:
+        found.append(mismatch)
     if base.measured.models != (base.spec.model,):
         found.append(f"the run served {', '.join(base.measured.models)}, the scenario is of {base.spec.model}")
     for what, asked, at in (("input", w.input_tokens, 0), ("output", w.output_tokens, 2)):
@@ -226,6 +236,7 @@ def run_scenario(spec: ScenarioSpec, measured: Measured | None = None) -> Scenar
         f"{o.kind}, {o.name}: {note}" for o in options if o.kind in {"self-hosted", "hosted"} for note in o.notes
     ]
     warnings += _measured_warnings(base)
+    mismatch = _price_mismatch(base)
     if base.capacity_inputs.get("capacity as of") == "not given":
         warnings.append(f"capacity is not measured here: {base.capacity_inputs['capacity source']}")
     warnings.append("ranges of the odds and the tornado are assumptions (ranges: in the scenario), not findings")
@@ -243,6 +254,7 @@ def run_scenario(spec: ScenarioSpec, measured: Measured | None = None) -> Scenar
         outlook=odds,
         claims=_claims(spec, figures),
         warnings=tuple(dict.fromkeys(warnings)),
-        verdict=_verdict(options, reference, odds),
+        verdict=_verdict(options, reference, odds)
+        + ("" if mismatch is None else f"; NOT THE MACHINE PRICED: {mismatch}"),
         spec=spec,
     )

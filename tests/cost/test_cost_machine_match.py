@@ -10,11 +10,14 @@ import pytest
 from cost_summaries import summary
 from hypothesis import given
 from hypothesis import strategies as st
+from scenario_values import scenario
 
 from harness.config import CostSpec, HardwareSpec
-from harness.cost.machine_match import gpus_used, price_mismatch, same_gpu, unchecked
+from harness.cost.machine_match import RanOn, gpus_used, price_mismatch, ran_on, same_gpu, unchecked
+from harness.cost.measured import Measured, measured_capacity
 from harness.cost.prices import day_of, declared, instance_price, instances
 from harness.cost.report import cost_run
+from harness.cost.scenario import run_scenario
 from harness.records import Hardware
 from harness.report import tables
 from harness.report.answer import find_answer
@@ -49,7 +52,7 @@ def test_gpus_are_the_product_of_the_parallel_sizes(tensor, pipeline, data, pric
     """Tensor x pipeline x data, spelled in any way; a mismatch is told exactly where the price is for another number."""
     run = measured(kind=kind, **{"tensor-parallel-size": tensor, "--pipeline_parallel_size": str(pipeline), "dp": data})
     assert gpus_used(run)[0] == tensor * pipeline * data
-    told = price_mismatch(box(priced), run)
+    told = price_mismatch(box(priced), ran_on(run))
     assert (told is None) == (priced == tensor * pipeline * data)
     if told is not None:
         assert f"for {priced} GPU" in told
@@ -97,28 +100,32 @@ def test_an_eight_gpu_price_on_a_one_gpu_run_is_said_in_the_sentence():
 
 def test_another_model_is_said():
     """An H100 price on an A100 run; of one board among several that differs, too; equal models are silent."""
-    told = price_mismatch(box(1), measured([BOARDS["A100-80-SXM"]]))
+    told = price_mismatch(box(1), ran_on(measured([BOARDS["A100-80-SXM"]])))
     assert told == "the price is for H100-SXM and the run was on NVIDIA A100-SXM4-80GB"
-    assert "A10G" in price_mismatch(box(2), measured([BOARDS["H100-SXM"], BOARDS["A10G"]], tensor_parallel_size=2))
-    assert price_mismatch(box(1), measured([BOARDS["H100-SXM"]])) is None
+    assert "A10G" in price_mismatch(
+        box(2), ran_on(measured([BOARDS["H100-SXM"], BOARDS["A10G"]], tensor_parallel_size=2))
+    )
+    assert price_mismatch(box(1), ran_on(measured([BOARDS["H100-SXM"]]))) is None
 
 
 def test_what_cannot_be_checked_is_said_as_that():
     """A price that names GPUs and a run without NVML: a warning, no mismatch; a price that names none: silence."""
     run = measured()
-    assert price_mismatch(box(1), run) is None
+    assert price_mismatch(box(1), ran_on(run)) is None
     assert "(1 x H100-SXM) is not checked: GPU telemetry not recorded" in unchecked(box(1), run)
     assert any("is not checked" in w for w in cost_run(run, box(1), CostSpec()).warnings)
     for silent in (Hardware("box", "1", "s", "2026-11-01"), box(0)):
         assert unchecked(silent, run) is None
     assert unchecked(box(1), measured([BOARDS["H100-SXM"]])) is None
-    assert price_mismatch(Hardware("box", "1", "s", "2026-11-01"), measured(["x"], tensor_parallel_size=3)) is None
+    assert (
+        price_mismatch(Hardware("box", "1", "s", "2026-11-01"), ran_on(measured(["x"], tensor_parallel_size=3))) is None
+    )
 
 
 def test_a_declared_machine_may_say_its_gpus():
     """gpu_model and gpu_count of the experiment's hardware arrive at the check."""
     spec = HardwareSpec(name="x", usd_per_hour=4, source="s", as_of="2026-11-01", gpu_model="L4", gpu_count=4)
-    assert "for 4 GPUs" in price_mismatch(declared(spec), measured([BOARDS["L4"]]))
+    assert "for 4 GPUs" in price_mismatch(declared(spec), ran_on(measured([BOARDS["L4"]])))
 
 
 @pytest.mark.parametrize("priced", [1, 2, 8])
@@ -126,3 +133,32 @@ def test_the_dollars_themselves_are_those_of_the_price(priced):
     """No share is made up: a mismatch is told, and the figures stay those of the whole price."""
     line = cost_run(measured(), box(priced), CostSpec()).own[-1]
     assert D(line.usd) == pytest.approx(D("27.52") / 36, rel=D("1e-11"))
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 8))
+def test_a_scenario_holds_its_machine_against_the_measured_server(priced, gpus, replicas):
+    """Replicas x GPUs of the measured server are those of the priced machine, or the verdict says that they are not."""
+    machine = {"name": "box", "usd_per_hour": 4, "source": "quote", "as_of": "2026-11-01", "gpu_count": priced}
+    spec = scenario(machine={"declared": machine, "replicas": replicas}, capacity={"requests_per_s": None, "run": "r"})
+    seen = Measured(
+        10.0,
+        10.0,
+        None,
+        ((800, 0, 200, 0),),
+        ("r",),
+        ("m",),
+        "20261120T000000Z",
+        "measured",
+        (),
+        ran_on=RanOn(gpus, "its flags", ()),
+    )
+    result = run_scenario(spec, seen)
+    told = [w for w in result.warnings if "the price is for" in w]
+    assert len(told) == (priced != gpus * replicas)
+    assert ("NOT THE MACHINE PRICED" in result.verdict) == (priced != gpus * replicas)
+
+
+def test_a_measured_capacity_knows_what_it_ran_on():
+    """Flags and boards of the runs arrive with the capacity."""
+    runs = [replace(measured([BOARDS["L4"]] * 2, tensor_parallel_size=2), config={}, scalars={"request_rps": 10.0}) for _ in range(3)]
+    assert measured_capacity(runs).ran_on == RanOn(2, "tensor 2 parallel", (BOARDS["L4"],) * 2)
