@@ -86,12 +86,9 @@ def conclude(spec: CapacitySpec, attainment: float, probes: Sequence[ProbeResult
     capacity = low = high = None
     if state == "found" and interval is not None:
         low, capacity, high = interval
-    elif state == "censored_above":
-        low = at.low_rps
-    elif state == "censored_below":
-        high = at.high_rps
-    elif state == "undecided":
-        low, high = at.clear_low_rps, at.clear_high_rps
+    else:  # an undecided probe guides the search, but bounds nothing
+        low = at.clear_low_rps if state != "censored_below" else None
+        high = at.clear_high_rps if state != "censored_above" else None
     return CapacityResult(
         state=state,
         capacity_rps=capacity,
@@ -209,21 +206,21 @@ def _interval(at: _Standing) -> tuple[float, float, float] | None:
 def _state(
     spec: CapacitySpec, at: _Standing, interval: tuple[float, float, float] | None, probes: Sequence[ProbeResult]
 ) -> tuple[str, str]:
-    if at.low_rps is not None and at.high_rps is None:
+    if at.high_rps is None and at.clear_low_rps is not None:
         if at.refused_rps is not None:
             return (
                 "censored_above",
                 f"probes at {at.refused_rps:g}/s and above cannot be trusted: {_why_invalid(probes)}",
             )
         return "censored_above", "no rate failed" + (
-            ", max_rps included" if at.low_rps >= spec.highest_rps * 0.999 else " within the probes allowed"
+            ", max_rps included" if at.clear_low_rps >= spec.highest_rps * 0.999 else " within the probes allowed"
         )
-    if at.high_rps is not None and at.low_rps is None:
+    if at.low_rps is None and at.clear_high_rps is not None:
         return "censored_below", "no rate passed" + (
-            ", min_rps included" if at.high_rps <= spec.lowest_rps * 1.001 else " within the probes allowed"
+            ", min_rps included" if at.clear_high_rps <= spec.lowest_rps * 1.001 else " within the probes allowed"
         )
     if interval is None:
-        if at.low_rps is None:
+        if at.low_rps is None and at.high_rps is None:
             return "undecided", f"no probe can be trusted: {_why_invalid(probes)}" if probes else "no probe was made"
         return "undecided", "the probes allowed do not tell on which side of the target they lie"
     half = math.log(interval[2] / interval[0]) / 2
@@ -248,13 +245,14 @@ def _output_tps(probes: Sequence[ProbeResult], rate_rps: float | None) -> float 
 
 
 def best_probe(result: CapacityResult) -> ProbeResult | None:
-    """The probe of the highest rate, at most the capacity, that kept the promise; None if none did."""
-    top = result.capacity_rps or result.low_rps or 0.0
+    """The probe of the highest rate that kept the promise; None if none did. An undecided one did where all probes together put
+    the capacity above its rate."""
     kept = [
         probe
         for probe in result.probes
-        if probe.verdict in ("pass", "undecided") and probe.run_id and probe.rate_rps <= top
-        and probe.attainment is not None and probe.attainment >= result.attainment
+        if probe.run_id and probe.attainment is not None and probe.attainment >= result.attainment
+        and ((probe.verdict == "pass" and probe.rate_rps <= (result.capacity_rps or result.low_rps or 0.0))
+             or (probe.verdict == "undecided" and probe.rate_rps <= (result.low_rps or 0.0)))
     ]  # fmt: skip
     return max(kept, key=lambda probe: probe.rate_rps, default=None)
 

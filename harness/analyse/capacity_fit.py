@@ -2,8 +2,12 @@
 
 Near capacity the tail of a queue's wait is exponential in (1 - load), so that the log-odds of a miss are close to straight
 over some 20 % of rate. The abscissa is the rate as drawn, not as asked for: a plan that came out 1 % denser was 1 % more load.
-The interval is the delta method's, with the sandwich (cluster-robust) covariance over the probes' batches, and Student's t with
-as many degrees of freedom as batches hold misses, and never narrower than the binomial one times the dispersion. A weak prior keeps the slope positive where the probes say little about it.
+A prior keeps the slope positive where the probes say little about it; misses that cluster say less.
+
+The interval is the delta method's, the widest of four: what the fit says, what batches say of each other, what probes say of each
+other (sandwiches, with Student's t), and what Poisson arrivals bring about in any queue. The first three know only the clusters of
+misses that came; where one more would have been as large as all of them, they are narrow and the capacity is too good at once.
+`python -m tests.bench.bench_capacity` prints how often the interval covers the truth.
 """
 
 from __future__ import annotations
@@ -18,15 +22,21 @@ from scipy.stats import t as student
 
 from harness.records import ProbeResult
 
-NEAR = 0.2  # |log(rate / capacity)| of the probes that take part
-_SLOPE, _LOG_SLOPE_SD = (
-    17.0,
-    0.8,
-)  # the prior: odds of a miss rise 17 % with 1 % of rate (M/D/1 at p99: 7 to 37), a factor of 5 either way
-_REACH = 0.5  # farther from its centre a curve says nothing
+NEAR = 0.2  # |log(rate / capacity)| of the probes that take part ..
+_NEAR_LOG_ODDS = 3.0  # .. or so much of log-odds where the curve is flat
+# The prior: odds of a miss rise with the rate to the power of 10 (M/D/1 at P99: 7 to 37, near 1 where the limit leaves no time to
+# wait), a factor of 7 either way.
+_PRIOR_MEAN, _LOG_SLOPE_SD = np.array([0.0, math.log(10.0)]), 1.0
+_PRIOR = np.diag([0.0, _LOG_SLOPE_SD**-2])
+_ROUNDS = 3  # of curve and dispersion
+_REACH = 0.7  # farther from its centre a curve says nothing
+_QUEUE = (
+    1.6  # so many misses count as one, times 1 / (1 - load)^2: M/D/1 with Poisson arrivals, by simulation (1.4 to 1.7)
+)
 _MIN_SECONDS_SHARE = 0.1  # of the longest near probe: one that broke off sooner was chosen for its bad luck
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +55,7 @@ class Curve:
         return math.log(self.high_rps / self.low_rps) / 2
 
 
-def near(probes: Sequence[ProbeResult], centre_rps: float) -> list[ProbeResult]:
+def near(probes: Sequence[ProbeResult], centre_rps: float, reach: float = NEAR) -> list[ProbeResult]:
     """Probes that say something about the curve around a rate: none whose queue grew, it has no steady attainment."""
     found = [
         p
@@ -53,79 +63,148 @@ def near(probes: Sequence[ProbeResult], centre_rps: float) -> list[ProbeResult]:
         if p.verdict != "invalid"
         and p.stopped != "queue growing"
         and p.scheduled_rate_rps is not None
-        and abs(math.log(p.scheduled_rate_rps / centre_rps)) <= NEAR
+        and abs(math.log(p.scheduled_rate_rps / centre_rps)) <= reach
     ]
     longest_s = max((p.seconds for p in found), default=0.0)
     return [p for p in found if p.seconds >= _MIN_SECONDS_SHARE * longest_s]
 
 
 def fit(probes: Sequence[ProbeResult], attainment: float, centre_rps: float) -> Curve | None:
-    """The curve through the probes near `centre_rps`, and again around where it met the target.
+    """The curve through the probes near `centre_rps`, and again around where it met the target; near is wider for a flat curve.
 
     None where fewer than two probes are near, no batch holds a miss, the target is far from them, or it is 100 %, which no
     finite odds meet.
     """
-    for _ in range(3):
-        curve = _fit_around(near(probes, centre_rps), attainment, centre_rps)
-        if curve is None or abs(math.log(curve.rate_rps / centre_rps)) < 1e-3:
+    reach = NEAR
+    for _ in range(4):
+        curve = _fit_around(near(probes, centre_rps, reach), attainment, centre_rps)
+        if curve is None:
+            return None
+        wider = min(max(NEAR, _NEAR_LOG_ODDS / curve.slope), _REACH)
+        if abs(math.log(curve.rate_rps / centre_rps)) < 1e-3 and wider < 1.05 * reach:
             return curve
-        centre_rps = curve.rate_rps
+        centre_rps, reach = curve.rate_rps, max(reach, wider)
     return curve
 
 
-def _fit_around(probes: Sequence[ProbeResult], attainment: float, centre_rps: float) -> Curve | None:
-    rows = [
-        (math.log((p.scheduled_rate_rps or p.rate_rps) / centre_rps), offered, offered - good)
-        for p in probes
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """One row a batch: log(rate / centre), requests, misses, and which probe it is of."""
+
+    x: FloatArray
+    offered: FloatArray
+    misses: FloatArray
+    probe: IntArray
+
+    @property
+    def missing(self) -> int:
+        return int((self.misses > 0).sum())
+
+    @property
+    def probes(self) -> int:
+        return int(self.probe.max()) + 1
+
+
+def _rows(probes: Sequence[ProbeResult], centre_rps: float) -> _Rows:
+    of = [
+        (math.log((p.scheduled_rate_rps or p.rate_rps) / centre_rps), offered, offered - good, k)
+        for k, p in enumerate(probes)
         for offered, good in p.batches
     ]
-    if attainment >= 1 or len(probes) < 2 or not any(misses for _, _, misses in rows):
+    x, offered, misses, probe = np.array(of, np.float64).reshape(-1, 4).T
+    return _Rows(x, offered, misses, probe.astype(np.int_))
+
+
+def _fit_around(probes: Sequence[ProbeResult], attainment: float, centre_rps: float) -> Curve | None:
+    rows = _rows(probes, centre_rps)
+    if attainment >= 1 or len(probes) < 2 or not rows.missing:
         return None
-    x, offered, misses = np.array(rows, np.float64).T
-    found = _newton(x, offered, misses)
+    found = _settled(rows)
     if found is None:
         return None
-    theta, covariances = found
+    theta, information, dispersion = found
     slope = math.exp(theta[1])
     at = (math.log((1 - attainment) / attainment) - float(theta[0])) / slope
     if abs(at) > _REACH:
         return None
-    missing = int((misses > 0).sum())
     gradient = np.array([-1 / slope, -at])
-    variance = max(float(gradient @ one @ gradient) for one in covariances)
-    half = min(float(student.ppf(0.975, max(3, missing - 1))) * math.sqrt(variance), _REACH)
+    half = _queue_half_width(rows, theta, attainment)
+    variance = 0.0
+    for covariance, freedom in _covariances(rows, theta, information, dispersion):
+        own = float(gradient @ covariance @ gradient)
+        half = max(half, float(student.ppf(0.975, max(3, freedom))) * math.sqrt(own))
+        variance = max(variance, own)
+    half = min(half, _REACH)
     # misses come in rare clusters: their log is below the log of their mean by half its variance (second order, so that it
     # says nothing about a variance above 1)
     skew = min(variance * slope**2, 1.0) / (2 * slope)
     rate = centre_rps * math.exp(at - skew)
-    return Curve(rate, rate * math.exp(-half), rate * math.exp(half), slope, missing)
+    return Curve(rate, rate * math.exp(-half), rate * math.exp(half), slope, rows.missing)
 
 
-def _newton(
-    x: FloatArray, offered: FloatArray, misses: FloatArray
-) -> tuple[FloatArray, tuple[FloatArray, FloatArray]] | None:
-    """Penalised maximum likelihood of (a, log b) by Fisher scoring, and two covariances of it: the sandwich, and the binomial
-    one times Pearson's dispersion. With few clusters of misses either may come out too small."""
-    prior = np.diag([0.0, _LOG_SLOPE_SD**-2])
-    start = math.log(_SLOPE)
-    theta = np.array([math.log((misses.sum() + 0.5) / (offered.sum() - misses.sum() + 0.5)), start])
+def _settled(rows: _Rows) -> tuple[FloatArray, FloatArray, float] | None:
+    """Curve, information and Pearson's dispersion: misses that cluster tell less, so that the prior weighs more."""
+    dispersion = 1.0
+    for _ in range(_ROUNDS):
+        found = _newton(rows, dispersion)
+        if found is None:
+            return None
+        theta, information = found
+        _, p = _design(theta, rows.x)
+        squares = (rows.misses - rows.offered * p) ** 2 / np.maximum(rows.offered * p * (1 - p), 1e-12)
+        dispersion = max(1.0, float(squares.sum()) / max(1, len(rows.x) - 2))
+    return theta, information, dispersion
+
+
+def _newton(rows: _Rows, dispersion: float) -> tuple[FloatArray, FloatArray] | None:
+    """Penalised maximum quasi-likelihood of (a, log b) by Fisher scoring, and its information; None where it does not settle."""
+    missed = rows.misses.sum()
+    theta = np.array([math.log((missed + 0.5) / (rows.offered.sum() - missed + 0.5)), _PRIOR_MEAN[1]])
     for _ in range(200):
-        design, p = _design(theta, x)
-        score = design.T @ (misses - offered * p) - prior @ (theta - [0.0, start])
-        information = (design * (offered * p * (1 - p))[:, None]).T @ design + prior
+        design, p = _design(theta, rows.x)
+        score = design.T @ (rows.misses - rows.offered * p) / dispersion - _PRIOR @ (theta - _PRIOR_MEAN)
+        information = (design * (rows.offered * p * (1 - p) / dispersion)[:, None]).T @ design + _PRIOR
         step = np.clip(np.linalg.solve(information, score), -0.5, 0.5)
         theta = theta + step
         if np.abs(step).max() < 1e-8:
-            break
-    else:
-        return None
-    design, p = _design(theta, x)
-    freedom = max(1, len(x) - 2)
-    residual = misses - offered * p
-    meat = (design * (residual**2)[:, None]).T @ design * len(x) / freedom + prior
-    dispersion = max(1.0, float((residual**2 / np.maximum(offered * p * (1 - p), 1e-12)).sum()) / freedom)
-    bread = np.linalg.inv(information)
-    return theta, (bread @ meat @ bread, bread @ ((information - prior) * dispersion + prior) @ bread)
+            return theta, information
+    return None
+
+
+def _covariances(
+    rows: _Rows, theta: FloatArray, information: FloatArray, dispersion: float
+) -> list[tuple[FloatArray, int]]:
+    """Covariances of (a, log b), each with the degrees of freedom that it is known with; any may come out too small by luck.
+
+    The information's, and the sandwich over batches, with the batches that hold misses; the sandwich over probes, whose batches
+    share a queue and a drawn plan, with the probes.
+    """
+    design, p = _design(theta, rows.x)
+    residual = (rows.misses - rows.offered * p) / dispersion
+    n, bread = len(rows.x), np.linalg.inv(information)
+    by_batch = (design * (residual**2)[:, None]).T @ design * n / max(1, n - 2)
+    sums = np.zeros((rows.probes, 2))
+    np.add.at(sums, rows.probe, design * residual[:, None])
+    by_probe = sums.T @ sums * rows.probes / max(1, rows.probes - 2)
+    return [
+        (bread, rows.missing - 1),
+        (bread @ (by_batch + _PRIOR) @ bread, rows.missing - 1),
+        (bread @ (by_probe + _PRIOR) @ bread, rows.probes - 2),
+    ]
+
+
+def _queue_half_width(rows: _Rows, theta: FloatArray, attainment: float) -> float:
+    """Half-width that Poisson arrivals alone bring about, however little the misses seen happened to cluster.
+
+    In a queue P(wait > x) falls as exp(-(1 - load) x / ..), so the slope b of the log-odds is load L / (1 - load) with L = log(1 /
+    share of misses): 1 / (1 - load) = 1 + (b - 1) / L. A queue forgets in 1 / (1 - load)^2 services, and so many misses count as one:
+    `_QUEUE` / (1 - load)^2, M/D/1 by simulation. Over the misses expected at the target, and on the scale of the rate, 1 / b.
+    """
+    slope = math.exp(theta[1])
+    _, p = _design(theta, rows.x)
+    expected = float((rows.offered * np.minimum(p, 1 - attainment)).sum())
+    busy = 1 + max(0.0, slope - 1) / -math.log(1 - attainment)
+    return 1.96 * math.sqrt(_QUEUE / expected) * busy / slope
 
 
 def _design(theta: FloatArray, x: FloatArray) -> tuple[FloatArray, FloatArray]:

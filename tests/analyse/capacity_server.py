@@ -29,6 +29,34 @@ def fifo(service_s: float) -> Server:
     return serve
 
 
+def queue(draw_s: Callable[[np.random.Generator, int], np.ndarray]) -> Server:
+    """One request at a time, service times drawn by `draw_s`; equal arrivals are served alike."""
+
+    def serve(arrivals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        service = draw_s(np.random.default_rng(int(arrivals[-1] * 1e9)), len(arrivals))
+        steps = np.concatenate(([0.0], np.cumsum(service[:-1] - np.diff(arrivals))))
+        ttft = steps - np.minimum.accumulate(steps) + service
+        return ttft, arrivals + ttft, np.zeros(len(arrivals))
+
+    return serve
+
+
+def exponential(service_s: float) -> Server:
+    """M/M/1."""
+    return queue(lambda rng, n: rng.exponential(service_s, n))
+
+
+def mm1_capacity(service_s: float, ttft_limit_s: float, attainment: float) -> float:
+    """Rate at which P(wait + service <= limit) is the target: 1 - exp(-(1 / service - rate) limit)."""
+    return 1 / service_s + math.log(1 - attainment) / ttft_limit_s
+
+
+def lognormal(service_s: float, cv: float) -> Server:
+    """Service times with a long tail: `cv` is their standard deviation over their mean."""
+    sigma = math.sqrt(math.log(1 + cv * cv))
+    return queue(lambda rng, n: service_s * np.exp(rng.normal(-sigma * sigma / 2, sigma, n)))
+
+
 def md1_wait_cdf(rate: float, service_s: float, x_s: float) -> float:
     """P(wait <= x) of M/D/1 (Erlang, 1909)."""
     k = np.arange(int(x_s / service_s) + 1)
