@@ -7,6 +7,11 @@ import tempfile
 from collections import Counter
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# how long an example takes is the machine's affair
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # two suites at a time do not wait for each other
 os.environ.setdefault("HARNESS_LOCK_DIR", tempfile.mkdtemp(prefix="harness-locks-"))

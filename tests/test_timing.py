@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
 FILES = {
@@ -115,3 +116,9 @@ def test_a_skip_says_why_and_hides_no_error(name):
             skips = any(isinstance(part, ast.Attribute) and part.attr == "skip" for part in ast.walk(node))
             broad = any(kind in kinds for kind in ("Exception", "AssertionError", "OSError"))
             assert not (skips and broad), f"line {node.lineno}: any {kinds} is a skip"
+
+
+def test_no_example_has_a_deadline():
+    """Hypothesis holds no example against a clock, whatever the machine."""
+    assert settings.default.deadline is None
+    assert HealthCheck.too_slow in settings.default.suppress_health_check

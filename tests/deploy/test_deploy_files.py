@@ -35,7 +35,7 @@ def tool(name: str, package: str) -> str:
 
 
 def said(*words: str, cwd: Path | None = None) -> tuple[int, str]:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, cwd=cwd)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, cwd=cwd)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -186,7 +186,7 @@ def test_the_workflow_takes_the_last_two_campaigns(tmp_path):
     binary.chmod(0o755)
     done = subprocess.run(
         ["bash", "-e", "-c", script], cwd=tmp_path, env={"DIRECTORY": "results", "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True, timeout=30, check=True,
+        capture_output=True, text=True, timeout=240, check=True,
     )  # fmt: skip
     assert done.stdout.split()[:3] == ["compare", "results@20261102T013000Z", "results@20261103T013000Z"]
 
