@@ -1,7 +1,8 @@
 """Which mutants a source file has: mutmut's operators over the whole file, module constants and decorated functions too.
 
-Three kinds are left out, for they change words and not numbers: strings with a space in them (messages), everything inside
-`raise` (what a refusal says; that it refuses is mutated by its condition), and upper and lower case variants of a string.
+Left out is what changes words and not numbers: strings with a space in them (messages), everything inside `raise` (what a
+refusal says; that it refuses is mutated by its condition), and upper and lower case variants of a string; and what states a fact
+that holds: `assert`, and `strict` of a zip.
 """
 
 from __future__ import annotations
@@ -51,11 +52,19 @@ def mutants_of(root: Path, path: str) -> list[Mutant]:
 
 
 def is_a_change(mutant: Mutant) -> bool:
-    """Whether it compiles and is another program (an added pair of brackets is not)."""
+    """Whether it compiles and is another program (another `strict` of a zip is not)."""
     try:
-        return ast.dump(ast.parse(mutant.source)) != ast.dump(ast.parse(mutant._module.code))
+        return _meaning(mutant.source) != _meaning(mutant._module.code)
     except SyntaxError:
         return False
+
+
+def _meaning(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "zip":
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "strict"]
+    return ast.dump(tree)
 
 
 def _words(node: cst.SimpleString) -> bool:

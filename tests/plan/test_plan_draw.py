@@ -164,7 +164,7 @@ def test_context_limit_redraws_and_says_so():
             changed += 1
     assert all(r.target_prompt_tokens + r.target_output_tokens <= 2048 for r in limited.warmup)
     before, after = (np.mean([r.target_prompt_tokens for r in p.requests]) for p in (free, limited))
-    assert f"{changed:,} of 5,000 requests" in notes[0]
+    assert f"context limit 2048 tokens: {changed:,} of 5,000 requests" in notes[0]
     assert f"mean prompt {before:.1f} -> {after:.1f} tokens" in notes[0]
     assert plan_of(requests=50, limit=20_000)[1] == ()
 
@@ -211,6 +211,8 @@ def test_open_loop_with_a_duration():
         {"load": Load(concurrency=0)},
         {"load": Load(rate_rps=0.0)},
         {"load": Load(rate_rps=float("nan"))},
+        {"load": Load(rate_rps=float("inf"))},
+        {"requests": None, "duration_s": 0.0},
         {"load": Load(rate_rps=1.0, arrivals="bursty")},
         {"seed": -1},
         {"seed": 2**63},

@@ -90,6 +90,17 @@ def test_hit_ratio_is_that_of_a_cache_of_blocks(rows, data):
         assert ratio.asked >= ratio.achievable
 
 
+def test_the_same_piece_after_another_beginning_is_not_shared():
+    """Prompts 1111 2222 and 11 2222: only the first two tokens are equal, whatever stands after them."""
+    first = PlannedRequest(0, None, 12, 1, None, 900, (1, 4, 2, 4))
+    second = PlannedRequest(1, None, 10, 1, None, 901, (1, 2, 2, 4))
+    one, other = ids_of([first, second])
+    assert one[:2] == other[:2]
+    assert one[2] != other[2]
+    assert hit_ratio([first, second], 1).asked == pytest.approx(2 / 22)
+    assert hit_ratio([first, second], 1).achievable == pytest.approx(2 / 22)
+
+
 def test_hashes_may_be_names_or_huge_and_scopes_do_not_meet():
     """Hashes as text or beyond 64 bits work like numbers; the same hashes in another scope share nothing."""
     for names in (["a", "b", "c"], [2**70, 2**71, 2**72]):

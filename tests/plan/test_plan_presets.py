@@ -7,7 +7,7 @@ import pytest
 
 from harness.config import data_dir
 from harness.plan import describe, draw, hit_ratio, presets
-from harness.plan.preset import load_preset
+from harness.plan.preset import _rates, load_preset
 from harness.records import Load
 
 ROWS = 100_000
@@ -186,3 +186,11 @@ def test_every_preset_can_be_shown(name):
         assert sum(count for _, _, count in bins) == shown["rows"] == ROWS
     assert shown["licence"]
     assert shown["description"]
+
+
+def test_what_chance_explains_of_the_scatter_is_taken_out():
+    """Equal bins stay equal, bins no more scattered than Poisson's become so; of others the rest of the variance stays."""
+    assert _rates([5, 5, 0, 5]) == (5, 5, 0, 5)
+    assert _rates([2, 4, 6]) == pytest.approx((4, 4, 4))  # variance 8 / 3 below the mean
+    kept = _rates([0, 10, 30])  # mean 20, variance 100: 80 of it is not chance's
+    assert kept == pytest.approx((0, 20 - 80**0.5, 20 + 80**0.5))

@@ -15,7 +15,7 @@ from harness.plan import burstiness
 from harness.plan.arrivals import arrivals, demand_shapes, parse
 from harness.plan.gamma import gamma_quantiles
 
-VARYING = ["onoff:5:20", "onoff:3:1:0.3", "diurnal:reason/deepseek-r1:600", "ramp", "ramp:3-1", "step:1,0,3"]
+VARYING = ["onoff:5:20", "onoff:2:4:0.3", "diurnal:reason/deepseek-r1:600", "ramp", "ramp:3-1", "step:1,0,3"]
 
 
 def ks(values, cumulative):

@@ -191,6 +191,8 @@ def test_slices_speed_and_rate(tmp_path):
     plan, notes = plan_of(path, Load(rate_rps=40.0, arrivals="trace"), duration_s=5.0)
     assert len(plan.requests) == 200
     assert any("divided by 4" in note for note in notes)
+    for to_s, duration_s, rows in ((20, 5.0, 50), (5, 20.0, 50), (20, 5.01, 51)):  # whichever ends first
+        assert len(plan_of(f"{path}?to={to_s}", duration_s=duration_s)[0].requests) == rows
     plan, _ = plan_of(path, Load(rate_rps=3.0), requests=50)
     assert lengths(plan) == [(i + 1, 2) for i in range(50)]
     assert plan_of(path, Load(concurrency=2), requests=50)[0].requests[0].scheduled_ns is None
@@ -207,6 +209,27 @@ def test_sampling_keeps_sessions_whole(tmp_path):
     assert any("share of 0.5 of the sessions, whole" in note for note in notes)
     assert plan_of(f"{path}?sample=0.5", seed=2)[0].requests != plan.requests
     assert plan_of(f"{path}?sample=0.5")[0].sha256 == plan.sha256
+
+
+def test_sampling_rows_without_sessions(tmp_path):
+    """Where no column names a session each row is drawn by itself: about half of 1,000, and the note says rows."""
+    lines = [f"{at},{at + 1},2" for at in range(1000)]
+    path = write(tmp_path / "rows.csv", "arrival_s,prompt_tokens,output_tokens", *lines)
+    plan, notes = plan_of(f"{path}?sample=0.5", Load(concurrency=2), requests=400)
+    whole, _ = plan_of(f"{path}?sample=0.5", Load(concurrency=2), requests=420)
+    assert whole.requests[:400] == plan.requests
+    chosen = [r.target_prompt_tokens for r in whole.requests]
+    assert chosen == sorted(set(chosen))
+    assert 700 < chosen[-1] <= 1000
+    assert any("share of 0.5 of the rows" in note for note in notes)
+
+
+def test_a_system_prompt_goes_before_a_trace_without_hashes(tmp_path):
+    """`?system=N` is shared by its prompts; a trace that says itself what prompts share refuses it."""
+    plan, _ = plan_of(f"{write(tmp_path / 'a.csv', *AZURE)}?system=100")
+    assert [r.prefix[1::2] for r in plan.requests] == [(100,)] * 3
+    with pytest.raises(ConfigError, match="exclude each other"):
+        plan_of(f"{mooncake(tmp_path)}?system=100")
 
 
 def test_context_limit_drops_or_cuts(tmp_path):
