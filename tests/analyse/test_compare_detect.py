@@ -95,3 +95,9 @@ def test_one_repetition_cannot_plan():
         detect(pilot(1), 0.03, metrics=[TPOT])
     with pytest.raises(ConfigError, match="does not count"):
         detect(pilot(3), 0.02, metrics=[TPOT])
+
+
+def test_variances_that_differ_no_more_than_chance_are_one():
+    """Nearly equal ones of 9, 9 and 4 degrees: their mean weighted by these, known with all 22."""
+    shared = shared_variances(np.array([1.0, 1.2, 0.9]), np.array([9.0, 9.0, 4.0]))
+    assert shared == [(pytest.approx((9 * 1.0 + 9 * 1.2 + 4 * 0.9) / 22), 22.0)] * 3

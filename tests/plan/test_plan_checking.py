@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from harness.cli.catalogue import workloads
 from harness.errors import ConfigError
-from harness.plan import check, presets
+from harness.plan import check, describe, presets
 
 
 @pytest.mark.parametrize("name", presets())
@@ -51,3 +51,9 @@ def test_the_command_prints_a_table_and_json():
     assert "2,047.8" in shown
     rows = json.loads(run(workloads, ["check", "code", "--n", "5000", "--json"]).output)["code"]
     assert {"quantity", "unit", "source", "drawn", "deviation"} == set(rows[0])
+
+
+def test_what_is_told_of_a_preset_is_the_same_every_time():
+    """Both draw: with a fixed seed, so that two people see the same figures."""
+    assert check("code", 2000) == check("code", 2000)
+    assert describe("code") == describe("code")
