@@ -73,6 +73,7 @@ def test_what_is_wrong_is_named(text, value, advice):
     assert error.value.exit_code == 2
 
 
+@pytest.mark.timing
 def test_a_run_against_a_url_is_judged_by_it(tmp_path, monkeypatch):
     """The manifest holds the promise, and the summary an attainment: all of a slack one, none of one that cannot be kept."""
     monkeypatch.setenv("HARNESS_LOCK_DIR", str(tmp_path / "locks"))

@@ -125,6 +125,7 @@ def test_sessions_that_go_on_from_replies_are_not_judged():
     assert prefix_cache(evidence(cached(ROWS, 999), plan=plan)) is None
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(("kind", "tokenizes"), [("hosted", True), ("adopt", True), ("adopt", False)])
 @pytest.mark.parametrize("api", ["chat", "completions"])
 def test_a_server_that_caches_by_token(tmp_path, monkeypatch, api, kind, tokenizes):
