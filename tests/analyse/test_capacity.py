@@ -213,3 +213,14 @@ def test_a_censored_night_makes_the_mean_a_bound():
     assert (at_least.state, at_least.mean_rps) == ("censored_above", None)
     assert at_least.low_rps == pytest.approx(math.sqrt(120))
     assert over_repetitions([searched(), searched("undecided", None, None, None)]).state == "undecided"
+
+
+def test_tokens_per_second_of_a_capacity_over_nights():
+    """Their geometric mean, also where the rate is only a bound; not known where one night does not know it."""
+    known = [dataclasses.replace(searched(), output_tps=tps) for tps in (200.0, 450.0)]
+    assert over_repetitions(known).output_tps == pytest.approx(300.0)
+    assert over_repetitions(
+        [known[0], dataclasses.replace(known[1], state="censored_above")]
+    ).output_tps == pytest.approx(300.0)
+    assert over_repetitions([*known, dataclasses.replace(searched(), output_tps=None)]).output_tps is None
+    assert over_repetitions(known[:1]).output_tps == pytest.approx(200.0)

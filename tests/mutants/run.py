@@ -32,7 +32,7 @@ from tests.mutants.selecting import Only
 
 MAY_LIVE = "tests/mutants/may_live.toml"
 PACKAGES = {
-    "harness/analyse": ("tests/analyse", "tests/report"),
+    "harness/analyse": ("tests/analyse", "tests/report", "tests/store/test_store_history.py"),
     "harness/cost": ("tests/cost", "tests/report"),
     "harness/plan": ("tests/plan",),
     "harness/drive/sse.py": ("tests/drive/test_drive_sse.py", "tests/drive/test_drive_exchange.py"),
@@ -40,14 +40,16 @@ PACKAGES = {
     "harness/drive/dialect.py": ("tests/drive/test_drive_dialect.py", "tests/drive/test_drive_exchange.py"),
 }
 MEMORY_BYTES = 12 << 30
+CONTROL = 20
 LIVING = ("survived", "no tests")
 
 
-def try_mutant(copy: Path, scratch: Path, mutant: Mutant, tests: list[str], limit_s: float) -> str:
-    """`killed`, `survived` or `timed out`; the copy's file is put back."""
+def try_mutant(copy: Path, scratch: Path, mutant: Mutant, tests: list[str], limit_s: float, *, control: bool) -> str:
+    """`killed`, `survived` or `timed out`; the copy's file is put back. `control`: the same without the change."""
     file = copy / mutant.path
     before = file.read_bytes()
-    file.write_text(mutant.source)
+    if not control:
+        file.write_text(mutant.source)
     child = os.fork()
     if child == 0:
         try:
@@ -86,8 +88,8 @@ def worker(copy: Path, scratch: Path, tasks: list, following, answers, modules: 
             task, following.value = following.value, following.value + 1
         if task >= len(tasks):
             return
-        at, mutant, tests, limit_s = tasks[task]
-        answers.put((at, try_mutant(copy, scratch, mutant, tests, limit_s)))
+        at, mutant, tests, limit_s, control = tasks[task]
+        answers.put((at, control, try_mutant(copy, scratch, mutant, tests, limit_s, control=control)))
 
 
 def may_live(root: Path) -> dict[tuple[str, str, str], str]:
@@ -137,11 +139,15 @@ def run(asked: argparse.Namespace, scratch: Path) -> int:
 
 
 def run_all(chosen: list[Mutant], seen: Executed, copies: list[Path], scratch: Path, allowed: dict) -> list[str]:
-    """The outcome of each mutant; those that live are printed as they are found."""
+    """The outcome of each mutant; those that live are printed as they are found.
+
+    The tests of every CONTROL-th also run on the code as it is: were they to fail there, what they kill would mean nothing.
+    """
     outcomes, tasks = ["no tests"] * len(chosen), []
     for at, mutant in enumerate(chosen):
         if tests := seen.tests_of(mutant):
-            tasks.append((at, mutant, tests, 30 + 5 * sum(seen.seconds[test] for test in tests)))
+            limit_s = 30 + 5 * sum(seen.seconds[test] for test in tests)
+            tasks += [(at, mutant, tests, limit_s, control) for control in (False, True)[: 2 - bool(at % CONTROL)]]
         else:
             show(mutant, "no tests", allowed.get((mutant.path, mutant.scope, mutant.diff())))
     following, answers = multiprocessing.Value("i", 0), multiprocessing.SimpleQueue()
@@ -152,9 +158,12 @@ def run_all(chosen: list[Mutant], seen: Executed, copies: list[Path], scratch: P
     for child in children:
         child.start()
     for _ in tasks:
-        at, outcome = answers.get()
-        outcomes[at] = outcome
-        if outcome in LIVING:
+        at, control, outcome = answers.get()
+        if control and outcome != "survived":
+            print(f"\nfailed unchanged: the tests of {chosen[at].path} {chosen[at].scope}", flush=True)
+        if not control:
+            outcomes[at] = outcome
+        if not control and outcome in LIVING:
             show(chosen[at], outcome, allowed.get((chosen[at].path, chosen[at].scope, chosen[at].diff())))
     for child in children:
         child.join()
