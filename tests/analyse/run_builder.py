@@ -161,7 +161,9 @@ def run(
         config_sha256="", plan_sha256="", seed=1, environment={}, drive={"measure": drive_report}, telemetry={}, row_counts={}, error=None,
         target={"kind": kind, "model": "m", "metrics_url": "http://x/metrics", "startup": {"ready_s": 30.0}},
     )  # fmt: skip
-    plan = [PlannedRequest(r.seq, None, r.target_prompt_tokens, r.target_output_tokens, None, 1 + r.seq) for r in measured]
+    plan = [
+        PlannedRequest(r.seq, None, r.target_prompt_tokens, r.target_output_tokens, None, 1 + r.seq) for r in measured
+    ]
     return RunData(
         path="x",
         manifest=replace(base, **manifest),
