@@ -79,6 +79,28 @@ def test_any_split_gives_the_same_events(texts, end, cuts):
     assert parse(pieces) == [text.encode() for text in texts]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_lines_of_an_event_stay_together_wherever_it_is_split(end):
+    """CR | LF in two reads is one line end, not an empty line: an event of three lines is one event at every split."""
+    stream = f"event: e{end}data: a{end}data: b{end}data: c{end}{end}data: d{end}{end}".encode()
+    expected = [Event(b"a\nb\nc", "e"), Event(b"d")]
+    for first in range(len(stream) + 1):
+        for second in range(first, len(stream) + 1):
+            parser = SseParser()
+            pieces = (stream[:first], stream[first:second], stream[second:])
+            assert [event for piece in pieces for event in parser.feed(piece)] == expected, (first, second)
+            assert not parser.unfinished
+
+
+def test_a_read_that_ends_in_cr_is_not_between_events():
+    """The LF may still come: only then does the next read begin with an event."""
+    parser = SseParser()
+    assert parser.feed(b"data: a\r\n\r") == [Event(b"a")]
+    assert not parser.between
+    assert parser.feed(b"\n") == []
+    assert parser.between
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.binary(max_size=30), max_size=8))
 def test_any_bytes_are_taken_without_an_exception(pieces):

@@ -1,0 +1,48 @@
+"""Which requests keep a promise: ok ones only, whatever stamps the others kept; alike in the summary and the capacity search."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from harness.analyse.capacity_probe import reply
+from harness.analyse.columns import measured
+from harness.analyse.distributions import per_request
+from harness.analyse.rates import good
+from harness.records import Outcome, RequestRecord
+from tests.analyse.run_builder import frame, request
+
+KEPT = request(0, 1.0, scheduled_s=1.0)
+LIMITS = {"ttft_from_schedule_s": 0.05, "ttft_s": 0.05, "ttfvt_s": 0.05, "tpot_s": 0.01, "e2el_s": 0.12}
+
+
+def both(record: RequestRecord, slo: dict[str, float]) -> tuple[bool, bool | None]:
+    requests = measured(frame([record], RequestRecord))
+    return bool(good(requests, per_request(requests), slo)[0]), reply(record, slo).good
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.OK])
+def test_a_failed_request_that_kept_its_stamps_is_not_good(outcome):
+    """A reply that broke off after tokens as quick as promised keeps no promise; of one that we cancelled the search knows
+    nothing. E2EL is left out: it is null for what failed, which would hide the rest."""
+    slack = {name: 100.0 for name in LIMITS if name != "e2el_s"}
+    assert both(KEPT, slack) == (True, True)
+    assert both(replace(KEPT, outcome=outcome), slack) == (False, None if outcome is Outcome.CANCELLED else False)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_each_limit_is_kept_at_its_value_and_broken_just_beyond(name):
+    """A value equal to the limit is good, one of a nanosecond more is not."""
+    value = per_request(measured(frame([KEPT], RequestRecord)))[name][0]
+    assert value == pytest.approx(LIMITS[name])
+    assert both(KEPT, {name: value}) == (True, True)
+    assert both(KEPT, {name: value - 1e-9}) == (False, False)
+
+
+def test_every_limit_must_be_kept():
+    """One broken limit among kept ones is enough."""
+    slack = {name: limit + 1e-6 for name, limit in LIMITS.items()}
+    assert both(KEPT, slack) == (True, True)
+    for name, limit in LIMITS.items():
+        assert both(KEPT, slack | {name: limit / 2}) == (False, False)
