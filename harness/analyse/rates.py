@@ -1,7 +1,7 @@
 """The numbers of a run that are one a run: rates, throughput, goodput.
 
-Only ok requests add tokens or completions. Tokens are counted where their chunk's stamp lies in the window, so a request that
-began before it or ends after it counts with the part that the server produced inside.
+All are of the requests offered in the window, over the time in which the load offered them (window.py), so that goodput is never
+above throughput. Only ok requests add tokens or completions.
 """
 
 from __future__ import annotations
@@ -11,34 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from harness.analyse.columns import BoolArray, FloatArray, Requests
+from harness.analyse.columns import BoolArray, FloatArray, Ints, Requests
+from harness.analyse.window import offered
 from harness.records import Load, Window
 
-_SLO_METRICS = ("ttft_from_schedule_s", "ttft_s", "tpot_s", "e2el_s")
+_SLO_METRICS = ("ttft_from_schedule_s", "ttft_s", "ttfvt_s", "tpot_s", "e2el_s")
 
 
-def offered(requests: Requests, window: Window) -> BoolArray:
-    """Requests that count as offered in the window: sent in it, or never sent and due in it (dropped, no connection)."""
-    due = requests.due.inside(window) | (~requests.due.present & requests.scheduled.inside(window))
-    return requests.sent.inside(window) | (~requests.sent.present & due)
+def output_tokens(requests: Requests) -> FloatArray:
+    """Output tokens of each request by usage, else as its chunks say; NaN where neither does."""
+    return np.where(requests.output.present, requests.output.data, requests.counted.floats())
 
 
-def output_tokens_in(requests: Requests, window: Window) -> tuple[float | None, int]:
-    """Output tokens of ok requests stamped in the window, and how many chunks there had their tokens spread from usage.
-
-    None where the tokens of any such chunk are known from neither the chunk nor usage.
-    """
-    chunks = requests.chunks
-    use = requests.ok[chunks.row] & (chunks.stamp_ns > window.start_ns) & (chunks.stamp_ns <= window.end_ns)
-    tokens = chunks.tokens[use]
-    spread = int((~chunks.exact[chunks.row[use]]).sum())
-    return (None if np.isnan(tokens).any() else float(tokens.sum())), spread
-
-
-def input_tokens_in(requests: Requests, window: Window) -> float | None:
-    """Prompt tokens of ok requests whose first token is stamped in the window; None if usage is missing for any."""
-    use = requests.ok & requests.first_token.inside(window)
-    return float(requests.prompt.data[use].sum()) if requests.prompt.present[use].all() else None
+def _total(values: FloatArray, use: BoolArray) -> float | None:
+    """Sum over `use`, None where one of them is not known."""
+    return None if np.isnan(values[use]).any() else float(values[use].sum())
 
 
 def output_tps_whole(requests: Requests) -> float | None:
@@ -50,21 +37,15 @@ def output_tps_whole(requests: Requests) -> float | None:
     return float(requests.output.data[use].sum()) / (span_ns / 1e9) if span_ns > 0 else None
 
 
-def scheduled_rate(requests: Requests, window: Window) -> float | None:
-    """Rate that the plan drew for the very requests offered in the window, so that it can be held against the achieved rate.
-
-    Requests scheduled after the last one sent up to the window's start, over the time between those schedules.
-    """
-    if not requests.scheduled.present.any():
-        return None
-    before = requests.sent.present & requests.scheduled.present & (requests.sent.data <= window.start_ns)
-    inside = offered(requests, window) & requests.scheduled.present
+def _rate_of(stamps: Ints, requests: Requests, window: Window) -> float | None:
+    """Requests offered in the window over the time between their `stamps`, from that of the last request sent up to its start on."""
+    inside = offered(requests, window.start_ns, window.end_ns) & stamps.present
     if not inside.any():
         return None
-    schedule = requests.scheduled.data
-    start = int(schedule[before].max()) if before.any() else int(schedule[inside].min())
-    count = int((schedule[inside] > start).sum())
-    span_ns = int(schedule[inside].max()) - start
+    before = requests.sent.present & stamps.present & (requests.sent.data <= window.start_ns)
+    start = int(stamps.data[before].max()) if before.any() else int(stamps.data[inside].min())
+    count = int((stamps.data[inside] > start).sum())
+    span_ns = int(stamps.data[inside].max()) - start
     return count / (span_ns / 1e9) if span_ns > 0 and count else None
 
 
@@ -91,21 +72,6 @@ def good(requests: Requests, values: Mapping[str, FloatArray], slo: Mapping[str,
     return met
 
 
-def _goodput(
-    requests: Requests, values: Mapping[str, FloatArray], window: Window, slo: Mapping[str, float]
-) -> dict[str, float | None]:
-    if not slo:
-        return {"goodput_rps": None, "goodput_tps": None, "attainment": None}
-    of = offered(requests, window)
-    is_good = good(requests, values, slo) & of
-    tokens = requests.output
-    return {
-        "goodput_rps": int(is_good.sum()) / window.seconds,
-        "goodput_tps": float(tokens.data[is_good].sum()) / window.seconds if tokens.present[is_good].all() else None,
-        "attainment": int(is_good.sum()) / int(of.sum()) if of.any() else None,
-    }
-
-
 def rates(
     requests: Requests,
     values: Mapping[str, FloatArray],
@@ -120,15 +86,26 @@ def rates(
     }
     if window is None:
         return found
-    output, _ = output_tokens_in(requests, window)
-    given = input_tokens_in(requests, window)
-    completed = int((requests.ok & requests.last_token.inside(window)).sum())
+    of = offered(requests, window.start_ns, window.end_ns)
+    done = requests.ok & of
+    written, given = output_tokens(requests), requests.prompt.floats()
+    is_good = good(requests, values, slo) & of if slo else None
+
+    def per_s(amount: float | None) -> float | None:
+        return None if amount is None else amount / window.offered_s
+
+    output, prompt = _total(written, done), _total(given, done)
     return found | {
-        "scheduled_rate_rps": scheduled_rate(requests, window),
-        "achieved_rate_rps": int(requests.sent.inside(window).sum()) / window.seconds,
-        "request_rps": completed / window.seconds,
-        "output_tps": None if output is None else output / window.seconds,
-        "input_tps": None if given is None else given / window.seconds,
-        "total_tps": None if output is None or given is None else (output + given) / window.seconds,
-        **_goodput(requests, values, window, slo),
+        # of the same requests, so that one can be held against the other
+        "scheduled_rate_rps": _rate_of(requests.scheduled, requests, window),
+        "achieved_rate_rps": per_s(int((requests.sent.present & of).sum()))
+        if load.concurrency is not None
+        else _rate_of(requests.sent, requests, window),
+        "request_rps": per_s(int(done.sum())),
+        "output_tps": per_s(output),
+        "input_tps": per_s(prompt),
+        "total_tps": None if output is None or prompt is None else per_s(output + prompt),
+        "goodput_rps": None if is_good is None else per_s(int(is_good.sum())),
+        "goodput_tps": None if is_good is None else per_s(_total(written, is_good)),
+        "attainment": int(is_good.sum()) / int(of.sum()) if is_good is not None and of.any() else None,
     }

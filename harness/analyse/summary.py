@@ -12,7 +12,7 @@ from harness.analyse.columns import BoolArray, Requests, measured
 from harness.analyse.distributions import NAMES, distribution, distributions, per_request
 from harness.analyse.energy import Energy, gpu_energy
 from harness.analyse.evidence import Evidence
-from harness.analyse.rates import output_tokens_in, rates, slo_of
+from harness.analyse.rates import rates, slo_of
 from harness.analyse.telemetry import harness_cpu_share, timeline, token_checks
 from harness.analyse.validity import judge
 from harness.analyse.window import find_window
@@ -45,15 +45,8 @@ def _telemetry_notes(run: RunData, energy: Energy) -> list[str]:
     return notes
 
 
-def _request_notes(requests: Requests, window: Window | None, slo: Mapping[str, float]) -> list[str]:
+def _request_notes(requests: Requests, slo: Mapping[str, float]) -> list[str]:
     notes = []
-    if window is not None:
-        _, spread = output_tokens_in(requests, window)
-        if spread:
-            notes.append(
-                f"{spread} chunks in the window do not say how many tokens they hold: usage was spread evenly over each reply's chunks, "
-                "so throughput near the window's edges is approximate"
-            )
     if "tpot_s" in slo:
         short = int((requests.ok & requests.output.present & (requests.output.data < 2)).sum())
         if short:
@@ -98,7 +91,7 @@ def summarise(run: RunData) -> RunSummary:
     rated = rates(requests, values, window, manifest.cell.load, slo)
     scalars = _scalars(rated, energy, window, harness_cpu_share(run.host, requests))
     tokens = token_checks(requests, run.server)
-    notes = _request_notes(requests, window, slo) + _telemetry_notes(run, energy)
+    notes = _request_notes(requests, slo) + _telemetry_notes(run, energy)
     target: Mapping[str, Any] = manifest.target
     return RunSummary(
         run_id=manifest.run_id,

@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.analyse.checks import TELEMETRY_CHECKS, TOKEN_CHECKS
 from harness.analyse.evidence import Evidence, invalid, unknown, warning
-from harness.analyse.window import WHOLE_PHASE
+from harness.analyse.window import MIN_REQUESTS, MIN_WINDOW_S, TOO_SHORT
 from harness.records import Outcome, Reason, RunState, Verdict
 
 MAX_FAILED = 0.01  # above it the load that the server really had is another than the one asked for
@@ -22,11 +22,6 @@ MAX_SEND_LAG_GAPS = 0.1  # or 10 % of the mean gap between sends, where that is 
 MIN_ACHIEVED = 0.98  # of the scheduled rate
 MAX_CLOCK_STEP_NS = 1_000_000  # slewing moves microseconds between two anchors
 MAX_MERGED_READS = 0.01  # beyond it the p99 of ITL consists of upper bounds
-MIN_REQUESTS = 10  # ok requests in the window: below it not even a median is given
-MIN_WINDOW_S = 5.0  # five samples of a server's 1 Hz counters
-MAX_GROWTH = 0.10  # of the requests offered in the window still unanswered at its end, more than at its start
-GROWTH_NOISE = 2.0  # times sqrt(offered): a stable queue fluctuates that much in a short window
-MAX_TTFT_GROWTH = 1.5  # median TTFT of the last third over that of the first
 
 
 def run_state(e: Evidence) -> Reason | None:
@@ -174,53 +169,29 @@ def no_window(e: Evidence) -> Reason | None:
     return unknown("no_window", f"no steady part: {e.rule}", "send more requests")
 
 
-def window_too_short(e: Evidence) -> Reason | None:
+def not_steady(e: Evidence) -> Reason | None:
+    """The window is the whole phase, or too short for the telemetry."""
     w = e.window
     if w is None:
         return None
-    whole = w.rule.startswith(WHOLE_PHASE) and e.kind != "offline"  # a batch is measured from end to end
-    if w.seconds >= MIN_WINDOW_S and not whole:
+    if w.lacking is not None and e.kind != "offline":  # a batch is measured from end to end
+        return unknown(w.lacking, w.rule, w.advice)
+    if w.seconds >= MIN_WINDOW_S:
         return None
-    what = w.rule if whole else f"the window is {w.seconds:.2f} s, below {MIN_WINDOW_S:g} s"
-    return unknown(
-        "window_too_short", what, "send more requests: at least 3 x concurrency, or a few minutes of an open loop"
-    )
+    return unknown(TOO_SHORT, f"the window is {w.seconds:.2f} s, below {MIN_WINDOW_S:g} s", w.advice)
 
 
 def too_few_requests(e: Evidence) -> Reason | None:
     n = int(e.population.sum())
     if e.window is None or n >= MIN_REQUESTS:
         return None
-    return unknown("too_few_requests", f"{n} requests in the window, below {MIN_REQUESTS}", "send more requests")
-
-
-def queue_growing(e: Evidence) -> Reason | None:
-    """Open loop above capacity: the unanswered requests pile up and TTFT rises through the window, so it has no steady value."""
-    if not e.open_loop or e.window is None:
-        return None
-    sent, last = e.requests.sent, e.requests.ended
-    arrived = int(sent.inside(e.window).sum())
-    growth = arrived - int((sent.present & last.inside(e.window)).sum())
-    third = (e.window.end_ns - e.window.start_ns) // 3
-    ttft = np.where(e.population, e.values["ttft_s"], np.nan)
-    early = ttft[e.population & (sent.data <= e.window.start_ns + third)]
-    late = ttft[e.population & (sent.data > e.window.end_ns - third)]
-    if min(len(early), len(late)) < 5 or growth <= max(MAX_GROWTH * arrived, GROWTH_NOISE * arrived**0.5):
-        return None
-    before, after = float(np.nanmedian(early)), float(np.nanmedian(late))
-    if after <= MAX_TTFT_GROWTH * before:
-        return None
-    return unknown(
-        "queue_growing",
-        f"offered above capacity: {growth} of {arrived} requests more were unanswered at the window's end than at its start, and median TTFT rose from {before:.3g} s to {after:.3g} s",
-        "this point shows that the rate is too high, not a steady latency; offer less",
-    )
+    return unknown("too_few_requests", f"{n} requests in the window, below {MIN_REQUESTS}", e.window.advice)
 
 
 CHECKS = (
     run_state, stopped_early, rows_missing, ok_requests, failures, send_lag, achieved_rate, client_bottleneck, clock_step,
     *TOKEN_CHECKS,
-    no_window, window_too_short, too_few_requests, queue_growing, merged_reads, *TELEMETRY_CHECKS,
+    no_window, not_steady, too_few_requests, merged_reads, *TELEMETRY_CHECKS,
 )  # fmt: skip
 
 

@@ -1,96 +1,211 @@
-"""The steady part of a run.
+"""The steady part of a run: which requests its numbers are made of, and in what time the load offered them.
 
-A window is the half-open interval (start, end]: a stamp at the start is outside, one at the end inside. Both ends are
-sends wherever that is possible, because then the sends inside are as many as the gaps between them: n sends in n gaps,
-where an interval cut at arbitrary times counts one too many or too few.
+A window is the half-open interval (start, end] between two sends. The requests sent in it are the only ones that count, and
+they count whole: tokens, completions, goodput and percentiles are of the same requests, so goodput cannot exceed throughput, and
+nothing depends on how much of a reply lies on which side of an edge. Rates divide by `offered_s`:
 
-Closed loop, concurrency c. The start is the 2c-th send: every slot has been filled and refilled as often as there are
-slots, so the first wave with its common prefill is over. The end is the last send: after it the number in flight
-falls (drain). When replies of equal length end and restart together in waves, both ends lie at the same phase of a wave
-(after its last restart), so the window holds whole waves; starting at the first completion instead would count the
-spread of a wave's end without its restart.
+    open loop     end - start: n sends in n gaps
+    closed loop   sum of (ended - due) over these requests / requests in the system on average        (Little's law)
 
-Open loop. The start is the first send after one median E2EL of ramp, where the sends span at least 10 of those, else the first
-send. The end is the last send.
+In a closed loop that is the time that the slots spent on just these requests: exact for replies that end and restart together in
+waves, wherever the edges cut them, and without the bias of counting over time when lengths vary (the requests in hand at an edge
+are longer than the average). Their number is a multiple of the concurrency, so that each place of a wave counts as often.
 
-Runs too short for that (see `_MIN_OPEN_REQUESTS` and 2c) get the whole phase, from the first send to the last token, with
-ramp and drain in it; validity then says so.
+The load must be whole while they are served: it builds up for one settling time before, and goes on for one after the last of
+them. The settling time t follows from the durations S of the run: what is still missing of the load after t,
+sum(max(0, S - t)) / sum(S), is `_MISSING`. It is nearly the E2EL where all are equal, three times the mean where they are exponential. A
+duration is a request's, or a whole session's. A closed loop has also refilled every slot twice: its first wave has a common prefill.
+
+Where too little is left between the two (one settling time, in an open loop three), or the queue of an open loop grows, the window is the whole phase with ramp and drain in
+it, and `lacking` says so. An offline batch has no other.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
-from harness.analyse.columns import IntArray, Requests
+from harness.analyse.columns import BoolArray, IntArray, Ints, Requests
+from harness.analyse.growth import growing
 from harness.records import Load, Window
 
-_MIN_OPEN_REQUESTS = 10  # below it an open loop has no steady part to speak of
-_RAMP_SHARE = 10  # the ramp is left out where sends span at least this many median E2ELs
-_MIN_WINDOW_NS = 1_000_000  # a window shorter than 1 ms holds no rate
+MIN_REQUESTS = 10  # ok requests in the window: below it not even a median is given
+MIN_WINDOW_S = 5.0  # five samples of a server's 1 Hz counters
+_MISSING = (
+    0.05  # of the load at the window's first send; it shrinks from there, and most is there when the last one is served
+)
+_ROOM = 1.2  # what is advised is so much longer than what would just do
 
-WHOLE_PHASE = "whole phase"  # how the rule of a window without a steady part begins
-
-
-def _closed(sends: IntArray, concurrency: int) -> tuple[int, int, str] | None:
-    n = len(sends)
-    if n >= 3 * concurrency:
-        start = int(sends[2 * concurrency - 1])
-        return (
-            start,
-            int(sends[-1]),
-            f"closed loop: from send {2 * concurrency} (all {concurrency} slots refilled) to the last send, {n}",
-        )
-    if n >= 2 * concurrency:
-        return (
-            int(sends[0]) - 1,
-            int(sends[-1]),
-            (
-                f"closed loop, fewer than 3 x {concurrency} requests: from the first send (first wave included) to the last send, {n}"
-            ),
-        )
-    return None
+TOO_SHORT, GROWING = "window_too_short", "queue_growing"
 
 
-def _open(sends: IntArray, median_e2el_ns: int | None) -> tuple[int, int, str] | None:
-    n = len(sends)
-    if n < _MIN_OPEN_REQUESTS:
-        return None
-    first, last = int(sends[0]), int(sends[-1])
-    if median_e2el_ns is not None and last - first >= _RAMP_SHARE * median_e2el_ns:
-        start = int(sends[np.searchsorted(sends, first + median_e2el_ns)])
-        return (
-            start,
-            last,
-            f"open loop: from the first send after one median E2EL ({median_e2el_ns / 1e9:.3f} s) to the last send, {n}",
-        )
-    return (
-        first,
-        last,
-        f"open loop shorter than {_RAMP_SHARE} median E2EL: from the first send (ramp included) to the last send, {n}",
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """The measured phase as a load: sends in order; when the last request or session began; the settling time. All ns."""
+
+    sends: IntArray
+    last_start: int
+    settling: int
+
+    @property
+    def first(self) -> int:
+        return int(self.sends[0])
+
+    @property
+    def last(self) -> int:
+        return int(self.sends[-1])
+
+    @property
+    def rate(self) -> float:
+        """Sends per ns; 0 where they were all at once."""
+        return len(self.sends) / (self.last - self.first) if self.last > self.first else 0.0
+
+    @property
+    def settles(self) -> str:
+        return f"{self.settling / 1e9:.3g} s to build up and as long to end"
+
+
+def settling_ns(durations: IntArray) -> int:
+    """The smallest t with sum(max(0, S - t)) <= `_MISSING` x sum(S)."""
+    ordered = np.sort(durations).astype(np.float64)
+    n = len(ordered)
+    above = ordered[::-1].cumsum()[::-1]  # sum of S from each on
+    missing = above - ordered * np.arange(n, 0, -1)  # at t = each S, falling to 0
+    allowed = _MISSING * above[0]
+    at = int(np.argmax(missing <= allowed))
+    return int(np.ceil((above[at] - allowed) / (n - at)))
+
+
+def _phase(requests: Requests) -> _Phase:
+    """Raises nothing; at least one request was sent."""
+    sent = requests.sent.present
+    begun = requests.sent.data[sent]
+    latest = int(max(begun.max(), requests.ended.data[requests.ended.present].max(initial=0)))
+    over = np.where(requests.ended.present[sent], requests.ended.data[sent], latest)
+    session = requests.session.data[sent]
+    own = -1 - np.arange(len(begun), dtype=np.int64)  # a request without a session is one by itself
+    _, of = np.unique(np.where(requests.session.present[sent], session, own), return_inverse=True)
+    starts = np.full(of.max() + 1, np.iinfo(np.int64).max)
+    ends = np.zeros(of.max() + 1, dtype=np.int64)
+    np.minimum.at(starts, of, begun)
+    np.maximum.at(ends, of, over)
+    return _Phase(np.sort(begun), int(starts.max()), settling_ns(ends - starts))
+
+
+def _in_system(requests: Requests, which: BoolArray | None = None) -> tuple[IntArray, IntArray]:
+    """When each request (of `which`) that has ended came (its slot was free, or it was due) and went, ns."""
+    known = (requests.due.present | requests.sent.present) & requests.ended.present
+    if which is not None:
+        known &= which
+    came = np.where(requests.due.present, requests.due.data, requests.sent.data)
+    return came[known], requests.ended.data[known]
+
+
+def _last_full(requests: Requests, concurrency: int, phase: _Phase) -> int:
+    """Until when every slot was in use. Sessions think between their turns: theirs were, until the last one had begun."""
+    if requests.session.present.any():
+        return phase.last_start
+    came, went = _in_system(requests)
+    stamps = np.concatenate([went, came])
+    order = np.argsort(stamps, kind="stable")  # a slot that is free and taken in the same instant was never empty
+    count = np.cumsum(np.concatenate([np.full(len(went), -1), np.full(len(came), 1)])[order])
+    full = np.flatnonzero(count >= concurrency)
+    return int(stamps[order][full[-1]]) if len(full) else phase.last_start
+
+
+def _closed(requests: Requests, concurrency: int, phase: _Phase) -> tuple[int, int]:
+    """(first, behind the last) of the sends that count; equal where there are none."""
+    first = max(2 * concurrency, int(np.searchsorted(phase.sends, phase.first + phase.settling, side="right")))
+    last = _last_full(requests, concurrency, phase) - phase.settling
+    behind = int(np.searchsorted(phase.sends, last, side="right"))
+    return first, first + max(0, behind - first) // concurrency * concurrency
+
+
+def _open(phase: _Phase) -> tuple[int, int]:
+    first = int(np.searchsorted(phase.sends, phase.first + phase.settling)) + 1
+    return first, max(first, int(np.searchsorted(phase.sends, phase.last_start - phase.settling, side="right")))
+
+
+def offered(requests: Requests, start_ns: int, end_ns: int) -> BoolArray:
+    """Requests that count as offered in (start, end]: sent in it, or never sent and due in it (dropped, no connection)."""
+
+    def inside(stamps: Ints) -> BoolArray:
+        return stamps.present & (stamps.data > start_ns) & (stamps.data <= end_ns)
+
+    due = inside(requests.due) | (~requests.due.present & inside(requests.scheduled))
+    return inside(requests.sent) | (~requests.sent.present & due)
+
+
+def _slot_time_s(requests: Requests, start: int, end: int) -> float:
+    """Closed loop: time in the system of the requests offered in (start, end] over the mean number in the system there."""
+    came, went = _in_system(requests)
+    inside = np.minimum(went, end) - np.maximum(came, start)
+    mean = float(np.maximum(inside, 0).sum()) / (end - start)
+    came, went = _in_system(requests, offered(requests, start, end))
+    return float((went - came).sum()) / mean / 1e9
+
+
+def _counted(concurrency: int | None) -> int:
+    """Settling times that a window lasts at least. An open loop's queue takes longer than the replies it began with."""
+    return 3 if concurrency is None else 1
+
+
+def _enough(phase: _Phase, concurrency: int | None) -> str:
+    """What would suffice, from the rate and the durations seen."""
+    if not phase.rate:
+        return "send more requests, over time"
+    ramp = max(phase.settling, 2 * concurrency / phase.rate) if concurrency else phase.settling
+    counted = max(
+        MIN_WINDOW_S * 1e9, _counted(concurrency) * phase.settling, max(MIN_REQUESTS, concurrency or 0) / phase.rate
     )
+    needed = _ROOM * (ramp + counted + phase.settling)
+    requests = math.ceil(needed * phase.rate) + (concurrency or 0)
+    return f"let it last {math.ceil(needed / 1e9)} s or {requests} requests"
+
+
+def _whole(phase: _Phase, last_token: int, over: int, grows: str | None, enough: str) -> Window:
+    """The whole phase, and why there is no steady part in it."""
+    lacking, advice = TOO_SHORT, enough
+    rule = f"{len(phase.sends)} requests in {(over - phase.first) / 1e9:.3g} s hold no steady part, the load takes {phase.settles}"
+    if grows is not None:
+        lacking, rule = GROWING, grows
+        advice = (
+            f"this rate is too high for a steady latency: offer less (or, if the load was only building up, {enough})"
+        )
+    rule = f"whole phase, first send to last token: {rule}"
+    seconds = (last_token - phase.first) / 1e9
+    start = phase.first - 1  # the first send is inside
+    return Window(start, last_token, rule, seconds, 0.0, (over - last_token) / 1e9, lacking, advice)
 
 
 def find_window(requests: Requests, load: Load) -> tuple[Window | None, str]:
     """The window and its rule, or None and the reason why there is none. Never raises."""
-    sends = np.sort(requests.sent.data[requests.sent.present])
-    if not len(sends):
+    if not requests.sent.present.any():
         return None, "no request of the measured phase was sent"
     done = requests.ok & requests.last_token.present & requests.sent.present
     if not done.any():
         return None, "no request of the measured phase succeeded"
+    phase = _phase(requests)
     last_token = int(requests.last_token.data[done].max())
-    e2el = requests.last_token.data[done] - requests.sent.data[done]
-    found = _closed(sends, load.concurrency) if load.concurrency is not None else _open(sends, int(np.median(e2el)))
-    if found is None or found[1] - found[0] < _MIN_WINDOW_NS:
-        found = (
-            int(sends[0]) - 1,
-            last_token,
-            f"{WHOLE_PHASE}, first send to last token: {len(sends)} requests are too few for a steady part",
-        )
-    start, end, rule = found
-    if end - start < _MIN_WINDOW_NS:
-        return None, f"the measured phase lasted {max(0, end - start)} ns"
-    ended = requests.ended.data[requests.ended.present]
-    phase_end = max(last_token, int(ended.max()) if len(ended) else last_token)
-    ramp_s = max(0, start - int(sends[0])) / 1e9
-    return Window(start, end, rule, ramp_s, max(0, phase_end - end) / 1e9), rule
+    if last_token <= phase.first:
+        return None, f"the measured phase lasted {last_token - phase.first} ns"
+    over = max(last_token, int(requests.ended.data[requests.ended.present].max(initial=0)))
+    closed = load.concurrency
+    first, behind = _open(phase) if closed is None else _closed(requests, closed, phase)
+    left = behind > first
+    if left:
+        start, end = int(phase.sends[first - 1]), int(phase.sends[behind - 1])
+    else:  # replies to the second half may already be faster for want of others
+        start, end = phase.first, (phase.first + phase.last) // 2
+    grows = None if closed is not None else growing(requests, start, end, phase.settling)
+    enough = _enough(phase, closed)
+    if not left or grows is not None or end - start < max(_counted(closed) * phase.settling, 1):
+        window = _whole(phase, last_token, over, grows, enough)
+        return window, window.rule
+    kind = "open loop" if closed is None else f"closed loop of {closed}"
+    after = f"sent after the first {first} and before the last {len(phase.sends) - behind}"
+    rule = f"{kind}: the {behind - first} requests {after} (the load takes {phase.settles})"
+    offered_s = (end - start) / 1e9 if closed is None else _slot_time_s(requests, start, end)
+    return Window(start, end, rule, offered_s, (start - phase.first) / 1e9, (over - end) / 1e9, None, enough), rule

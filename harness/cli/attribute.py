@@ -54,7 +54,7 @@ def _of_runs(analysis: Analysis) -> list[_Source]:
             without = path
             continue
         between = tuple(_local(drive[k], drive["anchors"]) for k in ("started_ns", "ended_ns"))
-        seconds = None if s.window is None else s.window.seconds
+        seconds = None if s.window is None else s.window.offered_s
         shape = f"{s.cell.workload} {s.cell.load.name}"
         found.append(
             _Source(

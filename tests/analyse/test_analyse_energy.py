@@ -9,7 +9,7 @@ from harness.analyse.summary import summarise
 from harness.records import GpuSample, Load, Window
 from tests.analyse.run_builder import closed_loop, frame, gpu, ns, run
 
-W = Window(ns(0.55), ns(3.13), "", 0, 0)
+W = Window(ns(0.55), ns(3.13), "", 1, 0, 0)
 
 
 def energy(rows, window=W):
@@ -61,8 +61,8 @@ def test_a_board_that_fails_for_good_makes_energy_unknown():
 
 def test_samples_that_do_not_reach_the_edges_make_energy_unknown():
     """Nothing is extrapolated beyond the first or last reading."""
-    assert "before the window" in energy(gpu(5), Window(ns(-3), ns(3), "", 0, 0)).reason
-    assert "after the window" in energy(gpu(5), Window(ns(0), ns(9), "", 0, 0)).reason
+    assert "before the window" in energy(gpu(5), Window(ns(-3), ns(3), "", 1, 0, 0)).reason
+    assert "after the window" in energy(gpu(5), Window(ns(0), ns(9), "", 1, 0, 0)).reason
 
 
 def test_mig_slices_of_one_board_count_its_energy_once():

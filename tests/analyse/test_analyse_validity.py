@@ -206,8 +206,8 @@ def test_missing_server_counters_are_unknown_for_a_server_with_metrics():
 
 
 def test_too_few_requests_and_too_short_a_window():
-    """Twelve requests over four slots: UNKNOWN for both reasons, not INVALID."""
-    v = verdict(closed_loop(4, 12))
+    """Nine requests over four slots: UNKNOWN for both reasons, not INVALID."""
+    v = verdict(closed_loop(4, 9))
     assert codes(v) == {"too_few_requests": "unknown", "window_too_short": "unknown"}
     assert v.state == "UNKNOWN"
 

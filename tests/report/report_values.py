@@ -142,7 +142,7 @@ def run(
         state="complete",
         model=model,
         target_kind=kind,
-        window=Window(1_000_000_000, 26_400_000_000, "first to last instant with full concurrency", 1.0, 1.9),
+        window=Window(1_000_000_000, 26_400_000_000, "first to last instant with full concurrency", 25.4, 1.0, 1.9),
         verdict=verdict,
         outcomes={"ok": requests, **({"reset": 12} if verdict.state == "INVALID" else {})},
         scalars=scalars,
