@@ -38,6 +38,13 @@ def test_hosted_chat_has_nothing_of_vllm():
     assert not {"ignore_eos", "min_tokens", "max_tokens"} & set(got)
 
 
+def test_vllm_chat_fixes_the_output_length_too():
+    """vLLM's chat takes the length under the older name, from both sides."""
+    got = body("chat", TEXT, vllm=True)
+    assert (got["max_tokens"], got["min_tokens"], got["ignore_eos"]) == (7, 7, True)
+    assert "max_completion_tokens" not in got
+
+
 def test_chat_refuses_token_ids():
     """Token ids cannot be sent as a message."""
     with pytest.raises(ConfigError):
@@ -171,7 +178,8 @@ def test_error_texts_are_short_and_without_secrets():
     assert "topsecret" not in text
     assert "abcdefghi" not in text
     assert "\n" not in text
-    assert len(text) <= MAX_ERROR_CHARS
+    assert len(text) == MAX_ERROR_CHARS
+    assert text.startswith("bad key ***, also *** and *** xxx")
 
 
 def test_error_message_of_usual_bodies():
@@ -202,3 +210,30 @@ def test_what_a_later_turn_needs_is_kept():
     reply.take(b'{"choices": [], "usage": {"completion_tokens": 3}}', 3)
     assert "".join(said.text) == "ab"
     assert said.token_ids == [5, 6]
+
+
+def test_a_reply_that_said_nothing_knows_nothing():
+    """Before its first event every count is None, and no time, no end and no error is known."""
+    reply = Reply()
+    known = (reply.prompt, reply.cached, reply.output, reply.reasoning, reply.finish_reason, reply.error)
+    assert known == (None,) * 6
+    assert (reply.chunk_ns, reply.first_visible_ns, reply.done, reply.chunk_tokens()) == ([], None, False, None)
+
+
+def test_taking_an_event_says_whether_it_bore_tokens():
+    """True for text; False for a role, a usage chunk, the end and an error."""
+    reply = Reply()
+    bore = [reply.take(data, 0) for data in (
+        chunk(role="assistant", content=""), chunk("a"), chunk("", finish="stop"), b'{"choices": [], "usage": null}',
+        b'{"choices": [], "usage": {"completion_tokens": 1}}', b"[DONE]", b'{"error": {"code": 5}}',
+    )]  # fmt: skip
+    assert bore == [False, True, False, False, False, False, False]
+    assert (reply.error, reply.done) == ("error", True)
+
+
+def test_no_reasoning_beside_the_completion():
+    """Nothing is added where reasoning is 0, whatever the total is."""
+    usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    for details in ({"reasoning_tokens": 0}, {"reasoning_tokens": None}, {}):
+        reply = read(json.dumps({"choices": [], "usage": usage | {"completion_tokens_details": details}}).encode())
+        assert reply.output == 3

@@ -15,7 +15,7 @@ from tests.mutants.copies import ROOT, enter, pytest_in
 from tests.mutants.mutations import Mutant
 from tests.mutants.selecting import Recorder
 
-SLOW_S = 4.0  # longer tests are left out
+SLOW_S = 4.0  # of processor time: longer tests are left out
 TOTAL_S = 40.0  # of tests for one mutant, the quickest first
 
 

@@ -146,7 +146,7 @@ def run_all(chosen: list[Mutant], seen: Executed, copies: list[Path], scratch: P
     outcomes, tasks = ["no tests"] * len(chosen), []
     for at, mutant in enumerate(chosen):
         if tests := seen.tests_of(mutant):
-            limit_s = 30 + 5 * sum(seen.seconds[test] for test in tests)
+            limit_s = 60 + 10 * sum(seen.seconds[test] for test in tests)
             tasks += [(at, mutant, tests, limit_s, control) for control in (False, True)[: 2 - bool(at % CONTROL)]]
         else:
             show(mutant, "no tests", allowed.get((mutant.path, mutant.scope, mutant.diff())))
