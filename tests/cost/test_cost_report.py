@@ -1,5 +1,6 @@
 """The cost report of a run."""
 
+from dataclasses import replace
 from decimal import Decimal as D
 
 import pytest
@@ -46,6 +47,15 @@ def test_cost_per_request_times_requests_is_the_window():
     """1,000 requests completed in the window at their cost are the cost of the window."""
     report = cost_run(summary(), G5, HALF)
     assert usd(report, "self_usd_per_1000_requests") == usd(report, "self_usd_window")
+
+
+def test_the_window_s_cost_is_over_the_time_that_its_rates_are_over():
+    """Requests offered in 80 s lie between edges 100 s apart: 80 s are paid, as cost a request x 800 requests says."""
+    run = summary()
+    report = cost_run(replace(run, window=replace(run.window, offered_s=80.0)), G5, HALF)
+    assert usd(report, "self_usd_window") == pytest.approx(
+        usd(report, "self_usd_per_1000_requests") * D("0.8"), rel=D("1e-10")
+    )
 
 
 def test_every_line_shows_formula_and_inputs():
