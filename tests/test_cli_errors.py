@@ -109,5 +109,7 @@ def test_a_directory_without_runs_exits_5(harness, tmp_path, command):
 def test_debug_shows_the_traceback(tmp_path):
     """--debug is the only way to a traceback."""
     words = [sys.executable, "-m", "harness", "--debug", "analyse", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, cwd=Path(__file__).parents[1])
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=240, check=False, cwd=Path(__file__).parents[1]
+    )
     assert "Traceback" in done.stderr
