@@ -36,7 +36,7 @@ MIN_WINDOW_S = 5.0  # five samples of a server's 1 Hz counters
 _MISSING = (
     0.05  # of the load at the window's first send; it shrinks from there, and most is there when the last one is served
 )
-_ROOM = 1.2  # what is advised is so much longer than what would just do
+_ROOM = 1.3  # what is advised is so much longer than what would just do
 
 TOO_SHORT, GROWING = "window_too_short", "queue_growing"
 
