@@ -56,11 +56,7 @@ def _of_runs(analysis: Analysis) -> list[_Source]:
         between = tuple(_local(drive[k], drive["anchors"]) for k in ("started_ns", "ended_ns"))
         seconds = None if s.window is None else s.window.offered_s
         shape = f"{s.cell.workload} {s.cell.load.name}"
-        found.append(
-            _Source(
-                shape, path / "server.log", (between[0], between[1]), s.usage, seconds
-            )
-        )
+        found.append(_Source(shape, path / "server.log", (between[0], between[1]), s.usage, seconds))
     if not found:
         raise StoreError(
             "run has no server log", without, "only servers that the harness starts itself have one; or give the log"
