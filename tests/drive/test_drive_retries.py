@@ -15,6 +15,7 @@ from harness.drive.exchange import RETRIED
 from tests.drive.offering import offer
 from tests.fakes.fault_server import HEAD, STREAM, chunk, chunked
 
+pytestmark = pytest.mark.timing
 WHOLE = HEAD + chunked(STREAM)
 
 
