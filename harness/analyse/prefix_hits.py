@@ -6,6 +6,7 @@ or two by chance.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -70,7 +71,8 @@ def by_chance(words: int, *, verified: bool) -> float:
     min(1, prompts / words^k). A token more where words may be several of them, whose first ones are more alike."""
     if words < 2:
         return 0.0
-    return sum(min(1.0, _SEEN_PROMPTS / words**k) for k in range(1, 64)) + (not verified)
+    expected = math.fsum(min(1.0, _SEEN_PROMPTS / float(words) ** k) for k in range(1, 64))
+    return expected if verified else expected + 1
 
 
 def planned_tokens(e: Evidence) -> FloatArray | None:
@@ -98,4 +100,5 @@ def planned_tokens(e: Evidence) -> FloatArray | None:
             left -= int(tokens)
     longer = np.ones(r.count)  # where words are several tokens
     np.divide(r.prompt.data, r.target_prompt.data, out=longer, where=r.prompt.present & (r.target_prompt.data > 0))
-    return found * np.maximum(longer, 1)
+    planned: FloatArray = found * np.maximum(longer, 1)
+    return planned

@@ -60,6 +60,13 @@ def test_the_template_is_what_usage_counts_beyond_the_words(template):
     assert prefix_cache(evidence(cached(rows, template + 100))) is not None
 
 
+def test_the_template_is_no_longer_than_the_least_that_any_prompt_has_beyond_its_words():
+    """Words of several tokens make prompts longer, not the template: one prompt of 1,036 tokens shows that it has 36."""
+    rows = [replace(r, prompt_tokens=1300 if i else 1036) for i, r in enumerate(ROWS)]
+    assert prefix_cache(evidence(cached(rows, 36))) is None
+    assert prefix_cache(evidence(cached(rows, 136))) is not None
+
+
 def test_a_template_that_shortened_the_words_is_known_by_the_overhead():
     """Exact prompts: 964 words and 36 tokens of template are the 1,000 asked for."""
     assert prefix_cache(evidence(cached(ROWS, 36), prompt_overhead_tokens=36)) is None
