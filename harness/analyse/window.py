@@ -152,7 +152,7 @@ def _counted(concurrency: int | None) -> int:
     return 3 if concurrency is None else 1
 
 
-def _enough(phase: _Phase, concurrency: int | None) -> str:
+def _enough(phase: _Phase, concurrency: int | None, least_ns: float = 0) -> str:
     """What would suffice, from the rate and the durations seen."""
     if not phase.rate:
         return "send more requests, over time"
@@ -160,7 +160,7 @@ def _enough(phase: _Phase, concurrency: int | None) -> str:
     counted = max(
         MIN_WINDOW_S * 1e9, _counted(concurrency) * phase.settling, max(MIN_REQUESTS, concurrency or 0) / phase.rate
     )
-    needed = _ROOM * (ramp + counted + phase.settling)
+    needed = max(_ROOM * (ramp + counted + phase.settling), least_ns)
     requests = math.ceil(needed * phase.rate) + (concurrency or 0)
     return f"let it last {math.ceil(needed / 1e9)} s or {requests} requests"
 
@@ -200,7 +200,10 @@ def find_window(requests: Requests, load: Load) -> tuple[Window | None, str]:
     else:  # replies to the second half may already be faster for want of others
         start, end = phase.first, (phase.first + phase.last) // 2
     grows = None if closed is not None else growing(requests, start, end, phase.settling)
-    enough = _enough(phase, closed)
+    longer = (
+        0 if grows is None else 2 * (phase.last - phase.first)
+    )  # a load that only builds up is over it then, or near
+    enough = _enough(phase, closed, longer)
     if not left or grows is not None or end - start < max(_counted(closed) * phase.settling, 1):
         window = _whole(phase, last_token, over, grows, enough)
         return window, window.rule
