@@ -1,8 +1,8 @@
 """Which mutants a source file has: mutmut's operators over the whole file, module constants and decorated functions too.
 
 Left out is what changes words and not numbers: strings with a space in them (messages), everything inside `raise` (what a
-refusal says; that it refuses is mutated by its condition), and upper and lower case variants of a string; and what states a fact
-that holds: `assert`, and `strict` of a zip.
+refusal says; that it refuses is mutated by its condition), messages as arguments or under their usual names, and upper and lower case
+variants of a string; and what states a fact that holds: `assert`, and `strict` of a zip.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mutmut.mutation.mutators import mutation_operators, operator_string
 
 OPERATORS = [(kind, operator) for kind, operator in mutation_operators if operator is not operator_string]
 _SKIPPED = (cst.Annotation, cst.Decorator, cst.Raise, cst.Import, cst.ImportFrom, cst.Assert)
+_WORDS = {"advice", "message", "what"}
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,23 @@ def _meaning(source: str) -> str:
     return ast.dump(tree)
 
 
-def _words(node: cst.SimpleString) -> bool:
-    return " " in node.value or node.value.endswith(('"""', "'''"))
+def _is_prose(node: cst.CSTNode) -> bool:
+    match node:
+        case cst.SimpleString():
+            return " " in node.value or node.value.endswith(('"""', "'''"))
+        case cst.FormattedString():
+            return any(isinstance(part, cst.FormattedStringText) and " " in part.value for part in node.parts)
+        case cst.ConcatenatedString():
+            return _is_prose(node.left) or _is_prose(node.right)
+    return False
+
+
+def _drops_only_prose(old: cst.CSTNode, new: cst.CSTNode) -> bool:
+    """Whether a call lost nothing but a message that was an argument."""
+    if not isinstance(old, cst.Call) or not isinstance(new, cst.Call):
+        return False
+    gone = [argument for argument in old.args if not any(argument is kept for kept in new.args)]
+    return bool(gone) and all(_is_prose(argument.value) for argument in gone)
 
 
 class _Visitor(cst.CSTVisitor):
@@ -85,6 +101,8 @@ class _Visitor(cst.CSTVisitor):
     def on_visit(self, node: cst.CSTNode) -> bool:
         if isinstance(node, _SKIPPED) or (isinstance(node, cst.Expr) and isinstance(node.value, cst.SimpleString)):
             return False
+        if isinstance(node, cst.Assign) and getattr(node.targets[0].target, "value", None) in _WORDS:
+            return False
         if isinstance(node, cst.FunctionDef | cst.ClassDef):
             self._names.append(node.name.value)
         if isinstance(node, cst.FunctionDef):
@@ -92,7 +110,7 @@ class _Visitor(cst.CSTVisitor):
         for kind, operator in OPERATORS:
             if isinstance(node, kind):
                 self._add(node, operator(node))
-        if isinstance(node, cst.SimpleString) and not _words(node):
+        if isinstance(node, cst.SimpleString) and not _is_prose(node):
             self._add(node, itertools.islice(operator_string(node), 1))
         return True
 
@@ -107,7 +125,7 @@ class _Visitor(cst.CSTVisitor):
             return
         scope = self._functions[0] if self._functions else self._whole
         names = ".".join(self._names) if self._functions else ""
-        for new in changed:
+        for new in (new for new in changed if not _drops_only_prose(node, new)):
             self.found.append(Mutant(self._path, names, self._lines(node), scope, self._module, node, new))
 
     def _lines(self, node: cst.CSTNode) -> range:

@@ -33,7 +33,7 @@ from tests.mutants.selecting import Only
 MAY_LIVE = "tests/mutants/may_live.toml"
 PACKAGES = {
     "harness/analyse": ("tests/analyse", "tests/report", "tests/store/test_store_history.py"),
-    "harness/cost": ("tests/cost", "tests/report"),
+    "harness/cost": ("tests/cost",),
     "harness/plan": ("tests/plan",),
     "harness/drive/sse.py": ("tests/drive/test_drive_sse.py", "tests/drive/test_drive_exchange.py"),
     "harness/drive/http1.py": ("tests/drive/test_drive_http1.py", "tests/drive/test_drive_exchange.py"),
