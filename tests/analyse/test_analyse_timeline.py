@@ -1,4 +1,4 @@
-"""The timeline's telemetry: each series is its own column, in its bins, and silent where a sample is missing."""
+"""What a summary shows beside its numbers: telemetry over time, each series its own column in its bins, and what the run stood on."""
 
 from dataclasses import replace
 
@@ -58,3 +58,21 @@ def test_no_series_of_what_was_not_observed():
     found = series(server=[*edges(CLOSED), *waiting])
     assert set(known(found["server_waiting"])) == {7.0}
     assert "server_running" not in found
+
+
+def test_a_summary_says_what_the_run_stood_on():
+    """Plan, config, seed, server and telemetry of the manifest stand beside the environment; what is not known is left out."""
+    told = {
+        "kind": "vllm",
+        "model": "m",
+        "server_version": "0.33",
+        "max_model_len": 4096,
+        "flags": {"a": 1},
+        "checks": {},
+    }
+    found = summarise(
+        run(CLOSED, C4, target=told, telemetry={"gpu": "ok"}, seed=7, plan_sha256="p", config_sha256="c")
+    ).environment
+    assert (found["plan_sha256"], found["config_sha256"], found["seed"]) == ("p", "c", 7)
+    assert found["server"] == {"server_version": "0.33", "max_model_len": 4096, "flags": {"a": 1}}
+    assert found["telemetry"] == {"gpu": "ok"}
