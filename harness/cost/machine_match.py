@@ -34,7 +34,8 @@ class RanOn:
 
 
 def ran_on(summary: RunSummary) -> RanOn:
-    return RanOn(*(gpus_used(summary) or (None, "not known")), boards_of(summary))
+    gpus, how = gpus_used(summary) or (None, "not known")
+    return RanOn(gpus, how, boards_of(summary))
 
 
 def gpus_used(summary: RunSummary) -> tuple[int, str] | None:
