@@ -161,3 +161,17 @@ def test_no_request_at_all_is_invalid_not_zero():
     result = Watch(1.0, 0.9, 1.0).result(1)
     assert result.attainment is None
     assert result.verdict == "invalid"
+
+
+def test_a_probe_says_which_it_was_and_what_it_offered():
+    """Its number, run and both rates; the seconds, requests and tokens of what was judged."""
+    watch = Watch(10.0, 0.9, 1e9)
+    watch.add(replies([True] * 99 + [False]))
+    result = watch.result(3, run_id="r")
+    assert (result.index, result.run_id, result.rate_rps) == (3, "r", 10.0)
+    assert result.scheduled_rate_rps == pytest.approx(10.0)
+    assert result.seconds == pytest.approx(9.9)
+    assert result.offered == sum(offered for offered, _ in result.batches)
+    assert result.good == sum(good_ for _, good_ in result.batches) == result.offered - 1
+    assert result.output_tokens == 10 * result.offered
+    assert watch.result(4, invalid="late").verdict == "invalid"

@@ -109,3 +109,15 @@ def test_a_response_that_has_not_come_leaves_nothing_to_reuse():
     response = Response()
     assert response.feed(HEAD[:20]) == b""
     assert (response.complete, response.reusable, response.end_of_input()) == (False, False, False)
+
+
+def test_what_ends_a_body_and_what_comes_after_it():
+    """Only a body without length or chunks ends with its connection; a chunked one begins before a size; bytes beyond a
+    length are counted and leave nothing to reuse."""
+    to_the_end, chunked, length = Response(), Response(), Response()
+    to_the_end.feed(HEAD + b"\r\nabc")
+    assert (to_the_end.close_delimited, to_the_end.between_chunks) == (True, False)
+    chunked.feed(CHUNKED)
+    assert (chunked.close_delimited, chunked.between_chunks) == (False, True)
+    assert length.feed(HEAD + b"Content-Length: 3\r\n\r\nabcXY") == b"abc"
+    assert (length.close_delimited, length.complete, length.surplus, length.reusable) == (False, True, 2, False)

@@ -15,8 +15,8 @@ from tests.mutants.copies import ROOT, enter, pytest_in
 from tests.mutants.mutations import Mutant
 from tests.mutants.selecting import Recorder
 
-SLOW_S = 4.0  # of processor time: longer tests are left out
-TOTAL_S = 40.0  # of tests for one mutant, the quickest first
+SLOW_S = 12.0  # of processor time: longer tests are left out
+TOTAL_S = 60.0  # of tests for one mutant, the quickest first
 
 
 @dataclass
