@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -51,6 +52,23 @@ def test_md1_is_found_within_3_percent():
         assert result.state == "found"
         assert result.capacity_rps == pytest.approx(TRUTH, rel=0.03)
         assert len(result.probes) <= 12
+
+
+@pytest.mark.parametrize("limit_s", [0.25, 0.5])
+def test_the_interval_covers_the_truth_with_short_probes(limit_s):
+    """30 searches of M/D/1 at 99 % with probes of a minute: the interval, or the bounds where none was found, hold the true capacity
+    in 28 or more, and most were found."""
+    truth = servers.md1_capacity(SERVICE_S, limit_s, 0.99)
+    results = [
+        search_capacity(
+            CapacitySpec(start_rps=truth * 4 ** ((seed % 21 - 10) / 10), probe_s=(6, 60)),
+            0.99,
+            servers.probe(servers.fifo(SERVICE_S), seed, limit_s),
+        )
+        for seed in range(30)
+    ]
+    assert sum((one.low_rps or 0.0) <= truth <= (one.high_rps or math.inf) for one in results) >= 28
+    assert sum(one.state == "found" for one in results) >= 25
 
 
 def test_far_probes_are_short(found):

@@ -85,7 +85,7 @@ def compare(
     require_valid("NEW", new)
     matched, only_base, only_new = match_cells(base, new, ignored)
     warnings = check_comparable(matched, ignored, strict=strict)
-    pairs = [pair for cell in matched for point in wanted if (pair := _pair(cell, point, ignored)) is not None]
+    pairs = [pair for cell in matched for point in wanted if (pair := pair_of(cell, point, ignored)) is not None]
     kept, left_out = _same_promise(matched, pairs)
     effects = _effects(kept, min_effect, alpha, pairing)
     return Comparison(
@@ -103,7 +103,7 @@ def compare(
     )
 
 
-def _pair(cell: Matched, point: Point, ignored: Collection[str]) -> _Pair | None:
+def pair_of(cell: Matched, point: Point, ignored: Collection[str]) -> _Pair | None:
     """The metric's values in one cell; None where a side has none."""
     _, base_runs, new_runs = cell
     sides = [usable([run.summary for run in runs]) for runs in (base_runs, new_runs)]

@@ -85,9 +85,13 @@ def is_paired(pairs: Sequence[tuple[FloatArray, FloatArray]], tests: int, alpha:
         return False
     n = int(np.median([len(a) for a, _ in known]))
     together = float(np.median([np.corrcoef(a, b)[0, 1] for a, b in known]))
-    tail = alpha / max(1, tests) / 2
-    enough = 1 - (t_above(tail, 2 * n - 2) / t_above(tail, n - 1)) ** 2
-    return together - 1 / math.sqrt(n * len(known)) > enough
+    return worth_pairing(together, n, len(known), alpha / max(1, tests))
+
+
+def worth_pairing(together: float, n: int, cells: int, alpha: float) -> bool:
+    """Whether `n` pairs in each of `cells`, of this median correlation, are tested more sharply in pairs at `alpha`."""
+    enough = 1 - (t_above(alpha / 2, 2 * n - 2) / t_above(alpha / 2, n - 1)) ** 2
+    return together - 1 / math.sqrt(n * cells) > enough
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -1,16 +1,19 @@
-"""How many repetitions it takes to see a change: the planner behind `harness compare DIR --detect 3%`.
+"""How many repetitions it takes to see a change: the planner behind `harness compare DIR [AGAIN] --detect 3%`.
 
 A change is seen where `compare` would say so: the corrected test rejects and the measured change is above the smallest that counts.
-Planned for Welch's test with as many repetitions on each side, at the first step of Holm's correction (alpha / comparisons), without
-counting on what pairing may save. The spread between repetitions is itself known from few, so the number is the one that sees the
-change with the wanted probability on average over what the spread may be. For this the cells of a metric share what they know of it
-(Smyth 2004): a pilot of 3 repetitions in 12 cells knows more than 3 values tell. Tests never share it (see compare_tests).
+Planned with as many repetitions on each side, at the first step of Holm's correction (alpha / comparisons), for the test that `compare`
+would choose: Welch's, or the paired one where a second campaign that replayed the same plans shows how much of the spread the plans
+bring about. One campaign cannot show that. The spread between repetitions is itself known from few, so the number is the one that sees
+the change with the wanted probability on average over what the spread may be. For this the cells of a metric share what they know of
+it (Smyth 2004), and metrics of fewer than 3 cells do: a pilot of 3 repetitions in 12 cells knows more than 3 values tell. Tests never
+share it (see compare_tests). `python -m tests.bench.bench_compare --only found` prints the power at the number asked for.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -19,16 +22,17 @@ from scipy import optimize, special
 
 from harness.analyse.bootstrap import inside_variance
 from harness.analyse.columns import measured
-from harness.analyse.compare import ALPHA, MIN_EFFECT
+from harness.analyse.compare import ALPHA, MIN_EFFECT, pair_of
+from harness.analyse.compare_keys import check_comparable, match_cells
 from harness.analyse.compare_sides import ComparedRun, Side, require_valid
-from harness.analyse.compare_tests import t_above
+from harness.analyse.compare_tests import t_above, worth_pairing
 from harness.analyse.distributions import per_request
 from harness.analyse.repeats import CellKey, Point, by_cell, intervals, points, usable
 from harness.errors import ConfigError
-from harness.records import CellInterval, Detectable, Detection
+from harness.records import CellInterval, Detectable, Detection, Load
 
 POWER = 0.90
-TAILS = 2.0  # variance of an estimated variance over that of normal values: an excess kurtosis of 2, as runs' own tails give
+TAILS = 1.5  # variance of an estimated variance over that of normal values: an excess kurtosis of 1
 LIMIT = 200  # repetitions
 _GRID = (np.arange(99) + 0.5) / 99  # quantiles that an expectation is taken over
 
@@ -39,6 +43,7 @@ def detect(
     side: Side,
     change: float,
     *,
+    again: Side | None = None,
     metrics: Iterable[str] = (),
     min_effect: float = MIN_EFFECT,
     alpha: float = ALPHA,
@@ -47,7 +52,8 @@ def detect(
 ) -> Detection:
     """Repetitions a side to see a change of `change` (0.03: 3 %), from a campaign of at least two repetitions.
 
-    Raises ConfigError where the change is not above `min_effect`, or no cell has two repetitions; InvalidRunError.
+    `again`: a second one of the same plans, for what pairing saves; whether the two differ does not matter. Raises ConfigError where the change is not above `min_effect`, or no cell has two repetitions; InvalidRunError; with
+    `again` NotComparableError.
     """
     if change <= min_effect:
         raise ConfigError(
@@ -75,12 +81,23 @@ def detect(
     if any(point.is_share for point in wanted):
         skipped.append("attainment: its spread depends on how near the load is to the limit")
     tests = len(known)
-    spreads = _spreads(known)
+    spreads = _spreads(
+        [(point.key, float(np.log(each.values).var(ddof=1)), len(each.values) - 1.0) for point, each in known]
+    )
+    pairs = {} if again is None else _pairs(side, again, wanted)
+    paired = _spreads([(key[-1], pair.off, pair.count - 1.0) for key, pair in pairs.items()])
+    of_pairs = dict(zip(pairs, paired, strict=True))
     inside = _inside_shares(side, known)
     rows = []
     for (_, each), (variance, df), share in zip(known, spreads, inside, strict=True):
         needed = repetitions_needed(variance, df, change, min_effect, alpha / tests, power, limit)
         smallest = smallest_change(variance, df, len(each.values), min_effect, alpha / tests, power)
+        key = (each.target, each.workload, each.load, each.metric)
+        if key in of_pairs:
+            together = [pair.correlation for other, pair in pairs.items() if other[-1] == each.metric]
+            off, off_df = of_pairs[key]
+            in_pairs = _needed_in_pairs(off, off_df, together, change, min_effect, alpha / tests, power, limit)
+            needed = min((n for n in (needed, in_pairs) if n is not None), default=None)
         rows.append(
             Detectable(
                 target=each.target,
@@ -101,17 +118,74 @@ def detect(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _InPairs:
+    """What two campaigns of the same plans show of one cell and metric: half the variance of the differences, how the sides move
+    together, and from how many repetitions."""
+
+    off: float
+    correlation: float
+    count: int
+
+
+def _pairs(side: Side, again: Side, wanted: Sequence[Point]) -> dict[tuple[str, str, Load, str], _InPairs]:
+    matched, _, _ = match_cells(side, again, ())
+    check_comparable(matched, (), strict=False)
+    found = {}
+    for cell in matched:
+        first = cell[1][0].summary.cell
+        for point in wanted:
+            pair = pair_of(cell, point, ())
+            if pair is None or not pair.log or len(pair.shared) < 3:
+                continue
+            base, new = pair.scaled(pair.base, pair.shared), pair.scaled(pair.new, pair.shared)
+            if base.std() > 0 and new.std() > 0:
+                off = float((new - base).var(ddof=1)) / 2
+                together = float(np.corrcoef(base, new)[0, 1])
+                found[first.target, first.workload, first.load, point.key] = _InPairs(off, together, len(base))
+    return found
+
+
+def _needed_in_pairs(
+    variance: float,
+    known_df: float,
+    together: Sequence[float],
+    change: float,
+    min_effect: float,
+    alpha: float,
+    power: float,
+    limit: int,
+) -> int | None:
+    """The smallest number of pairs that suffices and with which `compare` would test in pairs; `together`: the metric's correlations."""
+    effect, least, middle = math.log1p(change), math.log1p(min_effect), float(np.median(together))
+
+    def enough(n: int) -> bool:
+        return worth_pairing(middle, n, len(together), alpha) and (
+            chance(effect, variance, known_df, n, least, alpha, paired=True) >= power
+        )
+
+    return _first(enough, 2, limit)
+
+
 def chance(
-    effect: float, variance: float, known_df: float, n: int, least: float, alpha: float, *, tails: float = TAILS
+    effect: float,
+    variance: float,
+    known_df: float,
+    n: int,
+    least: float,
+    alpha: float,
+    *,
+    tails: float = TAILS,
+    paired: bool = False,
 ) -> float:
     """Probability that a true change `effect` (in logarithms) is seen with `n` repetitions a side.
 
-    That is P(difference > max(t s sqrt(2 / n), least)) with s^2 a chi-square variance of df = 2n - 2, averaged over the true
+    That is P(difference > max(t s sqrt(2 / n), least)) with s^2 a chi-square variance of df = 2n - 2 (in pairs n - 1), averaged over the true
     variance given that `variance` was estimated with `known_df`: variance x known_df / chi2(known_df). Heavier tails than normal
     make variances less certain (var(s^2) = sigma^4 (2 / df + kurtosis / n)): both chi-squares have their degrees of freedom
     divided by `tails`. With known_df infinite, least = 0 and tails = 1 it is the noncentral t's power (a test compares the two).
     """
-    df = 2 * n - 2
+    df = n - 1 if paired else 2 * n - 2
     truth = np.full(1, variance) if math.isinf(known_df) else variance / _share_of_variance(known_df / tails)
     seen = _share_of_variance(df / tails)
     error = np.sqrt(truth * 2 / n)[:, None]
@@ -162,13 +236,16 @@ def smallest_change(
     return math.expm1(float(optimize.brentq(lacking, 0.0, high, xtol=1e-5)))
 
 
-def _spreads(known: Sequence[tuple[Point, CellInterval]]) -> list[tuple[float, float]]:
-    """(variance of the logarithm, degrees of freedom it is known with) of each, shared within a metric."""
+def _spreads(known: Sequence[tuple[str, float, float]]) -> list[tuple[float, float]]:
+    """(variance of the logarithm, degrees of freedom it is known with) of each (metric, variance, df), shared within a metric,
+    and among all metrics that have fewer than 3 cells."""
+    keys = [key for key, _, _ in known]
+    groups = [key if keys.count(key) >= 3 else "" for key in keys]
     found: dict[int, tuple[float, float]] = {}
-    for key in {point.key for point, _ in known}:
-        index = [i for i, (point, _) in enumerate(known) if point.key == key]
-        variances = np.array([np.log(known[i][1].values).var(ddof=1) for i in index])
-        degrees = np.array([len(known[i][1].values) - 1.0 for i in index])
+    for group in set(groups):
+        index = [i for i, of in enumerate(groups) if of == group]
+        variances = np.array([known[i][1] for i in index])
+        degrees = np.array([known[i][2] for i in index])
         found |= dict(zip(index, shared_variances(variances, degrees), strict=True))
     return [found[i] for i in range(len(known))]
 

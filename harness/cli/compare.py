@@ -47,7 +47,12 @@ class Share(click.ParamType[float]):
     show_default=True,
     help="Pair repetitions of both sides.",
 )
-@click.option("--detect", "change", type=Share(), help="How many repetitions of BASE it takes to see such a change.")
+@click.option(
+    "--detect",
+    "change",
+    type=Share(),
+    help="How many repetitions it takes to see such a change; NEW, of the same plans, shows what pairing saves.",
+)
 @click.option("--markdown", "markdown_path", type=click.Path(path_type=Path), help="Write a pull request's comment.")
 @click.option("--junit", "junit_path", type=click.Path(path_type=Path), help="Write JUnit XML.")
 @as_json_option
@@ -68,9 +73,8 @@ def compare_command(
     regression found, 8: regression, 6: not comparable (the differing key is named), 7: a side has no valid run.
     """
     if change is not None:
-        if new is not None or new_target is not None:
-            raise ConfigError("--detect plans from one campaign", new or f"--new-target {new_target}", "leave NEW out")
-        return _detect(base, base_target, change, how, as_json=as_json)
+        again = (new or base, new_target) if new is not None or new_target is not None else None
+        return _detect((base, base_target), again, change, how, as_json=as_json)
     if new is None:
         if base_target is None or new_target is None:
             raise ConfigError(
@@ -117,13 +121,20 @@ def _compare(
     return RegressionError.exit_code if report.regressed(found) else 0
 
 
-def _detect(base: str, target: str | None, change: float, how: dict[str, Any], *, as_json: bool) -> int:
+def _detect(
+    base: tuple[str, str | None],
+    again: tuple[str, str | None] | None,
+    change: float,
+    how: dict[str, Any],
+    *,
+    as_json: bool,
+) -> int:
     from harness.analyse.compare_sides import load_side
     from harness.analyse.detect import detect
     from harness.report import compare as report
 
-    side = load_side(base, target, with_requests=True)
-    found = detect(side, change, metrics=how["metrics"], min_effect=how["min_effect"], alpha=how["alpha"])
+    side, other = load_side(*base, with_requests=True), None if again is None else load_side(*again)
+    found = detect(side, change, again=other, metrics=how["metrics"], min_effect=how["min_effect"], alpha=how["alpha"])
     if as_json:
         emit(report.detection_json(found))
     else:

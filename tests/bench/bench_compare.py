@@ -73,29 +73,62 @@ def alarms(campaigns: int) -> None:
                 )
 
 
+def small(rng, n, cells, keys, spread, shared, tail, slower=0.0, cell=0) -> tuple[Side, Side]:
+    """Two campaigns of `cells` x `keys`; `shared`: of a repetition's variance, what its plan gives to both sides."""
+    plan = noise(rng, n, cells, len(keys), tail) * spread * np.sqrt(shared)
+    sides = []
+    for name in ("base", "new"):
+        logs = plan + noise(rng, n, cells, len(keys), tail) * spread * np.sqrt(1 - shared)
+        if name == "new":
+            logs[:, cell, keys.index("tpot_s.p50")] += np.log1p(slower)
+        values = {
+            load: {key: (10.0 * np.exp(logs[:, c, m])).tolist() for m, key in enumerate(keys)}
+            for c, load in enumerate(loads(cells))
+        }
+        sides.append(campaign(values, campaign=name))
+    return sides[0], sides[1]
+
+
+def power(campaigns, pilot, cells, keys, spread, shared, tail, again=True, seed=1) -> tuple[float, np.ndarray]:
+    """(share of 3 % changes found at the repetitions that detect asks for after a pilot, those repetitions)."""
+    rng = np.random.default_rng(seed)
+    hits, asked = 0, []
+    for k in range(campaigns):
+        cell = k % cells
+        base, new = small(rng, pilot, cells, keys, spread, shared, tail)
+        plan = detect(base, 0.03, again=new if again else None, metrics=keys)
+        row = next(r for r in plan.rows if r.metric == "tpot_s.p50" and r.load == loads(cells)[cell])
+        asked.append(row.needed or plan.limit)
+        result = compare(*small(rng, asked[-1], cells, keys, spread, shared, tail, 0.03, cell), metrics=keys)
+        hits += any(
+            e.verdict == "regressed" and e.metric == "tpot_s.p50" and e.load == loads(cells)[cell]
+            for e in result.effects
+        )
+    return hits / campaigns, np.array(asked)
+
+
 def found(campaigns: int) -> None:
+    """The power at the number asked for: pilots of one campaign, and of two that replay the same plans."""
     print(
         f"\nA/B: TPOT of one cell 3 % slower, at the repetitions that detect asks for after a pilot, {campaigns} each"
     )
-    for name in list(SPREADS)[:2]:
-        for pilot in (3, 5):
-            rng = np.random.default_rng(pilot)
-            hits = false = 0
-            asked = []
-            for k in range(campaigns):
-                cell = k % 12
-                plan = detect(pair(rng, pilot, SPREADS[name], 0.0)[0], 0.03, metrics=KEYS)
-                row = next(r for r in plan.rows if r.metric == "tpot_s.p50" and r.load == CELLS[cell])
-                asked.append(row.needed or plan.limit)
-                result = compare(*pair(rng, asked[-1], SPREADS[name], 0.0, 0.03, cell), metrics=KEYS)
-                bad = {(e.metric, e.load) for e in result.effects if e.verdict == "regressed"}
-                hits += ("tpot_s.p50", CELLS[cell]) in bad
-                false += bool(bad - {("tpot_s.p50", CELLS[cell])})
-            print(
-                f"  {name}, pilot of {pilot}: found in {hits / campaigns:.1%}, with a false one beside it in {false / campaigns:.1%}; "
-                f"repetitions asked for: median {np.median(asked):.0f}, {np.quantile(asked, 0.1):.0f} to {np.quantile(asked, 0.9):.0f}",
-                flush=True,
-            )
+    print("cells  metrics  spread  plans' share of it  tails   pilot    found  asked for: median (10 % to 90 %)")
+    for cells, keys in ((1, KEYS[3:4]), (4, KEYS[3:4]), (1, KEYS), (12, KEYS)):
+        for spread, shared, tail in (
+            (0.01, 0, np.inf),
+            (0.02, 0, 4.0),
+            (0.02, 0.5, np.inf),
+            (0.02, 0.9, np.inf),
+            (0.02, 0.9, 4.0),
+        ):
+            for pilot in (3, 5, 10):
+                share, asked = power(campaigns, pilot, cells, keys, spread, shared, tail, again=shared > 0)
+                low, middle, high = np.quantile(asked, [0.1, 0.5, 0.9])
+                print(
+                    f"{cells:5d} {len(keys):8d} {spread:7.0%} {shared:19.0%} {'t(4)' if tail == 4 else 'normal':>7s} "
+                    f"{pilot:3d}{' x 2' if shared else '    '} {share:8.1%} {middle:8.0f} ({low:.0f} to {high:.0f})",
+                    flush=True,
+                )
 
 
 def coverage(campaigns: int) -> None:
