@@ -80,6 +80,8 @@ def detect(
     ]
     if any(point.is_share for point in wanted):
         skipped.append("attainment: its spread depends on how near the load is to the limit")
+    if again is None:
+        skipped.append("pairs: a second campaign of the same plans, given as NEW, shows what pairing saves")
     tests = len(known)
     spreads = _spreads(
         [(point.key, float(np.log(each.values).var(ddof=1)), len(each.values) - 1.0) for point, each in known]
