@@ -32,6 +32,6 @@ def summary(
     )
     return RunSummary(
         run_id=RUN_ID, experiment="x", campaign_id="c", created_utc=created_utc, cell=Cell("t", "fixed:1000x200", Load(concurrency=4), 0),
-        state="complete", model="m", target_kind=kind, window=Window(0, 100 * 10**9, "", 0, 0) if window else None,
+        state="complete", model="m", target_kind=kind, window=Window(0, 100 * 10**9, "", 100.0, 0, 0) if window else None,
         verdict=Verdict(state, reasons), outcomes={"ok": 1000}, scalars=given, distributions={}, tokens=(), timeline=None, notes=(), usage=usage,
     )  # fmt: skip

@@ -1,0 +1,52 @@
+"""Windows by the real driver against a server that writes down what it did: a sample of what tests/analyse/test_analyse_steady.py simulates."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.store.reader import read_run
+from tests.fakes.golden_server import GoldenServer
+
+pytestmark = pytest.mark.timing
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT_S = 240  # against hanging only
+SLOTS = 8
+
+
+def measured(server: GoldenServer, out: Path, *load: str) -> dict:
+    """One run of 40-token replies of about a second; the summary as --json prints it."""
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "harness", "run", "--url", server.url, "--model", "golden", "--workload", "fixed:16x40",
+            "--slo", "tpot_s=10", "--usd-per-hour", "3.6", "--out", str(out), "--json", *load,
+        ],
+        capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode in (0, 7), done.stderr
+    return json.loads(done.stdout)
+
+
+def received_ns(server: GoldenServer, run_dir: Path) -> list[int]:
+    """When the server had each request of the run, in order."""
+    return sorted(server.log[name].recv_ns for name in read_run(run_dir).requests.request_id)
+
+
+@pytest.mark.parametrize("requests", [SLOTS * 8, SLOTS * 8 + 3])
+def test_a_closed_loop_has_the_rate_that_the_server_saw(requests, tmp_path):
+    """Eight streams, whole waves or not: requests/s and tokens/s are those of the server's own log over its whole waves, to 3 %; and
+    dollars are those of the tokens."""
+    with GoldenServer(ttft_s=0.2, itl_s=0.02) as server:
+        run = measured(
+            server, tmp_path / "run", "--concurrency", str(SLOTS), "--requests", str(requests), "--warmup", "0"
+        )
+        stamps = received_ns(server, tmp_path / "run")
+    assert len(stamps) == requests
+    first, last = 2 * SLOTS - 1, (requests // SLOTS - 1) * SLOTS - 1  # the same place in two waves
+    rate = (last - first) / (stamps[last] - stamps[first]) * 1e9
+    scalars = run["runs"][0]["scalars"]
+    assert scalars["request_rps"] == pytest.approx(rate, rel=0.03)
+    assert scalars["output_tps"] == pytest.approx(40 * rate, rel=0.03)
+    assert scalars["goodput_rps"] <= scalars["request_rps"]
