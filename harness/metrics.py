@@ -44,9 +44,21 @@ METRICS: dict[str, Metric] = {
         Metric("output_tokens", "OSL", "tokens", "usage.completion_tokens", "usage missing", "request"),
         Metric("offered_rate_rps", "offered rate", "1/s", "asked for", "closed loop", "run"),
         Metric("scheduled_rate_rps", "scheduled rate", "1/s", "drawn in the plan", "closed loop", "run"),
-        Metric("achieved_rate_rps", "achieved rate", "1/s", "sent in the window / time it took to offer them", "no window", "run"),
         Metric(
-            "request_rps", "request throughput", "1/s", "ok requests sent in the window / time it took to offer them", "no window", "run"
+            "achieved_rate_rps",
+            "achieved rate",
+            "1/s",
+            "sent in the window / time it took to offer them",
+            "no window",
+            "run",
+        ),
+        Metric(
+            "request_rps",
+            "request throughput",
+            "1/s",
+            "ok requests sent in the window / time it took to offer them",
+            "no window",
+            "run",
         ),
         Metric(
             "output_tps",
@@ -80,7 +92,9 @@ METRICS: dict[str, Metric] = {
             "no ok request",
             "run",
         ),
-        Metric("goodput_rps", "goodput", "1/s", "those of these requests that meet every SLO / that time", "no SLO", "run"),
+        Metric(
+            "goodput_rps", "goodput", "1/s", "those of these requests that meet every SLO / that time", "no SLO", "run"
+        ),
         Metric(
             "goodput_tps",
             "token goodput",

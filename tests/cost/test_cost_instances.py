@@ -228,7 +228,16 @@ def test_bad_rates_are_refused():
 
 def test_command():
     """The cheapest fleet in the first line; an estimate says so there; --json has the reasons of what was left out."""
-    words = ["--at", "2026-11-24", "--rps", "30", "--measured", "runpod/secure_h100_sxm=32.26", "--measured", "g5.12xlarge=9"]
+    words = [
+        "--at",
+        "2026-11-24",
+        "--rps",
+        "30",
+        "--measured",
+        "runpod/secure_h100_sxm=32.26",
+        "--measured",
+        "g5.12xlarge=9",
+    ]
     said = CliRunner().invoke(command, words, catch_exceptions=False).output
     assert said.startswith("Cheapest for 30 requests/s: 3 x runpod/secure_h100_sxm (on-demand), $11.97/h")
     assert "ESTIMATE" not in said

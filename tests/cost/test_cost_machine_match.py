@@ -160,5 +160,8 @@ def test_a_scenario_holds_its_machine_against_the_measured_server(priced, gpus, 
 
 def test_a_measured_capacity_knows_what_it_ran_on():
     """Flags and boards of the runs arrive with the capacity."""
-    runs = [replace(measured([BOARDS["L4"]] * 2, tensor_parallel_size=2), config={}, scalars={"request_rps": 10.0}) for _ in range(3)]
+    runs = [
+        replace(measured([BOARDS["L4"]] * 2, tensor_parallel_size=2), config={}, scalars={"request_rps": 10.0})
+        for _ in range(3)
+    ]
     assert measured_capacity(runs).ran_on == RanOn(2, "tensor 2 parallel", (BOARDS["L4"],) * 2)
