@@ -7,7 +7,7 @@ BIN := .venv/bin
 PINS := configs/constraints
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab bench-peers bench-memory bench-prompts bench-workloads mutants clean
+.PHONY: help setup vllm bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab bench-peers bench-memory bench-prompts bench-window bench-workloads mutants clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -73,6 +73,9 @@ bench-peers: .venv/.vllm ## the same loads by us, vllm bench serve, GuideLLM, AI
 
 bench-prompts: .venv/.vllm ## 10,000 prompts of all presets on a real server; ARGS=--prefixes for prefix hit ratios
 	@$(BIN)/python -m tests.bench.bench_prompts $(ARGS)
+
+bench-window: .venv/.setup ## is any number of a VALID run off the steady state of a simulated server; ARGS="--cases 300 --seed 1"
+	@$(BIN)/python -m tests.bench.bench_window $(ARGS)
 
 bench-workloads: .venv/.setup ## traces beside pandas; ARGS=--million for a million rows
 	@$(BIN)/python -m tests.bench.bench_workloads $(ARGS)
