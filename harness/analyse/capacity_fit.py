@@ -30,9 +30,8 @@ _PRIOR_MEAN, _LOG_SLOPE_SD = np.array([0.0, math.log(10.0)]), 1.0
 _PRIOR = np.diag([0.0, _LOG_SLOPE_SD**-2])
 _ROUNDS = 3  # of curve and dispersion
 _REACH = 0.7  # farther from its centre a curve says nothing
-_QUEUE = (
-    1.6  # so many misses count as one, times 1 / (1 - load)^2: M/D/1 with Poisson arrivals, by simulation (1.4 to 1.7)
-)
+# So many misses count as one, times 1 / (1 - load)^2: by simulation 1.4 to 1.7 for M/D/1, twice that for M/M/1.
+_QUEUE = 2.4
 _MIN_SECONDS_SHARE = 0.1  # of the longest near probe: one that broke off sooner was chosen for its bad luck
 
 FloatArray = npt.NDArray[np.float64]
@@ -198,7 +197,7 @@ def _queue_half_width(rows: _Rows, theta: FloatArray, attainment: float) -> floa
 
     In a queue P(wait > x) falls as exp(-(1 - load) x / ..), so the slope b of the log-odds is load L / (1 - load) with L = log(1 /
     share of misses): 1 / (1 - load) = 1 + (b - 1) / L. A queue forgets in 1 / (1 - load)^2 services, and so many misses count as one:
-    `_QUEUE` / (1 - load)^2, M/D/1 by simulation. Over the misses expected at the target, and on the scale of the rate, 1 / b.
+    `_QUEUE` / (1 - load)^2. Over the misses expected at the target, and on the scale of the rate, 1 / b.
     """
     slope = math.exp(theta[1])
     _, p = _design(theta, rows.x)
