@@ -30,7 +30,7 @@ _PRIOR_MEAN, _LOG_SLOPE_SD = np.array([0.0, math.log(10.0)]), 1.0
 _PRIOR = np.diag([0.0, _LOG_SLOPE_SD**-2])
 _ROUNDS = 3  # of curve and dispersion
 _REACH = 0.7  # farther from its centre a curve says nothing
-# So many misses count as one, times 1 / (1 - load)^2: by simulation 1.4 to 1.7 for M/D/1, twice that for M/M/1.
+# So many misses count as one, times 1 / (1 - load)^2: by simulation 1.4 to 1.7 for M/D/1, 2.3 to 3.0 for M/M/1.
 _QUEUE = 2.4
 _MIN_SECONDS_SHARE = 0.1  # of the longest near probe: one that broke off sooner was chosen for its bad luck
 
