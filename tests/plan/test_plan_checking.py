@@ -57,3 +57,32 @@ def test_what_is_told_of_a_preset_is_the_same_every_time():
     """Both draw: with a fixed seed, so that two people see the same figures."""
     assert check("code", 2000) == check("code", 2000)
     assert describe("code") == describe("code")
+
+
+def test_a_session_that_the_sample_cuts_is_left_out(tmp_path):
+    """15 calls of sessions of 10: the calls of a session are 10, not the 5 before the sample ends; one alone counts as it is."""
+    tables = ("first_prompt_tokens", "new_prompt_tokens_per_later_call", "output_tokens", "think_time_s")
+    (tmp_path / "p.yaml").write_text(
+        "sessions:\n  context_limit_tokens: 100000\n  quantile_levels: [0, 0.5, 0.9, 0.99, 1]\n"
+        "  calls_per_session: [10, 10, 10, 10, 10]\n"
+        + "".join(f"  {table}: [7, 7, 7, 7, 7]\n" for table in tables)
+        + "source: {name: x, repository: y, licence: CC0}\n"
+    )
+    for rows, calls in ((15, 10), (6, 6)):
+        found = {one.quantity: one.drawn for one in check(str(tmp_path / "p.yaml"), rows)}
+        assert {found[f"calls per session {level}"] for level in ("p50", "p90", "p99")} == {calls}
+
+
+def test_a_bin_is_not_the_marginal(tmp_path):
+    """Outputs by two bins of the prompt and no quantiles of all outputs: none is compared with the first bin's."""
+    (tmp_path / "p.yaml").write_text(
+        "prompt_quantile_levels: [0, 0.5, 1]\nprompt_tokens: [100, 200, 300]\n"
+        "output_given_prompt_quantile_levels: [0, 0.5, 1]\noutput_tokens_by_prompt_bin:\n"
+        "- {prompt_rank: [0, 0.5], output_tokens: [5, 10, 20]}\n- {prompt_rank: [0.5, 1], output_tokens: [50, 100, 200]}\n"
+        "source: {name: x, repository: y, licence: CC0}\n"
+    )
+    assert [one.quantity for one in check(str(tmp_path / "p.yaml"), 2000)] == [
+        "prompt p50",
+        "output p50 in prompt ranks 0-0.5",
+        "output p50 in prompt ranks 0.5-1",
+    ]

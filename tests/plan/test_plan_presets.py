@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import yaml
 
 from harness.config import data_dir
+from harness.errors import ConfigError
 from harness.plan import describe, draw, hit_ratio, presets
 from harness.plan.preset import _rates, load_preset
 from harness.records import Load
@@ -194,3 +196,29 @@ def test_what_chance_explains_of_the_scatter_is_taken_out():
     assert _rates([2, 4, 6]) == pytest.approx((4, 4, 4))  # variance 8 / 3 below the mean
     kept = _rates([0, 10, 30])  # mean 20, variance 100: 80 of it is not chance's
     assert kept == pytest.approx((0, 20 - 80**0.5, 20 + 80**0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "least", "unsaid"),
+    [("seed-chat", "requests_per_month", 1, None), ("agent", "sessions.compaction_keeps_tokens", 0, 0)],
+)
+def test_what_a_preset_may_leave_out_has_a_least(tmp_path, name, place, least, unsaid):
+    """A month has a request at least and a compaction keeps no fewer than 0 tokens: less is refused with the key; both may be unsaid."""
+    *parents, key = place.split(".")
+
+    def loaded(value):
+        data = yaml.safe_load((data_dir("workloads") / f"{name}.yaml").read_text())
+        at = data
+        for part in parents:
+            at = at[part]
+        at.pop(key, None)
+        (tmp_path / "p.yaml").write_text(yaml.safe_dump(data if value is None else at.update({key: value}) or data))
+        found = load_preset(tmp_path / "p.yaml")
+        for part in [*parents, key]:
+            found = getattr(found, part)
+        return found
+
+    assert (loaded(least), loaded(None)) == (least, unsaid)
+    with pytest.raises(ConfigError) as error:
+        loaded(least - 1)
+    assert error.value.value == place

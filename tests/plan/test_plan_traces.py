@@ -15,6 +15,8 @@ import pytest
 
 from harness.errors import ConfigError
 from harness.plan import draw, hit_ratio, with_options
+from harness.plan.trace_formats import recognise
+from harness.plan.trace_rows import TraceRow, rows_of
 from harness.plan.trace_values import clock_ns
 from harness.records import Load
 
@@ -347,6 +349,46 @@ def test_texts_with_a_tokenizer(tmp_path):
     ]
     path = write(tmp_path / "chat.json", json.dumps(chats))
     assert lengths(plan_of(f"{path}?tokenizer={file}", Load(concurrency=1), requests=1)[0]) == [(3, 2)]
+
+
+COLUMNS = {
+    "Azure": ("csv", ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]),
+    "BurstGPT": ("csv", ["Timestamp", "Request tokens", "Response tokens"]),
+    "Mooncake": ("jsonl", ["timestamp", "input_length", "output_length", "hash_ids"]),
+    "Qwen-Bailian": ("jsonl", ["timestamp", "input_length", "output_length", "chat_id", "parent_chat_id", "hash_ids"]),
+}
+VALUES = dict.fromkeys(("timestamp", "Timestamp", "chat_id"), 1) | {"parent_chat_id": -1, "hash_ids": [3]}
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"), [(name, column) for name, (_, c) in COLUMNS.items() for column in [None, *c]]
+)
+def test_a_format_has_all_its_columns(tmp_path, name, left_out):
+    """Without one of its columns a file is not that format: it is another one, whose rows can be read, or it is refused by
+    name. Qwen-Bailian's hashes alone may be absent."""
+    kind, columns = COLUMNS[name]
+    row = {column: VALUES.get(column, 9) for column in columns if column != left_out}
+    row |= {"TIMESTAMP": "2023-11-16 18:15:46"} if "TIMESTAMP" in row else {}
+    csv_lines = (",".join(row), ",".join(str(value) for value in row.values()))
+    path = write(tmp_path / "t", *(csv_lines if kind == "csv" else [json.dumps(row)]))
+    try:
+        layout = recognise(path)
+    except ConfigError as error:
+        assert left_out is not None
+        assert "not recognised" in error.what
+        return
+    assert (layout.name == name) == (left_out is None or (name, left_out) == ("Qwen-Bailian", "hash_ids"))
+    assert [isinstance(one, TraceRow) for one in rows_of(path, layout, None)] == [True]
+
+
+def test_a_plan_holds_as_many_rows_as_one_may(tmp_path, monkeypatch):
+    """A trace of just the most requests is planned whole; one more is refused, never cut."""
+    monkeypatch.setattr("harness.plan.trace.MAX_REQUESTS", 5)
+    rows = [f"{n},4,4" for n in range(6)]
+    plan, _ = plan_of(write(tmp_path / "a.csv", "arrival_s,prompt_tokens,output_tokens", *rows[:5]))
+    assert len(plan.requests) == 5
+    with pytest.raises(ConfigError, match="plan too large"):
+        plan_of(write(tmp_path / "b.csv", "arrival_s,prompt_tokens,output_tokens", *rows))
 
 
 def test_gap_of_hours(tmp_path):
