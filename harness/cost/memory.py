@@ -74,10 +74,10 @@ def layer_token_bytes(model: ModelShape, kv_dtype: str = "auto", tensor_parallel
     """KV bytes of one token in one layer on one GPU. Heads are shared out over GPUs, at least one each, as vLLM does."""
     tp = whole(tensor_parallel, "tensor parallel size", least=1)
     size = kv_dtype_bytes(model, kv_dtype)
-    if model.latent_dim is not None:
-        return model.latent_dim * size
     if model.attention_heads % tp:
         raise ConfigError("heads do not divide over the GPUs", f"{model.attention_heads} by {tp}", "choose a divisor")
+    if model.latent_dim is not None:
+        return model.latent_dim * size
     return 2 * max(1, model.kv_heads // tp) * model.head_dim * size
 
 

@@ -145,7 +145,7 @@ def best_estimate(
     best: tuple[float, str] | None = None
     tp, fits = 1, False
     while tp <= gpu_count:
-        if model.latent_dim is not None or model.attention_heads % tp == 0:
+        if model.attention_heads % tp == 0:  # vLLM refuses others, latent attention included
             one = estimate(
                 model,
                 shape,

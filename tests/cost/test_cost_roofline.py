@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from published_configs import LLAMA_4_SCOUT, QWEN3_NEXT
 
+from harness.cost.memory import layer_token_bytes, weight_bytes
 from harness.cost.model_shape import load_model, model_shape
-from harness.cost.roofline import Shape, decode_attention_flops, estimate, prefill_attention_flops
+from harness.cost.roofline import Shape, best_estimate, decode_attention_flops, estimate, prefill_attention_flops
+from harness.errors import ConfigError
 
 DEEPSEEK = load_model("deepseek-v3")
 ONE = replace(load_model("llama-3.1-8b"), full_layers=1, window_layers=0, window=None)  # one layer, 32 heads of 128
@@ -92,3 +94,21 @@ def test_a_long_context_that_is_bound_by_arithmetic_costs_more_a_token():
     token = [(2 * DEEPSEEK.active_parameters + decode_attention_flops(DEEPSEEK, i + 1)) / 0.5e15 for i in (1024, 32768)]
     for at, tokens in enumerate((1024, 32768)):
         assert tpot(tokens) == pytest.approx(token[at] + prefill[at] / 2)
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "llama-3.1-8b"])
+def test_only_replicas_that_a_server_would_start_are_estimated(name):
+    """Heads must divide over the GPUs, those of latent attention too, or vLLM refuses to start: 14 heads go over 2 GPUs, and where
+    the weights need 4 there is no estimate; 16 heads go over 4."""
+    shape = Shape(prompt_tokens=512, output_tokens=128)
+
+    def cut(heads, weights_gpus):
+        model = replace(load_model(name), attention_heads=heads)
+        each_gb = weight_bytes(model) / 1e9 / weights_gpus
+        return best_estimate(model, shape, "H100-SXM", 8, memory_gb_each=each_gb, bandwidth_gb_per_s_each=3350)
+
+    assert "4 x TP2," in cut(14, 1)[1]
+    assert isinstance(cut(14, 3), str)
+    assert " x TP" in cut(16, 3)[1]
+    with pytest.raises(ConfigError, match="do not divide"):
+        layer_token_bytes(replace(load_model(name), attention_heads=14), tensor_parallel=4)
