@@ -68,6 +68,7 @@ def test_focus_has_every_mandatory_column_and_bills_nothing():
         assert D(row["BilledCost"]) == 0
         assert "estimate" in row["ChargeDescription"]
         assert row["BillingCurrency"] == "USD"
+        assert row["BillingAccountId"] == "estimate"  # no account of a provider's
         for name in MANDATORY:
             assert row[name] != "" or name == "ChargeClass", name  # ChargeClass is for corrections: null
 
@@ -352,6 +353,23 @@ def test_the_sheet_carries_the_traces_peak_in_a_fixed_fleet_only(scaling):
     assert sheets.get("self_usd") == pytest.approx(float(result.figure("self_usd_per_month")), rel=1e-9)
     for where, formula in sheets.formula.items():
         assert sheets.evaluate(formula, where.split("!")[0]) == pytest.approx(sheets.value[where], rel=1e-6), where
+
+
+def test_small_amounts_are_shown_as_money_and_inputs_stand_out():
+    """Each number of Inputs is plain decimals on a fill of its own, each result of Costs plain decimals without."""
+    with zipfile.ZipFile(io.BytesIO(workbook(run_scenario(scenario())))) as z:
+        styles = ET.fromstring(z.read("xl/styles.xml"))
+        codes = {n.get("numFmtId"): n.get("formatCode") for n in styles.findall("m:numFmts/m:numFmt", _NS)}
+        shown = [(codes.get(x.get("numFmtId")), x.get("fillId") != "0") for x in styles.findall("m:cellXfs/m:xf", _NS)]
+        found = {
+            title: {
+                shown[int(c.get("s", 0))]
+                for c in ET.fromstring(z.read(f"xl/worksheets/sheet{n}.xml")).iter(f"{{{_NS['m']}}}c")
+                if c.get("t") != "s"
+            }
+            for n, title in ((1, "Inputs"), (3, "Costs"))
+        }
+    assert found == {"Inputs": {("#,##0.########", True)}, "Costs": {("#,##0.00####", False)}}
 
 
 def test_the_same_scenario_is_the_same_file():

@@ -5,7 +5,17 @@ from decimal import Decimal as D
 import pytest
 
 from harness.config import HardwareSpec, SloSpec, data_dir, load_yaml
-from harness.cost.prices import STALE_SPOT_DAYS, day_of, declared, instance_price, instances, load_hardware, staleness
+from harness.cost.prices import (
+    STALE_SPOT_DAYS,
+    age_words,
+    day_of,
+    declared,
+    instance_price,
+    instances,
+    load_hardware,
+    stale_after_days,
+    staleness,
+)
 from harness.errors import ConfigError
 
 NOW = day_of("20261124T113000Z")
@@ -111,6 +121,30 @@ def test_staleness_limits():
     assert "after the run" in staleness("m", "2027-06-01", run)
     assert "not to the day" in staleness("m", "2026-07", run)
     assert "not a date" in staleness("m", "2026-02-30", run)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "days"),
+    [
+        ("aws/g5.12xlarge (4 x A10G, us-east-1, on demand)", "", 120),
+        ("aws/g5.12xlarge (4 x A10G/24GB, us-east-1, on demand)", "", 120),  # a slash that names no provider
+        ("runpod/h100 (1 x H100/80GB, on demand)", "", 45),
+        ("our box, 2 x A100/80GB", "", 120),
+        ("our box", "AWS Spot price history", 45),
+    ],
+)
+def test_how_long_a_price_is_believed(name, source, days):
+    """Hyperscalers and one's own machines 120 days, the small clouds and spot 45, whatever else the name says."""
+    assert stale_after_days(name, source) == days
+
+
+def test_the_age_of_a_price_in_words():
+    """Today is 0 days old; the limit itself is not stale; a later price says so."""
+    run = day_of("20261124T113000Z")
+    assert age_words("2026-11-24", run) == "0 days old"
+    assert age_words("2026-11-25", run) == "of 1 days later"
+    assert age_words("2026-07-27", run) == "120 days old"
+    assert age_words("2026-07-26", run) == "121 days old, STALE (limit 120)"
 
 
 def test_run_dates_are_read_in_both_forms():
