@@ -1,5 +1,6 @@
 """Every reason fires where it should, and nothing fires on a clean run."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -363,4 +364,10 @@ def test_load_beyond_the_calibrated_ceiling(ceilings, expected):
     }
     v = verdict(environment={"calibration": calibration})
     assert codes(v) == ({} if expected is None else {"client_bottleneck": expected})
+    if expected is not None:
+        step = next(c for c in shown[::-1] if c["tokens_per_s"] is None or c["tokens_per_s"] < 1e6)
+        said = f"where an error below {step['error_s'] * 1000:g} ms was shown up to {step['tokens_per_s'] or 0:,.0f} (1 worker(s), "
+        assert said in v.reasons[0].message
+        chunks = int(re.search(r": ([\d,]+) chunks/s in the window", v.reasons[0].message)[1].replace(",", ""))
+        assert chunks == pytest.approx(summarise(run(CLOSED, C4)).scalars["output_tps"], rel=0.05)
     assert codes(verdict(environment={"calibration": None})) == {}

@@ -117,6 +117,7 @@ def test_open_loop_counts_between_two_settling_times():
     window, _ = window_of(records, Load(rate_rps=10))
     assert (window.start_ns, window.end_ns) == (ns(0.2), ns(9.7))
     assert window.offered_s == pytest.approx(9.5)
+    assert window.ramp_s == pytest.approx(0.2, abs=1e-9)
     assert window.drain_s == pytest.approx(0.320001, abs=1e-6)
 
 
@@ -128,6 +129,74 @@ def test_open_loop_without_room_between_is_no_steady_part():
     seconds = int(re.search(r"last (\d+) s", window.advice)[1])
     assert 20 < seconds < 30
     assert window_of(open_loop(20, 20 * seconds, gap_s=0.6), Load(rate_rps=20))[0].lacking is None
+
+
+@pytest.mark.parametrize(("count", "lacking"), [(96, None), (95, "window_too_short")])
+def test_an_open_loop_counts_three_settling_times_at_least(count, lacking):
+    """Replies of just 2 s settle in 1.9 s: sends over 9.5 s leave 5.7 s between two of those, which is enough; 0.1 s less is not."""
+    records = [request(n, n / 10, ttft_s=1.3, gap_s=0.1, scheduled_s=n / 10) for n in range(count)]
+    window, _ = window_of([replace(r, ended_ns=r.last_token_ns) for r in records], Load(rate_rps=10))
+    assert window.lacking == lacking
+    if lacking is None:
+        assert (window.start_ns, window.end_ns) == (ns(1.9), ns(7.6))
+
+
+def test_a_closed_loop_counts_one_settling_time_at_least():
+    """One slot, replies of 2 s: of five, two fill the slot, two count and one keeps it busy; of three none is left to count."""
+    records = closed_loop(1, 5, ttft_s=1.3, gap_s=0.1)
+    window, _ = window_of(records, Load(concurrency=1))
+    assert window.lacking is None
+    assert (window.start_ns, window.end_ns) == (records[1].sent_ns, records[3].sent_ns)
+    assert window.ramp_s == pytest.approx(2.0001)
+    assert window.drain_s == pytest.approx(2.0001 + 2.0 + 1e-6, abs=1e-7)
+    assert window_of(closed_loop(1, 3, ttft_s=1.3, gap_s=0.1), Load(concurrency=1))[0].lacking == "window_too_short"
+
+
+@pytest.mark.parametrize(
+    ("records", "load", "seconds", "requests"),
+    [
+        # settling 1.9 s: 1.3 x (1.9 + 3 x 1.9 + 1.9), at 21 sends in 2 s
+        (open_loop(10, 21, ttft_s=1.3, gap_s=0.1), Load(rate_rps=10), 12.35, 12.35 * 10.5),
+        # 0.114 s: 1.3 x (0.114 + 5 s of counters + 0.114), at 101 sends in 1 s
+        (open_loop(100, 101), Load(rate_rps=100), 6.7964, 6.7964 * 101),
+        # 0.114 s: 1.3 x (0.114 + 10 requests + 0.114), at 5 sends in 4 s
+        (open_loop(1, 5), Load(rate_rps=1), 1.3 * (0.228 + 8), 1.3 * (0.228 + 8) * 1.25),
+        # one slot, 1.9 s: 1.3 x (1.9 + 10 requests + 1.9), at 3 sends in 4.0002 s, and one request for the slot
+        (closed_loop(1, 3, ttft_s=1.3, gap_s=0.1), Load(concurrency=1), 1.3 * (2 * 4.0002 / 3 + 40.002 / 3 + 1.9), 1.3 * (12 + 1.9 * 3 / 4.0002) + 1),
+    ],
+)  # fmt: skip
+def test_what_is_advised_is_a_third_more_than_the_parts_of_a_run(records, load, seconds, requests):
+    """By hand: room times build-up (of a closed loop two refills at least), what must count, and drain."""
+    window, _ = window_of(records, load)
+    assert window.advice == f"let it last {math.ceil(seconds)} s or {math.ceil(requests)} requests"
+
+
+def test_a_burst_has_no_rate_to_advise_with():
+    """All sent at once: more requests, over time."""
+    window, _ = window_of([request(n, 0) for n in range(4)], Load(concurrency=4))
+    assert (window.lacking, window.advice) == ("window_too_short", "send more requests, over time")
+    assert (window.ramp_s, window.drain_s) == (0.0, pytest.approx(1e-6))
+
+
+def test_what_ends_after_the_last_token_is_drain():
+    """A request that fails 2 s after the last token of the others: 2 s of drain, of the whole phase too."""
+    records = open_loop(10, 4)
+    late = replace(failed(request(4, 0.4, scheduled_s=0.4)), ended_ns=records[-1].last_token_ns + 2 * 10**9)
+    window, _ = window_of([*records, late], Load(rate_rps=10))
+    assert window.lacking == "window_too_short"
+    assert window.end_ns == records[-1].last_token_ns
+    assert window.drain_s == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "count", "reasons"),
+    [(10, 55, set()), (10, 54, {"window_too_short"}), (1, 13, set()), (1, 12, {"too_few_requests"})],
+)
+def test_five_seconds_and_ten_requests_are_enough(rate, count, reasons):
+    """A window of 5.0 s is long enough for the telemetry and one of 10 requests has a median; 4.9 s, or 9 requests, are UNKNOWN."""
+    summary = summarise(run(open_loop(rate, count), Load(rate_rps=rate)))
+    assert {reason.code for reason in summary.verdict.reasons} == reasons
+    assert summary.verdict.state == ("UNKNOWN" if reasons else "VALID")
 
 
 def test_scheduled_and_achieved_rate_agree_when_the_client_is_punctual():

@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from harness.analyse.capacity import best_probe, conclude, next_probe, over_repetitions
+from harness.analyse.capacity import _inflation, best_probe, conclude, next_probe, over_repetitions
 from harness.analyse.capacity_fit import fit, near
+from harness.analyse.capacity_probe import LEAST_INFLATION
 from harness.config import CapacitySpec
 from harness.records import CapacityResult, ProbeResult
 
@@ -107,6 +108,61 @@ def test_an_overload_shows_where_to_look():
     """After a queue grew, the next probe lies a little below the rate at which requests ended."""
     probes = [made(80, 0.1, "fail", "queue growing", completed=20.0)]
     assert next_probe(SPEC, 0.99, probes).rate_rps == pytest.approx(17)
+
+
+@pytest.mark.parametrize(("completed", "rate"), [(20.0, 17.2 / 1.03), (21.0, 8.6), (19.0, 16.15)])
+def test_the_guess_from_an_overload_stays_below_what_failed(completed, rate):
+    """17.2/s failed after all: the next probe is 3 % below it where the guess is nearer, half of it where the guess is above it,
+    and the guess where it is lower."""
+    probes = [made(80, 0.1, "fail", "queue growing", completed=completed), made(17.2, verdict="fail")]
+    assert next_probe(SPEC, 0.99, probes).rate_rps == pytest.approx(rate, rel=1e-4)
+
+
+def test_the_search_does_not_go_on_below_the_lowest_rate():
+    """min_rps itself failed: the search is over, and a step above it the lowest rate is still probed."""
+    assert next_probe(SPEC, 0.99, [made(1, verdict="fail")]) is None
+    assert next_probe(SPEC, 0.99, [made(1.5, verdict="fail")]).rate_rps == 1
+
+
+def test_refining_probes_lie_at_the_capacity_and_alike_to_both_sides():
+    """One after another: where the curve meets the target, below, above, there again, and half as far below and above; never more
+    than 6 % away."""
+    spec = SPEC.model_copy(update={"tolerance": 1e-6, "probes": 20})
+    around = [9.5, 10.5, 9.8, 10.2, 9.9, 10.1, 9.95]
+    found = {}
+    for count in range(2, 8):
+        probes = [
+            made(rate, 1 / (1 + math.exp(math.log(0.01 / 0.99) + 17 * math.log(rate / 10))), n=50000)
+            for rate in around[:count]
+        ]
+        middle = conclude(spec, 0.99, probes).capacity_rps
+        assert middle == pytest.approx(10, rel=0.03)
+        found[count % 6] = math.log(next_probe(spec, 0.99, probes).rate_rps / middle)
+    assert [found[turn] for turn in (0, 3)] == pytest.approx([0, 0], abs=6e-4)
+    assert 0.03 < found[2] <= 0.0606
+    assert found[1] == pytest.approx(-found[2], rel=0.1)
+    assert [found[4], found[5]] == pytest.approx([found[1] / 2, found[2] / 2], rel=0.1)
+
+
+def test_a_refining_probe_assumes_the_clustering_that_was_seen():
+    """Requests over effective requests: the median of the probes near, where misses fell in 3 batches or more; elsewhere nobody
+    knows, and 4 is assumed."""
+    at = [made(rate, good) for rate, good in ((9.5, 0.995), (10.5, 0.98), (10.0, 0.99))]
+
+    def inflation(*seen):
+        probes = [dataclasses.replace(p, effective_requests=p.offered / s) for p, s in zip(at, seen, strict=True)]
+        return next_probe(SPEC.model_copy(update={"tolerance": 1e-6}), 0.99, probes).inflation
+
+    assert inflation(1.5, 9.0, 6.0) == pytest.approx(6.0)
+    assert inflation(1.5, 2.0, 6.0) == pytest.approx(2.0)
+    few = [
+        dataclasses.replace(p, batches=((500, 500),) * 8 + ((500, 400),) * 2, effective_requests=p.offered) for p in at
+    ]
+    three = [
+        dataclasses.replace(p, batches=((500, 500),) * 7 + ((500, 460),) * 3, effective_requests=p.offered) for p in at
+    ]
+    assert _inflation(few) == LEAST_INFLATION == 4.0
+    assert _inflation(three) == 1.0
 
 
 def test_an_invalid_probe_is_made_once_more_and_then_not_gone_beyond():

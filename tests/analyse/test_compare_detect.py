@@ -88,6 +88,9 @@ def test_detect_plans_every_cell():
     assert needed == sorted(needed, reverse=True)
     assert all(4 <= n <= 60 for n in needed)
     assert all(row.smallest_now > 0.03 for row in found.rows)
+    assert {(row.target, row.workload, row.load, row.metric) for row in found.rows} == {
+        ("a", "fixed:128x32", load, TPOT) for load in loads(4)
+    }
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,18 @@ def around(level, spread=0.001, n=6, seed=1):
     return (level * np.exp(np.random.default_rng(seed).normal(0, spread, n))).tolist()
 
 
+@pytest.mark.parametrize("test", [paired_t, welch_t])
+def test_what_is_rounding_and_what_is_a_difference_without_spread(test):
+    """Equal but for 1e-12 is no difference, p = 1; more without any spread has no test; a spread of 1e-12 is rounding too, more is one."""
+    zero = np.zeros(3)
+    same = test(zero, zero + 1e-12)
+    assert (same.effect, same.error, same.p) == (pytest.approx(1e-12), 0.0, 1.0)
+    assert test(zero, zero + 1.1e-12) is None
+    assert test(zero, zero + 0.5, floor=1e-12**2) is None
+    assert test(zero, zero + 0.5, floor=1.1e-12**2).p < 1e-9
+    assert test(zero, zero + 1000, floor=1e-9**2) is None  # of large effects the rounding is as large
+
+
 def test_both_tests_are_scipys():
     """p-values and intervals equal scipy's paired and Welch t tests."""
     rng = np.random.default_rng(1)
