@@ -14,7 +14,6 @@ Matched = tuple[str, Sequence[ComparedRun], Sequence[ComparedRun]]
 
 KEYS = ("workload", "model", "plan", "gpu", "cpu", "api", "driver", "schema", "gpu_driver")
 _ADVICE: Mapping[str, str] = {
-    "workload": "measure both with the same workload",
     "model": "measure both with the same model",
     "plan": "use the same workload, loads, seed and harness/plan on both sides, so that both replay the same requests",
     "gpu": "measure both on the same kind and number of GPUs",
