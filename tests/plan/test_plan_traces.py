@@ -371,12 +371,11 @@ def test_a_format_has_all_its_columns(tmp_path, name, left_out):
     row |= {"TIMESTAMP": "2023-11-16 18:15:46"} if "TIMESTAMP" in row else {}
     csv_lines = (",".join(row), ",".join(str(value) for value in row.values()))
     path = write(tmp_path / "t", *(csv_lines if kind == "csv" else [json.dumps(row)]))
-    try:
-        layout = recognise(path)
-    except ConfigError as error:
-        assert left_out is not None
-        assert "not recognised" in error.what
+    if left_out in ("input_length", "output_length") or (kind == "csv" and left_out is not None):
+        with pytest.raises(ConfigError, match="not recognised"):
+            recognise(path)
         return
+    layout = recognise(path)
     assert (layout.name == name) == (left_out is None or (name, left_out) == ("Qwen-Bailian", "hash_ids"))
     assert [isinstance(one, TraceRow) for one in rows_of(path, layout, None)] == [True]
 
