@@ -12,7 +12,7 @@ from harness.analyse.columns import measured
 from harness.analyse.growth import _typical_e2el_s, growing
 from harness.analyse.window import find_window
 from harness.records import Load, RequestRecord, Window
-from tests.analyse.run_builder import BASE_NS, failed, frame, ns, request
+from tests.analyse.run_builder import BASE_NS, frame, ns, request
 
 
 def of(records):
@@ -26,11 +26,11 @@ def test_what_is_watched_is_the_wait_from_the_schedule_and_a_mean_reply_at_each_
         request(0, 9.0, ttft_s=9.0, tokens=30, scheduled_s=9.0),  # outside
         request(1, 12.0, ttft_s=0.5, tokens=6, gap_s=0.04, scheduled_s=11.0),
         request(2, 11.0, ttft_s=0.1, tokens=1, scheduled_s=10.7),
-        replace(request(3, 13.0, ttft_s=0.2, tokens=11, gap_s=0.02), due_ns=None),
-        failed(request(4, 12.5, scheduled_s=12.0)),
+        replace(request(3, 13.0, ttft_s=0.2, tokens=14, gap_s=0.02), due_ns=None),
+        replace(request(4, 12.5, scheduled_s=12.0), outcome="truncated"),  # failed after its first token
     ]
     at, typical = _typical_e2el_s(of(records), Window(ns(10), ns(13), "", 0, 0, 0))
-    mean_tokens = (6 + 1 + 11) / 3
+    mean_tokens = (6 + 1 + 14) / 3
     assert at == pytest.approx([1.0, 2.0, 3.0])
     assert typical == pytest.approx(
         [0.4 + 0.03 * (mean_tokens - 1), 1.5 + 0.04 * (mean_tokens - 1), 0.2 + 0.02 * (mean_tokens - 1)]

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+from dataclasses import replace
 from decimal import Decimal as D
 from fractions import Fraction as F
 
@@ -146,6 +147,24 @@ def test_measured_capacities_beat_estimates():
     assert any("p5e.48xlarge" in r.name and "no on-demand price" in r.why for r in left_out)
     assert not any(c.name == "aws/p5e.48xlarge" for c in found)
     assert all(c.usd_per_hour > 0 for c in found)
+
+
+@pytest.mark.parametrize("lacking", ["memory_gb_each", "bandwidth_gb_per_s_each", "model", "shape"])
+def test_what_cannot_be_estimated_is_left_out_with_its_reason(lacking):
+    """Without the machine's memory or bandwidth, the model or the shape there is no estimate; a measured rate needs none of them."""
+    g5 = next(m for m in TABLE if m.name == "aws/g5.12xlarge")
+    known = {"model": load_model("llama-3.1-8b"), "shape": Shape(prompt_tokens=512, output_tokens=128)}
+    table = (replace(g5, **{lacking: None}),) if lacking not in known else (g5,)
+    known = {name: value for name, value in known.items() if name != lacking}
+    found, left_out = candidates(table=table, **known)
+    assert found == ()
+    assert [r.why for r in left_out] == [
+        "not measured, and no model and shape to estimate from"
+        if lacking in ("model", "shape")
+        else "no memory or bandwidth in the price table"
+    ]
+    (measured, *_), _ = candidates(table=table, measured={"g5.12xlarge": 9}, **known)
+    assert (measured.rps, measured.basis, measured.detail) == (9, "measured", "")
 
 
 def test_only_measured_without_a_model():
