@@ -30,7 +30,7 @@ def steady(items: list[pytest.Item]) -> None:
             )
 
 
-@dataclass
+@dataclass(eq=False)  # pytest keeps its plugins in sets
 class Recorder:
     """Records what each test executes; what a fixture executes counts for every test of its file.
 
@@ -73,7 +73,7 @@ class Recorder:
         return {test: seconds for test, seconds in self.seconds.items() if test not in self._bad}
 
 
-@dataclass
+@dataclass(eq=False)
 class Only:
     """Keeps the named tests, in the order of the names."""
 
