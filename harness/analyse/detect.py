@@ -52,8 +52,8 @@ def detect(
 ) -> Detection:
     """Repetitions a side to see a change of `change` (0.03: 3 %), from a campaign of at least two repetitions.
 
-    `again`: a second one of the same plans, for what pairing saves; whether the two differ does not matter. Raises ConfigError where the change is not above `min_effect`, or no cell has two repetitions; InvalidRunError; with
-    `again` NotComparableError.
+    `again`: a second one of the same plans, for what pairing saves; whether the two differ does not matter. Raises ConfigError where
+    the change is not above `min_effect`, or no cell has two repetitions; InvalidRunError; with `again` NotComparableError.
     """
     if change <= min_effect:
         raise ConfigError(
@@ -73,15 +73,7 @@ def detect(
             f"{side.record.directory}: no cell has two repetitions of a positive metric",
             "run the experiment with repetitions: 3 or more, and plan from that",
         )
-    skipped = [
-        f"{each.target} {each.workload} {each.load.name} {each.label}: one repetition"
-        for _, each in seen
-        if len(each.values) < 2
-    ]
-    if any(point.is_share for point in wanted):
-        skipped.append("attainment: its spread depends on how near the load is to the limit")
-    if again is None:
-        skipped.append("pairs: a second campaign of the same plans, given as NEW, shows what pairing saves")
+    skipped = _skipped(seen, wanted, again)
     tests = len(known)
     spreads = _spreads(
         [(point.key, float(np.log(each.values).var(ddof=1)), len(each.values) - 1.0) for point, each in known]
@@ -118,6 +110,20 @@ def detect(
     return Detection(
         side.record, change, min_effect, alpha, power, tests, limit, tuple(rows), tuple(dict.fromkeys(skipped))
     )
+
+
+def _skipped(seen: Sequence[tuple[Point, CellInterval]], wanted: Sequence[Point], again: Side | None) -> list[str]:
+    """What is not planned for, and why."""
+    skipped = [
+        f"{each.target} {each.workload} {each.load.name} {each.label}: one repetition"
+        for _, each in seen
+        if len(each.values) < 2
+    ]
+    if any(point.is_share for point in wanted):
+        skipped.append("attainment: its spread depends on how near the load is to the limit")
+    if again is None:
+        skipped.append("pairs: a second campaign of the same plans, given as NEW, shows what pairing saves")
+    return skipped
 
 
 @dataclass(frozen=True, slots=True)

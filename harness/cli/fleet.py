@@ -212,23 +212,12 @@ def hybrid(
     if reserved_usd_per_hour is not None or spot_usd_per_hour is not None:
         if hosted_minimum_usd_per_month:
             raise ConfigError("layers with a hosted minimum", hosted_minimum_usd_per_month, "leave one of the two out")
-        spot = None
-        if spot_usd_per_hour is not None:
-            spot = model.spot_usd_per_hour(
-                spot_usd_per_hour,
-                replica_usd_per_hour,
-                interruptions_per_hour=interruptions_per_hour,
-                lost_hours=lost_hours,
-            )
+        lost = {"interruptions_per_hour": interruptions_per_hour, "lost_hours": lost_hours}
+        spot = spot_usd_per_hour and model.spot_usd_per_hour(spot_usd_per_hour, replica_usd_per_hour, **lost)
         layers = model.plan_layers(
-            demand,
-            usable,
-            hosted_usd_per_request,
-            reserved_usd_per_hour=reserved_usd_per_hour,
-            on_demand_usd_per_hour=replica_usd_per_hour,
-            spot_usd_per_useful_hour=spot,
-            never_spot=never_spot,
-        )
+            demand, usable, hosted_usd_per_request, reserved_usd_per_hour=reserved_usd_per_hour,
+            on_demand_usd_per_hour=replica_usd_per_hour, spot_usd_per_useful_hour=spot, never_spot=never_spot,
+        )  # fmt: skip
         beside["layers, elastic ones hour by hour"] = layers.usd_per_hour
     clock = None
     if plan.replicas and demand.hours % 24 == 0:
