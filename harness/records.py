@@ -644,6 +644,7 @@ class ProbeResult:
     verdict: str  # pass | fail | undecided | invalid
     stopped: str  # clearly above | clearly below | queue growing | longest probe | what made it invalid
     run_id: str | None = None
+    work_cv2: float | None = None  # square of (sd / mean) of tokens a request: prompt (uncached) or output, the larger
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from harness.drive.golden import server as golden
 from harness.records import CapacityResult, Cell, Load, ProbeResult, Reason, RequestRecord, Verdict
 from harness.report import capacity as page
 from harness.report.capacity_figures import probes_plot
+from harness.store.capacity_file import NAME, read_capacity, write_capacity
 from tests.analyse import capacity_server as servers
 from tests.analyse.run_builder import request
 from tests.bench import golden_capacity
@@ -41,8 +42,20 @@ def test_the_formula_is_the_simulation():
     import numpy as np
 
     arrivals = np.cumsum(np.random.default_rng(7).exponential(1 / TRUTH, 1_000_000))
-    ttft, _, _ = servers.fifo(SERVICE_S)(arrivals)
+    ttft, *_ = servers.fifo(SERVICE_S)(arrivals)
     assert (ttft <= LIMIT_S).mean() == pytest.approx(0.95, abs=0.003)
+
+
+def test_the_capacity_of_a_queue_with_any_service_time_is_as_known():
+    """Pollaczek and Khinchine's wait on a grid gives M/M/1's capacity, and a simulation's attainment for a long tail."""
+    import numpy as np
+
+    rate = servers.mg1_capacity(SERVICE_S, lambda t_s: 1 - np.exp(-t_s / SERVICE_S), LIMIT_S, 0.95)
+    assert rate == pytest.approx(servers.mm1_capacity(SERVICE_S, LIMIT_S, 0.95), rel=1e-4)
+    rate = servers.mg1_capacity(SERVICE_S, servers.lognormal_cdf(SERVICE_S, 2.0), 1.0, 0.95)
+    arrivals = np.cumsum(np.random.default_rng(7).exponential(1 / rate, 4_000_000))
+    ttft, *_ = servers.lognormal(SERVICE_S, 2.0)(arrivals)
+    assert (ttft <= 1.0).mean() == pytest.approx(0.95, abs=0.003)
 
 
 def test_md1_is_found_within_3_percent():
@@ -234,10 +247,24 @@ def test_a_probe_survives_json(found):
     """Probes written as JSON come back equal: that is what a resumed search is given."""
     import json
 
+    assert {probe.work_cv2 for probe in found.probes} == {0.0}
     for probe in found.probes:
         values = json.loads(json.dumps(asdict(probe)))
         values["batches"] = tuple(tuple(pair) for pair in values["batches"])
         assert ProbeResult(**values) == probe
+
+
+def test_a_search_stored_before_probes_told_of_their_work_is_read(found, tmp_path):
+    """capacity.json comes back equal, and one without `work_cv2` with None in its place."""
+    import json
+
+    write_capacity(tmp_path, found)
+    assert read_capacity(tmp_path) == found
+    data = json.loads((tmp_path / NAME).read_text())
+    for probe in data["probes"]:
+        del probe["work_cv2"]
+    (tmp_path / NAME).write_text(json.dumps(data))
+    assert read_capacity(tmp_path).probes == tuple(replace(probe, work_cv2=None) for probe in found.probes)
 
 
 # ---------------------------------------------------------------- the golden server's queue

@@ -18,7 +18,7 @@ from statistics import fmean, median, stdev
 
 from scipy.stats import t as student
 
-from harness.analyse.capacity_fit import Curve, fit, near
+from harness.analyse.capacity_fit import Curve, fit, near, uneven
 from harness.analyse.capacity_probe import FEW_MISSES, LEAST_INFLATION
 from harness.config import CapacitySpec
 from harness.records import CapacityResult, ProbeResult
@@ -110,7 +110,7 @@ def _inflation(probes: Sequence[ProbeResult]) -> float:
         for p in probes
         if p.effective_requests and sum(good < offered for offered, good in p.batches) >= FEW_MISSES
     ]
-    return median(seen) if seen else LEAST_INFLATION
+    return median(seen) if seen else LEAST_INFLATION * uneven(probes) ** 2
 
 
 def _leans_pass(probe: ProbeResult, attainment: float) -> bool:

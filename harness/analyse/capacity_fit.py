@@ -5,7 +5,7 @@ over some 20 % of rate. The abscissa is the rate as drawn, not as asked for: a p
 A prior keeps the slope positive where the probes say little about it; misses that cluster say less.
 
 The interval is the delta method's, the widest of four: what the fit says, what batches say of each other, what probes say of each
-other (sandwiches, with Student's t), and what Poisson arrivals bring about in any queue. The first three know only the clusters of
+other (sandwiches, with Student's t), and what Poisson arrivals and uneven work bring about in any queue. The first three know only the clusters of
 misses that came; where one more would have been as large as all of them, they are narrow and the capacity is too good at once.
 `python -m tests.bench.bench_capacity` prints how often the interval covers the truth.
 """
@@ -20,17 +20,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student
 
+from harness.analyse.capacity_probe import unevenness
 from harness.records import ProbeResult
 
 NEAR = 0.2  # |log(rate / capacity)| of the probes that take part ..
 _NEAR_LOG_ODDS = 3.0  # .. or so much of log-odds where the curve is flat
 # The prior: odds of a miss rise with the rate to the power of 10 (M/D/1 at P99: 7 to 37, near 1 where the limit leaves no time to
-# wait), a factor of 7 either way.
-_PRIOR_MEAN, _LOG_SLOPE_SD = np.array([0.0, math.log(10.0)]), 1.0
-_PRIOR = np.diag([0.0, _LOG_SLOPE_SD**-2])
+# wait), a factor of 7 either way. Uneven work makes them rise less for the same limit, and clusters longer than a batch, so that
+# misses say less of the slope than they seem to: both divided by `uneven` (at cv 2 the slope is 4 where 20 services are the limit).
+_SLOPE, _LOG_SLOPE_SD = 10.0, 1.0
 _ROUNDS = 3  # of curve and dispersion
 _REACH = 0.7  # farther from its centre a curve says nothing
-# So many misses count as one, times 1 / (1 - load)^2: by simulation 1.4 to 1.7 for M/D/1, 2.3 to 3.0 for M/M/1.
+# So many misses count as one, times (`uneven` / (1 - load))^2 with the load as the slope tells it: by simulation 1.4 to 1.7 for
+# M/D/1, 2.3 to 3.2 for M/M/1; uneven work, cv 1.5 to 3: 1.2 to 1.9 hyperexponential, 1.4 to 3.0 lognormal (4.4 at P99).
 _QUEUE = 2.4
 _MIN_SECONDS_SHARE = 0.1  # of the longest near probe: one that broke off sooner was chosen for its bad luck
 
@@ -86,6 +88,12 @@ def fit(probes: Sequence[ProbeResult], attainment: float, centre_rps: float) -> 
     return curve
 
 
+def uneven(probes: Sequence[ProbeResult]) -> float:
+    """`unevenness` of the probes' mean cv^2, weighted by their requests."""
+    known = [(p.work_cv2, p.offered) for p in probes if p.work_cv2 is not None and p.offered]
+    return unevenness(sum(cv2 * n for cv2, n in known) / sum(n for _, n in known) if known else None)
+
+
 @dataclass(frozen=True, slots=True)
 class _Rows:
     """One row a batch: log(rate / centre), requests, misses, and which probe it is of."""
@@ -94,6 +102,7 @@ class _Rows:
     offered: FloatArray
     misses: FloatArray
     probe: IntArray
+    uneven: float
 
     @property
     def missing(self) -> int:
@@ -103,6 +112,15 @@ class _Rows:
     def probes(self) -> int:
         return int(self.probe.max()) + 1
 
+    @property
+    def prior_mean(self) -> FloatArray:
+        return np.array([0.0, math.log(_SLOPE / self.uneven)])
+
+    @property
+    def prior(self) -> FloatArray:
+        """Its information."""
+        return np.diag([0.0, (self.uneven / _LOG_SLOPE_SD) ** 2])
+
 
 def _rows(probes: Sequence[ProbeResult], centre_rps: float) -> _Rows:
     of = [
@@ -111,7 +129,7 @@ def _rows(probes: Sequence[ProbeResult], centre_rps: float) -> _Rows:
         for offered, good in p.batches
     ]
     x, offered, misses, probe = np.array(of, np.float64).reshape(-1, 4).T
-    return _Rows(x, offered, misses, probe.astype(np.int_))
+    return _Rows(x, offered, misses, probe.astype(np.int_), uneven(probes))
 
 
 def _fit_around(probes: Sequence[ProbeResult], attainment: float, centre_rps: float) -> Curve | None:
@@ -158,11 +176,13 @@ def _settled(rows: _Rows) -> tuple[FloatArray, FloatArray, float] | None:
 def _newton(rows: _Rows, dispersion: float) -> tuple[FloatArray, FloatArray] | None:
     """Penalised maximum quasi-likelihood of (a, log b) by Fisher scoring, and its information; None where it does not settle."""
     missed = rows.misses.sum()
-    theta = np.array([math.log((missed + 0.5) / (rows.offered.sum() - missed + 0.5)), _PRIOR_MEAN[1]])
+    theta = np.array([math.log((missed + 0.5) / (rows.offered.sum() - missed + 0.5)), rows.prior_mean[1]])
     for _ in range(200):
         design, p = _design(theta, rows.x)
-        score = design.T @ (rows.misses - rows.offered * p) / dispersion - _PRIOR @ (theta - _PRIOR_MEAN)
-        information = (design * (rows.offered * p * (1 - p) / dispersion)[:, None]).T @ design + _PRIOR
+        score = design.T @ (rows.misses - rows.offered * p) / dispersion - rows.prior @ (theta - rows.prior_mean)
+        information = (design * (rows.offered * p * (1 - p) / dispersion)[:, None]).T @ design + rows.prior
+        if np.linalg.det(information) < 1e-9:  # all shares went to 0 or 1, whose logarithm nothing holds
+            return None
         step = np.clip(np.linalg.solve(information, score), -0.5, 0.5)
         theta = theta + step
         if np.abs(step).max() < 1e-8:
@@ -187,8 +207,8 @@ def _covariances(
     by_probe = sums.T @ sums * rows.probes / max(1, rows.probes - 2)
     return [
         (bread, rows.missing - 1),
-        (bread @ (by_batch + _PRIOR) @ bread, rows.missing - 1),
-        (bread @ (by_probe + _PRIOR) @ bread, rows.probes - 2),
+        (bread @ (by_batch + rows.prior) @ bread, rows.missing - 1),
+        (bread @ (by_probe + rows.prior) @ bread, rows.probes - 2),
     ]
 
 
@@ -197,13 +217,14 @@ def _queue_half_width(rows: _Rows, theta: FloatArray, attainment: float) -> floa
 
     In a queue P(wait > x) falls as exp(-(1 - load) x / ..), so the slope b of the log-odds is load L / (1 - load) with L = log(1 /
     share of misses): 1 / (1 - load) = 1 + (b - 1) / L. A queue forgets in 1 / (1 - load)^2 services, and so many misses count as one:
-    `_QUEUE` / (1 - load)^2. Over the misses expected at the target, and on the scale of the rate, 1 / b.
+    `_QUEUE` / (1 - load)^2. Uneven work lengthens that by (1 + cv^2) / 2, and since its long requests miss at any load the slope tells
+    too low a load: by simulation the square. Over the misses expected at the target, and on the scale of the rate, 1 / b.
     """
     slope = math.exp(theta[1])
     _, p = _design(theta, rows.x)
     expected = float((rows.offered * np.minimum(p, 1 - attainment)).sum())
     busy = 1 + max(0.0, slope - 1) / -math.log(1 - attainment)
-    return 1.96 * math.sqrt(_QUEUE / expected) * busy / slope
+    return 1.96 * math.sqrt(_QUEUE / expected) * rows.uneven * busy / slope
 
 
 def _design(theta: FloatArray, x: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -46,6 +46,7 @@ class Reply:
     ttft_s: float | None  # from schedule
     output_tokens: int | None
     ok: bool
+    prompt_tokens: int | None = None  # that were worked on: without those from the prefix cache
 
 
 def reply(record: RequestRecord, slo: Mapping[str, float]) -> Reply:
@@ -78,7 +79,14 @@ def reply(record: RequestRecord, slo: Mapping[str, float]) -> Reply:
     if record.outcome == Outcome.CANCELLED:
         good = None
     ended = record.ended_ns if record.ended_ns is not None else record.scheduled_ns
-    return Reply(record.seq, record.scheduled_ns, ended, good, from_schedule, record.output_tokens, ok)
+    prompt = None if record.prompt_tokens is None else record.prompt_tokens - (record.cached_prompt_tokens or 0)
+    return Reply(record.seq, record.scheduled_ns, ended, good, from_schedule, record.output_tokens, ok, prompt)
+
+
+def unevenness(work_cv2: float | None) -> float:
+    """(1 + cv^2) / 2 of the work of a request, but 1 where it is less or not known: the mean wait of a single queue, in those of
+    M/M/1 (Pollaczek-Khinchine)."""
+    return 1.0 if work_cv2 is None else max(1.0, (1 + work_cv2) / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +99,13 @@ class Estimate:
     effective: float
 
 
-def estimate(batches: Iterable[tuple[int, int]], z: float, least_inflation: float = 1.0) -> Estimate:
+def estimate(
+    batches: Iterable[tuple[int, int]], z: float, least_inflation: float = 1.0, uneven: float = 1.0
+) -> Estimate:
     """Wilson's interval (1927) on the effective number of requests; `batches`: (offered, good), none empty.
 
     Inflation = variance of the batch means / (p (1 - p) / requests a batch), `least_inflation` at least; where fewer than 3
-    batches hold a miss, `LEAST_INFLATION` at least.
+    batches hold a miss, `LEAST_INFLATION` x `uneven`^2 at least.
     """
     counts = np.array(list(batches), np.float64)
     offered, good = counts[:, 0], counts[:, 1]
@@ -106,7 +116,7 @@ def estimate(batches: Iterable[tuple[int, int]], z: float, least_inflation: floa
         spread = float((((good - p * offered) ** 2).sum()) / (len(counts) - 1)) * len(counts) / n  # of a single request
         inflation = max(inflation, spread / (p * (1 - p)))
     if int((good < offered).sum()) < FEW_MISSES:
-        inflation = max(inflation, LEAST_INFLATION)
+        inflation = max(inflation, LEAST_INFLATION * uneven**2)
     effective = n / inflation
     centre = (p + z * z / (2 * effective)) / (1 + z * z / effective)
     half = z / (1 + z * z / effective) * math.sqrt(p * (1 - p) / effective + z * z / (4 * effective**2))
@@ -169,7 +179,8 @@ class Watch:
         elif not count:
             verdict, stopped = "invalid", "no request was answered or given up in time to be judged"
         batches = _batches(judged)
-        found = estimate(batches, _INTERVAL_Z) if batches else None
+        work_cv2 = self._work_cv2(judged)
+        found = estimate(batches, _INTERVAL_Z, uneven=unevenness(work_cv2)) if batches else None
         span_s = float(judged.scheduled[-1] - judged.scheduled[0]) / 1e9 if count else 0.0
         tokens = [one.output_tokens for one in self._settled[judged.first :] if one.ok]
         known = [tokens_of_one for tokens_of_one in tokens if tokens_of_one is not None]
@@ -190,7 +201,19 @@ class Watch:
             verdict=verdict,
             stopped=stopped,
             run_id=run_id,
+            work_cv2=work_cv2,
         )
+
+    def _work_cv2(self, judged: _Judged) -> float | None:
+        """The larger of the squared CVs of prompt and output tokens: no weighted sum of the two has a larger one. None where
+        fewer than two replies say either."""
+        answered = [one for one in self._settled[judged.first :] if one.ok]
+        found = []
+        for tokens in ([one.prompt_tokens for one in answered], [one.output_tokens for one in answered]):
+            known = np.array([count for count in tokens if count is not None], np.float64)
+            if len(known) > 1 and known.mean() > 0:
+                found.append(float(known.var(ddof=1) / known.mean() ** 2))
+        return max(found, default=None)
 
     def _seconds(self) -> float:
         return (self._settled[-1].scheduled_ns - self._settled[0].scheduled_ns) / 1e9 if self._settled else 0.0
@@ -223,11 +246,12 @@ class Watch:
         batches = _batches(judged)
         missing = sum(good < offered for offered, good in batches)
         # the spread is only as well known as there are batches with misses
-        below = estimate(batches, _BELOW_Z[max(1, missing - 1)], self.inflation)
+        uneven = unevenness(self._work_cv2(judged))
+        below = estimate(batches, _BELOW_Z[max(1, missing - 1)], self.inflation, uneven)
         long_enough = self._seconds() >= self.shortest_s
         if below.high < self.attainment and (long_enough or (not self.patient and below.attainment < _HOPELESS)):
             return "fail", "clearly below"
-        if long_enough and estimate(batches, _ABOVE_Z, self.inflation).low > self.attainment:
+        if long_enough and estimate(batches, _ABOVE_Z, self.inflation, uneven).low > self.attainment:
             return "pass", "clearly above"
         return "undecided", "longest probe"
 

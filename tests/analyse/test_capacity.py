@@ -235,6 +235,54 @@ def test_a_curve_that_knows_next_to_nothing_has_a_wide_interval_and_no_absurd_ra
             assert curve is None or (5 < curve.rate_rps < 20 and 0.03 < curve.half_width <= 0.7)
 
 
+def uneven_curve(work_cv2):
+    """The curve of the same batches, misses spread evenly over them, for requests of that cv^2."""
+    shown = [made(rate, share) for rate, share in ((9.5, 0.964), (10.0, 0.95), (10.5, 0.93))]
+    return fit([dataclasses.replace(p, work_cv2=work_cv2) for p in shown], 0.95, 10.0)
+
+
+def test_uneven_work_widens_the_interval():
+    """The same batches of requests of cv^2 5: three times as wide an interval as with cv^2 1, for the same slope; what is more even,
+    or not known, is as cv^2 1."""
+    even, uneven = uneven_curve(1.0), uneven_curve(5.0)
+    assert uneven_curve(None) == uneven_curve(0.0) == even
+    load = [1 + (curve.slope - 1) / math.log(20) for curve in (even, uneven)]
+    assert uneven.half_width / even.half_width == pytest.approx(
+        3 * load[1] / load[0] * even.slope / uneven.slope, rel=0.03
+    )
+    assert uneven.rate_rps == pytest.approx(even.rate_rps, rel=0.02)
+
+
+def test_uneven_work_makes_a_lower_slope_likelier():
+    """Where the probes say little of the slope it is 10 for even work, and that over (1 + cv^2) / 2 for cv^2 7, the surer."""
+    little = [made(9.99, 0.95, n=500), made(10.01, 0.95, n=500)]
+    slopes = [fit([dataclasses.replace(p, work_cv2=cv2) for p in little], 0.95, 10.0).slope for cv2 in (1.0, 7.0)]
+    assert slopes == pytest.approx([10.0, 2.5], rel=0.05)
+    shown = [made(rate, share, n=500) for rate, share in ((9.0, 0.98), (10.0, 0.95), (11.0, 0.9))]
+    slopes = [fit([dataclasses.replace(p, work_cv2=cv2) for p in shown], 0.95, 10.0).slope for cv2 in (1.0, 7.0)]
+    assert slopes[0] > 8.5
+    assert slopes[1] < 5.0  # 8.5 where the prior is as vague as for even work
+
+
+def test_probes_that_tell_no_curve_are_no_error():
+    """Two probes at nearly one rate, one all misses, far above the centre: no curve, where Fisher scoring runs away."""
+    outcomes = ((0, 41, 41, 41, 41, 41, 41, 41, 41, 41), (15, 24, 0, 0, 31, 41, 0, 41, 41, 19))
+    probes = [
+        ProbeResult(k, rate, rate, 30.0, 410, sum(good), tuple((41, g) for g in good), sum(good) / 410, 0.0, 1.0, 30.0,
+                    None, None, "undecided", "")
+        for k, (rate, good) in enumerate(zip((8.4879, 8.4983), outcomes, strict=True))
+    ]  # fmt: skip
+    assert fit(probes, 0.95, 7.0) is None
+
+
+def test_uneven_work_makes_unseen_clusters_likelier():
+    """With too few misses seen to say how they cluster, the next probe takes it from (1 + cv^2) / 2 squared: for cv^2 5, nine times."""
+    spread = [made(rate, share, n=100) for rate, share in ((9.9, 0.99), (10.1, 0.98))]
+    spread = [dataclasses.replace(p, batches=((10, 9), *[(10, 10)] * 9)) for p in spread]
+    orders = [next_probe(SPEC, 0.985, [dataclasses.replace(p, work_cv2=cv2) for p in spread]) for cv2 in (1.0, 5.0)]
+    assert [order.inflation for order in orders] == [4.0, 36.0]
+
+
 def test_what_says_nothing_about_the_target_takes_no_part():
     """A grown queue, an invalid probe, a far one and one that broke off at once are left out of the curve."""
     keep = made(10, 0.99)

@@ -156,6 +156,37 @@ def test_the_interval_covers_with_independent_requests():
     assert covered >= 360
 
 
+def test_a_probe_says_how_uneven_its_work_was():
+    """The larger cv^2 of prompt tokens, without cached ones, and output tokens of the requests that are ok; None where neither is
+    known."""
+
+    def cv2(tokens):
+        watch = Watch(10.0, 0.9, 1e9)
+        watch.add(
+            replace(one, prompt_tokens=tokens(one.seq)[0], output_tokens=tokens(one.seq)[1], ok=one.seq % 7 != 0)
+            for one in replies([True] * 100, stay_s=0.0)
+        )
+        return watch.result(1).work_cv2
+
+    judged = [seq for seq in range(1, 100) if seq % 7]  # the ramp is the first
+    expected = np.var([seq % 5 for seq in judged], ddof=1) / np.mean([seq % 5 for seq in judged]) ** 2
+    assert cv2(lambda seq: (100, seq % 5 if seq % 7 else 10_000)) == pytest.approx(expected)
+    assert cv2(lambda seq: (seq % 5, 100)) == cv2(lambda seq: (seq % 5, None)) == pytest.approx(expected)
+    assert cv2(lambda seq: (100, 10)) == 0.0
+    assert cv2(lambda seq: (None, None)) is None
+    row = replace(request(0, 0.0, scheduled_s=0.0), prompt_tokens=100, cached_prompt_tokens=64)
+    assert reply(row, {}).prompt_tokens == 36
+    assert reply(replace(row, cached_prompt_tokens=None), {}).prompt_tokens == 100
+    assert reply(replace(row, prompt_tokens=None), {}).prompt_tokens is None
+
+
+def test_uneven_work_is_not_clear_so_soon():
+    """400 good requests in a row are a pass where they are alike, and none yet where their lengths have cv^2 7."""
+    alike = replies([True] * 400)
+    uneven = [replace(one, output_tokens=71 if one.seq % 8 == 0 else 1) for one in alike]
+    assert [watched(given, 10.0).result(1).verdict for given in (alike, uneven)] == ["pass", "undecided"]
+
+
 def test_no_request_at_all_is_invalid_not_zero():
     """A probe without a judged request has no attainment and is invalid."""
     result = Watch(1.0, 0.9, 1.0).result(1)
