@@ -77,6 +77,12 @@ def test_versions_and_flags_may_differ_and_are_shown():
     assert changed["target variable HF_TOKEN"] == ("none", "(not shown)")
 
 
+def test_another_machine_is_told():
+    """Runs of two machines of the same kind may be compared, and the change of the machine is listed."""
+    sides = [campaign(VALUES, environment={"host_sha256": host}) for host in ("aa", "bb")]
+    assert ("machine", "aa", "bb") in compare(*sides, metrics=[KEY]).changes
+
+
 def test_a_batch_size_in_tokens_is_a_change():
     """512 batched tokens against 8192 is another server: both values stand there; of a token the change is not even told."""
     sides = [

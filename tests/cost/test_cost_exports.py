@@ -248,10 +248,11 @@ def test_opencost_absent_is_not_zero():
 
 
 def test_opencost_labels_are_escaped():
-    """A quote or a backslash in a model's name does not break the format."""
+    """A quote, a backslash or a new line in a model's name is read back as it was."""
     s, report = run()
-    text = opencost_text([(replace(s, model='a"b\\c'), report)])
-    assert next(iter(text_string_to_metric_families(text))).samples[0].labels["model_name"] == 'a"b\\c'
+    for model in ('a"b\\c', "back\\nslash", "line\nbreak"):
+        text = opencost_text([(replace(s, model=model), report)])
+        assert next(iter(text_string_to_metric_families(text))).samples[0].labels["model_name"] == model
 
 
 # ---------------------------------------------------------------- xlsx

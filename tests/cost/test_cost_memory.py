@@ -192,6 +192,14 @@ def test_blocks_by_vllms_rule():
         assert found.max_concurrency == pytest.approx(10**9 // found.bytes_per_block / needed)
 
 
+@pytest.mark.parametrize(("window", "blocks"), [(129, 72), (130, 73)])
+def test_a_window_keeps_the_tokens_before_the_newest(window, blocks):
+    """What a windowed layer needs is window - 1 tokens and those in flight: the token that fills a block asks for no other."""
+    model = replace(load_model("gpt-oss-20b"), full_layers=0, window_layers=1, window=window)
+    found = predict_kv_blocks(model, 10**9, 16, max_model_len=4096, max_in_flight_tokens=1024)
+    assert found.max_concurrency == pytest.approx(10**9 // found.bytes_per_block / (blocks + 1))
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [

@@ -86,6 +86,13 @@ def test_a_poisson_process_has_dispersion_one():
     assert (still.gap_cv, still.dispersion_1s, still.dispersion_10s) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("window_s", [1, 10, 60])
+def test_bursts_as_far_apart_as_a_window_are_even_in_it(window_s):
+    """Five requests at the beginning of each window: as many in every one of them, so the dispersion at that window is 0."""
+    times = np.repeat(np.arange(40, dtype=np.int64) * window_s * 1_000_000_000, 5)
+    assert getattr(burstiness(times), f"dispersion_{window_s}s") == 0
+
+
 def test_burstiness_says_nothing_where_there_is_nothing_to_say():
     """One request, or all at once, has no rate; fewer than 10 windows have no dispersion."""
     assert burstiness(np.zeros(1, np.int64)) == burstiness(np.zeros(9, np.int64))
