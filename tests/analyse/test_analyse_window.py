@@ -121,6 +121,19 @@ def test_open_loop_counts_between_two_settling_times():
     assert window.drain_s == pytest.approx(0.320001, abs=1e-6)
 
 
+def test_an_open_loops_time_is_that_between_its_sends():
+    """Irregular sends and replies of every length: rates are over the window's own seconds, to the nanosecond."""
+    rng = np.random.default_rng(2)
+    at = np.cumsum(rng.exponential(0.1, 300))
+    records = [
+        request(i, t, scheduled_s=t, tokens=int(n))
+        for i, (t, n) in enumerate(zip(at, rng.integers(2, 60, 300), strict=True))
+    ]
+    window, _ = window_of(records, Load(rate_rps=10))
+    assert window.lacking is None
+    assert window.offered_s == window.seconds
+
+
 def test_open_loop_without_room_between_is_no_steady_part():
     """Open loop of five settling times less a little: whole phase, said, with the seconds that would suffice, which do."""
     window, rule = window_of(open_loop(20, 400, gap_s=0.6), Load(rate_rps=20))  # E2EL 4.25 s in 20 s

@@ -284,6 +284,7 @@ def test_a_measured_capacity_is_planned_with_its_low_end_and_says_how():
         ({"capacity": {"tokens_per_s": 5}}, "exactly one of"),
         ({"capacity": {"requests_per_s": 1, "source": ""}}, "needs its source"),
         ({"fleet": {"headroom": 0}}, "headroom"),
+        ({"fleet": {"cold_start_s": -1}}, "cold_start_s"),
         ({"fleet": {"headroom": 1.1}}, "headroom"),
         ({"hosted": []}, "hosted"),
         ({"hosted": [hosted(currency="EUR")]}, "USD"),

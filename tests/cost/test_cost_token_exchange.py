@@ -85,6 +85,12 @@ def test_requests_are_files_and_lines(tmp_path):
     assert found == [RequestText("one\ntwo"), RequestText("plain"), RequestText("p", "c"), RequestText("hi", "o")]
 
 
+def test_prompts_alone_are_texts(tmp_path):
+    """A file of prompts without any reply is counted."""
+    (tmp_path / "a.txt").write_text("one two")
+    assert read_requests([tmp_path / "a.txt"]) == [RequestText("one two")]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
