@@ -32,7 +32,11 @@ _INTERVAL_Z = 1.96
 _LOOK = 1.2  # looks at n, 1.2 n, ..: more of them would find more accidents
 _MIN_JUDGED = 30
 FEW_MISSES, LEAST_INFLATION = 3, 4.0  # misses in fewer batches say nothing about how they cluster: assume this much
-_MAX_GROWTH, _GROWTH_NOISE, _TTFT_GROWTH = 0.10, 4.0, 1.5  # as validity.queue_growing; twice its noise: many looks
+_MAX_GROWTH, _GROWTH_NOISE, _TTFT_GROWTH = (
+    0.10,
+    4.0,
+    1.5,
+)  # backlog as a share of what was offered; its noise: many looks
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ them. The settling time t follows from the durations S of the run: what is still
 sum(max(0, S - t)) / sum(S), is `_MISSING`. It is nearly the E2EL where all are equal, three times the mean where they are exponential. A
 duration is a request's, or a whole session's. A closed loop has also refilled every slot twice: its first wave has a common prefill.
 
-Where too little is left between the two (one settling time, in an open loop three), or the queue of an open loop grows, the window is the whole phase with ramp and drain in
-it, and `lacking` says so. An offline batch has no other.
+Where too little is left between the two (one settling time, in an open loop three), or the queue of an open loop grows, the window
+is the whole phase with ramp and drain in it, and `lacking` says so. An offline batch has no other.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ from harness.records import Load, Window
 
 MIN_REQUESTS = 10  # ok requests in the window: below it not even a median is given
 MIN_WINDOW_S = 5.0  # five samples of a server's 1 Hz counters
-_MISSING = (
-    0.05  # of the load at the window's first send; it shrinks from there, and most is there when the last one is served
-)
+_MISSING = 0.05  # of the load at the window's first send; it shrinks from there
 _ROOM = 1.3  # what is advised is so much longer than what would just do
 
 TOO_SHORT, GROWING = "window_too_short", "queue_growing"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from harness.cost.machine_match import gpus_used
 from harness.metrics import METRICS
 from harness.records import RunSummary
 from harness.report.formats import load_words
@@ -112,12 +113,11 @@ def unmeasured_row(table: PublishedTable, row: Row, state: str, reasons: Sequenc
 
 
 def _gpus_used(declared: int, runs: Sequence[RunSummary]) -> int:
-    """GPUs of the server as it ran: its own parallel sizes, else what the table says."""
+    """GPUs of the server as it ran, where it had any; else what the table says."""
     for run in runs:
-        flags = _flags(run)
-        sizes = [int(flags.get(name, 1)) for name in ("tensor_parallel_size", "pipeline_parallel_size")]
-        if run.environment.get("gpus"):
-            return sizes[0] * sizes[1]
+        found = gpus_used(run)
+        if run.environment.get("gpus") and found is not None:
+            return found[0]
     return declared
 
 
