@@ -218,6 +218,18 @@ def test_repetitions_give_the_median_and_its_range():
     assert got.ratio == pytest.approx(1.2)
 
 
+def test_a_figure_per_gpu_is_of_all_that_served():
+    """Tensor 2 x data 4: the row divides by eight GPUs, whatever the table declares."""
+    found = parsed()
+    figure = Figure(metric="output_tps", column="aggregate", value=15, unit="tokens/s/GPU")
+    row = found.rows[0].model_copy(update={"figures": (figure,)})
+    flags = {"tensor_parallel_size": 2, "data_parallel_size": 4}
+    environment = {"gpus": [{"name": "x"}] * 8, "server": {"flags": flags}}
+    got = compare_row(found, row, [replace(summary(repetition=2), environment=environment)])
+    one = compare_figure(figure, [summary(repetition=2)], 1)
+    assert got.figures[0].measured == pytest.approx(one.measured / 8)
+
+
 def test_an_invalid_run_gives_no_number():
     """INVALID runs are named and not used: the row is `invalid` and its measured side stays empty."""
     found = parsed()
