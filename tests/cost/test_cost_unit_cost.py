@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.cost.unit_cost import split_by_price_ratio, usd_per_million_tokens, usd_per_served
+from harness.cost.unit_cost import Split, split_by_price_ratio, usd_per_million_tokens, usd_per_served
 from harness.errors import ConfigError
 
 PRICES = st.decimals("0.01", "500", places=4)
@@ -72,3 +72,19 @@ def test_what_cannot_be_divided_is_refused(price, rate, share):
     """Utilisation outside (0, 1], no rate or a negative price: ConfigError, never an infinite or negative cost."""
     with pytest.raises(ConfigError):
         usd_per_million_tokens(D(price), D(rate), D(share))
+
+
+def test_known_dollars_of_served_units():
+    """$7,200 an hour at 1 a second, half used: $4 a second, 3 units $12; all of it used is $2; a free machine costs nothing."""
+    assert usd_per_served(D(7200), D(1), D("0.5"), D(3)) == 12
+    assert usd_per_served(D(7200), D(1), D(1), D(1)) == 2
+    assert usd_per_served(D(0), D(1), D(1), D(1)) == 0
+    assert usd_per_million_tokens(D(36), D(100), D("0.5")) == 200
+
+
+def test_a_split_needs_a_ratio_and_has_known_dollars():
+    """$36/h over 50 input and 10 output tokens/s at 5 to 1: 100 weighted a second, $100 and $500 a million; no ratio of 0."""
+    assert split_by_price_ratio(D(36), D(50), D(10), D(1), D(5)) == Split(input_usd=D(100), output_usd=D(500))
+    for ratio in (D(0), D(-1)):
+        with pytest.raises(ConfigError, match="ratio"):
+            split_by_price_ratio(D(36), D(50), D(10), D(1), ratio)
