@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.cost.model_layers import Config, blocks_of, layer_kinds
-from harness.cost.quantities import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +91,8 @@ def _state(c: Config, at: str) -> Iterator[Matrix | int]:
             yield (2 * key + value) * c.of("linear_conv_kernel_dim", 4) + 2 * heads + value_dim
         case "mamba":
             inner, size = c.of("mamba_expand", 2) * hidden, c.of("mamba_d_state", 16)
-            rank = c.values.get("mamba_dt_rank") or "auto"
-            steps = -(-hidden // 16) if rank == "auto" else whole(rank, f"model {c.name}: mamba_dt_rank", least=1)
+            auto = c.values.get("mamba_dt_rank") in (None, "auto")
+            steps = -(-hidden // 16) if auto else c.count("mamba_dt_rank")
             yield Matrix(f"{at}.in_proj", 2 * inner, hidden, "attention")
             yield Matrix(f"{at}.x_proj", steps + 2 * size, inner, "attention")
             yield Matrix(f"{at}.dt_proj", inner, steps, "attention")
@@ -116,13 +115,10 @@ def state_elements(c: Config) -> tuple[int, int]:
     """What a state layer keeps of a sequence, whatever its length: (elements of the convolution, elements of the state)."""
     match c.family.states:
         case "delta":
-            key, value = (
-                c.count("linear_num_key_heads") * c.count("linear_key_head_dim"),
-                c.count("linear_value_head_dim"),
-            )
-            heads = c.count("linear_num_value_heads")
-            width = c.of("linear_conv_kernel_dim", 4) - 1
-            return width * (2 * key + heads * value), heads * value * c.count("linear_key_head_dim")
+            key_dim = c.count("linear_key_head_dim")
+            key = c.count("linear_num_key_heads") * key_dim
+            value = c.count("linear_num_value_heads") * c.count("linear_value_head_dim")
+            return (c.of("linear_conv_kernel_dim", 4) - 1) * (2 * key + value), value * key_dim
         case "mamba":
             inner = c.of("mamba_expand", 2) * c.count("hidden_size")
             return (c.of("mamba_d_conv", 4) - 1) * inner, inner * c.of("mamba_d_state", 16)
@@ -132,14 +128,17 @@ def state_elements(c: Config) -> tuple[int, int]:
             return (c.of("conv_kernel", 4) - 1) * (inner + 2 * c.of("n_groups", 8) * size), inner * size
 
 
-def _dense(c: Config, at: str, width: int, kind: str = "mlp", copies: int = 1, used: int = 1) -> Iterator[Matrix]:
-    """A feed-forward block: gate, up and down; Nemotron-H has no gate."""
+def _dense(c: Config, at: str, width: int, kind: str = "mlp", copies: int = 1, used: int = 1) -> Iterator[Matrix | int]:
+    """A feed-forward block: gate, up and down, and biases but in experts; Nemotron-H has no gate."""
     hidden = c.count("hidden_size")
-    if kind == "expert" and c.model_type == "nemotron_h":
+    if kind == "expert":
         hidden = c.of("moe_latent_size", hidden, 1)
-    for name in ("up_proj",) if c.model_type == "nemotron_h" else ("gate_proj", "up_proj"):
+    widening = ("up_proj",) if c.model_type == "nemotron_h" else ("gate_proj", "up_proj")
+    for name in widening:
         yield Matrix(f"{at}.{name}", width, hidden, kind, copies, used)
     yield Matrix(f"{at}.down_proj", hidden, width, kind, copies, used)
+    if kind == "mlp" and c.values.get("mlp_bias"):
+        yield len(widening) * width + hidden
 
 
 def _is_sparse(c: Config, layer: int) -> bool:
@@ -191,6 +190,7 @@ def _experts(c: Config, at: str) -> Iterator[Matrix | int]:
     if latent := c.of("moe_latent_size", 0):
         yield Matrix(f"{at}.fc1_latent_proj", latent, hidden, "mlp")
         yield Matrix(f"{at}.fc2_latent_proj", hidden, latent, "mlp")
+        yield latent + hidden if c.values.get("mlp_bias") else 0
     if c.family.corrected_router and not (
         c.model_type == "deepseek_v3" and v.get("topk_method", "noaux_tc") != "noaux_tc"
     ):
@@ -209,8 +209,6 @@ def _feed_forward(c: Config, at: str, layer: int) -> Iterator[Matrix | int]:
         else c.count("intermediate_size")
     )
     yield from _dense(c, at, width)
-    if c.values.get("mlp_bias"):
-        yield width * (1 if c.model_type == "nemotron_h" else 2) + c.count("hidden_size")
 
 
 def parts(c: Config) -> Iterator[Matrix | int]:
