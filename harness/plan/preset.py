@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.config import data_dir, load_yaml
+from harness.config import data_dir
+from harness.documents import load_yaml
 from harness.errors import ConfigError
 from harness.plan.arrivals import Process, parse
 from harness.plan.lengths import Joint, Lengths, parse_short_form
@@ -223,10 +224,7 @@ def load_preset(path: Path) -> Preset:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "(file)"
-        near = difflib.get_close_matches(where, Preset.model_fields, n=1)
-        advice = (
-            f"did you mean {near[0]!r}?"
-            if first["type"] == "extra_forbidden" and near
-            else first["msg"].removeprefix("Value error, ")
-        )
+        unknown = first["type"] == "extra_forbidden" and len(first["loc"]) == 1
+        near = difflib.get_close_matches(where, Preset.model_fields, n=1) if unknown else []
+        advice = f"did you mean {near[0]!r}?" if near else first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{path}: bad workload preset", where, advice) from None
