@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 from scipy.stats import t as student
 
 from harness.analyse.capacity_probe import unevenness
@@ -230,4 +231,4 @@ def _queue_half_width(rows: _Rows, theta: FloatArray, attainment: float) -> floa
 def _design(theta: FloatArray, x: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Derivatives of the log-odds by a and log b, and the share of misses."""
     rise = math.exp(theta[1]) * x
-    return np.column_stack([np.ones_like(x), rise]), 1 / (1 + np.exp(-np.clip(theta[0] + rise, -40, 40)))
+    return np.column_stack([np.ones_like(x), rise]), special.expit(theta[0] + rise)
