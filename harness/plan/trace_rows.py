@@ -59,7 +59,7 @@ def rows_of(path: Path, layout: Layout, tokenizer: str | None) -> Iterator[Trace
         case "server-log":
             return _log_rows(path)
         case _:
-            return ((TraceRow(*row) if len(row) == 4 else BadRow(*row)) for row in text_rows(path, tokenizer))
+            return ((TraceRow(*row) if isinstance(row[0], int) else BadRow(*row)) for row in text_rows(path, tokenizer))
 
 
 def _row(line: int, layout: Layout, get: Callable[[str], Any]) -> TraceRow:
