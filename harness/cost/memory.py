@@ -160,7 +160,8 @@ def paged_against_preallocated(
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One replica over `tensor_parallel` GPUs, bytes per GPU. sequences: how many of the asked context fit at once; 0: none."""
+    """One replica over `tensor_parallel` GPUs, bytes per GPU. sequences: how many of the asked context fit at once; 0: none;
+    kv_tokens: of all of them."""
 
     tensor_parallel: int
     weights_per_gpu: float
@@ -193,7 +194,7 @@ def fit(
     )
     room = max(0.0, left)
     sequences = int(room // one)
-    return Fit(tensor_parallel, weights, room, sequences, int(room // one * context_tokens))
+    return Fit(tensor_parallel, weights, room, sequences, sequences * context_tokens)
 
 
 @dataclass(frozen=True, slots=True)

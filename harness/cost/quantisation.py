@@ -187,7 +187,7 @@ def _numbers(weights: Mapping[str, Any], what: str) -> Scheme:
         case ("float", 4) if group == _MXFP4_GROUP:
             return MXFP4
         case ("int", 4 | 8):
-            return _grouped(int(bits or 0), group, zero_point=not weights.get("symmetric", True))
+            return _grouped(bits, group, zero_point=not weights.get("symmetric", True))
         case _:
             raise ConfigError(f"{what} is not known", f"{bits}-bit {kind}, group {group}", "known: 8-bit float, NVFP4, MXFP4, 4- and 8-bit int")  # fmt: skip
 

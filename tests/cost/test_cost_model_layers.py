@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 
 from harness.cost.model_layers import FAMILIES, Family, layer_kinds, read_config
@@ -48,9 +50,31 @@ def test_layers_of_a_family_whose_config_lists_none(layers):
 
 
 def test_every_family_is_in_the_table_above():
-    """But Nemotron-H, whose config says what its layers are; a family is two norms a layer and nothing else unless it says so."""
+    """But Nemotron-H, whose config says what its layers are."""
     assert set(FAMILIES) == {"nemotron_h", *(name for names in BY_FAMILY.values() for name in names)}
-    assert Family() == Family(False, False, False, 2, "", "", False, False, False, False)
+
+
+def test_what_a_family_is_beside_its_layers():
+    """Biases, norms, gates, routers and embeddings as their code in transformers has them; a family is two norms a layer and nothing
+    else unless it says so."""
+    plain = {
+        "qkv_bias": False, "head_norms": False, "full_norms": False, "norms": 2, "windows": "", "states": "", "gated_attention": False,
+        "shared_gate": False, "corrected_router": False, "tied": False,
+    }  # fmt: skip
+    delta = {"head_norms": True, "states": "delta", "gated_attention": True}
+    assert asdict(Family()) == plain
+    said = {
+        name: {k: v for k, v in asdict(f).items() if v != plain[k] and k != "windows"} for name, f in FAMILIES.items()
+    }
+    assert {name: words for name, words in said.items() if words} == {
+        "qwen2": {"qkv_bias": True}, "qwen2_moe": {"qkv_bias": True, "shared_gate": True},
+        "qwen3": {"head_norms": True}, "qwen3_moe": {"head_norms": True},
+        "qwen3_next": {**delta, "shared_gate": True}, "qwen3_5_text": delta, "qwen3_5_moe_text": {**delta, "shared_gate": True},
+        "gemma": {"tied": True}, "gemma2": {"norms": 4, "tied": True}, "gemma3_text": {"norms": 4, "tied": True, "head_norms": True},
+        "olmo2": {"full_norms": True}, "jamba": {"states": "mamba"},
+        "glm4_moe": {"corrected_router": True}, "deepseek_v3": {"corrected_router": True}, "kimi_k2": {"corrected_router": True},
+        "nemotron_h": {"norms": 1, "states": "mamba2", "corrected_router": True},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -98,6 +122,7 @@ def test_windows_in_a_pattern(change, layers):
     [
         ("qwen3_next", {"full_attention_interval": 2}, "sfsfsfs"),
         ("qwen3_next", {"full_attention_interval": 1}, "fffffff"),
+        ("jamba", {"layers": 14}, "ssssfsssssssfs"),
         ("jamba", {"attn_layer_period": 3}, "sssssss"),  # the offset stays 4
         ("jamba", {"attn_layer_period": 3, "attn_layer_offset": 0}, "fssfssf"),
         ("jamba", {"attn_layer_period": 1, "attn_layer_offset": 0}, "fffffff"),
