@@ -5,26 +5,30 @@ from __future__ import annotations
 import fcntl
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.drive import leftover
 from harness.errors import StoreError
-from harness.records import PlannedRequest
+from harness.records import Load, PlannedRequest
 from harness.store.manifest import read_manifest
 from harness.store.owner import goes_on
 from harness.store.parts import SCRATCH, append_part
 from harness.store.reader import read_columns
 
+_LOCK = "recover.lock"
+
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """`rows`: stored now; `before`: stored when the run was killed; `planned`: requests of the plan."""
+    """`rows`: stored now; `before`: stored when the run was killed; `planned`: requests of the plan; `unread`: what of the
+    spool could not be read, and was kept."""
 
     rows: int
     before: int
     planned: int
+    unread: tuple[str, ...] = ()
 
 
 def runs_left(directory: Path) -> list[Path]:
@@ -38,9 +42,9 @@ def runs_left(directory: Path) -> list[Path]:
 
 
 def recover(run_dir: Path, on_rows: Callable[[int, int], None] | None = None) -> Recovered:
-    """Store what the spool of a killed run holds, and remove the spool; `on_rows` hears how many rows are stored, of how
-    many planned. Killed in mid-way it can be done again: a row that is stored is not stored twice. Raises StoreError: the
-    run, or a worker of it, still lives; the disk is full."""
+    """Store what the spool of a killed run holds, and remove the spool if all of it was read; `on_rows` hears how many rows
+    are stored, of how many planned. Killed in mid-way it can be done again: a row that is stored is not stored twice. Raises
+    StoreError: the run, or a worker of it, still lives; its manifest or plan cannot be read; the disk is full."""
     manifest = read_manifest(run_dir)
     if goes_on(manifest):
         raise StoreError("the run is going on", f"{run_dir}, pid {manifest.owner_pid}", "wait for it, or end it first")
@@ -51,22 +55,45 @@ def recover(run_dir: Path, on_rows: Callable[[int, int], None] | None = None) ->
             if phase == "measure"
         }
         before, requests = len(stored), _requests(run_dir)
+        unread: list[str] = []
         for folder in leftover.folders(run_dir / SCRATCH):
-            for rows in leftover.rows(folder, requests, manifest.cell.load):
-                new = [row for row in rows if row.seq not in stored]
-                stored.update(row.seq for row in new)
-                append_part(run_dir, "requests", new)
-                if on_rows is not None:
-                    on_rows(len(stored), len(requests))
-    shutil.rmtree(run_dir / SCRATCH, ignore_errors=True)
-    return Recovered(len(stored) - before, before, len(requests))
+            damage = _store(run_dir, folder, requests, manifest.cell.load, stored, on_rows)
+            unread += [f"{folder.name}: {what}" for what in damage]
+            if not damage:
+                shutil.rmtree(folder)
+        (run_dir / SCRATCH / _LOCK).unlink()
+    with suppress(OSError):  # something was kept there
+        (run_dir / SCRATCH).rmdir()
+    return Recovered(len(stored) - before, before, len(requests), tuple(unread))
+
+
+def _store(
+    run_dir: Path,
+    folder: Path,
+    requests: list[PlannedRequest],
+    load: Load,
+    stored: set[int],
+    on_rows: Callable[[int, int], None] | None,
+) -> list[str]:
+    """Store one drive's rows; what could not be read."""
+    unread: list[str] = []
+    try:
+        for rows in leftover.rows(folder, requests, load, unread):
+            new = [row for row in rows if row.seq not in stored]
+            append_part(run_dir, "requests", new)
+            stored.update(row.seq for row in new)
+            if on_rows is not None:
+                on_rows(len(stored), len(requests))
+    except (OSError, ValueError, LookupError, MemoryError) as error:  # a file beside the spool, or the disk itself
+        unread.append(f"{type(error).__name__}: {error}")
+    return unread
 
 
 @contextmanager
 def _alone(scratch: Path) -> Iterator[None]:
     """One recovery of a run at a time. Raises StoreError."""
     scratch.mkdir(exist_ok=True)
-    with (scratch / "recover.lock").open("wb") as file:
+    with (scratch / _LOCK).open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from harness.cli.offline import as_json_option, directory_argument
+from harness.errors import StoreError
 
 if TYPE_CHECKING:
     from harness.recover import Recovered
@@ -25,18 +27,36 @@ def recover_command(directory: Path, as_json: bool) -> None:
     """
     from harness.recover import runs_left
 
-    found = []
+    found, damaged = [], []
     for run_dir in runs_left(directory):
-        done = _with_progress(run_dir)
-        found.append({"run": str(run_dir), "recovered": done.rows, "stored_before": done.before, "planned": done.planned})  # fmt: skip
+        try:
+            done = _with_progress(run_dir)
+        except StoreError as error:  # the other runs are none the worse for it
+            damaged.append(error)
+            continue
+        found.append({"run": str(run_dir), "recovered": done.rows, "stored_before": done.before, "planned": done.planned, "unread": done.unread})  # fmt: skip
+        if done.unread:
+            damaged.append(_unread(run_dir, done.unread))
         if not as_json:
             click.echo(
                 f"{run_dir}: {done.rows:,} rows recovered, {done.before:,} were stored before, {done.planned:,} were planned"
             )
     if as_json:
         click.echo(json.dumps(found, indent=2))
-    elif not found:
+    elif not found and not damaged:
         click.echo(f"{directory}: no killed run left anything to recover")
+    for earlier in damaged[:-1]:
+        click.echo(f"error: {earlier}", err=True)
+    if damaged:
+        raise damaged[-1]
+
+
+def _unread(run_dir: Path, what: Sequence[str]) -> StoreError:
+    from harness.store.parts import SCRATCH
+
+    more = f"; {len(what) - 1} more" if len(what) > 1 else ""
+    advice = f"every reply that could be read is stored; the spool was kept in {run_dir / SCRATCH}: delete that folder when it is of no use"
+    return StoreError("a part of the spool cannot be read", f"{run_dir}: {what[0]}{more}", advice)
 
 
 def _with_progress(run_dir: Path) -> Recovered:

@@ -50,7 +50,7 @@ class Spooling(Protocol):
 
 
 class Collector:
-    """Reads what workers spool. `started_ns` is set by the driver once known."""
+    """Reads what workers spool (`written`: they still may). `started_ns` is set by the driver once known."""
 
     def __init__(
         self,
@@ -63,6 +63,8 @@ class Collector:
         run_id: str,
         scratch: Path,
         next_turns: turns.NextTurns | None = None,
+        *,
+        written: bool = True,
     ) -> None:
         self.requests, self.run_id, self.phase = requests, run_id, phase
         self.context = Context(phase, load.concurrency is None, endpoint.api_key)
@@ -71,7 +73,7 @@ class Collector:
             self.places[w].append(i)
         self.has_row = [bytearray(len(p)) for p in self.places]
         self.sent = [shard.load(shard.files(scratch, w)).sent for w in range(workers)]
-        self.tails = [Tail(scratch, w) for w in range(workers)]
+        self.tails = [Tail(scratch, w, written=written) for w in range(workers)]
         self.stamps = [StampMap() for _ in range(workers)]
         self.reports: dict[int, dict[str, Any]] = {}
         self.clock_ns: dict[int, int] = {}  # worker -> its clock, as it last said
@@ -225,6 +227,12 @@ class Collector:
             raw = Raw(index, outcome.value, why, due, 0, 0, 0, None, sent, now, False, b"", b"", b"")
             rows.append(self._row(worker, raw))
         return rows
+
+    def damage(self, worker: int) -> str:
+        """What of a worker's spool could not be read, in one line; empty if there is none."""
+        found = self.tails[worker].damaged
+        more = f" and {len(found) - 1:,} more places" if len(found) > 1 else ""
+        return f"the spool of worker {worker} is damaged: {found[0]}{more}" if found else ""
 
     def is_behind(self, size: int) -> bool:
         """True if a worker has spooled more than about `size` bytes that were not read yet."""

@@ -63,14 +63,16 @@ def drive(
     on_progress: Callable[[DriveProgress], None],
     should_stop: Callable[[], str | None],
     on_start: Callable[[int], None],
+    on_end: Callable[[], None] = lambda: None,
 ) -> DriveReport:
     """Offer `requests` (with their `prompts`, in the same order) to `endpoint` and report every one that was begun.
 
     `driver`: wire | sdk. `duration_s`: no new sends after it, what is in flight ends by itself; requests never sent
     because of it make no row. `should_stop` is asked ten times a second: "drain" ends sending, "abort" (or any other
     word, which then is the stop_reason) also cancels what is in flight. `on_rows` gets rows as requests end, from
-    this thread; `on_start` gets the start instant before the first send. Raises ConfigError on words it cannot use.
-    Files under `scratch` are removed at the end; the API key is never among them.
+    this thread; `on_start` gets the start instant before the first send; `on_end` is called after the last row. Raises ConfigError
+    on words it cannot use. Files under `scratch` are removed at the end, the API key is never among them; where anything raises
+    after the first send, `on_end` too, they stay for `harness recover`.
     """
     if driver not in ("wire", "sdk"):
         raise ConfigError("unknown driver", driver, "use wire or sdk")
@@ -86,6 +88,7 @@ def drive(
     place = Path(tempfile.mkdtemp(prefix="drive-", dir=scratch))
     processes: list[WorkerProcess] = []
     following = collector = None
+    needed = False  # what the workers spooled, and nobody has stored
     try:
         planned = turns.Planned(place / "planned") if tree.waiting else None
         shard.write(requests, prompts, owner, count, endpoint, run_id, phase, place, tree, planned)
@@ -102,7 +105,10 @@ def drive(
         started_ns = clock.monotonic_ns() + LEAD_NS
         collector.started_ns = started_ns
         on_start(started_ns)
+        needed = True
         session.run(started_ns)
+        on_end()
+        needed = False
         return collector.report(driver, session.stop_reason)
     finally:
         for process in processes:
@@ -111,7 +117,8 @@ def drive(
             following.close()
         if collector is not None:
             collector.close()
-        shutil.rmtree(place, ignore_errors=True)
+        if not needed:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 KERNEL_STAMPS = True  # False: stamps are taken in user space even where the kernel has them (for tests)
@@ -283,8 +290,9 @@ class _Session:
         """A worker has ended: properly, or by dying; a dead one's requests become rows and the run stops."""
         process = self.processes[worker]
         process.finished = True
-        if worker not in self.collector.reports:
-            self.on_rows(self.collector.lost(worker, process.epitaph()))
+        damage = self.collector.damage(worker)
+        if damage or worker not in self.collector.reports:
+            self.on_rows(self.collector.lost(worker, damage or process.epitaph()))
             self._stop_for_death()
 
     def _stop_for_death(self) -> None:
