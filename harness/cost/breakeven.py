@@ -25,10 +25,11 @@ from harness.cost.fleet import FleetSpec, fixed_usd_per_hour, fleet_cost, paid_s
 from harness.cost.quantities import (
     HOURS_PER_MONTH,
     Number,
-    above_zero,
+    as_fraction,
     exact,
+    exact_above_zero,
+    exact_share,
     exact_usd,
-    share,
     to_decimal,
     to_float,
     whole,
@@ -90,9 +91,8 @@ def _inputs(
     fixed: Number,
     minimum_usd_per_month: Number,
 ) -> _Inputs:
-    above_zero(capacity_rps, "capacity of a replica (rps)")
     return _Inputs(
-        exact(capacity_rps, "capacity of a replica (rps)"),
+        exact_above_zero(capacity_rps, "capacity of a replica (rps)"),
         exact_usd(replica_usd_per_hour, "price of a replica (USD per hour)"),
         3600 * exact_usd(hosted_usd_per_request, "hosted price (USD per request)"),
         whole(spares, "spares"),
@@ -235,9 +235,7 @@ class _Stairs:
 
 
 def _usable(spec: FleetSpec) -> Fraction:
-    above_zero(spec.capacity_rps, "capacity of a replica (rps)")
-    share(spec.headroom, "headroom")
-    return exact(spec.capacity_rps, "capacity of a replica (rps)") * exact(spec.headroom, "headroom")
+    return exact_above_zero(spec.capacity_rps, "capacity of a replica (rps)") * exact_share(spec.headroom, "headroom")
 
 
 def _stairs(demand: Demand, spec: FleetSpec) -> tuple[_Stairs, Fraction]:
@@ -248,7 +246,7 @@ def _stairs(demand: Demand, spec: FleetSpec) -> tuple[_Stairs, Fraction]:
     first += least * (1 - sum((part for _, part in shares), Fraction(0)))  # hours without any demand
     mu = _usable(spec)
     steps = tuple((relative, float(part)) for relative, part in shares if part)
-    paid = sum((exact(relative, "rate") * part for relative, part in shares), Fraction(0))
+    paid = sum((as_fraction(relative) * part for relative, part in shares), Fraction(0))
     return _Stairs(steps, float(mu), least, float(first) + whole(spec.spares, "spares")), paid
 
 

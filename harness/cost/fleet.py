@@ -23,10 +23,10 @@ from harness.cost.demand import Demand
 from harness.cost.quantities import (
     HOURS_PER_MONTH,
     Number,
-    above_zero,
-    at_least_zero,
-    exact,
-    share,
+    as_fraction,
+    exact_above_zero,
+    exact_at_least_zero,
+    exact_share,
     to_decimal,
     usd,
     whole,
@@ -94,18 +94,15 @@ class FleetCost:
 
 def labour_usd_per_hour(full_time: Number, usd_per_work_hour: Number) -> Decimal:
     """Labour per clock hour: FTE x 40 / 168 x rate. 0.25 FTE at $150 is $8.93/h."""
-    at_least_zero(full_time, "full-time equivalents")
+    people = to_decimal(exact_at_least_zero(full_time, "full-time equivalents"))
     rate = usd(usd_per_work_hour, "labour (USD per work hour)")
-    return to_decimal(exact(full_time, "full-time equivalents")) * _WORK_HOURS_PER_WEEK / HOURS_PER_WEEK * rate
+    return people * _WORK_HOURS_PER_WEEK / HOURS_PER_WEEK * rate
 
 
 def replicas_needed(rate_rps: Number, capacity_rps: Number, headroom: Number) -> int:
     """ceil(rate / (headroom x mu)); 0 for no demand. A billionth of a replica's rate is rounding, and buys none."""
-    rate = exact(rate_rps, "rate (rps)")
-    at_least_zero(rate_rps, "rate (rps)")
-    above_zero(capacity_rps, "capacity of a replica (rps)")
-    share(headroom, "headroom")
-    usable = exact(capacity_rps, "capacity of a replica (rps)") * exact(headroom, "headroom")
+    rate = exact_at_least_zero(rate_rps, "rate (rps)")
+    usable = exact_above_zero(capacity_rps, "capacity of a replica (rps)") * exact_share(headroom, "headroom")
     return max(int(rate > 0), math.ceil(rate / usable - ROUNDING))
 
 
@@ -199,12 +196,12 @@ def _autoscaled(rps: tuple[float, ...], step_s: Fraction, cold_s: Fraction, unit
 
 
 def _levels(demand: Demand, spec: FleetSpec) -> tuple[Level, ...]:
-    at_least_zero(spec.cold_start_s, "cold start (s)")
-    above_zero(spec.billing_s, "billing granularity (s)")
-    step = exact(demand.step_s, "step (s)")
+    cold_s = exact_at_least_zero(spec.cold_start_s, "cold start (s)")
+    unit_s = exact_above_zero(spec.billing_s, "billing granularity (s)")
+    step_s = as_fraction(demand.step_s)
     if _is_fixed(spec):
-        return (Level(demand.highest_rps, step * len(demand.rps), 0),)
-    return _autoscaled(demand.rps, step, exact(spec.cold_start_s, "cold start (s)"), exact(spec.billing_s, "billing (s)"))  # fmt: skip
+        return (Level(demand.highest_rps, step_s * len(demand.rps), 0),)
+    return _autoscaled(demand.rps, step_s, cold_s, unit_s)
 
 
 def paid_shares(demand: Demand, spec: FleetSpec) -> tuple[tuple[float, Fraction], ...]:
@@ -214,7 +211,7 @@ def paid_shares(demand: Demand, spec: FleetSpec) -> tuple[tuple[float, Fraction]
     """
     found = _levels(demand, spec)
     above = [*(level.paid_s for level in found[1:]), Fraction(0)]
-    cycle = exact(demand.step_s, "step (s)") * len(demand.rps)
+    cycle = as_fraction(demand.step_s) * len(demand.rps)
     return tuple((level.rate_rps, (level.paid_s - more) / cycle) for level, more in zip(found, above, strict=True))
 
 
@@ -228,9 +225,9 @@ def fixed_usd_per_hour(spec: FleetSpec) -> Decimal:
 def _parts(demand: Demand, spec: FleetSpec, paid_hours: Decimal) -> list[CostPart]:
     price = usd(spec.replica_usd_per_hour, "price of a replica (USD per hour)")
     hours, requests = to_decimal(demand.hours), to_decimal(demand.requests)
-    gb = requests * to_decimal(at_least_zero(spec.bytes_per_request, "bytes per request")) / 10**9
-    kwh = paid_hours * to_decimal(at_least_zero(spec.power_kw, "power (kW)"))
-    kwh *= to_decimal(at_least_zero(spec.pue, "PUE"))
+    gb = requests * to_decimal(exact_at_least_zero(spec.bytes_per_request, "bytes per request")) / 10**9
+    kwh = paid_hours * to_decimal(exact_at_least_zero(spec.power_kw, "power (kW)"))
+    kwh *= to_decimal(exact_at_least_zero(spec.pue, "PUE"))
     storage = usd(spec.storage_usd_per_month, "storage (USD per month)") * hours / HOURS_PER_MONTH
     return [
         CostPart("replicas", price * paid_hours, True, f"{paid_hours:.6g} replica-hours x {price} $/h"),
@@ -259,7 +256,7 @@ def fleet_cost(demand: Demand, spec: FleetSpec) -> FleetCost:
     """What the fleet costs over one cycle of the demand curve. Raises ConfigError for bad numbers or too much demand."""
     counts = replica_counts(demand, spec)
     paid = sum((part * replicas_for(rate, spec) for rate, part in paid_shares(demand, spec)), Fraction(spec.spares))
-    seconds = paid * exact(demand.step_s, "step (s)") * len(demand.rps)
+    seconds = paid * as_fraction(demand.step_s) * len(demand.rps)
     paid_hours = to_decimal(seconds / 3600)
     parts = _parts(demand, spec, paid_hours)
     total = sum((part.usd for part in parts if part.added), Decimal(0))
@@ -270,7 +267,7 @@ def fleet_cost(demand: Demand, spec: FleetSpec) -> FleetCost:
         replicas=counts,
         paid_replica_hours=paid_hours,
         cold_starts=_cold_starts(demand, spec),
-        utilisation=demand.requests / (float(seconds) * float(exact(spec.capacity_rps, "capacity"))),
+        utilisation=demand.requests / (float(seconds) * float(spec.capacity_rps)),
         parts=tuple(parts),
         total_usd=total,
         usd_per_hour=total / hours,
@@ -294,24 +291,15 @@ def cost_ladder(demand: Demand, spec: FleetSpec, *, saturated_rps: Number | None
 
     saturated_rps: rate of one replica with no SLO (closed loop), the figure that most benchmarks print: then the first rung.
     """
-    price, mu = (
-        usd(spec.replica_usd_per_hour, "price of a replica (USD per hour)"),
-        exact(spec.capacity_rps, "capacity"),
-    )
-    above_zero(spec.capacity_rps, "capacity of a replica (rps)")
-    share(spec.headroom, "headroom")
-    full = price * 1000 / 3600 / to_decimal(mu)
+    per_second = usd(spec.replica_usd_per_hour, "price of a replica (USD per hour)") * 1000 / 3600
+    full = per_second / to_decimal(exact_above_zero(spec.capacity_rps, "capacity of a replica (rps)"))
+    headroom = to_decimal(exact_share(spec.headroom, "headroom"))
     steps: list[tuple[str, Decimal]] = []
     if saturated_rps is not None:
-        above_zero(saturated_rps, "rate with no SLO (rps)")
-        steps.append(("no SLO, 100 % full", price * 1000 / 3600 / to_decimal(exact(saturated_rps, "rate"))))
+        most = to_decimal(exact_above_zero(saturated_rps, "rate with no SLO (rps)"))
+        steps.append(("no SLO, 100 % full", per_second / most))
     steps.append(("at SLO capacity, 100 % full", full))
-    steps.append(
-        (
-            f"+ headroom: {float(spec.headroom):.3g} of it is planned to be used",
-            full / to_decimal(exact(spec.headroom, "headroom")),
-        )
-    )
+    steps.append((f"+ headroom: {headroom:.3g} of it is planned to be used", full / headroom))
     bare = replace(
         spec, spares=0, cold_start_s=0, billing_s=1, storage_usd_per_month=0, egress_usd_per_gb=0,
         labour_usd_per_hour=0, other_usd_per_hour=0,
@@ -331,7 +319,7 @@ def cost_ladder(demand: Demand, spec: FleetSpec, *, saturated_rps: Number | None
     ):
         steps.append((name, fleet_cost(demand, one).usd_per_request * 1000))
     if steps[0][1] == 0:
-        raise ConfigError("a replica is free", price, "factors of a ladder need a price above 0")
+        raise ConfigError("a replica is free", spec.replica_usd_per_hour, "factors of a ladder need a price above 0")
     before = [steps[0][1], *(usd_ for _, usd_ in steps[:-1])]
     return tuple(
         Rung(name, value, float(value / last), float(value / steps[0][1]))

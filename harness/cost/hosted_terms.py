@@ -18,7 +18,18 @@ from genai_prices.types import TieredPrices
 from harness.config import PriceRef
 from harness.cost.demand import DAY_S, Load
 from harness.cost.hosted import HostedPrice, book_model, price_at
-from harness.cost.quantities import HOURS_PER_MONTH, Number, above_zero, at_least_zero, exact, to_decimal, usd
+from harness.cost.quantities import (
+    HOURS_PER_MONTH,
+    Number,
+    above_zero,
+    at_least_zero,
+    exact,
+    exact_above_zero,
+    exact_at_least_zero,
+    exact_usd,
+    to_decimal,
+    usd,
+)
 from harness.errors import ConfigError
 
 _CROSS_CHECK = Decimal("0.10")  # two sources further apart than this are flagged
@@ -169,15 +180,12 @@ def monthly_bill(
 
     billed_retries: share of requests billed again (a stream that timed out; a 429 is free). Raises ConfigError out of range.
     """
-    above_zero(requests, "requests per month")
+    count = exact_above_zero(requests, "requests per month")
     off = exact(discount, "discount")
     if not 0 <= off < 1:
         raise ConfigError("discount is out of range", discount, "a share: 0.2 for 20 %, 0 or more and below 1")
-    again = exact(at_least_zero(billed_retries, "billed retries"), "billed retries")
-    count = exact(requests, "requests per month")
-    used = to_decimal(
-        exact(usd(usd_per_request, "hosted price (USD per request)"), "price") * count * (1 + again) * (1 - off)
-    )
+    again = exact_at_least_zero(billed_retries, "billed retries")
+    used = to_decimal(exact_usd(usd_per_request, "hosted price (USD per request)") * count * (1 + again) * (1 - off))
     due = max(used, usd(minimum_usd, "minimum commitment (USD per month)"))
     return MonthlyBill(used, due, due - used, due / to_decimal(count))
 
@@ -189,8 +197,8 @@ def provisioned_usd_per_hour(
 
     Its crossings are those of `breakeven` with mu = unit_rps and c = unit_usd_per_hour.
     """
-    per_unit = exact(above_zero(unit_rps, "rate of a unit (rps)"), "rate of a unit")
-    demand = exact(at_least_zero(demand_rps, "demand (rps)"), "demand")
+    per_unit = exact_above_zero(unit_rps, "rate of a unit (rps)")
+    demand = exact_at_least_zero(demand_rps, "demand (rps)")
     units = max(minimum_units, math.ceil(demand / per_unit))
     return units, units * usd(unit_usd_per_hour, "price of a unit (USD per hour)")
 

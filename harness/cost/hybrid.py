@@ -18,7 +18,18 @@ from decimal import Decimal
 from fractions import Fraction
 
 from harness.cost.demand import DAY_S, HOUR_S, Demand, days_of
-from harness.cost.quantities import HOURS_PER_MONTH, Number, above_zero, exact, exact_usd, share, to_decimal, usd, whole
+from harness.cost.quantities import (
+    HOURS_PER_MONTH,
+    Number,
+    as_fraction,
+    exact_above_zero,
+    exact_at_least_zero,
+    exact_share,
+    exact_usd,
+    to_decimal,
+    usd,
+    whole,
+)
 from harness.errors import ConfigError
 
 MAX_REPLICAS = 100_000
@@ -38,12 +49,11 @@ class HybridPlan:
 
 
 def _rates(demand: Demand) -> list[Fraction]:
-    return [exact(rate, "rate (rps)") for rate in days_of(demand).rps]
+    return [as_fraction(rate) for rate in days_of(demand).rps]
 
 
 def _capacity(capacity_rps: Number) -> Fraction:
-    above_zero(capacity_rps, "capacity of a replica (rps)")
-    return exact(capacity_rps, "capacity of a replica (rps)")
+    return exact_above_zero(capacity_rps, "capacity of a replica (rps)")
 
 
 def _mean(values: Sequence[Fraction]) -> Fraction:
@@ -135,7 +145,7 @@ def plan_hybrid(
         to_decimal(cost),
         to_decimal(cost / (3600 * mean)),
         float(over / mean),
-        float(max(exact(demand.highest_rps, "rate (rps)") - k * t.mu, Fraction(0))),
+        float(max(as_fraction(demand.highest_rps) - k * t.mu, Fraction(0))),
         needed,
         fractile,
     )
@@ -154,17 +164,18 @@ def spot_usd_per_hour(
     lost_hours: cold start plus work done again. unavailable: share of hours with no spot to be had, bought on demand instead.
     Raises ConfigError where interruptions leave no useful time.
     """
-    usd(spot, "spot price (USD per hour)")
-    usd(on_demand, "on-demand price (USD per hour)")
-    usd(interruptions_per_hour, "interruptions per hour")
-    usd(lost_hours, "hours lost at an interruption")
-    gone = exact(share(unavailable, "share of hours without spot", zero=True), "share")
-    lost = exact(interruptions_per_hour, "interruptions per hour") * exact(lost_hours, "hours lost")
+    useful, elsewhere = (
+        exact_usd(spot, "spot price (USD per hour)"),
+        exact_usd(on_demand, "on-demand price (USD per hour)"),
+    )
+    gone = exact_share(unavailable, "share of hours without spot", zero=True)
+    lost = exact_at_least_zero(interruptions_per_hour, "interruptions per hour")
+    lost *= exact_at_least_zero(lost_hours, "hours lost at an interruption")
     if lost >= 1:
         raise ConfigError(
             "spot is interrupted faster than it starts", float(lost), "hours lost per hour must be below 1"
         )
-    return to_decimal((1 - gone) * exact(spot, "spot price") / (1 - lost) + gone * exact(on_demand, "on-demand price"))
+    return to_decimal((1 - gone) * useful / (1 - lost) + gone * elsewhere)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +280,7 @@ class ClockPolicy:
 
 def _seconds_inside(demand: Demand, hours: Sequence[int]) -> list[Fraction]:
     """Of each step: seconds that lie in these hours of the day. The curve begins at midnight and holds whole days."""
-    step, day = exact(demand.step_s, "step (s)"), int(DAY_S)
+    step, day = as_fraction(demand.step_s), int(DAY_S)
     cycle = step * len(demand.rps)
     if cycle % day:
         raise ConfigError(
@@ -302,14 +313,14 @@ def clock_policy(
     clocked = sorted(set(hours))
     if not clocked or any(whole(hour, "hour of the day") > 23 for hour in clocked):
         raise ConfigError("hours of the day are 0 to 23", list(hours), "name at least one")
-    month = to_decimal(exact(above_zero(hours_per_month, "hours per month"), "hours per month"))
+    month = to_decimal(exact_above_zero(hours_per_month, "hours per month"))
     per_hour = usd(replica_usd_per_hour, "price of a replica (USD per hour)") * whole(replicas, "replicas", least=1)
     paid = per_hour * month
     hosted = Decimal(0)
     if demand is not None:
         price = usd(hosted_usd_per_request, "hosted price (USD per request)")
         inside = _seconds_inside(demand, clocked)
-        rates = [exact(rate, "rate (rps)") for rate in demand.rps]
+        rates = [as_fraction(rate) for rate in demand.rps]
         highest = max(rate for rate, seconds in zip(rates, inside, strict=True) if seconds)
         if capacity_rps is not None and highest > replicas * _capacity(capacity_rps):
             raise ConfigError(
@@ -318,5 +329,5 @@ def clock_policy(
                 "the rule is not waste here: the fleet is too small",
             )
         requests = sum((rate * seconds for rate, seconds in zip(rates, inside, strict=True)), Fraction(0))
-        hosted = to_decimal(requests / exact(demand.hours, "hours of the curve")) * month * price
+        hosted = to_decimal(requests / as_fraction(demand.hours)) * month * price
     return ClockPolicy(paid, paid * len(clocked) / 24, hosted, paid + hosted, hosted)

@@ -18,7 +18,17 @@ from pathlib import Path
 from harness.cost.hybrid import spot_usd_per_hour
 from harness.cost.model_shape import ModelShape
 from harness.cost.prices import instances, stale_after_days
-from harness.cost.quantities import HOURS_PER_MONTH, Number, above_zero, exact, nearest, share, usd, whole
+from harness.cost.quantities import (
+    HOURS_PER_MONTH,
+    Number,
+    above_zero,
+    as_fraction,
+    exact_above_zero,
+    exact_share,
+    nearest,
+    usd,
+    whole,
+)
 from harness.cost.roofline import Shape, best_estimate
 from harness.errors import ConfigError
 
@@ -201,15 +211,13 @@ def candidates(
 
 def _choice(picked: Sequence[tuple[Candidate, int]], rate: Fraction, headroom: Fraction) -> Choice:
     total = sum((c.usd_per_hour * n for c, n in picked), Decimal(0))
-    full = sum((exact(c.rps, "rps") * n for c, n in picked), Fraction(0))
+    full = sum((as_fraction(c.rps) * n for c, n in picked), Fraction(0))
     per_1000 = total * 1000 / 3600 * rate.denominator / rate.numerator
     return Choice(tuple(picked), total, total * HOURS_PER_MONTH, per_1000, float(full * headroom), float(rate / full))
 
 
 def _demand(rps: Number, headroom: Number) -> tuple[Fraction, Fraction]:
-    above_zero(rps, "rate (rps)")
-    share(headroom, "headroom")
-    return exact(rps, "rate (rps)"), exact(headroom, "headroom")
+    return exact_above_zero(rps, "rate (rps)"), exact_share(headroom, "headroom")
 
 
 def _limits(at_most: Mapping[str, int] | None, options: Sequence[Candidate]) -> dict[str, int]:
@@ -241,7 +249,7 @@ def single_type(
     rate, rho = _demand(rps, headroom)
     whole(spares, "spares")
     limits = _limits(at_most, options)
-    counts = [(c, math.ceil(rate / (rho * exact(c.rps, "rps"))) + spares) for c in options if c.purchase != "spot"]
+    counts = [(c, math.ceil(rate / (rho * as_fraction(c.rps))) + spares) for c in options if c.purchase != "spot"]
     found = [_choice([(c, n)], rate, rho) for c, n in counts if n <= limits.get(c.name, n)]
     return tuple(sorted(found, key=lambda choice: choice.usd_per_hour))
 
@@ -254,10 +262,10 @@ def serves(
     used = [(c, n) for c, n in picked if n]
     if not used:
         return False
-    largest = max(exact(c.rps, "rps") for c, _ in used)
-    full = sum((exact(c.rps, "rps") * n for c, n in used), Fraction(0)) - spares * largest
-    kept = sum((exact(c.rps, "rps") * n for c, n in used if c.purchase != "spot"), Fraction(0))
-    return rho * full >= rate and rho * kept >= exact(steady, "steady share") * rate
+    largest = max(as_fraction(c.rps) for c, _ in used)
+    full = sum((as_fraction(c.rps) * n for c, n in used), Fraction(0)) - spares * largest
+    kept = sum((as_fraction(c.rps) * n for c, n in used if c.purchase != "spot"), Fraction(0))
+    return rho * full >= rate and rho * kept >= exact_share(steady, "steady share", zero=True) * rate
 
 
 def cheapest_mix(
@@ -276,7 +284,7 @@ def cheapest_mix(
     """
     rate, rho = _demand(rps, headroom)
     whole(spares, "spares")
-    base = exact(share(steady, "steady share", zero=True), "steady share")
+    base = exact_share(steady, "steady share", zero=True)
     limits = _limits(at_most, options)
     usable = [c for c in options if limits.get(c.name, 1) > 0]
     if not usable:

@@ -24,7 +24,7 @@ def exact(value: Number, what: str) -> Fraction:
     try:
         if isinstance(value, Fraction):
             return value
-        number = Decimal(repr(value) if isinstance(value, float) else str(value))  # "True" is no number
+        number = Decimal(str(value))  # "True" is no number
         if number.is_finite():
             return Fraction(number)
     except (InvalidOperation, ValueError):
@@ -32,26 +32,50 @@ def exact(value: Number, what: str) -> Fraction:
     raise ConfigError(f"{what} is not a number", value, "give a finite number")
 
 
+def as_fraction(value: float) -> Fraction:
+    """A float that was checked before, as the exact fraction of its text."""
+    return Fraction(repr(value))
+
+
+def exact_at_least_zero(value: Number, what: str) -> Fraction:
+    """`value` as an exact fraction, 0 or more. Raises ConfigError."""
+    number = exact(value, what)
+    if number < 0:
+        raise ConfigError(f"{what} is negative", value, "give 0 or more")
+    return number
+
+
 def at_least_zero(value: Number, what: str) -> float:
     """`value` as a float, 0 or more. Raises ConfigError."""
-    if exact(value, what) < 0:
-        raise ConfigError(f"{what} is negative", value, "give 0 or more")
+    exact_at_least_zero(value, what)
     return float(value)
+
+
+def exact_above_zero(value: Number, what: str) -> Fraction:
+    """`value` as an exact fraction above 0. Raises ConfigError."""
+    number = exact(value, what)
+    if number <= 0:
+        raise ConfigError(f"{what} is {'0' if number == 0 else 'negative'}", value, "give a number above 0")
+    return number
 
 
 def above_zero(value: Number, what: str) -> float:
     """`value` as a float above 0. Raises ConfigError."""
-    number = exact(value, what)
-    if number <= 0:
-        raise ConfigError(f"{what} is {'0' if number == 0 else 'negative'}", value, "give a number above 0")
+    exact_above_zero(value, what)
     return float(value)
+
+
+def exact_share(value: Number, what: str, *, zero: bool = False) -> Fraction:
+    """`value` as an exact fraction in (0, 1], or [0, 1] with `zero`. Raises ConfigError."""
+    number = exact(value, what)
+    if number < 0 or number > 1 or (number == 0 and not zero):
+        raise ConfigError(f"{what} is out of range", value, f"give {'0 or' if zero else 'a number'} above 0, at most 1")
+    return number
 
 
 def share(value: Number, what: str, *, zero: bool = False) -> float:
     """`value` as a float in (0, 1], or [0, 1] with `zero`. Raises ConfigError."""
-    number = exact(value, what)
-    if number < 0 or number > 1 or (number == 0 and not zero):
-        raise ConfigError(f"{what} is out of range", value, f"give {'0 or' if zero else 'a number'} above 0, at most 1")
+    exact_share(value, what, zero=zero)
     return float(value)
 
 
@@ -98,6 +122,6 @@ def to_float(number: Fraction, what: str) -> float:
 
 
 def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
-    """Advice that names the nearest known words, or `otherwise`."""
-    near = get_close_matches(word, list(known), n=3, cutoff=0.5)
+    """Advice that names the three nearest known words, or `otherwise`."""
+    near = get_close_matches(word, list(known), cutoff=0.5)
     return f"did you mean {', '.join(near)}?" if near else otherwise

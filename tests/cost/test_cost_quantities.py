@@ -11,6 +11,7 @@ from harness.cost.quantities import (
     HOURS_PER_MONTH,
     HOURS_PER_YEAR,
     above_zero,
+    as_fraction,
     at_least_zero,
     exact,
     exact_usd,
@@ -26,7 +27,8 @@ from harness.errors import ConfigError
 
 def test_a_mean_year_has_leap_days_and_12_months():
     """365.25 days of 24 hours, and a twelfth of them."""
-    assert (HOURS_PER_YEAR, HOURS_PER_MONTH * 12) == (D("365.25") * 24, D("365.25") * 24)
+    assert D("365.25") == HOURS_PER_YEAR / 24
+    assert HOURS_PER_YEAR / 12 == HOURS_PER_MONTH
 
 
 @pytest.mark.parametrize(
@@ -64,8 +66,10 @@ def test_bounds_are_taken_and_just_beyond_is_not(check, good, bad):
         assert check(value, "x") == float(value)
         assert type(check(value, "x")) is float
     for value in bad:
-        with pytest.raises(ConfigError, match="^x is"):
+        with pytest.raises(ConfigError, match=r"^x is"):
             check(value, "x")
+    with pytest.raises(ConfigError, match=r"^x is not a number"):
+        check("many", "x")
 
 
 def test_zero_and_negative_are_told_apart():
@@ -89,8 +93,10 @@ def test_counts_are_whole_and_not_below_their_least():
     assert type(whole("2", "x")) is int
     assert whole(3, "x", least=3) == 3
     for value, least in ((-1, 0), (0.5, 0), (2, 3)):
-        with pytest.raises(ConfigError, match=f"at least {least}"):
+        with pytest.raises(ConfigError, match=f"x is not a whole number of at least {least}"):
             whole(value, "x", least=least)
+    with pytest.raises(ConfigError, match="x is not a number"):
+        whole("many", "x")
 
 
 def test_dollars_are_decimals_as_they_were_written():
@@ -100,7 +106,7 @@ def test_dollars_are_decimals_as_they_were_written():
     assert exact_usd("0.1", "x") == F(1, 10)
     for price in (usd, exact_usd):
         for value, word in ((None, "missing"), (UNDER, "negative"), ("x", "not a number")):
-            with pytest.raises(ConfigError, match=word):
+            with pytest.raises(ConfigError, match=f"x is {word}"):
                 price(value, "x")
 
 
@@ -108,6 +114,7 @@ def test_back_to_decimals_and_floats():
     """Floats by their text, fractions to Decimal's digits; what no float can hold is refused by its name."""
     assert (str(to_decimal(0.1)), to_decimal(F(1, 8))) == ("0.1", D("0.125"))
     assert to_decimal(F(2, 3)) == D(2) / D(3)
+    assert as_fraction(0.1) == F(1, 10)
     assert to_float(F(1, 4), "x") == 0.25
     with pytest.raises(ConfigError, match="crossing is beyond any number"):
         to_float(F(10**400), "crossing")
