@@ -98,7 +98,8 @@ def _rows(asked: Asked, draft: Draft, seqs: I64, scheduled_ns: I64 | None) -> Ro
         prefix = [(seed, min(system, length)) for length in draft.prompt.tolist()]
     think_ns, factor = draft.think_ns, asked.workload.options.think
     if think_ns is not None and factor != 1:
-        think_ns = np.where(think_ns == NULL, NULL, np.rint(think_ns * factor).astype(np.int64))
+        none = think_ns == NULL
+        think_ns = np.where(none, NULL, np.rint(np.where(none, 0, think_ns) * factor).astype(np.int64))
     return Rows(
         seqs, scheduled_ns, draft.prompt, draft.output, seeds, draft.session, prefix, draft.after, think_ns
     )  # fmt: skip
