@@ -74,7 +74,7 @@ def test_every_part_of_a_fleets_cost():
             CostPart("egress", D("61.2"), True, "122.4 GB"),
             CostPart("labour", D(6), True, "3.0 clock hours"),
             CostPart("other", D(3), True, "3.0 h"),
-            CostPart("energy", D("3.9"), False, "39 kWh: in the price"),
+            CostPart("energy", D("3.9"), False, "39.0 kWh: in the price"),
         ),
         total_usd=total,
         usd_per_hour=total / 3,
