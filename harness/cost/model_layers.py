@@ -147,17 +147,14 @@ def layer_kinds(c: Config) -> list[str]:
 
 
 def _has_window(rule: str, layer: int, pattern: int, late: int) -> bool:
-    match rule:
-        case "all":
-            return True
-        case "even":
-            return layer % 2 == 0
-        case "pattern":
-            return (layer + 1) % pattern != 0
-        case "late":
-            return layer >= late
-        case _:
-            return False
+    rules = {
+        "": False,
+        "all": True,
+        "even": layer % 2 == 0,
+        "pattern": (layer + 1) % pattern != 0,
+        "late": layer >= late,
+    }
+    return rules[rule]
 
 
 def _roped(c: Config, layers: int) -> list[bool]:
