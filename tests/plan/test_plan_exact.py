@@ -223,8 +223,8 @@ def test_all_of_a_folder_of_clients(tmp_path):
         (3.0, 1.0, 0.0, 3.0),
         600.0,
         (
-            "histograms: 2 of 3 clients, 3 windows; prompt and output of one client are drawn independently, arrivals with the rates "
-            "of the windows (the clients' own burstiness is not replayed)",
+            ("histograms: 2 of 3 clients, 3 windows; prompt and output of one client are drawn independently, arrivals with the rates "
+            "of the windows (the clients' own burstiness is not replayed)"),
             "histograms: 14.29% of the requests have length 0 and were left out",
             "histograms: not used: reason_tokens",
         ),
