@@ -130,6 +130,7 @@ def test_a_sequence_on_several_gpus_and_in_other_blocks():
     """8-bit numbers, one of two heads on each GPU, blocks of 10."""
     assert sequence_kv_bytes(PLAIN, 31, kv_dtype="fp8", tensor_parallel=2, block_tokens=10) == 3 * 40 * 10
     assert sequence_kv_bytes(STATES, 31, kv_dtype="fp8", tensor_parallel=2, block_tokens=10) == (1 + 4) * 60 * 10
+    assert sequence_kv_bytes(replace(STATES, latent_dim=7), 49, tensor_parallel=2) == (2 + 4) * 48 * 14
 
 
 def test_paging_of_a_batch():
@@ -202,6 +203,8 @@ def test_blocks_of_states():
     assert blocks(STATES, prefix_caching=False) == counted(78, 1280, 7 + 2, 200)
     assert blocks(STATES, kv_dtype="fp8") == counted(78, 1280, 4 + 2 * 2, 200)
     assert blocks(STATES, tensor_parallel=2) == counted(156, 640, 7 + 2 * 2, 200)
+    latent = replace(STATES, latent_dim=7)  # whole on each GPU: half of a state, 501 bytes, takes three blocks of 224
+    assert blocks(latent, tensor_parallel=2) == counted(100_000 // 672, 672, 5 + 2 * 2, 200)
 
 
 @pytest.mark.parametrize(
