@@ -305,19 +305,6 @@ def test_fixed_fleet_over_a_curve_pays_for_the_peak():
     assert break_even_over_demand(day, fleet_of(MU, 3.49), 0.0614e-3).crossings != ()
 
 
-def test_scan_of_a_curve_is_bounded_and_says_so():
-    """With u* almost 1 the scan stops, names the rate it reached and claims no permanent crossing."""
-    over = break_even_over_demand(shaped("m-mid", 1), fleet_of(1, 35.9999), 0.01)
-    assert over.permanent_rps is None
-    assert over.scanned_to_rps > 100
-
-
-def test_egress_is_no_stair():
-    """A price per request on the own side is refused here, not left out."""
-    with pytest.raises(ConfigError, match="egress"):
-        break_even_over_demand(flat(1), fleet_of(1, 1, egress_usd_per_gb=1, bytes_per_request=9), 0.1)
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1, "many"])
 @pytest.mark.parametrize("which", ["mu", "c", "p", "fixed"])
 def test_bad_numbers_are_refused(bad, which):
