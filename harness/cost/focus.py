@@ -247,8 +247,8 @@ def _as_billed(
     return [
         EstimatedCharge(
             model=model if provider is None else name, phase=phase, start=start, end=end, tokens=count, usd=usd,
-            provider=provider or own, host=host or own, method_id=None, ratio=None, price_as_of=inputs.get("price as of", ""),
-            price_source=inputs.get("price source", ""), run_id=run_id, unit=unit,
+            provider=provider or own, host=host or own, method_id=None, ratio=None, price_as_of=inputs["price as of"],
+            price_source=inputs["price source"], run_id=run_id, unit=unit,
         )
         for phase, count, usd, unit in parts
     ]  # fmt: skip
@@ -288,7 +288,7 @@ def charges_of_scenario(result: ScenarioResult, measured: Measured | None = None
                 EstimatedCharge(
                     model=result.model, phase=phase, start=start, end=end, tokens=count, usd=option.usd_per_month * ratio,
                     provider=option.kind, host=option.name, method_id="x-one-price-for-all-tokens", ratio=ratio,
-                    price_as_of=option.inputs.get("price as of", result.at), price_source=option.inputs.get("price source", ""),
+                    price_as_of=option.inputs.get("price as of", result.at), price_source=option.inputs["price source"],
                 )
             )  # fmt: skip
     return charges

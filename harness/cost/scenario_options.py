@@ -240,7 +240,7 @@ def _dedicated_option(base: Base, side: HostedSide) -> Option | None:
     units, per_hour = provisioned_usd_per_hour(peak, part.unit_requests_per_s, part.usd_per_unit_hour)
     month = per_hour * HOURS_PER_MONTH
     notes = tuple(n for n in side.notes if _OTHER_PRODUCT in n)
-    return Option("dedicated", f"{units} units of {side.name}", month, month / base.requests, None, notes, {"unit": f"{part.usd_per_unit_hour} USD per hour, {part.unit_requests_per_s} requests/s", "source": part.source})  # fmt: skip
+    return Option("dedicated", f"{units} units of {side.name}", month, month / base.requests, None, notes, {"unit": f"{part.usd_per_unit_hour} USD per hour, {part.unit_requests_per_s} requests/s", "price source": part.source})  # fmt: skip
 
 
 def options_of(base: Base, sides: Sequence[HostedSide]) -> tuple[Option, ...]:

@@ -221,6 +221,9 @@ def test_a_capacity_is_one_of_three_and_the_typed_ones_need_a_source(key):
     else:
         with pytest.raises(ConfigError, match="needs its source"):
             scenario(capacity={**given, "source": ""})
+        assert scenario(capacity={**given, key: 0.001}).capacity.run is None
+        with pytest.raises(ConfigError, match="bad value"):
+            scenario(capacity={**given, key: 0})
 
 
 def test_a_machine_is_one_of_two():
