@@ -7,13 +7,16 @@ The specs here are what an experiment file may say; `load_experiment` reads one.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from harness import bounds, redaction
+from harness.bounds import within
+from harness.documents import load_yaml
 from harness.errors import ConfigError
 from harness.records import Load, Timeouts
 
@@ -39,12 +42,12 @@ class _Spec(BaseModel):
 class HardwareSpec(_Spec):
     """Price of the machine that a target runs on, as the user declares it."""
 
-    name: str
-    usd_per_hour: float = Field(ge=0, description="whole instance, per paid hour")
-    source: str = Field(description="where the price comes from")
-    as_of: str = Field(description="date of the price, YYYY-MM-DD")
+    name: bounds.Word
+    usd_per_hour: bounds.UsdPerHour = Field(description="whole instance, per paid hour")
+    source: bounds.Word = Field(description="where the price comes from")
+    as_of: bounds.Day = Field(description="date of the price, YYYY-MM-DD")
     gpu_model: str | None = Field(default=None, description="what the price is for: H100-SXM, A10G ..")
-    gpu_count: int | None = Field(default=None, ge=0, description="GPUs that the price is for")
+    gpu_count: bounds.Count | None = Field(default=None, description="GPUs that the price is for")
 
 
 class PriceRef(_Spec):
@@ -53,18 +56,20 @@ class PriceRef(_Spec):
     `cached_input_tokens`, `cache_write_.._tokens`: what the API's own prompt cache does with one request, as declared.
     """
 
-    provider: str
-    model: str
-    input_usd_per_million: float | None = Field(default=None, ge=0)
-    output_usd_per_million: float | None = Field(default=None, ge=0)
-    cached_input_usd_per_million: float | None = Field(default=None, ge=0)
-    cache_write_5m_usd_per_million: float | None = Field(default=None, ge=0)
-    cache_write_1h_usd_per_million: float | None = Field(default=None, ge=0)
-    cached_input_tokens: int | None = Field(default=None, ge=0, description="of a prompt, read from the API's cache")
-    cache_write_5m_tokens: int = Field(default=0, ge=0, description="of a prompt, written into it for 5 minutes")
-    cache_write_1h_tokens: int = Field(default=0, ge=0, description="of a prompt, written into it for an hour")
+    provider: bounds.Word
+    model: bounds.Word
+    input_usd_per_million: bounds.UsdPerMillion | None = None
+    output_usd_per_million: bounds.UsdPerMillion | None = None
+    cached_input_usd_per_million: bounds.UsdPerMillion | None = None
+    cache_write_5m_usd_per_million: bounds.UsdPerMillion | None = None
+    cache_write_1h_usd_per_million: bounds.UsdPerMillion | None = None
+    cached_input_tokens: bounds.Tokens | None = Field(
+        default=None, description="of a prompt, read from the API's cache"
+    )
+    cache_write_5m_tokens: bounds.Tokens = Field(default=0, description="of a prompt, written into it for 5 minutes")
+    cache_write_1h_tokens: bounds.Tokens = Field(default=0, description="of a prompt, written into it for an hour")
     source: str | None = None
-    as_of: str | None = None
+    as_of: bounds.Day | None = None
 
     @property
     def name(self) -> str:
@@ -76,9 +81,11 @@ class TargetSpec(_Spec):
     `hosted`: any OpenAI-compatible API at `url`, key in the environment variable `api_key_env`.
     `offline`: `vllm.LLM` in a process of its own, given whole batches; `batch_order` and `batch_size` say how they are cut."""
 
-    name: str
+    name: bounds.Name
     kind: Literal["vllm", "adopt", "hosted", "offline"]
-    model: str = Field(description="embedded:smollm2-135m | embedded:tiny | path | hub name; for a URL its served name")
+    model: bounds.Word = Field(
+        description="embedded:smollm2-135m | embedded:tiny | path | hub name; for a URL its served name"
+    )
     url: str | None = None
     api: Literal["completions", "chat"] = "completions"
     api_key_env: str | None = None
@@ -86,12 +93,26 @@ class TargetSpec(_Spec):
     flags: dict[str, str | int | float | bool] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)
     port: int | None = Field(default=None, ge=1, le=65535)
-    start_timeout_s: float = Field(default=900, gt=0)
+    start_timeout_s: bounds.Seconds = 900
     batch_order: Literal["as_planned", "grouped_by_length", "sorted"] = "as_planned"
-    batch_size: int = Field(default=256, ge=1, description="requests in a group of grouped_by_length")
+    batch_size: bounds.Requests = Field(default=256, description="requests in a group of grouped_by_length")
     hardware: HardwareSpec | str | None = Field(
         default=None, description="a price, or an instance's name: aws/g5.12xlarge"
     )
+
+    @field_validator("url")
+    @classmethod
+    def _no_credentials(cls, url: str | None) -> str | None:
+        if url is not None and (what := redaction.url_secret(url)):
+            raise ValueError(f"it carries {what}: put the key into an environment variable, name that in api_key_env")
+        return url
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError("give the name of the environment variable that holds the key, not the key")
+        return name
 
     @model_validator(mode="after")
     def _url_where_needed(self) -> TargetSpec:
@@ -111,14 +132,16 @@ class CapacitySpec(_Spec):
     A probe that is not clear lasts `probe_s[1]` seconds of schedule; one that passes lasts `probe_s[0]` at least.
     """
 
-    start_rps: float = Field(
-        gt=0, description="first guess, e.g. from a closed loop; a factor of 10 off costs about 4 probes"
+    start_rps: bounds.Rate = Field(
+        description="first guess, e.g. from a closed loop; a factor of 10 off costs about 4 probes"
     )
-    min_rps: float | None = Field(default=None, gt=0, description="lowest rate tried; default start_rps / 64")
-    max_rps: float | None = Field(default=None, gt=0, description="highest rate tried; default 64 x start_rps")
-    probe_s: tuple[float, float] = Field(default=(60, 600), description="shortest and longest probe, seconds")
+    min_rps: bounds.Rate | None = Field(default=None, description="lowest rate tried; default start_rps / 64")
+    max_rps: bounds.Rate | None = Field(default=None, description="highest rate tried; default 64 x start_rps")
+    probe_s: tuple[bounds.SecondsOrNone, bounds.SecondsOrNone] = Field(
+        default=(60, 600), description="shortest and longest probe, seconds"
+    )
     probes: int = Field(default=12, ge=2, le=12)
-    tolerance: float = Field(
+    tolerance: Annotated[float, within(1e-3, 0.5, "half an interval as a share of the capacity")] = Field(
         default=0.03, gt=0, le=0.5, description="half-width of the interval at which the search ends, share of capacity"
     )
 
@@ -143,16 +166,18 @@ class LoadSpec(_Spec):
     """Points of offered load: a list of `concurrency` (closed loop) or of `rate` in requests/s (open loop), or a search for
     the `capacity`, which chooses its rates and their durations itself."""
 
-    concurrency: list[int] = Field(default_factory=list)
-    rate: list[float] = Field(default_factory=list)
-    arrivals: str = Field(
+    concurrency: list[int] = Field(default_factory=list, max_length=1000)
+    rate: list[float] = Field(default_factory=list, max_length=1000)
+    arrivals: Annotated[str, Field(max_length=1000)] = Field(
         default="poisson",
         description="poisson | constant | gamma:SHAPE | onoff:ON_S:OFF_S[:OFF_SHARE] | diurnal:NAME[:DAY_S] | ramp[:FROM-TO] | "
         "step:A,B,.. | trace[:SPEEDUP] | batch | preset",
     )
-    requests: int | None = Field(default=None, ge=1, description="requests a cell; or use duration_s")
-    requests_per_slot: int | None = Field(default=None, ge=1, description="closed loop: requests = this x concurrency")
-    duration_s: float | None = Field(default=None, gt=0)
+    requests: bounds.Requests | None = Field(default=None, description="requests a cell; or use duration_s")
+    requests_per_slot: bounds.Requests | None = Field(
+        default=None, description="closed loop: requests = this x concurrency"
+    )
+    duration_s: bounds.Seconds | None = None
     capacity: CapacitySpec | None = None
 
     @model_validator(mode="after")
@@ -179,8 +204,13 @@ class LoadSpec(_Spec):
             raise ValueError("arrivals belong to an open loop; concurrency sends when a slot is free")
         if bool(self.concurrency) == bool(self.rate) and not timed:
             raise ValueError("a load needs exactly one of concurrency: [..], rate: [..] and capacity: {..}, not empty")
-        if any(c < 1 for c in self.concurrency) or any(r <= 0 for r in self.rate):
-            raise ValueError("concurrency must be >= 1 and rate > 0")
+        most = bounds.MOST_IN_FLIGHT
+        bad = [*(c for c in self.concurrency if not 1 <= c <= most), *(r for r in self.rate if not 1e-5 <= r <= 1e6)]
+        if bad:
+            advice = "concurrency must be >= 1 and rate > 0; at most {:,} in flight, 0.00001 to 1,000,000 requests/s"
+            raise ValueError(f"{bad[0]!r}: {advice.format(most)}")
+        if (self.requests_per_slot or 0) * max(self.concurrency, default=0) > bounds.MOST_REQUESTS:
+            raise ValueError(f"requests_per_slot x concurrency: at most {bounds.MOST_REQUESTS:,} requests a cell")
         given = [k for k in ("requests", "requests_per_slot", "duration_s") if getattr(self, k) is not None]
         if len(given) != 1 and not (process == "trace" and not given):  # without a number: the whole trace
             raise ValueError(
@@ -189,6 +219,10 @@ class LoadSpec(_Spec):
         if not self.concurrency and self.requests_per_slot:
             raise ValueError("requests_per_slot belongs to concurrency; use requests or duration_s with rate")
         return self
+
+    def size(self) -> int:
+        """How many points."""
+        return max(1, len(self.concurrency) + len(self.rate))
 
     def points(self) -> list[Load]:
         if self.capacity is not None:
@@ -203,12 +237,12 @@ class LoadSpec(_Spec):
 class SloSpec(_Spec):
     """Promise to users, in seconds. Requests meeting all of them are good."""
 
-    ttft_from_schedule_s: float | None = Field(default=None, gt=0)
-    ttft_s: float | None = Field(default=None, gt=0)
-    ttfvt_s: float | None = Field(default=None, gt=0, description="to the first visible token, after any reasoning")
-    tpot_s: float | None = Field(default=None, gt=0)
-    e2el_s: float | None = Field(default=None, gt=0)
-    attainment: float = Field(default=0.99, gt=0, le=1)
+    ttft_from_schedule_s: bounds.Seconds | None = None
+    ttft_s: bounds.Seconds | None = None
+    ttfvt_s: bounds.Seconds | None = Field(default=None, description="to the first visible token, after any reasoning")
+    tpot_s: bounds.Seconds | None = None
+    e2el_s: bounds.Seconds | None = None
+    attainment: bounds.Share = 0.99
 
     @property
     def limits(self) -> dict[str, float]:
@@ -219,23 +253,23 @@ class SloSpec(_Spec):
 class CostSpec(_Spec):
     """What the cost stage is told: never measured, always printed."""
 
-    utilisation: float = Field(default=1.0, gt=0, le=1, description="served load / paid capacity, declared")
-    input_output_price_ratio: float | None = Field(default=None, gt=0, description="output $/token over input $/token")
+    utilisation: bounds.Share = Field(default=1.0, description="served load / paid capacity, declared")
+    input_output_price_ratio: bounds.Ratio | None = Field(default=None, description="output $/token over input $/token")
     hosted: list[PriceRef] = Field(default_factory=list)
 
 
 class ObserveSpec(_Spec):
     gpu: Literal["auto", "required", "off"] = "auto"
-    gpu_hz: float = Field(default=10, gt=0, le=100)
-    server_hz: float = Field(default=1, gt=0, le=10)
-    host_hz: float = Field(default=2, gt=0, le=10)
+    gpu_hz: bounds.Hertz = 10
+    server_hz: bounds.Hertz = Field(default=1, le=10)
+    host_hz: bounds.Hertz = Field(default=2, le=10)
 
 
 class TimeoutSpec(_Spec):
-    connect_s: float | None = Field(default=10, gt=0)
-    first_token_s: float | None = Field(default=300, gt=0)
-    idle_s: float | None = Field(default=120, gt=0)
-    total_s: float | None = Field(default=900, gt=0)
+    connect_s: bounds.Seconds | None = 10
+    first_token_s: bounds.Seconds | None = 300
+    idle_s: bounds.Seconds | None = 120
+    total_s: bounds.Seconds | None = 900
 
     def record(self) -> Timeouts:
         return Timeouts(self.connect_s, self.first_token_s, self.idle_s, self.total_s)
@@ -244,9 +278,13 @@ class TimeoutSpec(_Spec):
 class CoolDownSpec(_Spec):
     """Pause before a cell until the GPUs are back where they were before the campaign; without NVML there is none."""
 
-    margin_c: float = Field(default=5, ge=0, description="degrees above the temperature before the campaign")
-    margin_mhz: float = Field(default=150, ge=0, description="SM clock this far from that of the idle server")
-    timeout_s: float = Field(default=120, ge=0, description="wait no longer than this; 0: never")
+    margin_c: Annotated[float, within(0, 200, "degrees")] = Field(
+        default=5, description="degrees above the temperature before the campaign"
+    )
+    margin_mhz: Annotated[float, within(0, 10_000, "MHz")] = Field(
+        default=150, description="SM clock this far from that of the idle server"
+    )
+    timeout_s: bounds.SecondsOrNone = Field(default=120, description="wait no longer than this; 0: never")
 
 
 class NotifySpec(_Spec):
@@ -262,15 +300,15 @@ class NotifySpec(_Spec):
 class ExperimentSpec(_Spec):
     """An experiment file: every cell of targets x workloads x loads x repetitions."""
 
-    experiment: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    experiment: bounds.Slug
     description: str = ""
     seed: int = Field(default=1, ge=0, lt=2**63)
-    targets: list[TargetSpec] = Field(min_length=1)
-    workloads: list[str] = Field(min_length=1)
-    loads: list[LoadSpec] = Field(min_length=1)
+    targets: list[TargetSpec] = Field(min_length=1, max_length=1000)
+    workloads: list[bounds.Word] = Field(min_length=1, max_length=1000)
+    loads: list[LoadSpec] = Field(min_length=1, max_length=1000)
     repetitions: int = Field(default=1, ge=1)
-    warmup_requests: int = Field(default=4, ge=0)
-    context_limit_tokens: int | None = Field(
+    warmup_requests: bounds.Count = 4
+    context_limit_tokens: bounds.Tokens | None = Field(
         default=None, ge=2, description="prompt + output above it are redrawn and counted"
     )
     driver: Literal["wire", "sdk"] = "wire"
@@ -288,9 +326,18 @@ class ExperimentSpec(_Spec):
         description="of a single target's server; several targets take turns, so theirs start every block",
     )
     cool_down: CoolDownSpec = CoolDownSpec()
-    max_hours: float | None = Field(default=None, gt=0, description="whole repetitions that do not fit are dropped")
-    min_free_gib: float = Field(default=1, ge=0, description="disk space that must stay free")
+    max_hours: Annotated[float, within(1e-3, 24 * 366, "hours, at most a year")] | None = Field(
+        default=None, gt=0, description="whole repetitions that do not fit are dropped"
+    )
+    min_free_gib: Annotated[float, within(0, 1e6, "GiB")] = Field(
+        default=1, ge=0, description="disk space that must stay free"
+    )
     notify: NotifySpec = NotifySpec()
+
+    def public(self) -> dict[str, Any]:
+        """As plain JSON values without secrets: what is written down."""
+        plain: dict[str, Any] = redaction.data(self.model_dump(mode="json"))
+        return plain
 
     @field_validator("targets")
     @classmethod
@@ -299,6 +346,15 @@ class ExperimentSpec(_Spec):
         if len(set(names)) != len(names):
             raise ValueError(f"target names must differ: {names}")
         return targets
+
+    @model_validator(mode="after")
+    def _not_for_ever(self) -> ExperimentSpec:
+        cells = len(self.targets) * len(self.workloads) * sum(load.size() for load in self.loads) * self.repetitions
+        if cells > bounds.MOST_CELLS:
+            raise ValueError(
+                f"{cells:,} cells (targets x workloads x load points x repetitions = {self.repetitions:,}), at most {bounds.MOST_CELLS:,}: lower repetitions, or write two experiments"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batches_for_offline(self) -> ExperimentSpec:
@@ -332,8 +388,12 @@ def _fields_at(spec: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     return list(spec.model_fields)
 
 
+_MAY_BE_SECRET = (("url",), ("api_key_env",))
+
+
 def config_error(source: str, error: ValidationError, spec: type[BaseModel] = ExperimentSpec) -> ConfigError:
-    """The first thing wrong with `spec`'s data, an unknown key with the nearest one."""
+    """The first thing wrong with `spec`'s data, an unknown key with the nearest one. Of a mapping, and of what may be a credential,
+    only the place is told."""
     found = error.errors()  # an unknown key explains a missing one: report it first
     first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
     loc = first["loc"]
@@ -348,15 +408,20 @@ def config_error(source: str, error: ValidationError, spec: type[BaseModel] = Ex
             f"{source}: missing key", where, "add it; README.md and configs/experiments/quickstart.yaml show every key"
         )
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    given = first.get("input")
+    untold = isinstance(given, dict | list) or loc[-1:] in _MAY_BE_SECRET or any(map(redaction.is_secret, loc))
     return ConfigError(
         f"{source}: bad value",
-        f"{where} = {first.get('input')!r}"[:300],
+        where if untold else redaction.text(f"{where} = {given!r}")[:300],
         f"{first['msg'].removeprefix('Value error, ')}{more}",
     )
 
 
 def parse_experiment(data: Any, source: str) -> ExperimentSpec:
-    """Validate plain data as an experiment; `source` names it in errors. Raises ConfigError."""
+    """Validate plain data as an experiment; `source` names it in errors. From here on the secrets in it are known, those of the
+    variables that it names, and those that a server of ours inherits. Raises ConfigError."""
+    redaction.learn_data(data, os.environ)
+    redaction.learn_data(dict(os.environ))
     if not isinstance(data, dict):
         raise ConfigError(
             f"{source}: not an experiment",
@@ -367,22 +432,6 @@ def parse_experiment(data: Any, source: str) -> ExperimentSpec:
         return ExperimentSpec.model_validate(data)
     except ValidationError as error:
         raise config_error(source, error) from None
-
-
-def load_yaml(path: Path) -> Any:
-    """Read a YAML file; raises ConfigError with line and column where it does not parse."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError("no such config file", path, "configs/experiments/ has examples") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("config file cannot be read", path, str(error)) from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise ConfigError("config file is not valid YAML", at, str(getattr(error, "problem", error))) from None
 
 
 def load_experiment(path: Path) -> ExperimentSpec:

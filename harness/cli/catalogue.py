@@ -10,7 +10,9 @@ from pathlib import Path
 import click
 from rich.table import Table
 
+from harness import redaction
 from harness.cli.offline import at_option, console, moment
+from harness.documents import dump_yaml
 
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 
@@ -112,14 +114,12 @@ def workloads_fit(file: str, out: Path | None, name: str, licence: str, skip_bad
     FILE: CSV, JSONL or Parquet with prompt and output tokens per request, a vLLM server's log (debug level, --enable-log-requests
     --enable-log-outputs), or any trace format; `?from=..&to=..` slices it.
     """
-    import yaml
-
     from harness import plan
 
     data, result = plan.fit(plan.with_options(file, {"skip_bad": skip_bad}), name=name, licence=licence)
-    text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
+    text = dump_yaml(data, sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
     if out is not None:
-        out.write_text(text, encoding="utf-8")
+        out.write_text(redaction.known(text), encoding="utf-8")
     if as_json:
         click.echo(json.dumps({"preset": data, "reproduction": asdict(result)}, indent=2))
         return

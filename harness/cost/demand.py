@@ -14,8 +14,9 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from harness.config import data_dir, load_yaml
+from harness.config import data_dir
 from harness.cost.quantities import Number, above_zero, at_least_zero, exact, nearest, share, whole
+from harness.documents import load_yaml
 from harness.errors import ConfigError
 
 HOUR_S = 3600.0

@@ -7,7 +7,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from harness.config import load_yaml
 from harness.cost.quantities import (
     HOURS_PER_YEAR,
     Number,
@@ -18,6 +17,7 @@ from harness.cost.quantities import (
     to_decimal,
     usd,
 )
+from harness.documents import load_yaml
 from harness.errors import ConfigError
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from harness.config import HardwareSpec, data_dir, load_yaml
+from harness.config import HardwareSpec, data_dir
 from harness.cost.quantities import nearest
+from harness.documents import load_yaml
 from harness.errors import ConfigError
 from harness.records import Hardware
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 from datetime import date
 from pathlib import Path
@@ -10,10 +9,16 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from harness.config import HardwareSpec, PriceRef, data_dir, load_yaml
+from harness import bounds
+from harness.bounds import within
+from harness.config import HardwareSpec, PriceRef, data_dir
+from harness.documents import load_yaml, parse_yaml
 from harness.errors import ConfigError
 
-Range = Annotated[list[float], Field(min_length=2, max_length=2, description="times the base value: low and high")]
+Range = Annotated[
+    list[Annotated[float, within(0, 1000, "times the base value")]],
+    Field(min_length=2, max_length=2, description="times the base value: low and high"),
+]
 
 
 class _Spec(BaseModel):
@@ -24,10 +29,10 @@ class WorkloadPart(_Spec):
     """Mean request. `kind: batch`: nobody waits for an answer."""
 
     kind: Literal["interactive", "batch"] = "interactive"
-    input_tokens: int = Field(ge=1)
-    output_tokens: int = Field(ge=1)
-    cached_input_tokens: int = Field(default=0, ge=0, description="of the input; of the hosted API, by its usage")
-    max_tokens: int | None = Field(default=None, ge=1)
+    input_tokens: bounds.Tokens = Field(ge=1)
+    output_tokens: bounds.Tokens = Field(ge=1)
+    cached_input_tokens: bounds.Tokens = Field(default=0, description="of the input; of the hosted API, by its usage")
+    max_tokens: bounds.Tokens | None = Field(default=None, ge=1)
     source: str
 
     @model_validator(mode="after")
@@ -40,10 +45,12 @@ class WorkloadPart(_Spec):
 class DemandPart(_Spec):
     """Requests of a month of 730.5 h, spread by a named daily shape, numbers (hourly, or each `step_s` long), or flat."""
 
-    requests_per_month: float = Field(gt=0)
-    shape: str | list[float] = "flat"
-    step_s: float = Field(default=3600, gt=0, description="of a shape given as numbers")
-    peak_factor: float | None = Field(
+    requests_per_month: bounds.Volume
+    shape: str | list[Annotated[float, within(0, 1e12, "relative rates")]] = "flat"
+    step_s: Annotated[bounds.Seconds, within(1, bounds.YEAR_S, "seconds of a step")] = Field(
+        default=3600, description="of a shape given as numbers"
+    )
+    peak_factor: bounds.Ratio | None = Field(
         default=None, ge=1, description="highest hour of all days over the shape's own; none: as known of a named shape"
     )
     source: str
@@ -58,13 +65,13 @@ class DemandPart(_Spec):
 class CapacityPart(_Spec):
     """What one replica serves inside the SLO: requests/s, or total tokens/s, or a run directory's measurement."""
 
-    requests_per_s: float | None = Field(default=None, gt=0)
-    tokens_per_s: float | None = Field(default=None, gt=0, description="input + output")
+    requests_per_s: bounds.ServiceRate | None = None
+    tokens_per_s: bounds.ServiceRate | None = Field(default=None, description="input + output")
     run: str | None = Field(default=None, description="run or experiment directory")
     workload: str | None = Field(default=None, description="which workload's runs, where the experiment has several")
     target: str | None = Field(default=None, description="which target's runs, where the experiment has several")
     source: str = ""
-    as_of: str | None = None
+    as_of: bounds.Day | None = None
 
     @model_validator(mode="after")
     def _one(self) -> CapacityPart:
@@ -83,7 +90,7 @@ class MachinePart(_Spec):
 
     instance: str | None = None
     declared: HardwareSpec | None = None
-    replicas: int = Field(default=1, ge=1)
+    replicas: bounds.Count = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _one(self) -> MachinePart:
@@ -93,13 +100,15 @@ class MachinePart(_Spec):
 
 
 class FleetPart(_Spec):
-    spares: int = Field(default=1, ge=0)
-    min_replicas: int = Field(default=1, ge=0, description="machines, without spares; 0: none when there is no demand")
-    headroom: float = Field(default=0.7, gt=0, le=1)
+    spares: bounds.Count = 1
+    min_replicas: bounds.Count = Field(
+        default=1, description="machines, without spares; 0: none when there is no demand"
+    )
+    headroom: bounds.Share = 0.7
     scaling: Literal["fixed", "autoscaled"] = "fixed"
-    cold_start_s: float = Field(default=300, ge=0)
-    billing_s: float = Field(default=1, gt=0)
-    storage_usd_per_month: float = Field(default=0, ge=0)
+    cold_start_s: bounds.SecondsOrNone = 300
+    billing_s: bounds.Seconds = 1
+    storage_usd_per_month: bounds.Usd = 0
 
     @model_validator(mode="after")
     def _fixed_has_no_minimum(self) -> FleetPart:
@@ -109,20 +118,22 @@ class FleetPart(_Spec):
 
 
 class LabourPart(_Spec):
-    full_time: float = Field(ge=0, description="people who keep the service running, every month")
-    usd_per_work_hour: float = Field(default=150, ge=0)
-    one_off_usd: float = Field(default=0, ge=0)
+    full_time: Annotated[float, within(0, 100_000, "people")] = Field(
+        description="people who keep the service running, every month"
+    )
+    usd_per_work_hour: bounds.UsdPerHour = 150
+    one_off_usd: bounds.Usd = 0
     source: str
 
 
 class LimitsPart(_Spec):
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    requests_per_day: float | None = Field(default=None, gt=0)
-    input_tokens_per_minute: float | None = Field(default=None, gt=0)
-    output_tokens_per_minute: float | None = Field(default=None, gt=0)
-    tokens_per_minute: float | None = Field(default=None, gt=0)
-    tokens_per_day: float | None = Field(default=None, gt=0)
-    spend_usd_per_month: float | None = Field(default=None, gt=0)
+    requests_per_minute: bounds.Volume | None = None
+    requests_per_day: bounds.Volume | None = None
+    input_tokens_per_minute: bounds.Volume | None = None
+    output_tokens_per_minute: bounds.Volume | None = None
+    tokens_per_minute: bounds.Volume | None = None
+    tokens_per_day: bounds.Volume | None = None
+    spend_usd_per_month: bounds.Usd | None = Field(default=None, gt=0)
     cached_input_counts: bool = True
     source: str = ""
     as_of: str = ""
@@ -131,8 +142,8 @@ class LimitsPart(_Spec):
 class DedicatedPart(_Spec):
     """A hosted endpoint of one's own: paid by the hour of a unit, no labour or spare of ours."""
 
-    usd_per_unit_hour: float = Field(ge=0)
-    unit_requests_per_s: float = Field(gt=0)
+    usd_per_unit_hour: bounds.UsdPerHour
+    unit_requests_per_s: bounds.ServiceRate
     source: str
 
 
@@ -144,11 +155,13 @@ class HostedPart(PriceRef):
     same_model: bool = Field(description="the same weights as ours; false: a different product, labelled as one")
     service: str | None = Field(default=None, description="batch, flex, priority: a variant in the price data")
     tokenizer: str | None = None
-    tokenizer_ratio: float | None = Field(default=None, gt=0, description="hosted tokens / own tokens of the same text")
+    tokenizer_ratio: bounds.Ratio | None = Field(
+        default=None, description="hosted tokens / own tokens of the same text"
+    )
     meets_slo: bool | None = Field(default=None, description="as measured; none: not known")
     discount: float = Field(default=0, ge=0, lt=1)
-    minimum_usd_per_month: float = Field(default=0, ge=0)
-    billed_retries: float = Field(default=0, ge=0)
+    minimum_usd_per_month: bounds.Usd = 0
+    billed_retries: Annotated[float, within(0, 100, "billed retries of a request")] = 0
     currency: str = "USD"
     limits: LimitsPart | None = None
     dedicated: DedicatedPart | None = None
@@ -166,13 +179,13 @@ class ConstraintsPart(_Spec):
 
     data_stays_inside: bool = False
     latency: str = ""
-    engineers: float | None = Field(default=None, ge=0)
+    engineers: Annotated[float, within(0, 100_000, "people")] | None = None
 
 
 class ClaimPart(_Spec):
     """A published statement: its own arithmetic (numbers only) beside ours (numbers and figures of the result)."""
 
-    row: int | None = None
+    row: bounds.Count | None = None
     says: str
     stated: str = ""
     arithmetic: str = ""
@@ -204,10 +217,10 @@ class RangesPart(_Spec):
 class ScenarioSpec(_Spec):
     """A scenario file."""
 
-    scenario: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    scenario: bounds.Slug
     description: str = ""
     as_of: date = Field(description="the day prices are taken at")
-    model: str
+    model: bounds.Word
     tokenizer: str | None = None
     workload: WorkloadPart
     demand: DemandPart
@@ -275,8 +288,6 @@ def find_scenario(word: Path) -> Path:
 
 def load_scenario(path: Path, changes: tuple[str, ...] = ()) -> ScenarioSpec:
     """Read a scenario; `changes` are KEY=VALUE with dotted keys (`demand.requests_per_month=3e6`, `hosted.0.discount=0.1`)."""
-    import yaml
-
     data = load_yaml(path)
     for change in changes:
         key, equals, text = change.partition("=")
@@ -287,13 +298,11 @@ def load_scenario(path: Path, changes: tuple[str, ...] = ()) -> ScenarioSpec:
         try:
             for part in parents:
                 at = at[int(part)] if isinstance(at, list) else at.setdefault(part, {})
-            value = yaml.safe_load(text)
-            with contextlib.suppress(ValueError):
-                value = float(value) if isinstance(value, str) else value  # YAML takes 3e6 for a word
+            value = parse_yaml(text, change)
             if isinstance(at, list):
                 at[int(last)] = value
             else:
                 at[last] = value
-        except (AttributeError, IndexError, TypeError, ValueError, yaml.YAMLError):
+        except (AttributeError, IndexError, TypeError, ValueError):
             raise ConfigError("no such place in the scenario", key, "dotted keys, list items by number") from None
     return parse_scenario(data, str(path))

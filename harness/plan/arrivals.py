@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from harness.config import data_dir, load_yaml
+from harness import bounds
+from harness.config import data_dir
+from harness.documents import load_yaml
 from harness.errors import ConfigError
 from harness.plan.gamma import gamma_quantiles
 from harness.plan.streams import F64, I64, Purpose, interpolate, neg_log, raw, uniform
 
-MAX_REQUESTS = 10_000_000
+MAX_REQUESTS = bounds.MOST_REQUESTS
 FORMS = (
     "poisson, constant, gamma:SHAPE, onoff:ON_S:OFF_S[:OFF_SHARE], diurnal:NAME[:DAY_S], ramp[:FROM-TO], step:A,B,..,"
     " trace[:SPEEDUP], batch, preset"

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from harness import bounds
 from harness.errors import ConfigError
 from harness.plan.streams import F64, I64, interpolate
 
 SHORT_FORMS = ("fixed:PROMPTxOUTPUT", "uniform:LO-HIxLO-HI", "lognormal:MEANxMEAN[:CV]")
-MAX_TOKENS = 10_000_000
+MAX_TOKENS = bounds.MOST_TOKENS
 _TAIL = 0.95
 
 

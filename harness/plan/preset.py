@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from harness import bounds
 from harness.config import data_dir
 from harness.documents import load_yaml
 from harness.errors import ConfigError
@@ -16,6 +17,7 @@ from harness.plan.arrivals import Process, parse
 from harness.plan.lengths import Joint, Lengths, parse_short_form
 
 _BIN_S = 10.0
+_Length = Annotated[float, Field(le=bounds.MOST_TOKENS)]
 
 
 class _Strict(BaseModel):
@@ -39,9 +41,11 @@ class ArrivalSpec(_Strict):
     are some, else `process`."""
 
     process: str | None = None
-    mean_rate_rps: float | None = Field(default=None, gt=0)
-    interarrival_cv: float | None = Field(default=None, ge=0)
-    requests_per_10s_bin: list[int] | None = Field(default=None, min_length=1)
+    mean_rate_rps: Annotated[float, bounds.within(1e-9, 1e6, "requests/s")] | None = Field(default=None, gt=0)
+    interarrival_cv: Annotated[float, bounds.within(0, 1e6, "a standard deviation over a mean")] | None = Field(
+        default=None, ge=0
+    )
+    requests_per_10s_bin: list[bounds.Count] | None = Field(default=None, min_length=1)
     note: str | None = None
 
 
@@ -49,7 +53,7 @@ class PrefixSpec(_Strict):
     """Share of each prompt that an unlimited prefix cache holds, as quantiles over requests. `rank_coupling` c: for a part
     |c| of the requests the share's rank is the prompt's (c > 0) or 1 - the prompt's (c < 0), else they are independent."""
 
-    block_tokens: int = Field(ge=1)
+    block_tokens: bounds.Tokens = Field(ge=1)
     token_hit_ratio_unlimited_cache: float = Field(ge=0, le=1)
     cached_fraction_quantile_levels: list[float]
     cached_fraction: list[float]
@@ -68,16 +72,16 @@ class SessionSpec(_Strict):
     """Sessions as quantiles, each drawn independently of the others; all tables share `quantile_levels`.
     `compaction_keeps_tokens`: of the prompt before it, where a call would not fit the context otherwise."""
 
-    context_limit_tokens: int = Field(ge=2)
-    sessions: int | None = None
+    context_limit_tokens: bounds.Tokens = Field(ge=2)
+    sessions: Annotated[int, bounds.within(1, 1e9, "sessions")] | None = None
     quantile_levels: list[float]
-    calls_per_session: list[float]
-    first_prompt_tokens: list[float]
-    new_prompt_tokens_per_later_call: list[float]
-    output_tokens: list[float]
-    think_time_s: list[float]
-    token_hit_ratio_previous_call: float | None = None
-    compaction_keeps_tokens: int = Field(default=0, ge=0)
+    calls_per_session: list[Annotated[float, Field(le=1_000_000)]]
+    first_prompt_tokens: list[_Length]
+    new_prompt_tokens_per_later_call: list[_Length]
+    output_tokens: list[_Length]
+    think_time_s: list[Annotated[float, Field(le=bounds.YEAR_S)]]
+    token_hit_ratio_previous_call: Annotated[float, bounds.within(0, 1, "a share")] | None = None
+    compaction_keeps_tokens: bounds.Tokens = 0
 
     @model_validator(mode="after")
     def _tables_fit(self) -> SessionSpec:
@@ -97,7 +101,7 @@ class SessionSpec(_Strict):
 
 class _Bin(_Strict):
     prompt_rank: tuple[float, float]
-    output_tokens: list[int]
+    output_tokens: list[Annotated[int, Field(le=bounds.MOST_TOKENS)]]
 
 
 def _is_table(levels: list[float], values: list[Any], least: float = 1) -> bool:
@@ -115,12 +119,12 @@ class Preset(_Strict):
     shape: str | None = None
     sessions: SessionSpec | None = None
     prompt_quantile_levels: list[float] | None = None
-    prompt_tokens: list[int] | None = None
+    prompt_tokens: list[Annotated[int, Field(le=bounds.MOST_TOKENS)]] | None = None
     output_given_prompt_quantile_levels: list[float] | None = None
     output_tail_power: float = Field(default=1, ge=0.1, le=10)
     output_tokens_by_prompt_bin: list[_Bin] | None = Field(default=None, min_length=1)
     check: dict[str, Any] = Field(default_factory=dict)
-    requests_per_month: int | None = Field(default=None, ge=1)
+    requests_per_month: Annotated[int, bounds.within(1, 1e15, "requests")] | None = None
     prefix: PrefixSpec | None = None
     arrivals: ArrivalSpec = ArrivalSpec()
     source: Source

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.config import ExperimentSpec, LoadSpec, TargetSpec, data_dir, load_yaml
+from harness import bounds
+from harness.config import ExperimentSpec, LoadSpec, TargetSpec, data_dir
 from harness.cost.model_shape import ModelShape, load_model, model_shape
+from harness.documents import load_yaml
 from harness.errors import ConfigError
 from harness.metrics import METRICS
 
@@ -62,7 +64,7 @@ class Figure(_Spec):
     metric: str
     statistic: Literal["mean", "p50", "p90", "p95", "p99"] | None = None
     column: Literal["single_stream", "aggregate"]
-    value: float | None = Field(default=None, gt=0)
+    value: bounds.Volume | None = None
     unit: str
     column_stated: bool = True
     definition: str | None = None
@@ -89,14 +91,14 @@ class TableTarget(_Spec):
     `shape`: the model's config, by name (configs/models) or written out, so that its memory is known where its files are not.
     """
 
-    label: str
-    model: str
-    gpus: int = Field(default=0, ge=0)
+    label: bounds.Word
+    model: bounds.Word
+    gpus: bounds.Count = 0
     shape: str | dict[str, Any] | None = None
-    context_tokens: int | None = Field(default=None, ge=1)
+    context_tokens: bounds.Tokens | None = Field(default=None, ge=1)
     flags: dict[str, str | int | float | bool] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)
-    start_timeout_s: float = Field(default=1800, gt=0)
+    start_timeout_s: bounds.Seconds = 1800
 
     def spec(self, name: str) -> TargetSpec:
         return TargetSpec(
@@ -122,9 +124,9 @@ class TableTarget(_Spec):
 class Row(_Spec):
     """One row of the table, and the one cell of ours that stands for it."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    target: str
-    workload: str
+    name: bounds.Slug
+    target: bounds.Word
+    workload: bounds.Word
     load: LoadSpec
     published: PublishedSetup = PublishedSetup()
     figures: list[Figure] = Field(min_length=1)
@@ -140,15 +142,15 @@ class Row(_Spec):
 class PublishedTable(_Spec):
     """A file of configs/experiments/tables. Targets by name; rows in the order they are printed."""
 
-    table: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    title: str
+    table: bounds.Slug
+    title: bounds.Word
     source: Source
     published: PublishedSetup = PublishedSetup()
     seed: int = Field(default=1, ge=0, lt=2**63)
-    repetitions: int = Field(default=1, ge=1)
-    warmup_requests: int = Field(default=4, ge=0)
-    targets: dict[str, TableTarget] = Field(min_length=1)
-    rows: list[Row] = Field(min_length=1)
+    repetitions: Annotated[int, bounds.within(1, 1000, "repetitions of every row")] = 1
+    warmup_requests: bounds.Count = 4
+    targets: dict[bounds.Name, TableTarget] = Field(min_length=1)
+    rows: list[Row] = Field(min_length=1, max_length=1000)
 
     @model_validator(mode="after")
     def _rows_fit(self) -> PublishedTable:

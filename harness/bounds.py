@@ -1,0 +1,75 @@
+"""What a number, a name or a date of a config, scenario, preset or table may be: its bounds, and in the error the reason for them."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+MOST_REQUESTS = 10_000_000  # of a plan, which is drawn and held in memory
+MOST_TOKENS = 10_000_000  # of a prompt or a reply
+MOST_CELLS = 10_000  # of an experiment, repetitions counted
+MOST_IN_FLIGHT = 65_536  # connections of one machine
+YEAR_S = 366 * 86_400
+
+
+def within(least: float, most: float, why: str) -> AfterValidator:
+    """Raises ValueError with the value, both ends and `why`: what it is, or the reason."""
+
+    def check(value: Any) -> Any:
+        if not least <= value <= most:
+            raise ValueError(f"{value!r:.40} is not from {least:,.12g} to {most:,.12g}: {why}")
+        return value
+
+    return AfterValidator(check)
+
+
+def worded(pattern: str, why: str) -> AfterValidator:
+    """Raises ValueError with the text and `why` where the pattern does not fit all of it."""
+    fits = re.compile(pattern)
+
+    def check(text: str) -> str:
+        if not fits.fullmatch(text):
+            raise ValueError(f"{text!r:.60}: {why}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _day(text: str) -> str:
+    try:
+        if re.fullmatch(r"\d{4}(-\d\d(-\d\d)?)?", text):
+            date.fromisoformat(text + "-01-01"[len(text) - 4 :])
+            return text
+    except ValueError:
+        pass
+    raise ValueError(f"{text!r:.40} is not a date: YYYY-MM-DD, or YYYY-MM, YYYY")
+
+
+Seconds = Annotated[float, Field(gt=0), within(1e-6, YEAR_S, "seconds, at most a year")]
+SecondsOrNone = Annotated[float, within(0, YEAR_S, "seconds, at most a year")]
+Rate = Annotated[float, within(1e-5, 1e6, "requests/s that a load generator offers, at least one a day")]
+ServiceRate = Annotated[float, within(1e-6, 1e9, "requests or tokens per second of a service")]
+Hertz = Annotated[float, within(1e-3, 100, "samples per second")]
+Share = Annotated[float, Field(gt=0, le=1), within(1e-4, 1, "a share of the whole; 1 is all of it")]
+Ratio = Annotated[float, within(1e-4, 1e4, "a ratio of two like things")]
+Count = Annotated[int, within(0, 1_000_000, "how many")]
+Requests = Annotated[int, within(1, MOST_REQUESTS, "requests of one plan, which is held in memory")]
+Tokens = Annotated[int, within(0, MOST_TOKENS, "tokens of one request")]
+Volume = Annotated[float, within(1e-3, 1e15, "requests or tokens over a time")]
+Usd = Annotated[float, within(0, 1e12, "US dollars")]
+UsdPerHour = Annotated[float, within(0, 1e6, "US dollars per hour")]
+UsdPerMillion = Annotated[float, within(0, 1e6, "US dollars per million tokens")]
+Day = Annotated[str, AfterValidator(_day)]
+Word = Annotated[str, worded(r"(?s)\s*\S.{0,9999}", "a text that is not empty")]
+Name = Annotated[
+    str,
+    worded(
+        r"\w[\w .,:+=@()-]{0,99}", "names files too: a letter or digit first, then those and ' .,:+=@()-_', at most 100"
+    ),
+]
+Slug = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), worded(r".{1,100}", "names a folder: at most 100 characters")
+]
