@@ -65,7 +65,7 @@ def weight_bytes(model: ModelShape, weight_dtype: str | None = None) -> float:
     )
 
 
-def kv_dtype_bytes(model: ModelShape, kv_dtype: str = "auto") -> int:
+def kv_dtype_bytes(model: ModelShape, kv_dtype: str) -> int:
     """Bytes of one KV element; `auto` is the model's own dtype. Raises ConfigError for a dtype that is not modelled."""
     return int(_bytes_of(KV_BYTES, model.dtype if kv_dtype == "auto" else kv_dtype, "KV cache dtype"))
 
@@ -86,7 +86,7 @@ def kv_bytes_per_token(model: ModelShape, kv_dtype: str = "auto", tensor_paralle
     return (model.full_layers + model.window_layers) * layer_token_bytes(model, kv_dtype, tensor_parallel)
 
 
-def state_layer_bytes(model: ModelShape, tensor_parallel: int = 1) -> int:
+def state_layer_bytes(model: ModelShape, tensor_parallel: int) -> int:
     """Bytes of one state layer's state of one sequence on one GPU; heads are shared out over GPUs."""
     return -(-model.state_bytes // whole(tensor_parallel, "tensor parallel size", least=1))
 

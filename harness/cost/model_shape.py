@@ -132,20 +132,22 @@ def _state_bytes(c: Config, kinds: Sequence[str], dtype: str) -> int:
     if "state" not in kinds:
         return 0
     default = "float32" if c.model_type == "nemotron_h" else dtype  # as vLLM takes it
-    own = str(c.values.get("mamba_ssm_cache_dtype") or c.values.get("mamba_ssm_dtype") or default)
+    own = _known_dtype(c, "mamba_ssm_cache_dtype", "mamba_ssm_dtype", default=default)
     convolution, state = state_elements(c)
-    return convolution * _bytes(dtype, c.name) + state * _bytes(own, c.name)
+    return convolution * _BYTES[dtype] + state * _BYTES[own]
 
 
-def _bytes(dtype: str, name: str) -> int:
+def _known_dtype(c: Config, *keys: str, default: str) -> str:
+    """What the first of the keys that is there says. Raises ConfigError for a dtype that is not known."""
+    dtype = str(next((c.values[key] for key in keys if c.values.get(key)), default)).removeprefix("torch.")
     if dtype not in _BYTES:
-        raise ConfigError(f"model {name}: dtype is not known", dtype, f"known: {', '.join(_BYTES)}")
-    return _BYTES[dtype]
+        raise ConfigError(f"model {c.name}: dtype is not known", dtype, f"known: {', '.join(_BYTES)}")
+    return dtype
 
 
 def _stored(c: Config, matrices: Sequence[Matrix], small: int, dtype: str) -> tuple[float, str]:
     """(bytes of all weights, dtype of most of them)."""
-    plain = _bytes(dtype, c.name)
+    plain = _BYTES[dtype]
     given = _quantisation_of(c.values)
     rules = quantisation(given, c.name) if given else None
     total, by_label = float(small * plain), Counter[str]()
@@ -153,7 +155,7 @@ def _stored(c: Config, matrices: Sequence[Matrix], small: int, dtype: str) -> tu
         scheme = rules.scheme(matrix) if rules else None
         total += matrix.parameters * (plain if scheme is None else scheme.bits / 8)
         by_label[dtype if scheme is None else scheme.label] += matrix.parameters
-    return total, by_label.most_common(1)[0][0]
+    return total, max(by_label, key=lambda label: by_label[label])
 
 
 def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
@@ -170,7 +172,7 @@ def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
     by_kind = Counter[str]()
     for m in matrices:
         by_kind[m.kind] += m.parameters
-    dtype = str(c.values.get("dtype") or c.values.get("torch_dtype") or "bfloat16").removeprefix("torch.")
+    dtype = _known_dtype(c, "dtype", "torch_dtype", default="bfloat16")
     stored, label = _stored(c, matrices, small, dtype)
     idle = sum(m.outputs * m.inputs * (m.copies - m.used) for m in matrices)  # experts that a token does not pass
     unread = by_kind["embedding"] if by_kind["head"] else 0  # a row of it is looked up

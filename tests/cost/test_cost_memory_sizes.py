@@ -107,6 +107,13 @@ def test_tokens_of_a_block(model, block, dtype, gpus, tokens):
     assert block_tokens_of(model, block, dtype, gpus) == tokens
 
 
+def test_tokens_of_a_block_where_nothing_else_is_said():
+    """In the model's own dtype on one GPU: five of 224 bytes hold a state beside a latent, on two GPUs three hold half of it."""
+    latent = replace(STATES, latent_dim=7)
+    assert (block_tokens_of(latent, 16), block_tokens_of(latent, 16, "auto", 2)) == (80, 48)
+    assert layer_token_bytes(PLAIN) == 40
+
+
 @pytest.mark.parametrize(
     ("model", "tokens", "size"),
     [

@@ -192,8 +192,9 @@ def test_what_lies_beside_a_config(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "quantization_config": {"load_in_8bit": True}}))
     assert load_model(str(tmp_path)).weight_dtype == "int8"
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
-    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quant_method": "awq", "quant_algo": "FP8"}))
-    assert load_model(str(tmp_path)).weight_dtype == "int4"
+    (tmp_path / "hf_quant_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="quantisation of modelopt is not known"):  # never 16 bits without a word
+        load_model(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_formats_with_scales_of_8_bits():
         (groups({"weights": FOUR}) | {"sparsity_config": {"format": None}}, Scheme("int4", 4 + 16 / 64)),
         (groups({"weights": FOUR}) | {"sparsity_config": {"format": "dense"}}, Scheme("int4", 4 + 16 / 64)),
         ({"quant_algo": "FP8"}, FP8),
+        ({"quantization": {"quant_algo": "FP8"}}, FP8),
         ({"quant_method": "modelopt", "quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"}, FP8),
         ({"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"}, FP8),
         ({"quant_method": "modelopt_fp4", "quant_algo": "NVFP4", "group_size": None}, NVFP4),
