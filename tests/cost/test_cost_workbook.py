@@ -32,6 +32,7 @@ class Book:
         self.sheets: dict[str, list[list[Any]]] = {}
         self.widths: dict[str, list[tuple[int, int, float]]] = {}
         self.heads: dict[str, set[tuple[bool, str | None]]] = {}
+        self.formats: dict[str, dict[str, set[tuple[str | None, str | None]]]] = {}
         styles = self.xml("styles.xml")
         fonts = [f.find("m:b", _NS) is not None for f in styles.findall("m:fonts/m:font", _NS)]
         borders = [b.find("m:bottom", _NS).get("style") for b in styles.findall("m:borders/m:border", _NS)]
@@ -39,12 +40,23 @@ class Book:
             (fonts[int(x.get("fontId"))], borders[int(x.get("borderId"))])
             for x in styles.findall("m:cellXfs/m:xf", _NS)
         ]
+        codes = {c.get("numFmtId"): c.get("formatCode") for c in styles.findall("m:numFmts/m:numFmt", _NS)}
+        colours = [f.find(".//m:fgColor", _NS) for f in styles.findall("m:fills/m:fill", _NS)]
+        looks = [
+            (codes.get(x.get("numFmtId")), None if (c := colours[int(x.get("fillId"))]) is None else c.get("rgb"))
+            for x in styles.findall("m:cellXfs/m:xf", _NS)
+        ]
         for n, sheet in enumerate(book.findall("m:sheets/m:sheet", _NS), 1):
             page, title = self.xml(f"worksheets/sheet{n}.xml"), sheet.get("name")
             self.sheets[title] = []
             for row in page.findall("m:sheetData/m:row", _NS):
                 cells = {self.column(c): self.cell(c, strings) for c in row.findall("m:c", _NS)}
-                self.sheets[title].append([cells.get(at, "") for at in range(max(cells) + 1)] if cells else [])
+                self.sheets[title] += [[]] * (int(row.get("r")) - 1 - len(self.sheets[title]))  # rows without a cell
+                self.sheets[title].append([cells.get(at, "") for at in range(max(cells) + 1)])
+            self.formats[title] = {}
+            for c in page.iter(f"{{{_NS['m']}}}c"):
+                if c.get("t") != "s":
+                    self.formats[title].setdefault(c.get("r")[0], set()).add(looks[int(c.get("s", 0))])
             first = page.find("m:sheetData/m:row", _NS).findall("m:c", _NS)
             self.heads[title] = {shown[int(c.get("s", 0))] for c in first}
             self.widths[title] = [
@@ -174,6 +186,7 @@ def test_the_demand_is_a_row_for_every_step(book):
         ["step", "of the mean", "requests/s", "machines"],
         [0, 0.5, ("B2*mean_rps", 5), (machines(2), 2)],
         [1, 1.5, ("B3*mean_rps", 15), (machines(3), 4)],
+        [],
         ["of the scenario: log; prices as of 2026-11-24"],
     ])  # fmt: skip
 
@@ -200,6 +213,15 @@ def test_names_point_at_the_cells_and_the_file_says_what_it_is(book):
     said = {e.tag.rpartition("}")[2]: e.text for e in ET.fromstring(book.zip.read("docProps/core.xml"))}
     assert (said["title"], said["description"]) == ("test", "estimate from a benchmark, no invoice")
     assert said["created"] == "2026-11-24T00:00:00Z"
+
+
+def test_numbers_typed_in_stand_out_from_results(book):
+    """Inputs and shares of the mean on a light fill, to eight places; formulas and ours to six; no number of another look."""
+    typed, made = {("#,##0.########", "FFFFF8DC")}, {("#,##0.00####", None)}
+    assert book.formats == {
+        "Inputs": {"C": typed}, "Demand": {"A": {(None, None)}, "B": typed, "C": made, "D": made}, "Costs": {"C": made},
+        "Claims": {"D": made, "E": made},
+    }  # fmt: skip
 
 
 def test_a_fixed_fleet_carries_the_highest_hour_and_may_be_free():
