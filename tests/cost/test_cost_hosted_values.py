@@ -278,7 +278,7 @@ def test_tokens_of_a_cache():
         ("openai", replace(run_at("https://api.openai.com/v1", target="another")), False),
         ("myhost", run_at("https://LLM.MyHost.example:8443/v1"), True),
         ("myhost", run_at("http://myhost/v1"), True),
-        ("llm.myhost.example", run_at("https://llm.myhost.example/v1"), True),
+        ("llm.myhost.example", run_at("https://llm.myhost.example/v1/chat"), True),
         ("myhost", run_at("https://llm.example/myhost"), False),
         ("MyHost", replace(run_at("http://10.0.0.1"), cell=replace(run_at("").cell, target="myHOST")), True),
     ],
