@@ -238,14 +238,9 @@ class ScenarioSpec(_Spec):
 def _allowed(loc: tuple[int | str, ...]) -> list[str]:
     """Keys allowed where an unknown one was found."""
     spec: type[BaseModel] = ScenarioSpec
-    for part in loc[:-1]:
-        if isinstance(part, int):
-            continue
-        inner = spec.model_fields[part].annotation if part in spec.model_fields else None
-        found = [a for a in (inner, *get_args(inner)) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not found:
-            return []
-        spec = found[0]
+    for part in (key for key in loc[:-1] if isinstance(key, str)):
+        inner = spec.model_fields[part].annotation
+        spec = next(a for a in (inner, *get_args(inner)) if isinstance(a, type) and issubclass(a, BaseModel))
     return list(spec.model_fields)
 
 
@@ -258,7 +253,7 @@ def parse_scenario(data: Any, source: str) -> ScenarioSpec:
     except ValidationError as error:
         found = error.errors()
         first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
-        where = ".".join(str(p) for p in first["loc"]) or "(top level)"
+        where = ".".join(str(p) for p in first["loc"])
         if first["type"] == "extra_forbidden":
             allowed = _allowed(first["loc"])
             near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1, cutoff=0.5)
