@@ -87,8 +87,7 @@ def conclude(spec: CapacitySpec, attainment: float, probes: Sequence[ProbeResult
     if state == "found" and interval is not None:
         low, capacity, high = interval
     else:  # an undecided probe guides the search, but bounds nothing
-        low = at.clear_low_rps if state != "censored_below" else None
-        high = at.clear_high_rps if state != "censored_above" else None
+        low, high = at.clear_low_rps, at.clear_high_rps
     return CapacityResult(
         state=state,
         capacity_rps=capacity,
