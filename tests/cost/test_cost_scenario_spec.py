@@ -117,6 +117,7 @@ EDGES = [  # key, the last value that is good, the next that is not
     ("constraints.engineers", 0, -0.001),
     ("ranges.headroom", [0, 1], [-0.001, 1]),
     ("ranges.headroom", [1, 1], [1.001, 1.1]),
+    ("ranges.demand_rps", [1, 1000], [1, 1000.1]),
     ("ranges.headroom", [0.9, 1], [0.9, 0.999]),
     ("ranges.headroom", [0.9, 1], [0.9]),
     ("ranges.headroom", [0.9, 1], [0.9, 1, 1]),
@@ -237,11 +238,11 @@ def test_a_machine_is_one_of_two():
 def test_parts_belong_together():
     """More machines at least only where they come and go; a step only of a shape of numbers; no infinite number anywhere."""
     assert scenario(fleet={"scaling": "autoscaled", "min_replicas": 2}).fleet.min_replicas == 2
-    assert scenario(demand={"shape": [1.0, 2.0], "step_s": 0.001}).demand.step_s == 0.001
+    assert scenario(demand={"shape": [1.0, 2.0], "step_s": 1}).demand.step_s == 1
     with pytest.raises(ConfigError, match="step_s"):
         scenario(demand={"shape": "flat", "step_s": 3599})
     with pytest.raises(ConfigError, match="step_s"):
-        scenario(demand={"shape": [1.0, 2.0], "step_s": 0})
+        scenario(demand={"shape": [1.0, 2.0], "step_s": 0.999})
     for part in ({"labour": {"full_time": float("inf")}}, {"hosted": [hosted(minimum_usd_per_month=float("inf"))]}):
         with pytest.raises(ConfigError, match="bad value"):
             scenario(**part)
