@@ -7,7 +7,7 @@ import json
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
@@ -16,6 +16,9 @@ from rich.text import Text
 
 from harness.cli.offline import as_json_option, console
 from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from harness.store.history_prune import Pruned
 
 
 class _Group(click.Group):
@@ -153,22 +156,44 @@ def index_command(results: Path, to: str | None, rebuild: bool, as_json: bool) -
 @results_argument
 @click.option("--raw-days", required=True, type=int, help="Keep raw files of campaigns at most so many days old.")
 @click.option("--dry-run", is_flag=True, help="Say what would go, delete nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask: for timers.")
 @as_json_option
-def prune_command(results: str, raw_days: int, dry_run: bool, as_json: bool) -> None:
-    """Delete raw files of old campaigns; manifests, plans and the history's rows stay for ever."""
-    from harness.store.history_prune import prune
+def prune_command(results: str, raw_days: int, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Delete raw files of old campaigns; manifests, plans and the history's rows stay for ever.
 
-    done = prune(results, raw_days, dry_run=dry_run)
-    for name, why in done.kept:
+    Shows what would go and asks first.
+    """
+    from harness.store.history_prune import delete, find_old
+
+    found = find_old(results, raw_days)
+    would = found.would
+    for name, why in would.kept:
         click.echo(f"kept: {name}: {why}", err=True)
+    if not dry_run and not yes and would.files:
+        _ask_to_delete(results, would)
+    if not dry_run:
+        delete(found)
     if as_json:
-        _emit(campaigns=list(done.campaigns), runs=done.runs, files=done.files, freed_bytes=done.freed_bytes,
-              kept=[list(k) for k in done.kept], dry_run=dry_run)  # fmt: skip
+        _emit(campaigns=list(would.campaigns), runs=would.runs, files=would.files, freed_bytes=would.freed_bytes,
+              kept=[list(k) for k in would.kept], dry_run=dry_run)  # fmt: skip
         return
-    for name in done.campaigns:
+    for name in would.campaigns:
         click.echo(f"{'would prune' if dry_run else 'pruned'}: {name}")
-    would = "would be freed" if dry_run else "freed"
-    click.echo(f"{done.freed_bytes / 1e6:,.1f} MB {would}: {done.files:,} files of {done.runs:,} runs in {len(done.campaigns):,} campaigns")  # fmt: skip
+    click.echo(_freed(would, "would be freed" if dry_run else "freed"))
+
+
+def _freed(would: Pruned, word: str) -> str:
+    return f"{would.freed_bytes / 1e6:,.1f} MB {word}: {would.files:,} files of {would.runs:,} runs in {len(would.campaigns):,} campaigns"
+
+
+def _ask_to_delete(results: str, would: Pruned) -> None:
+    """Raises ConfigError: nobody is there to ask; Abort: the answer is no."""
+    for name in would.campaigns:
+        click.echo(f"would prune: {name}", err=True)
+    click.echo(_freed(would, "would be freed"), err=True)
+    if not sys.stdin.isatty():
+        raise ConfigError("nobody is there to be asked, and nothing was deleted", results, "give --yes, or look with --dry-run")  # fmt: skip
+    click.confirm(f"Delete these files under {results} for ever?", abort=True, err=True)
 
 
 def _emit(**values: Any) -> None:

@@ -7,6 +7,7 @@ A directory is a path or an fsspec URL (s3://bucket/results, memory://results); 
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -47,9 +48,9 @@ class Root:
         return f"{self.prefix}{self.path.lstrip('/')}" if self.prefix else self.path
 
     def urls(self, pattern: str) -> list[str]:
-        """Files under the root that match, sorted, as DuckDB opens them. Raises StoreError."""
+        """Files under the root that match, sorted; only `pattern` is one. Raises StoreError."""
         try:
-            found = self.fs.glob(f"{self.path}/{pattern}")
+            found = self.fs.glob(f"{glob.escape(self.path)}/{pattern}")
         except Exception as error:  # each filesystem raises its own
             raise _unreachable(self, error) from None
         return sorted(f"{self.prefix}{str(path).lstrip('/')}" if self.prefix else str(path) for path in found)
@@ -153,7 +154,8 @@ def merge(root: Root) -> None:
 
 
 def _list(urls: Sequence[str]) -> str:
-    return "[" + ", ".join("'" + url.replace("'", "''") + "'" for url in urls) + "]"
+    """As DuckDB opens just these: it takes each for a pattern."""
+    return "[" + ", ".join("'" + glob.escape(url).replace("'", "''") + "'" for url in urls) + "]"
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from harness.store.manifest import NAME, from_json
 from harness.store.owner import is_alive
 from harness.store.pruned import MARK
 
-_RAW = (
-    "requests.parquet", "gpu.parquet", "server.parquet", "host.parquet", "server.log", "parts/*", "scratch/*", "*.parquet.tmp",
-)  # fmt: skip
+_RAW = frozenset({"requests.parquet", "gpu.parquet", "server.parquet", "host.parquet", "server.log"})
+_RAW_FOLDERS = ("parts", "scratch")
+_UNFINISHED = ".parquet.tmp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,22 @@ class _Run:
     created: datetime
 
 
-def prune(results_dir: str | Path, raw_days: int, *, dry_run: bool = False) -> Pruned:
-    """Delete requests, gpu, server and host files, part files and server logs of campaigns whose newest run is over `raw_days` days old.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a prune would do, and the very files that it would delete: those and no others."""
 
-    A campaign is pruned only whole: every run of it must be in the history and none going on. A file called pruned.json is left in
-    each run before its first file goes, so a kill in between is seen and the next prune ends the work. Raises ConfigError, StoreError.
+    would: Pruned
+    root: history.Root
+    raw_days: int
+    runs: tuple[tuple[str, tuple[dict[str, Any], ...]], ...]  # run directory, its raw files
+    logs: tuple[dict[str, Any], ...]  # of servers
+
+
+def find_old(results_dir: str | Path, raw_days: int) -> Found:
+    """Requests, gpu, server and host files, part files and server logs of campaigns whose newest run is over `raw_days` days old.
+
+    A campaign is pruned only whole: every run of it must be in the history and none going on. Deletes nothing. Raises
+    ConfigError, StoreError.
     """
     if raw_days < 1:
         raise ConfigError("raw data is kept for at least a day", f"--raw-days {raw_days}", "give 1 or more")
@@ -55,7 +66,8 @@ def prune(results_dir: str | Path, raw_days: int, *, dry_run: bool = False) -> P
     have = history.indexed(results_dir)
     before = clock.utc_now() - timedelta(days=raw_days)
     named: list[str] = []
-    runs = files = freed = 0
+    runs: list[tuple[str, tuple[dict[str, Any], ...]]] = []
+    logs: list[dict[str, Any]] = []
     for (experiment, campaign), members in sorted(campaigns.items()):
         if max(run.created for run in members) >= before:
             continue
@@ -63,21 +75,30 @@ def prune(results_dir: str | Path, raw_days: int, *, dry_run: bool = False) -> P
         if why := _why_kept(root, members, have):
             kept.append((name, why))
             continue
-        gone = [(run, _raw_files(root, run.path)) for run in members]
-        logs = _files(root, f"{root.path}/{experiment}/server-logs/{campaign}_*.log")
-        if not logs and not any(found for _, found in gone):
-            continue  # it was pruned before
-        doomed = [info for _, found in gone for info in found] + logs
-        named, runs = [*named, name], runs + sum(bool(found) for _, found in gone)
-        files, freed = files + len(doomed), freed + _freed(doomed)
-        if not dry_run:
-            for run, found in gone:
-                if not found:
-                    continue
-                _mark(root, run.path, raw_days)
-                _remove(root, found)
-            _remove(root, logs)
-    return Pruned(tuple(named), runs, files, freed, tuple(kept))
+        raw = [(run.path, files) for run in members if (files := tuple(_raw_files(root, run.path)))]
+        own_logs = _logs(root, experiment, campaign)
+        if raw or own_logs:  # else it was pruned before
+            named.append(name)
+            runs += raw
+            logs += own_logs
+    doomed = [info for _, files in runs for info in files] + logs
+    would = Pruned(tuple(named), len(runs), len(doomed), _freed(doomed), tuple(kept))
+    return Found(would, root, raw_days, tuple(runs), tuple(logs))
+
+
+def delete(found: Found) -> Pruned:
+    """Delete what was found. A file called pruned.json is left in each run before its first file goes, so a kill in between is
+    seen and the next prune ends the work. Raises StoreError."""
+    for run_dir, files in found.runs:
+        _mark(found.root, run_dir, found.raw_days)
+        _remove(found.root, files)
+    _remove(found.root, found.logs)
+    return found.would
+
+
+def prune(results_dir: str | Path, raw_days: int) -> Pruned:
+    """Find and delete, without asking. Raises ConfigError, StoreError."""
+    return delete(find_old(results_dir, raw_days))
 
 
 def _campaigns(root: history.Root) -> tuple[dict[tuple[str, str], list[_Run]], list[tuple[str, str]]]:
@@ -109,12 +130,27 @@ def _why_kept(root: history.Root, members: Sequence[_Run], have: dict[tuple[str,
     return None
 
 
-def _files(root: history.Root, pattern: str) -> list[dict[str, Any]]:
-    return [info for info in root.fs.glob(pattern, detail=True).values() if info["type"] != "directory"]
+def _listed(root: history.Root, folder: str) -> list[dict[str, Any]]:
+    """What stands in a folder and is no folder; nothing where it is a link, or is not there. No name is taken for a pattern."""
+    if root.local and Path(folder).is_symlink():
+        return []
+    try:
+        return [info for info in root.fs.ls(folder, detail=True) if info["type"] != "directory"]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _raw_files(root: history.Root, run_dir: str) -> list[dict[str, Any]]:
-    return [info for pattern in _RAW for info in _files(root, f"{run_dir}/{pattern}")]
+    named = [(info["name"].rpartition("/")[2], info) for info in _listed(root, run_dir)]
+    own = [info for name, info in named if name in _RAW or name.endswith(_UNFINISHED)]
+    return own + [info for folder in _RAW_FOLDERS for info in _listed(root, f"{run_dir}/{folder}")]
+
+
+def _logs(root: history.Root, experiment: str, campaign: str) -> list[dict[str, Any]]:
+    """Of the campaign's servers: <campaign>_<target>.log."""
+    found = _listed(root, f"{root.path}/{experiment}/server-logs")
+    names = [(info["name"].rpartition("/")[2], info) for info in found]
+    return [info for name, info in names if name.startswith(f"{campaign}_") and name.endswith(".log")]
 
 
 def _freed(doomed: Sequence[dict[str, Any]]) -> int:
@@ -146,6 +182,6 @@ def _remove(root: history.Root, found: Sequence[dict[str, Any]]) -> None:
             raise StoreError("raw file cannot be deleted", info["name"], f"{error}; prune again when it can") from None
     if root.local:
         for folder in {str(Path(info["name"]).parent) for info in found}:
-            if Path(folder).name in {"parts", "scratch"}:
+            if Path(folder).name in _RAW_FOLDERS:
                 with suppress(OSError):
                     Path(folder).rmdir()

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pyarrow.parquet as pq
@@ -15,12 +16,13 @@ from click.testing import CliRunner
 
 from harness import clock
 from harness.analyse.indexing import index_runs
+from harness.cli import history as history_words
 from harness.cli.history import history_group
 from harness.errors import ConfigError, StoreError
 from harness.records import Load
 from harness.store import history
 from harness.store.history_columns import history_section, metric_columns, row_of, runs_schema
-from harness.store.history_prune import prune
+from harness.store.history_prune import find_old, prune
 from harness.store.owner import owner
 from harness.store.reader import read_run
 from harness.store.writer import RunWriter
@@ -249,7 +251,7 @@ def test_prune_deletes_raw_files_and_keeps_what_is_promised(tmp_path):
     old, young = stored(tmp_path, OLD, log=True), stored(tmp_path, NOW - timedelta(days=2))
     index_runs(tmp_path)
     before, untouched = sizes(tmp_path / "e"), sizes(young)
-    dry = prune(tmp_path, 30, dry_run=True)
+    dry = find_old(tmp_path, 30).would
     assert sizes(tmp_path / "e") == before
     done = prune(tmp_path, 30)
     assert done == dry
@@ -371,4 +373,66 @@ def test_the_command_indexes_and_prunes(tmp_path):
     stored(tmp_path, OLD)
     assert "1 runs indexed" in command("index", str(tmp_path)).stdout
     assert json.loads(command("prune", str(tmp_path), "--raw-days", "30", "--dry-run", "--json").stdout)["runs"] == 1
-    assert "MB freed: 1 files of 1 runs in 1 campaigns" in command("prune", str(tmp_path), "--raw-days", "30").stdout
+    words = ("prune", str(tmp_path), "--raw-days", "30", "--yes")
+    assert "MB freed: 1 files of 1 runs in 1 campaigns" in command(*words).stdout
+
+
+def test_prune_deletes_nothing_unless_told(tmp_path, monkeypatch):
+    """Without --yes: refused where nobody can be asked, kept on a no, deleted on a yes, and what would go is shown before."""
+    stored(tmp_path, OLD)
+    index_runs(tmp_path)
+    before, words = sizes(tmp_path), ["prune", str(tmp_path), "--raw-days", "30"]
+    done = CliRunner().invoke(history_group, words)
+    assert isinstance(done.exception, ConfigError)
+    monkeypatch.setattr(history_words, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    done = CliRunner().invoke(history_group, words, input="n\n")
+    assert (done.exit_code, sizes(tmp_path)) == (1, before)
+    assert (
+        done.stderr.index("would prune: e/") < done.stderr.index("1 files of 1 runs") < done.stderr.index("for ever?")
+    )
+    assert CliRunner().invoke(history_group, words, input="y\n").exit_code == 0
+    assert len(sizes(tmp_path)) == len(before)  # requests.parquet went, pruned.json came
+
+
+@pytest.mark.parametrize(("asked", "other"), [("r[1]", "r1"), ("r*", "rx"), ("r?", "ry")])
+def test_a_results_directory_is_a_name_and_no_pattern(tmp_path, asked, other):
+    """Of two directories, of which the name of one matches the other's as a pattern, the named one is pruned, queried and no other."""
+    for name in (asked, other):
+        stored(tmp_path / name, OLD, log=True)
+        index_runs(tmp_path / name)
+    before = sizes(tmp_path / other)
+    assert value(tmp_path / asked, "SELECT count(*) FROM requests") == len(REQUESTS)
+    assert prune(tmp_path / asked, 30).files == 3
+    assert sizes(tmp_path / other) == before
+    assert value(tmp_path / asked, "SELECT count(*) FROM runs") == 1
+
+
+def test_names_inside_are_no_patterns_either(tmp_path):
+    """A run and a campaign whose names match others' as patterns: the others' files and logs stay."""
+    old, young = stored(tmp_path, OLD, log=True), stored(tmp_path, NOW, log=True)
+    old.rename(old.with_name("2*"))
+    manifest_file = old.with_name("2*") / "manifest.json"
+    said = json.loads(manifest_file.read_text()) | {"campaign_id": "*", "run_id": "2*"}
+    manifest_file.write_text(json.dumps(said))
+    index_runs(tmp_path)
+    before = sizes(young) | sizes(tmp_path / "e" / "server-logs")
+    assert prune(tmp_path, 30).files == 2  # requests.parquet and server.log of that run
+    assert sizes(young) | sizes(tmp_path / "e" / "server-logs") == before
+
+
+@pytest.mark.parametrize("linked", ["run", "parts"])
+def test_what_is_only_linked_to_stays(tmp_path, linked):
+    """A run, or its folder of part files, that stands outside the directory loses nothing."""
+    outside = tmp_path / "outside"
+    run = stored(tmp_path / "results", OLD)
+    if linked == "run":
+        run.rename(outside)
+        run.symlink_to(outside)
+    else:
+        outside.mkdir()
+        (outside / "requests-00001.parquet").write_bytes((run / "requests.parquet").read_bytes())
+        (run / "parts").symlink_to(outside)
+    index_runs(tmp_path / "results")
+    before = sizes(outside)
+    prune(tmp_path / "results", 30)
+    assert sizes(outside) == before
