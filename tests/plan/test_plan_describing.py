@@ -21,6 +21,13 @@ ROWS = 100_000
 OF_NO_PRESET = {"prefix": None, "assumptions": None, "check": {}, "source": None, "licence": None, "cite": None}
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """Rows of a smaller sample, for what takes long to draw."""
+    monkeypatch.setattr("harness.plan.describing._ROWS", 4000)
+    return 4000
+
+
 def column(tokens):
     """Mean, ends and the least length that so many of the requests do not exceed."""
     ordered = sorted(int(n) for n in tokens)
@@ -109,7 +116,7 @@ def test_all_that_is_told_of_a_short_form():
 
 
 @pytest.mark.parametrize("name", ["chat", "long-chat", "agent", "mlperf-like", "seed-chat"])
-def test_all_that_is_told_of_a_preset(name):
+def test_all_that_is_told_of_a_preset(name, few):
     """What its file says of source, licence, figures and assumptions, and the arrivals that it would plan: 20,000 with seed 0,
     at 1/s where the source gives no rate."""
     data = yaml.safe_load((data_dir("workloads") / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -126,7 +133,7 @@ def test_all_that_is_told_of_a_preset(name):
     assert {key: found[key] for key in found if key not in ("prompt_tokens", "output_tokens", "histogram")} == {
         "workload": name,
         "description": data["description"],
-        "rows": ROWS,
+        "rows": few,
         "arrivals": {
             "process": "poisson with the rates of the source's 10 s bins" if "requests_per_10s_bin" in said else "poisson",
             "source_mean_rate_rps": said.get("mean_rate_rps"),
@@ -144,9 +151,9 @@ def test_all_that_is_told_of_a_preset(name):
     }  # fmt: skip
 
 
-def test_sessions_are_shown_without_a_limit_of_their_calls():
-    """The lengths told of a preset of sessions are those of the first 100,000 calls of its plan with seed 0."""
-    plan, notes = draw("agent", Load(concurrency=1), requests=ROWS, duration_s=None, seed=0, warmup_requests=0,
+def test_sessions_are_shown_without_a_limit_of_their_calls(few):
+    """The lengths told of a preset of sessions are those of the first calls of its plan with seed 0."""
+    plan, notes = draw("agent", Load(concurrency=1), requests=few, duration_s=None, seed=0, warmup_requests=0,
                        context_limit_tokens=None)  # fmt: skip
     found = describe("agent")
     assert found["prompt_tokens"] == column([r.target_prompt_tokens for r in plan.requests])
