@@ -105,10 +105,10 @@ def estimate(
     )
     compute = gpus * above_zero(flops, "FLOP/s") * share(shape.compute_efficiency, "compute efficiency")
     moved = above_zero(bandwidth_bytes_per_s, "bandwidth") * share(shape.bandwidth_efficiency, "bandwidth efficiency")
-    context = sequence_kv_bytes(model, i + o // 2 or 1, kv_dtype=shape.kv_dtype, tensor_parallel=gpus)
+    context = sequence_kv_bytes(model, i + o // 2, kv_dtype=shape.kv_dtype, tensor_parallel=gpus)
     weights = weight_bytes(model, shape.weight_dtype) / gpus
     prefill = (2 * model.active_parameters * i + prefill_attention_flops(model, i)) / compute
-    token = 2 * model.active_parameters + decode_attention_flops(model, i + o // 2 or 1)
+    token = 2 * model.active_parameters + decode_attention_flops(model, i + o // 2)
 
     def at(batch: int) -> tuple[float, float]:
         step = max((weights + batch * context) / moved, batch * token / compute)
@@ -143,7 +143,7 @@ def best_estimate(
     if flops is None:
         return f"no FLOP/s known for {gpu_model}"
     best: tuple[float, str] | None = None
-    tp, fits = 1, False
+    tp = 1
     while tp <= gpu_count:
         if model.attention_heads % tp == 0:  # vLLM refuses others, latent attention included
             one = estimate(
@@ -155,7 +155,6 @@ def best_estimate(
                 gpus=tp,
             )
             if one is not None:
-                fits = True
                 total = gpu_count // tp * one.rps
                 if best is None or total > best[0]:
                     best = (total, f"{gpu_count // tp} x TP{tp}, batch {one.batch}, TPOT {one.tpot_s * 1000:.1f} ms")
@@ -164,6 +163,6 @@ def best_estimate(
         return best
     smallest = weight_bytes(model, shape.weight_dtype) / GB
     have = float(memory_gb_each) * gpu_count * float(shape.memory_share)
-    if not fits and smallest > have:
+    if smallest > have:
         return f"weights of {smallest:.0f} GB do not fit in {have:.0f} GB"
     return "no batch fits and meets the time per output token"
