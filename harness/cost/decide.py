@@ -66,7 +66,7 @@ def _constraint_lines(result: ScenarioResult) -> tuple[str, ...]:
 
 
 def _money(value: Decimal) -> str:
-    return f"{value:.4g}" if value < 1 else f"{value:,.2f}"
+    return f"{value:.4g}" if 0 < value < 1 else f"{value:,.2f}"
 
 
 def _crossing_words(a: Against) -> str:
