@@ -92,10 +92,11 @@ def base_of(spec: ScenarioSpec, measured: Measured | None) -> Base:
     """Demand, machine, capacity and fleet of a scenario. Raises ConfigError where one cannot be had."""
     at = datetime.combine(spec.as_of, time(12), UTC)
     demand = _demand(spec)
-    if spec.machine.declared is not None:
-        machine = declared(spec.machine.declared)
+    if spec.machine.instance is not None:
+        machine = instance_price(spec.machine.instance, at)
     else:
-        machine = instance_price(spec.machine.instance or "", at)
+        assert spec.machine.declared is not None
+        machine = declared(spec.machine.declared)
     capacity, inputs = _capacity(spec, measured)
     fleet_spec = FleetSpec(
         capacity_rps=capacity,
