@@ -31,13 +31,14 @@ from tests.mutants.mutations import Mutant, is_a_change, mutants_of
 from tests.mutants.selecting import Only
 
 MAY_LIVE = "tests/mutants/may_live.toml"
+PARSERS = ("tests/drive/test_drive_parsers.py", "tests/drive/test_drive_exchange.py")
 PACKAGES = {
     "harness/analyse": ("tests/analyse", "tests/report", "tests/store/test_store_history.py"),
     "harness/cost": ("tests/cost",),
     "harness/plan": ("tests/plan",),
-    "harness/drive/sse.py": ("tests/drive/test_drive_sse.py", "tests/drive/test_drive_exchange.py"),
-    "harness/drive/http1.py": ("tests/drive/test_drive_http1.py", "tests/drive/test_drive_exchange.py"),
-    "harness/drive/dialect.py": ("tests/drive/test_drive_dialect.py", "tests/drive/test_drive_exchange.py"),
+    "harness/drive/sse.py": ("tests/drive/test_drive_sse.py", *PARSERS),
+    "harness/drive/http1.py": ("tests/drive/test_drive_http1.py", *PARSERS),
+    "harness/drive/dialect.py": ("tests/drive/test_drive_dialect.py", *PARSERS),
 }
 MEMORY_BYTES = 12 << 30
 CONTROL = 20
