@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
+from statistics import median
 
 import numpy as np
 
@@ -120,8 +122,7 @@ def parse(
             "start vLLM with --enable-logging-iteration-details (flags of the target), best with --no-async-scheduling",
         )
     cache = kv_cache_tokens if all(r.kv_share is not None for r in read) else None
-    printed = np.array([r.ms for r in read])
-    if float(np.median(printed)) >= _HANDED_OVER_MS:
+    if median(r.ms for r in read) >= _HANDED_OVER_MS:
         return _steps(read, [([r], r.ms / 1000) for r in read], shape, cache, PRINTED)
     if any(r.whole_seconds for r in read):
         return _steps(read, _by_second(read), shape, cache, WHOLE_SECONDS)
@@ -131,13 +132,11 @@ def parse(
 def _by_stamp(read: Sequence[_Read]) -> list[tuple[list[_Read], float]]:
     """A step took the time since the line before it. A step that decodes had work before it; one that does not may follow an
     idle engine, and is left out where its gap is long."""
-    gaps = np.diff([r.at_s for r in read])
-    usual = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else 0.0
-    return [
-        ([r], float(gap))
-        for r, gap in zip(read[1:], gaps, strict=True)
-        if gap > 0 and (r.decode or gap <= _IDLE_STEPS * usual)
-    ]
+    timed = [(one, one.at_s - before.at_s) for before, one in pairwise(read) if one.at_s > before.at_s]
+    if not timed:
+        return []
+    longest = _IDLE_STEPS * median(gap for _, gap in timed)
+    return [([one], gap) for one, gap in timed if one.decode or gap <= longest]
 
 
 def _by_second(read: Sequence[_Read]) -> list[tuple[list[_Read], float]]:

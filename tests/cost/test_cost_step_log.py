@@ -96,6 +96,19 @@ def test_steps_by_their_stamps():
     }
 
 
+def test_lines_of_one_instant_are_no_usual_gap():
+    """Seven of ten have the same stamp: the usual gap is an eighth of a second all the same, and one of eight times that is kept."""
+    eighths = [0, 0, 0, 0, 0, 0, 0, 1, 2, 10]
+    found = parse([line(f"11-24 12:00:{at / 8:06.3f}", 1, int(at < 10), 0.03) for at in eighths], "x")
+    assert found.seconds.tolist() == [0.125, 0.125, 1.0]
+
+
+def test_an_empty_cache_has_no_tokens():
+    """0.0 % of it is none, in a step that decodes too."""
+    lines = [line("11-24 12:00:01", 1, 1, 2.0, kv="0.0")] * 8
+    assert parse(lines, "x", kv_cache_tokens=4000).kv_tokens.tolist() == [0.0] * 8
+
+
 def test_steps_by_whole_seconds():
     """A second counts that has a busy one on either side; its steps share it."""
     seconds = [1, 1, 2, 2, 2, 3, 5, 6, 6, 7]
