@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.analyse.energy import gpu_energy
+from harness.analyse.energy import Energy, gpu_energy
 from harness.analyse.summary import summarise
 from harness.records import GpuSample, Load, Window
 from tests.analyse.run_builder import closed_loop, frame, gpu, ns, run
@@ -83,3 +83,69 @@ def test_no_gpu_is_a_note():
     summary = summarise(run(closed_loop(4, 40), Load(concurrency=4), telemetry={"gpu": "no NVML on this machine"}))
     assert summary.scalars["energy_j"] is None
     assert "gpu telemetry absent: no NVML on this machine" in summary.notes
+
+
+def board(points, index=0, uuid="GPU-0"):
+    return [GpuSample(ns(at), index, uuid, 1, mj, 0, 0, 0, 0, 0, 0, 0, 0, 0, None) for at, mj in points]
+
+
+def joules(rows, start=1.0, end=3.0):
+    return gpu_energy(frame(rows, GpuSample), Window(ns(start), ns(end), "", 1, 0, 0))
+
+
+HIGH = 5_000_000_000
+
+
+def test_energy_between_the_edges():
+    """Interpolated between the readings around each edge, which may be on it; readings in any order; nulls left out."""
+    points = [(0.0, HIGH), (2.0, HIGH + 4000), (4.0, HIGH + 10_000), (3.5, None)]
+    assert joules(board(points)) == Energy(pytest.approx(7.0 - 2.0), 1, None)
+    assert joules(board(points[::-1])).energy_j == pytest.approx(5.0)
+    assert joules(board(points), 0.0, 4.0) == Energy(pytest.approx(10.0), 1, None)
+    two = [*board(points), *board([(0.5, 0), (3.0, 2500)], 1, "GPU-1")]
+    assert joules(two) == Energy(pytest.approx(5.0 + 2.0), 2, None)
+
+
+@pytest.mark.parametrize(
+    ("rows", "start", "end", "boards", "why"),
+    [
+        (board([(0.0, HIGH), (4.0, HIGH + 1)]), -0.001, 3.0, 0, "GPU 0 gave no energy reading before the window"),
+        (board([(0.0, HIGH), (4.0, HIGH + 1)]), 1.0, 4.001, 0, "GPU 0 gave no energy reading after the window"),
+        (board([(0.0, None), (4.0, None)]), 1.0, 3.0, 0, "GPU 0 has no energy counter"),
+        ([*board([(0.0, 0), (4.0, 9)]), *board([(0.0, None)], 3, "x")], 1.0, 3.0, 1, "GPU 3 has no energy counter"),
+        (
+            board([(0.0, 9), (2.0, 8), (4.0, 10)]),
+            1.0,
+            3.0,
+            0,
+            "GPU 0: the energy counter went backwards inside the window",
+        ),
+        (
+            board([(0.0, 9), (2.0, 10), (4.0, 9)]),
+            1.0,
+            2.5,
+            0,
+            "GPU 0: the energy counter went backwards inside the window",
+        ),
+        ([], 1.0, 3.0, 0, "no GPU telemetry"),
+    ],
+)
+def test_energy_that_is_not_known(rows, start, end, boards, why):
+    """None, how many boards were added up before, and which board and why."""
+    assert joules(rows, start, end) == Energy(None, boards, why)
+
+
+def test_a_counter_that_falls_beside_the_window_does_no_harm():
+    """Before the reading at or before its start, and after the one at or behind its end."""
+    assert joules(board([(0.0, 9000), (1.0, 0), (2.0, 1000), (3.0, 3000), (4.0, 0)])) == Energy(
+        pytest.approx(3.0), 1, None
+    )
+    assert joules(board([(0.0, 9000), (0.9, 0), (3.1, 2200), (4.0, 0)])) == Energy(pytest.approx(2.0), 1, None)
+    assert gpu_energy(None, None) == Energy(None, 0, "no GPU telemetry")
+    assert gpu_energy(frame(gpu(5), GpuSample), None) == Energy(None, 0, "no window")
+    slices = [
+        *board([(0.0, None), (4.0, None)], uuid="MIG-1"),
+        *board([(0.0, 0), (4.0, 4000)], uuid="MIG-2"),
+        *board([(0.0, 0), (2.0, 9)], uuid="MIG-3"),
+    ]
+    assert joules(slices) == Energy(pytest.approx(2.0), 1, None)
