@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.drive import leftover
 from harness.errors import StoreError
+from harness.lock_file import open_lock, try_lock
 from harness.records import Load, PlannedRequest
 from harness.store.manifest import read_manifest
 from harness.store.owner import goes_on
@@ -93,12 +94,13 @@ def _store(
 def _alone(scratch: Path) -> Iterator[None]:
     """One recovery of a run at a time. Raises StoreError."""
     scratch.mkdir(exist_ok=True)
-    with (scratch / _LOCK).open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError("the run is being recovered", scratch, "wait until that has ended") from None
+    descriptor = open_lock(scratch / _LOCK)
+    try:
+        if not try_lock(descriptor):
+            raise StoreError("the run is being recovered", scratch, "wait until that has ended")
         yield
+    finally:
+        os.close(descriptor)
 
 
 def _requests(run_dir: Path) -> list[PlannedRequest]:

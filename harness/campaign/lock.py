@@ -1,14 +1,12 @@
 """Two campaigns never share a GPU, or the machine where there is none: one lock file each, held by flock.
 
-The files stand in HARNESS_LOCK_DIR, else in /tmp/vllm-cost-harness-locks, which all users and services of a machine share
-(TMPDIR does not move it: a lock that everybody has for himself is none). The kernel lets a lock go when its holder dies,
-however it dies; the file stays and says who had it last.
+The kernel lets a lock go when its holder dies, however it dies; the file stays and says who had it last. `lock_file.py` says
+where the files stand.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,16 +16,13 @@ from typing import Any
 
 from harness import clock
 from harness.config import TargetSpec
-from harness.errors import StoreError, TargetError
+from harness.errors import TargetError
+from harness.lock_file import lock_dir, open_lock, try_lock
 from harness.observe.nvml import open_gpus
 from harness.targets.identity import is_loopback
 
 _WAIT_S = 1.0
 _MACHINE = "machine"
-
-
-def lock_dir() -> Path:
-    return Path(os.environ.get("HARNESS_LOCK_DIR") or "/tmp/vllm-cost-harness-locks")  # noqa: S108 - see above
 
 
 def lock_names(targets: Sequence[TargetSpec]) -> list[str]:
@@ -83,10 +78,10 @@ def hold_file(path: Path, campaign: str) -> Iterator[None]:
 
 @contextmanager
 def _held(path: Path, what: str, campaign: str, *, wait: bool, say: Callable[[str], None]) -> Iterator[int]:
-    descriptor = _open(path)
+    descriptor = open_lock(path)
     try:
         said = False
-        while not _try(descriptor):
+        while not try_lock(descriptor):
             holder = _holder(descriptor)
             if not wait:
                 advice = "wait for it with --wait-lock, or end it"
@@ -107,30 +102,6 @@ def _sign(descriptor: int, campaign: str) -> None:
     with contextlib.suppress(OSError):  # who holds it is a courtesy; that it is held is the kernel's
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
-
-
-def _open(path: Path) -> int:
-    try:
-        if not path.parent.is_dir():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.parent == lock_dir():
-                path.parent.chmod(0o1777)  # other users take locks here too
-        # No O_CREAT on a file that is there: in a sticky directory the kernel refuses it to other users.
-        with contextlib.suppress(FileExistsError):
-            made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            os.fchmod(made, 0o666)
-            return made
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise StoreError("lock file cannot be opened", path, f"{error.strerror}; set HARNESS_LOCK_DIR") from None
-
-
-def _try(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _holder(descriptor: int) -> str:

@@ -15,11 +15,12 @@ import os
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from harness import clock
+from harness.lock_file import open_lock, try_lock
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 MAGIC = b"\xf5spool\x1a\n"  # what reading begins again at after damage; 0xf5 is in no UTF-8 text
@@ -32,28 +33,26 @@ def _segment(scratch: Path, worker: int, number: int) -> Path:
 
 
 def _lock(scratch: Path, worker: int) -> int:
-    return os.open(scratch / f"spool-{worker}.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return open_lock(scratch / f"spool-{worker}.lock")
 
 
 def is_written(scratch: Path, worker: int) -> bool:
     """True while a process lives that has the Writer of this spool open."""
     fd = _lock(scratch, worker)
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not try_lock(fd, shared=True)
     finally:
         os.close(fd)
-    return False
 
 
 class Writer:
     """The worker's end. `put` never waits for the reader. `preface`: a message that every segment begins with, so that
-    it can be read without those before it."""
+    it can be read without those before it. `veil` takes each message and gives it without secrets; None where there are none."""
 
     def __init__(self, scratch: Path, worker: int) -> None:
         self._scratch, self._worker = scratch, worker
         self.preface: tuple[Any, ...] | None = None
+        self.veil: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None
         self._number = -1
         self._fd = -1
         self._room = 0
@@ -61,7 +60,7 @@ class Writer:
         fcntl.flock(self._held, fcntl.LOCK_EX)
 
     def put(self, message: tuple[Any, ...]) -> None:
-        payload = marshal.dumps(message)
+        payload = marshal.dumps(message if self.veil is None else self.veil(message))
         if self._room <= 0:
             self._next_segment()
         crc = zlib.crc32(payload, zlib.crc32(_LENGTH.pack(len(payload))))
