@@ -5,6 +5,7 @@ Offset i of a process of varying rate is where the integral of its rate reaches 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from itertools import pairwise
 
@@ -175,6 +176,34 @@ def test_a_duration_and_its_ends():
     with pytest.raises(ConfigError, match="need a trace") as caught:
         arrivals("trace", 1.0, SEED, 3, None)
     assert caught.value.value == "trace"
+
+
+GOLDEN = {
+    "gamma:0.02": "70dc73b345e7a45f",
+    "gamma:0.5": "8fa599130003f2f0",
+    "gamma:2": "8ea2ed762dc898c2",
+    "gamma:2.1": "bf66b5a091ad4e92",
+    "gamma:400": "a45c5f39483a854f",
+    "onoff:5:20": "f4cad29d6c02032a",
+    "onoff:20:5:0.25": "1178aa95d8a044eb",
+    "ramp:3-1": "4aa3d4f6c0c52290",
+    "step:1,0,3": "f05ebdd10b9a04fb",
+    "diurnal:language/m-mid:48": "748903816c37ada8",
+}
+
+
+@pytest.mark.parametrize("text", GOLDEN)
+def test_golden_digests_of_arrivals(text):
+    """The same words give the same nanoseconds on every machine, and in every release: the tables behind them are part of that."""
+    offsets = arrivals(text, 3.0, 1, 2000, None).astype("<i8")
+    assert hashlib.sha256(offsets.tobytes()).hexdigest()[:16] == GOLDEN[text]
+
+
+def test_as_many_requests_as_one_may():
+    """Ten million are drawn, one more is refused."""
+    assert arrivals("constant", 1e6, SEED, 10_000_000, None)[-1] == 9_999_999_000
+    with pytest.raises(ConfigError, match="plan too large"):
+        arrivals("constant", 1e6, SEED, 10_000_001, None)
 
 
 def test_burstiness_by_hand():
