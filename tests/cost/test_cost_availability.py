@@ -21,8 +21,8 @@ def test_down_is_repair_over_the_whole_cycle():
     """1 h of repair after 3 h of work: a quarter; repaired at once: never down."""
     assert unavailability(3, 1) == 0.25
     assert unavailability(3, 0) == 0
-    for bad in ((0, 1), (-1, 1), (3, -1)):
-        with pytest.raises(ConfigError):
+    for bad, named in (((0, 1), "time between failures"), ((-1, 1), "time between failures"), ((3, -1), "repair time")):
+        with pytest.raises(ConfigError, match=named):
             unavailability(*bad)
 
 
@@ -35,10 +35,16 @@ def test_k_of_n_is_the_binomial_sum(needed, total, down, up):
     assert k_of_n(needed, total, down) == up
 
 
-@pytest.mark.parametrize("bad", [(3, 2, 0.1), (-1, 2, 0.1), (1, -1, 0.1), (0.5, 2, 0.1), (1, 1.5, 0.1), (1, 2, 1.01), (1, 2, -0.1)])  # fmt: skip
-def test_counts_and_shares_that_cannot_be_are_refused(bad):
-    """More needed than there are, halves of replicas, and shares outside 0 to 1."""
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        ((3, 2, 0.1), "more replicas needed"), ((-1, 2, 0.1), "replicas needed is"), ((0.5, 2, 0.1), "replicas needed is"),
+        ((1, -1, 0.1), "^replicas is"), ((1, 1.5, 0.1), "^replicas is"), ((1, 2, 1.01), "share of time"), ((1, 2, -0.1), "share of time"),
+    ],
+)  # fmt: skip
+def test_counts_and_shares_that_cannot_be_are_refused(bad, named):
+    """More needed than there are, halves of replicas, and shares outside 0 to 1, each by its name."""
+    with pytest.raises(ConfigError, match=named):
         k_of_n(*bad)
 
 
@@ -59,10 +65,17 @@ def test_a_hundred_spares_are_tried_and_no_more():
         spares_for(1, 0.99, 0.64)
 
 
-@pytest.mark.parametrize("bad", [(2, 0.5, 1), (2, 0.5, 0), (2, 0.5, 1.01), (2, 1.5, 0.9), (0, 0.1, 0.9), (1.5, 0.1, 0.9)])  # fmt: skip
-def test_targets_that_cannot_be_are_refused(bad):
-    """Always, never, more than always; no replica, or half of one."""
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        ((2, 0.5, 1), "up always"), ((2, 0.5, 0), "^availability is"), ((2, 0.5, 1.01), "^availability is"),
+        ((2, 1.5, 0.9), "share of time down"), ((2, 1.5, 1), "share of time down"), ((0, 0.1, 0.9), "replicas needed"),
+        ((1.5, 0.1, 0.9), "replicas needed"),
+    ],
+)  # fmt: skip
+def test_targets_that_cannot_be_are_refused(bad, named):
+    """Always, never, more than always; no replica, or half of one; each by its name."""
+    with pytest.raises(ConfigError, match=named):
         spares_for(*bad)
 
 
@@ -71,6 +84,10 @@ def test_a_hosted_spare_costs_what_it_takes_over():
     assert fallback_usd_per_hour(3, 0.25, 8, "0.001") == D("21.6")
     assert type(fallback_usd_per_hour(3, 0.25, 8, "0.001")) is D
     assert fallback_usd_per_hour(3, 0, 8, "0.001") == fallback_usd_per_hour(0, 0.25, 8, "0.001") == 0
-    for bad in ((-1, 0.25, 8, 1), (3, 1.5, 8, 1), (3, 0.25, 0, 1), (3, 0.25, 8, -1), (3, 0.25, 8, None)):
-        with pytest.raises(ConfigError):
-            fallback_usd_per_hour(*bad)
+    good = {"needed": 3, "down": 0.25, "capacity_rps": 8, "hosted_usd_per_request": 1}
+    for name, bad, named in (
+        ("needed", -1, "replicas needed"), ("down", 1.5, "share of time down"), ("capacity_rps", 0, "capacity of a replica"),
+        ("hosted_usd_per_request", -1, "hosted price"), ("hosted_usd_per_request", None, "hosted price"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=named):
+            fallback_usd_per_hour(**{**good, name: bad})

@@ -191,8 +191,8 @@ def test_a_coarser_curve_says_how_it_was_made():
     assert coarsened(fine, 1, 0) == Demand("d, q0", fine.rps, 900.0, "a log", None)
     averaged = coarsened(replace(fine, peak_hour_to_mean=4.0), 2, 1)
     assert averaged.peak_hour_to_mean * averaged.mean_rps == 4.0 * fine.mean_rps
-    for steps, quantile in ((0, 1), (3, 1), (2, 1.01), (2, -0.01), (1.5, 1)):
-        with pytest.raises(ConfigError):
+    for steps, quantile, named in ((0, 1, "steps per step"), (1.5, 1, "steps per step"), (3, 1, "steps do not divide"), (2, 1.01, "quantile"), (2, -0.01, "quantile")):  # fmt: skip
+        with pytest.raises(ConfigError, match=named):
             coarsened(fine, steps, quantile)
 
 
@@ -224,6 +224,8 @@ def test_the_load_above_a_level():
     assert load_above(demand) == Load(3.0, 2.0, 2.0)
     assert load_above(demand, 1.5) == Load(1.5, pytest.approx((1.5 + 11) / 24), pytest.approx((1.5 + 11) / 24))
     assert load_above(demand, 9) == Load(0.0, 0.0, 0.0)
+    for rates in ([2, 1, 0, 0.5], [0.5, 0, 1, 2]):  # the fullest 24 of 40 h: all of 2 and 1, and 4 h of 0.5
+        assert load_above(curve("x", rates, step_s=36_000)).day_rps == pytest.approx(32 / 24)
     two_days = curve("x", [4, 0], step_s=86_400)
     assert load_above(two_days) == Load(4.0, 4.0, 2.0)
     assert load_above(replace(demand, peak_hour_to_mean=2.0), 1.5).peak_rps == 2.5
@@ -235,6 +237,7 @@ def test_counts_of_one_burst_a_window_are_exponential():
         expected = -math.log1p(-float(q)) * 2
         assert burst_quantile_rps(2, q, dispersion=60, window_s=30) == pytest.approx(expected)
     good = {"mean_rps": 2, "quantile": 0.5, "dispersion": 60, "window_s": 30}
-    for bad in ({"mean_rps": 0}, {"dispersion": 0}, {"window_s": 0}, {"quantile": 0}, {"quantile": 1}, {"quantile": 2}):
-        with pytest.raises(ConfigError):
-            burst_quantile_rps(**{**good, **bad})
+    named = {"mean_rps": "mean rate", "dispersion": "index of dispersion", "window_s": "window", "quantile": "quantile"}
+    for name, bad in (*((name, 0) for name in good), ("quantile", 1), ("quantile", 2), *((name, "x") for name in good)):
+        with pytest.raises(ConfigError, match=named[name]):
+            burst_quantile_rps(**{**good, name: bad})

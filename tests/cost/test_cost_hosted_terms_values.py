@@ -130,21 +130,21 @@ def test_output_is_reserved_where_it_is_longer_than_max_tokens():
 
 
 @pytest.mark.parametrize(
-    ("limits", "shape"),
+    ("limits", "shape", "named"),
     [
-        (RateLimits(concurrency=1), replace(SHAPE, e2e_s=None)),
-        (RateLimits(spend_usd_per_month=1), replace(SHAPE, usd_per_request=None)),
-        (RateLimits(), replace(SHAPE, input_tokens=-1)),
-        (RateLimits(), replace(SHAPE, output_tokens=-1)),
-        (RateLimits(), replace(SHAPE, max_tokens=-1)),
-        (RateLimits(), replace(SHAPE, cached_input_tokens=1001)),
-        (RateLimits(tokens_per_day=0), SHAPE),
-        (RateLimits(spend_usd_per_month=-1), SHAPE),
+        (RateLimits(concurrency=1), replace(SHAPE, e2e_s=None), "turned into a rate"),
+        (RateLimits(spend_usd_per_month=1), replace(SHAPE, usd_per_request=None), "turned into a rate"),
+        (RateLimits(), replace(SHAPE, input_tokens=-1), "^tokens is"),
+        (RateLimits(), replace(SHAPE, output_tokens=-1), "^output tokens is"),
+        (RateLimits(), replace(SHAPE, max_tokens=-1), "^max tokens is"),
+        (RateLimits(), replace(SHAPE, cached_input_tokens=1001), "more cached"),
+        (RateLimits(tokens_per_day=0), SHAPE, "^tokens_per_day is"),
+        (RateLimits(spend_usd_per_month=-1), SHAPE, "^spend_usd_per_month is"),
     ],
 )
-def test_what_is_no_limit_is_refused(limits, shape):
+def test_what_is_no_limit_is_refused(limits, shape, named):
     """A limit without the number that makes it a rate, tokens below 0, more cached than given, limits of nothing."""
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=named):
         limit_capacity(limits, shape)
     assert limit_capacity(RateLimits(), replace(SHAPE, cached_input_tokens=1000)).infeasible is None
 
@@ -190,21 +190,17 @@ def test_a_months_bill():
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("name", "bad", "named"),
     [
-        {"usd_per_request": -1},
-        {"usd_per_request": None},
-        {"requests": 0},
-        {"discount": 1},
-        {"discount": -0.1},
-        {"minimum_usd": -1},
-        {"billed_retries": -0.1},
+        ("usd_per_request", -1, "hosted price"), ("usd_per_request", None, "hosted price"), ("requests", 0, "requests per month"),
+        ("discount", 1, "discount"), ("discount", -0.1, "discount"), ("discount", "x", "discount is not"),
+        ("minimum_usd", -1, "minimum commitment"), ("billed_retries", -0.1, "billed retries"),
     ],
-)
-def test_a_bill_that_cannot_be_is_refused(change):
+)  # fmt: skip
+def test_a_bill_that_cannot_be_is_refused_by_name(name, bad, named):
     """No price, no requests, a discount of everything or below none, a negative minimum or share."""
-    with pytest.raises(ConfigError):
-        monthly_bill(**{"usd_per_request": 1, "requests": 1, **change})
+    with pytest.raises(ConfigError, match=named):
+        monthly_bill(**{"usd_per_request": 1, "requests": 1, name: bad})
 
 
 def test_units_are_whole_and_at_least_the_minimum():
@@ -213,8 +209,8 @@ def test_units_are_whole_and_at_least_the_minimum():
     assert provisioned_usd_per_hour(0, 2, 10) == (1, D(10))
     assert provisioned_usd_per_hour(1, 2, 10, minimum_units=3) == (3, D(30))
     assert provisioned_usd_per_hour(1, 2, 0) == (1, D(0))
-    for bad in ((-1, 2, 10), (1, 0, 10), (1, 2, -1), (math.inf, 2, 10)):
-        with pytest.raises(ConfigError):
+    for bad, named in (((-1, 2, 10), "demand"), ((1, 0, 10), "rate of a unit"), ((1, 2, -1), "price of a unit"), ((math.inf, 2, 10), "demand")):  # fmt: skip
+        with pytest.raises(ConfigError, match=named):
             provisioned_usd_per_hour(*bad)
 
 

@@ -64,15 +64,26 @@ def test_dollars_of_any_number_of_replicas():
     assert hybrid_usd_per_hour(STEPS, 1, 10, 18, HOSTED, own_usd_per_request="0.0005") == D("58.5")
     assert hybrid_usd_per_hour(STEPS, 3, 10, 18, HOSTED, minimum_usd_per_month="36.525") == D("54.05")
     for bad in (-1, 0.5):
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError, match=r"^replicas is"):
             hybrid_usd_per_hour(STEPS, bad, 10, 18, HOSTED)
 
 
-@pytest.mark.parametrize("name", ["own_usd_per_request", "minimum_usd_per_month"])
-def test_negative_terms_are_refused(name):
-    """A marginal cost or a minimum below 0."""
-    with pytest.raises(ConfigError, match="negative"):
-        plan_hybrid(STEPS, 10, 18, HOSTED, **{name: -1})
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("capacity_rps", "capacity of a replica"), ("replica_usd_per_hour", "price of a replica"), ("hosted_usd_per_request", "hosted price"),
+        ("own_usd_per_request", "own marginal cost"), ("minimum_usd_per_month", "minimum commitment"),
+    ],
+)  # fmt: skip
+def test_negative_terms_are_refused_by_name(name, named):
+    """A capacity, a price, a marginal cost or a minimum below 0."""
+    good = {"capacity_rps": 10, "replica_usd_per_hour": 18, "hosted_usd_per_request": HOSTED}
+    for function in (
+        lambda **words: plan_hybrid(STEPS, **words),
+        lambda **words: hybrid_usd_per_hour(STEPS, 1, **words),
+    ):
+        with pytest.raises(ConfigError, match=f"{named}.* is negative"):
+            function(**{**good, name: -1})
 
 
 def test_a_hundred_thousand_replicas_are_planned_and_no_more():
@@ -121,19 +132,21 @@ def test_one_supply_alone():
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("name", "bad", "named"),
     [
-        {"never_spot": -1},
-        {"never_spot": 0.5},
-        {"reserved_usd_per_hour": -1},
-        {"on_demand_usd_per_hour": -1},
-        {"spot_usd_per_useful_hour": -1},
+        ("never_spot", -1, "replicas that are never spot"),
+        ("never_spot", 0.5, "replicas that are never spot"),
+        ("reserved_usd_per_hour", -1, "reserved price"),
+        ("on_demand_usd_per_hour", -1, "on-demand price"),
+        ("spot_usd_per_useful_hour", -1, "spot price"),
+        ("hosted_usd_per_request", -1, "hosted price"),
+        ("capacity_rps", 0, "capacity of a replica"),
     ],
 )
-def test_layers_that_cannot_be(words):
-    """Negative prices, half a height without spot."""
-    with pytest.raises(ConfigError):
-        plan_layers(STEPS, 10, HOSTED, **words)
+def test_layers_that_cannot_be_are_refused_by_name(name, bad, named):
+    """Negative prices, half a height without spot, no capacity."""
+    with pytest.raises(ConfigError, match=named):
+        plan_layers(STEPS, **{"capacity_rps": 10, "hosted_usd_per_request": HOSTED, name: bad})
 
 
 def test_a_spot_hour_that_is_useful():
@@ -144,12 +157,14 @@ def test_a_spot_hour_that_is_useful():
     assert spot_usd_per_hour(1, 3, interruptions_per_hour=0, lost_hours=2) == 1
     assert spot_usd_per_hour(1, 3, interruptions_per_hour=1, lost_hours="0.5") == 2
     good = {"spot": 1, "on_demand": 3, **lost, "unavailable": 0}
-    for bad in (
-        {"interruptions_per_hour": "0.5"}, {"spot": -1}, {"on_demand": -1}, {"interruptions_per_hour": -1}, {"lost_hours": -1},
-        {"unavailable": 1.1}, {"unavailable": -0.1}, {"spot": None},
+    for name, bad, named in (
+        ("interruptions_per_hour", "0.5", "faster than it starts"), ("spot", -1, "spot price"), ("spot", None, "spot price"),
+        ("on_demand", -1, "on-demand price"), ("interruptions_per_hour", -1, "interruptions per hour"),
+        ("lost_hours", -1, "hours lost at an interruption"), ("unavailable", 1.1, "share of hours without"),
+        ("unavailable", -0.1, "share of hours without"),
     ):  # fmt: skip
-        with pytest.raises(ConfigError):
-            spot_usd_per_hour(**{**good, **bad})
+        with pytest.raises(ConfigError, match=named):
+            spot_usd_per_hour(**{**good, name: bad})
 
 
 # ---------------------------------------------------------------- the clock
@@ -177,14 +192,15 @@ def test_machines_that_could_serve_those_hours_exactly():
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("name", "bad", "named"),
     [
-        {"hours": ()}, {"hours": (24,)}, {"hours": (-1,)}, {"hours": (0.5,)}, {"replicas": 0}, {"hours_per_month": 0},
-        {"replica_usd_per_hour": -1}, {"hosted_usd_per_request": -1}, {"capacity_rps": 0},
+        ("hours", (), "0 to 23"), ("hours", (24,), "0 to 23"), ("hours", (-1,), "hour of the day"), ("hours", (0.5,), "hour of the day"),
+        ("replicas", 0, "^replicas is"), ("hours_per_month", 0, "hours per month"), ("replica_usd_per_hour", -1, "price of a replica"),
+        ("hosted_usd_per_request", -1, "hosted price"), ("capacity_rps", 0, "capacity of a replica"),
     ],
 )  # fmt: skip
-def test_clocks_that_cannot_be(words):
+def test_clocks_that_cannot_be_are_refused_by_name(name, bad, named):
     """No hour, hours that no day has, no machine, a month of nothing, negative prices."""
     good = {"demand": flat(2), "replicas": 2, "replica_usd_per_hour": 5, "hosted_usd_per_request": HOSTED}
-    with pytest.raises(ConfigError):
-        clock_policy(**{**good, **words})
+    with pytest.raises(ConfigError, match=named):
+        clock_policy(**{**good, name: bad})
