@@ -199,11 +199,15 @@ def test_golden_digests_of_arrivals(text):
     assert hashlib.sha256(offsets.tobytes()).hexdigest()[:16] == GOLDEN[text]
 
 
-def test_as_many_requests_as_one_may():
-    """Ten million are drawn, one more is refused."""
-    assert arrivals("constant", 1e6, SEED, 10_000_000, None)[-1] == 9_999_999_000
-    with pytest.raises(ConfigError, match="plan too large"):
-        arrivals("constant", 1e6, SEED, 10_000_001, None)
+def test_as_many_requests_as_one_may(monkeypatch):
+    """As many as a plan may hold are drawn, one more is refused."""
+    monkeypatch.setattr("harness.plan.arrivals.MAX_REQUESTS", 50)
+    for words in ((50, None), (None, 25.0)):
+        assert len(arrivals("constant", 2.0, SEED, *words)) == 50
+    for words in ((51, None), (None, 25.5)):
+        with pytest.raises(ConfigError, match="plan too large") as caught:
+            arrivals("constant", 2.0, SEED, *words)
+        assert caught.value.value == "51 requests"
 
 
 def test_burstiness_by_hand():
