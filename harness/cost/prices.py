@@ -62,6 +62,13 @@ def _decimal(text: str | None) -> Decimal | None:
     return Decimal(text) if text else None
 
 
+def _whole(row: dict[str, str]) -> dict[str, str]:
+    """The row. Raises ValueError where it has more or fewer cells than the header: every later cell would be another column's."""
+    if None in row or None in row.values():
+        raise ValueError(f"{row['provider']}/{row['instance']} has more or fewer cells than the header")
+    return row
+
+
 def _rows(path: Path) -> list[Instance]:
     """Every row of the price table, old ones too, in the file's order. Raises ConfigError."""
     try:
@@ -84,7 +91,7 @@ def _rows(path: Path) -> list[Instance]:
                     confidence=row["confidence"],
                     notes=row["notes"],
                 )
-                for row in csv.DictReader(f)
+                for row in map(_whole, csv.DictReader(f))
             ]
     except OSError as error:
         raise ConfigError("price table cannot be read", path, str(error.strerror)) from None
