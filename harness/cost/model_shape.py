@@ -95,7 +95,7 @@ def load_model(name: str) -> ModelShape:
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError("model config cannot be read", path, f"{type(error).__name__}: {error}") from None
     if not isinstance(data, dict):

@@ -56,7 +56,7 @@ class Estimate:
 
 def flops_per_s(gpu_model: str, weight_dtype: str) -> float | None:
     """Peak dense FLOP/s for weights of this dtype; None if the table has no such GPU. FP8 doubles it where the GPU has FP8."""
-    book = json.loads((data_dir("configs") / "prices" / "gpu_flops.json").read_text(encoding="utf-8"))
+    book = json.loads((data_dir("configs") / "prices" / "gpu_flops.json").read_bytes())
     if gpu_model not in book["bf16_tflops"]:
         return None
     doubled = weight_dtype == "fp8" and gpu_model not in book["no_fp8"]

@@ -38,6 +38,7 @@ def test_formats_with_scales_of_8_bits():
     [
         ({"quant_method": "FP8"}, FP8),
         ({"quant_method": "gptq", "bits": 4}, Scheme("int4", 4 + 20 / 128)),
+        ({"quant_method": "gptq", "bits": 3}, Scheme("int3", 3 + 19 / 128)),
         ({"quant_method": "GPTQ_marlin", "bits": 2, "group_size": None}, Scheme("int2", 2)),
         ({"quant_method": "gptq", "bits": 4, "group_size": 1}, Scheme("int4", 4 + 20)),
         ({"quant_method": "gptq", "bits": 4, "group_size": 0}, Scheme("int4", 4)),
