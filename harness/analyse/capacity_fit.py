@@ -67,8 +67,7 @@ def near(probes: Sequence[ProbeResult], centre_rps: float, reach: float = NEAR) 
         and p.scheduled_rate_rps is not None
         and abs(math.log(p.scheduled_rate_rps / centre_rps)) <= reach
     ]
-    longest_s = max((p.seconds for p in found), default=0.0)
-    return [p for p in found if p.seconds >= _MIN_SECONDS_SHARE * longest_s]
+    return [p for p in found if p.seconds >= _MIN_SECONDS_SHARE * max(other.seconds for other in found)]
 
 
 def fit(probes: Sequence[ProbeResult], attainment: float, centre_rps: float) -> Curve | None:
