@@ -239,16 +239,17 @@ def _histogram(path: Path, second: float, field: str, value: Any) -> dict[int, f
 def _quantile_table(path: Path) -> Joint:
     """`quantile,prompt_tokens,output_tokens`, quantiles rising from 0 to 1."""
     with open_text(path) as text:
-        rows = [row for row in csv.reader(text) if row][1:]
+        reader = csv.reader(text)
+        rows = [(reader.line_num, row) for row in reader if row][1:]
     levels: list[float] = []
     tokens: list[tuple[int, int]] = []
-    for line, row in enumerate(rows, 2):
+    for line, row in rows:
         try:
             level, prompt, output = float(row[0]), int(row[1]), int(row[2])
         except (ValueError, IndexError):
             raise ConfigError("quantile cannot be used", f"{path}, line {line}: {','.join(row)!r:.80}", "numbers are needed") from None  # fmt: skip
         before = (levels[-1], *tokens[-1]) if levels else (-1.0, 1, 1)
-        if level <= before[0] or prompt < before[1] or output < before[2] or max(prompt, output) > MAX_TOKENS:
+        if not level > before[0] or prompt < before[1] or output < before[2] or max(prompt, output) > MAX_TOKENS:
             advice = "quantiles rise from 0 to 1, lengths do not fall and are 1 or more"
             raise ConfigError("quantile cannot be used", f"{path}, line {line}: {','.join(row)!r:.80}", advice)
         levels.append(level)
