@@ -95,8 +95,8 @@ def _utc(when: datetime) -> str:
 
 
 def _month(when: datetime) -> tuple[datetime, datetime]:
-    start = when.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return start, (start + timedelta(days=32)).replace(day=1)
+    start = datetime(when.year, when.month, 1, tzinfo=when.tzinfo)
+    return start, start.replace(year=when.year + when.month // 12, month=when.month % 12 + 1)
 
 
 def _text(value: Decimal | float | None) -> str:
@@ -182,6 +182,8 @@ def charges_of_run(summary: RunSummary, report: CostReport) -> list[EstimatedCha
     given, written = prices["input"], prices["output"]
     if report.hardware is not None and window is not None and given is not None and written is not None:
         weights = {"input": Decimal(given) * tokens["input"], "output": Decimal(written) * tokens["output"]}
+        if not any(weights.values()):  # a free machine: any split of $0
+            weights = tokens
         total = sum(weights.values(), Decimal(0))
         for phase, weight in weights.items():
             ratio = weight / total
@@ -226,7 +228,7 @@ _Part = tuple[str, Decimal, Decimal, str]  # phase, how many, USD, unit
 
 def _billed_parts(b: Bill, requests: Decimal | None = None, usd: Decimal | None = None) -> list[_Part]:
     """Each part of a bill at its own price, scaled to `requests` and to `usd` in all; parts that are not there are left out."""
-    times = Decimal(1) if requests is None or not b.requests else requests / b.requests
+    times = Decimal(1) if requests is None else requests / b.requests
     off = Decimal(1) if usd is None or not b.total_usd else usd / (b.total_usd * times)
     fresh = b.input_tokens - b.cached_tokens - b.written_tokens
     parts = (

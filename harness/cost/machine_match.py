@@ -46,7 +46,7 @@ def gpus_used(summary: RunSummary) -> tuple[int, str] | None:
     server: Mapping[str, Any] = summary.environment.get("server") or {}
     flags = {str(k).lstrip("-").replace("-", "_"): v for k, v in (server.get("flags") or {}).items()}
     sizes = {
-        size: int(flags[name]) for size, names in _SIZES.items() for name in names if str(flags.get(name, "")).isdigit()
+        size: int(flags[name]) for size, names in _SIZES.items() for name in names if str(flags.get(name)).isdigit()
     }
     if sizes or summary.target_kind in _OURS:
         words = [f"{size.removesuffix('_parallel_size')} {n}" for size, n in sizes.items() if n > 1]

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from harness.cost.quantities import (
+    HOURS_PER_MONTH,
     HOURS_PER_YEAR,
     Number,
-    above_zero,
-    at_least_zero,
     exact,
-    share,
+    exact_above_zero,
+    exact_at_least_zero,
+    exact_share,
     to_decimal,
     usd,
 )
@@ -57,30 +58,33 @@ class OwnedCost:
 
 def capital_recovery(interest: Number, years: Number) -> Decimal:
     """CRF(r, L) = r (1 + r)^L / ((1 + r)^L - 1): the yearly payment for 1 borrowed; 1 / L at no interest."""
-    at_least_zero(interest, "interest per year")
-    above_zero(years, "years")
-    rate, life = to_decimal(exact(interest, "interest per year")), to_decimal(exact(years, "years"))
+    return _recovery(*_term(interest, years))
+
+
+def _term(interest: Number, years: Number) -> tuple[Decimal, Decimal]:
+    rate, life = exact_at_least_zero(interest, "interest per year"), exact_above_zero(years, "years")
+    return to_decimal(rate), to_decimal(life)
+
+
+def _recovery(rate: Decimal, years: Decimal) -> Decimal:
     if not rate:
-        return 1 / life
-    grown = (1 + rate) ** life
+        return 1 / years
+    grown = (1 + rate) ** years
     return rate * grown / (grown - 1)
 
 
 def owned_cost(machine: OwnedMachine) -> OwnedCost:
     """[capex CRF / 8766 + colocation x kW + kW x PUE x $/kWh (metered) + maintenance] / availability. Raises ConfigError."""
-    years = to_decimal(exact(machine.years, "years"))
-    crf = capital_recovery(machine.interest, machine.years)
-    resale = usd(machine.residual_usd, "residual value (USD)")
-    resale_now = resale / (1 + to_decimal(exact(machine.interest, "interest per year"))) ** years
+    rate, years = _term(machine.interest, machine.years)
+    crf = _recovery(rate, years)
+    resale_now = usd(machine.residual_usd, "residual value (USD)") / (1 + rate) ** years
     capital = (usd(machine.capex_usd, "capital cost (USD)") - resale_now) * crf / HOURS_PER_YEAR
     if capital < 0:
         raise ConfigError(
             "machine sells for more than it cost", machine.residual_usd, "check residual_usd and capex_usd"
         )
-    at_least_zero(machine.power_kw, "power (kW)")
-    power = to_decimal(exact(machine.power_kw, "power (kW)"))
-    month = HOURS_PER_YEAR / 12
-    colocation = usd(machine.colocation_usd_per_kw_month, "colocation (USD per kW-month)") * power / month
+    power = to_decimal(exact_at_least_zero(machine.power_kw, "power (kW)"))
+    colocation = usd(machine.colocation_usd_per_kw_month, "colocation (USD per kW-month)") * power / HOURS_PER_MONTH
     per_kwh = usd(machine.usd_per_kwh, "energy price (USD per kWh)")
     pue = exact(machine.pue, "PUE")
     if pue < 1:
@@ -93,7 +97,7 @@ def owned_cost(machine: OwnedMachine) -> OwnedCost:
         case _:
             raise ConfigError("power_billing is not known", machine.power_billing, "included or metered")
     maintenance = usd(machine.maintenance_usd_per_year, "maintenance (USD per year)") / HOURS_PER_YEAR
-    up = to_decimal(share(machine.availability, "availability"))
+    up = to_decimal(exact_share(machine.availability, "availability"))
     total = (capital + colocation + energy + maintenance) / up
     return OwnedCost(capital, colocation, energy, maintenance, total, crf)
 

@@ -167,7 +167,7 @@ def _outlook(base: Base, side: HostedSide) -> Outlook:
         if name == "headroom":
             high = min(1.0, high)
         if low < high:
-            assumptions.append(Assumption(name, low, min(max(value, low), high), high, "ranges of the scenario"))
+            assumptions.append(Assumption(name, low, value, high, "ranges of the scenario"))
     return outlook(case, assumptions)
 
 

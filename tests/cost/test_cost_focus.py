@@ -23,6 +23,7 @@ from harness.cost.focus import (
     focus_row,
     focus_rows,
 )
+from harness.cost.measured import Measured
 from harness.cost.report import cost_run
 from harness.cost.scenario import run_scenario
 from harness.errors import ConfigError
@@ -128,7 +129,7 @@ def test_the_columns_and_their_types():
 
 def run(**more):
     """$0.20 of a machine, split 5 : 4 at a price ratio of 4; 3.6 MJ; hosted as its config says."""
-    s = summary(attainment=0.8, energy_j=3_600_000.0, **more)
+    s = summary(attainment=0.8, energy_j=3_600_000.0, created_utc="2026-11-24T11:59:58.765432+00:00", **more)
     s = replace(s, config={"cost": {"hosted": [{"provider": "z", "model": "z"}, HOST.model_dump()]}})
     return s, cost_run(s, BOX, CostSpec(utilisation=0.5, input_output_price_ratio=4, hosted=[HOST]))
 
@@ -152,6 +153,16 @@ def test_the_charges_of_a_run():
     assert (round(five * 9, 9), round(four * 9, 9)) == (5, 4)
 
 
+def test_a_free_machine_is_charged_0_for_each_phase():
+    """$0 an hour: both phases are there at $0, shared by their tokens."""
+    s, _ = run()
+    found = charges_of_run(s, cost_run(s, replace(BOX, usd_per_hour="0"), CostSpec()))
+    assert [(c.phase, c.usd, round(c.ratio, 9)) for c in found] == [
+        ("input", 0, D("0.833333333")), ("output", 0, D("0.166666667")),
+    ]  # fmt: skip
+    assert focus_rows(found)[0]["EffectiveCost"] == "0.0"
+
+
 @pytest.mark.parametrize("lacking", [{"window": False}, {"input_tps": None}])
 def test_a_run_without_its_machine_s_cost_has_the_hosted_charges_alone(lacking):
     """No window, or no rates to split by: what the machine's tokens cost is not known."""
@@ -169,7 +180,7 @@ def test_what_is_not_measured_is_none():
 def test_a_hosted_price_that_the_config_does_not_declare_is_the_book_s():
     """provider/model with a slash in the model's name is found in the price book."""
     ref = PriceRef(provider="huggingface_nscale", model="Qwen/Qwen3-8B")
-    s = summary()
+    s = replace(summary(), config={"cost": {}})
     found = charges_of_run(s, cost_run(s, None, CostSpec(hosted=[ref])))
     assert {(c.provider, c.host, c.model) for c in found} == {("huggingface_nscale",) * 2 + ("Qwen/Qwen3-8B",)}
 
@@ -224,4 +235,17 @@ def test_the_charges_of_a_scenario():
         *billed,
         *one_price("hybrid", "23 machines always on, the rest to host/m", 23 * 4 * D("730.5"), "2026-11-01", "list"),
         *one_price("dedicated", "58 units of host/m", 58 * D("730.5"), "2026-11-24", "contract"),
+    ]  # fmt: skip
+
+
+def test_a_scenario_of_a_measured_run_is_charged_by_its_requests():
+    """Measured requests of 1,000 + 100 tokens, one of two: 250 M input and 25 M output tokens hosted; a free price has $0 of each."""
+    usage = ((1000, 0, 100, 0), (0, 0, 0, 0))
+    seen = Measured(8.0, 8.0, None, usage, ("r",), ("m",), "20261120T000000Z", "measured", ())
+    spec = scenario(
+        demand={"requests_per_month": 5e5}, capacity={"requests_per_s": None, "run": "x", "source": ""}, hosted=[hosted(2.0), hosted(0)]
+    )  # fmt: skip
+    rows = [c for c in charges_of_scenario(run_scenario(spec, seen), seen) if c.provider == "hosted"]
+    assert [(c.phase, c.tokens, c.usd) for c in rows] == [
+        ("input", D(250_000_000), 500), ("output", D(25_000_000), 50), ("input", D(250_000_000), 0), ("output", D(25_000_000), 0),
     ]  # fmt: skip

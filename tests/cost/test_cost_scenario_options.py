@@ -44,7 +44,9 @@ def test_every_option_by_hand():
     """10 M requests: 2 machines of $4; $2,000 hosted of $3,000 committed; no machine pays for itself; 2 units of $1."""
     dedicated = {"usd_per_unit_hour": 1, "unit_requests_per_s": 4, "source": "contract"}
     part = hosted(minimum_usd_per_month=3000, dedicated=dedicated, same_model=False, meets_slo=True)
-    found = options(hosted=[part], labour={"full_time": 0, "source": "rota"})
+    found = options(
+        hosted=[part], labour={"full_time": 1, "usd_per_work_hour": 4.2, "source": "rota"}
+    )  # $1 of each hour
     other = "a different product: not m; its quality is not compared here"
     guess = "tokenizers are not declared: equal token counts are taken for granted"
     machine = {
@@ -53,7 +55,7 @@ def test_every_option_by_hand():
     }  # fmt: skip
     requests = D(10_000_000)
     assert found == (
-        Option("self-hosted", "2 machines, box", 8 * MONTH_H, 8 * MONTH_H / requests, None, (), machine),
+        Option("self-hosted", "2 machines, box", 9 * MONTH_H, 9 * MONTH_H / requests, None, (), machine),
         Option(
             "hosted", "host/m", D(3000), D(3000) / requests, None, (guess, other),
             {**priced("0.2"), "tokenizer ratio": "1", "commitment unused": "1000.00 USD per month"},
@@ -102,6 +104,10 @@ def test_machines_that_come_and_go_are_told_with_their_span():
     turn = {"requests_per_month": 26_298_000, "shape": [1, 3]}
     assert options(demand=turn, fleet={"scaling": "autoscaled"})[0].name == "2-4 machines, box"
     assert options(fleet={"spares": 0})[0].name == "1 machine, box"
+    old = {"declared": {"name": "old", "usd_per_hour": 4, "source": "q", "as_of": "2026-07-26"}}
+    assert options(machine=old)[0].notes == (
+        "stale price of old: dated 2026-07-26, 121 days before the run (limit 120): look it up again",
+    )
     assert (plural(0), plural(1), plural(2)) == ("0 machines", "1 machine", "2 machines")
 
 
@@ -142,7 +148,10 @@ def test_a_hosted_side_by_hand():
         "cached input: 400 of each prompt, declared",
     )
     assert side.price.inputs["cached input"] == "400 of each prompt, declared"
-    assert options_of(base, [side])[1].inputs["tokenizer ratio"] == "1.25"
+    inputs = {**side.price.inputs, "tokenizer ratio": "1.25"}
+    assert options_of(base, [side])[1].inputs == inputs
+    committed = options(hosted=[hosted(minimum_usd_per_month=2000.5)])[1].inputs
+    assert committed["commitment unused"] == "0.50 USD per month"
 
 
 @pytest.mark.parametrize(

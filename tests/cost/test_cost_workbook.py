@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from scenario_values import hosted, scenario
 
+from harness.cost.measured import Measured
 from harness.cost.scenario import run_scenario
 from harness.cost.workbook import workbook
 
@@ -241,6 +242,15 @@ def test_a_fixed_fleet_carries_the_highest_hour_and_may_be_free():
     assert costs["paid_machines"][1][1] == 5
     assert [costs[name][1][1] for name in ("machines_usd", "labour_usd", "self_usd", "hosted_0_usd")] == [0, 0, 0, 0]
     assert costs["needed_use_0"] == ["hosted is free", 0, "", ""]
+    assert found.names["hosted_0_usd"] == "Costs!$C$10"
+
+
+def test_the_sheet_of_a_measured_run_has_its_capacity():
+    """Capacity and its source are those of the run that the scenario was priced with."""
+    seen = Measured(8.0, 8.0, None, ((800, 0, 200, 0),), ("r",), ("m",), "20261120T000000Z", "five runs", ())
+    spec = scenario(capacity={"requests_per_s": None, "run": "x", "source": ""})
+    inputs = {row[0]: row for row in Book(workbook(run_scenario(spec, seen), seen)).sheets["Inputs"]}
+    assert inputs["capacity_rps"][2:] == [8, "requests/s", "measured: five runs; runs r of 20261120T000000Z"]
 
 
 def test_the_file_is_made_in_memory(monkeypatch, tmp_path):
