@@ -2,7 +2,7 @@
  *
  *   golden_server TTFT_US ITL_US LOG [SERVICE_US]      listens on 127.0.0.1, an ephemeral port, printed as the first line
  *
- * Every completion request gets max_tokens events of one token each on absolute deadlines (TTFT, then one per ITL),
+ * Every completion request gets max_tokens events (1 to MAX_TOKENS, else 400) of one token each on absolute deadlines (TTFT, then one per ITL),
  * with running usage where the request asks for it, a usage event and [DONE]. With SERVICE_US a request first waits in one
  * queue for a single server that takes so long for each (first come, first served): with Poisson arrivals that is M/D/1,
  * TTFT = wait + SERVICE + TTFT_US, capacity known by formula. The request head must come with
@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 enum { MAX_FD = 1 << 16, IN_CAP = 1 << 16, ID_BYTES = 64, MAX_EVENTS = 1024 };
+enum { MAX_TOKENS = 1 << 20 }; /* of a reply: its send times are kept */
 enum { SPIN_NS = 20000, STEPS = 256 }; /* a timer costs more than so short a wait; sends between two looks at the sockets */
 
 struct reply {
@@ -194,6 +195,14 @@ static int answer_other(struct peer *p) {
     return send(p->fd, out, n, MSG_NOSIGNAL);
 }
 
+/* Say why a request is not answered, and close: what else came with it is not looked at. */
+static void refuse(struct peer *p, const char *status) {
+    char out[128];
+    int n = sprintf(out, "HTTP/1.1 %s\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", status);
+    (void)!send(p->fd, out, n, MSG_NOSIGNAL);
+    drop(p);
+}
+
 /* Take one whole request from the input, if it is there. */
 static void take(struct peer *p) {
     p->in[p->have] = 0;
@@ -202,6 +211,7 @@ static void take(struct peer *p) {
     body += 4;
     char *field = strcasestr(p->in, "content-length:");
     size_t length = field && field < body ? strtoul(field + 15, NULL, 10) : 0;
+    if (length >= IN_CAP) { refuse(p, "413 Content Too Large"); return; }
     size_t whole = (size_t)(body - p->in) + length;
     if (p->have < whole) return;
     if (answer_other(p)) {
@@ -209,14 +219,18 @@ static void take(struct peer *p) {
         p->have -= whole;
         return;
     }
-    struct reply *r = calloc(1, sizeof *r);
-    r->received = now_ns();
-    field = strcasestr(p->in, "x-request-id:");
-    if (field && field < body) sscanf(field + 13, " %63[^\r]", r->id);
+    int64_t received = now_ns();
     char kept = p->in[whole];
     p->in[whole] = 0;
-    r->n = number_after(body, "\"max_tokens\":", 16);
-    r->sent = calloc(r->n, sizeof *r->sent);
+    long n = number_after(body, "\"max_tokens\":", 16);
+    struct reply *r = n < 1 || n > MAX_TOKENS ? NULL : calloc(1, sizeof *r);
+    if (!r) { refuse(p, "400 Bad Request"); return; }
+    r->received = received;
+    r->n = n;
+    r->sent = calloc(n, sizeof *r->sent);
+    if (!r->sent) { free(r); refuse(p, "503 Service Unavailable"); return; }
+    field = strcasestr(p->in, "x-request-id:");
+    if (field && field < body) sscanf(field + 13, " %63[^\r]", r->id);
     p->running_usage = strstr(body, "\"continuous_usage_stats\":true") != NULL;
     p->prompt_tokens = count_prompt(body);
     p->in[whole] = kept;

@@ -1,0 +1,38 @@
+"""The golden server in C does not come down, or write beyond its memory, for what a client asks."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from harness.drive.golden.server import GoldenProcess, build
+
+pytestmark = pytest.mark.timing
+
+
+def asked(server: GoldenProcess, head: str, body: str) -> bytes:
+    """Everything that comes back until the server closes, or the reply is whole."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as line:
+        line.sendall(f"POST /v1/completions HTTP/1.1\r\nx-request-id: r\r\n{head}\r\n\r\n{body}".encode())
+        found = b""
+        while not found.endswith(b"0\r\n\r\n") and (got := line.recv(1 << 16)):
+            found += got
+        return found
+
+
+@pytest.mark.parametrize("tokens", [0, -5, 10**15, 10**30])
+def test_a_number_of_tokens_that_is_none_is_refused(tmp_path, tokens):
+    """400 for fewer than one token or more than memory holds; the next request is answered and logged."""
+    with GoldenProcess(build(tmp_path), 0.001, 0.001, tmp_path) as server:
+        body = f'{{"max_tokens":{tokens}}}'
+        assert asked(server, f"content-length: {len(body)}", body).startswith(b"HTTP/1.1 400")
+        assert asked(server, "content-length: 16", '{"max_tokens":3}').count(b" tok") == 3
+        assert [len(one.sent_ns) for one in server.stop().values()] == [3]
+
+
+def test_a_body_larger_than_the_server_takes_is_refused(tmp_path):
+    """413 for a length that would wrap around; the next request is answered."""
+    with GoldenProcess(build(tmp_path), 0.001, 0.001, tmp_path) as server:
+        assert asked(server, f"content-length: {2**64 - 10}", "{}").startswith(b"HTTP/1.1 413")
+        assert asked(server, "content-length: 16", '{"max_tokens":2}').count(b" tok") == 2
