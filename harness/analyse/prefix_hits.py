@@ -71,7 +71,7 @@ def by_chance(words: int, *, verified: bool) -> float:
     min(1, prompts / words^k). A token more where words may be several of them, whose first ones are more alike."""
     if words < 2:
         return 0.0
-    expected = math.fsum(min(1.0, _SEEN_PROMPTS / float(words) ** k) for k in range(1, 64))
+    expected = math.fsum(min(1.0, _SEEN_PROMPTS * float(words) ** -k) for k in range(1, 64))
     return expected if verified else expected + 1
 
 
