@@ -178,6 +178,18 @@ def test_recorded_sessions_in_closed_loop(tmp_path, think):
     assert len(notes) == 3
 
 
+def test_recorded_sessions_without_hashes(tmp_path):
+    """Nothing is known to be shared: prompts of their own, and no note of reuse."""
+    calls = [{"t": t, "in": 9, "out": 1} for t in (0, 1)]
+    (tmp_path / "a.json").write_text(json.dumps({"requests": calls}))
+    plan, notes = plan_of(tmp_path, Load(concurrency=1), 2)
+    assert [(r.target_prompt_tokens, r.after_seq, r.think_ns, r.prefix) for r in plan.requests] == [
+        (9, None, None, ()),
+        (9, 0, 0, ()),
+    ]
+    assert len(notes) == 2
+
+
 def test_recorded_sessions_at_their_times(tmp_path):
     """Rows merged by time, replayed open loop, which a note says; the first rows are the first in time."""
     plan, notes = plan_of(recorded(tmp_path), Load(arrivals="trace"), duration_s=8.0)
