@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import clock
+from harness.campaign.disk import CellBytes, cell_bytes
 from harness.campaign.order import Step, server_key
 from harness.config import ExperimentSpec, TargetSpec
 from harness.cost.hosted import HostedPrice, bill, find_price, same_model
@@ -30,8 +31,6 @@ _START_S = {"vllm": 90.0}  # a server of ours that was never started here; other
 _ASK_S = 1.0
 _GUESSED_TOKEN_S = 0.03  # a token of one stream, where nothing is known
 _GUESSED_PROMPT_TOKEN_S = 0.0005
-# Bytes a cell: quickstart's runs took 14 bytes an output token all in all; part files stand beside the merged ones for a moment.
-_CELL_BYTES, _REQUEST_BYTES, _TOKEN_BYTES, _SECOND_BYTES = 150_000, 200, 24, 4_000
 _MANIFESTS = 500  # the newest so many are looked at
 
 Key = tuple[str, str, int]  # workload, load, repetition: see key_of
@@ -39,12 +38,13 @@ Key = tuple[str, str, int]  # workload, load, repetition: see key_of
 
 @dataclass(frozen=True, slots=True)
 class PlanSize:
-    """What a drawn plan holds; `last_s` is its last arrival, None in a closed loop."""
+    """What a drawn plan holds; `last_s` is its last arrival, None in a closed loop. `turn_tokens`: prompt tokens of later turns."""
 
     requests: int
     prompt_tokens: int
     output_tokens: int
     last_s: float | None
+    turn_tokens: int = 0
 
 
 def size_of(plan: Plan) -> PlanSize:
@@ -54,12 +54,14 @@ def size_of(plan: Plan) -> PlanSize:
         sum(r.target_prompt_tokens for r in plan.requests),
         sum(r.target_output_tokens for r in plan.requests),
         None if last is None else last / clock.NS,
+        sum(r.target_prompt_tokens for r in plan.requests if r.after_seq is not None),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class CellForecast:
-    """`usd` is None for targets that are not hosted, or have no known price. `basis`: earlier run | declared | guess."""
+    """`usd` is None for targets that are not hosted, or have no known price. `basis`: earlier run | declared | guess. `disk_bytes`:
+    what stays; `scratch_bytes`: what stands beside it while the cell runs."""
 
     index: int
     name: str
@@ -68,12 +70,14 @@ class CellForecast:
     basis: str
     requests: int
     disk_bytes: int
+    scratch_bytes: int
     usd: Decimal | None
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """`start_s`: starting servers. `notes`: what the numbers leave out."""
+    """`start_s`: starting servers. `disk_bytes`: of all cells, and beside them what the largest takes while it runs. `notes`: what
+    the numbers leave out."""
 
     campaign_id: str | None
     cells: tuple[CellForecast, ...]
@@ -183,8 +187,10 @@ def forecast(
         seconds, basis, requests = pace.cell(step, size)
         price = prices.get(step.cell.target)
         usd = None if price is None else _usd(price, size, requests)
-        disk = _disk_bytes(size, requests, seconds)
-        cells.append(CellForecast(step.index, step.name, step.block, seconds, basis, requests, disk, usd))
+        disk = disk_of(size, requests, seconds)
+        cells.append(
+            CellForecast(step.index, step.name, step.block, seconds, basis, requests, disk.stays, disk.beside, usd)
+        )
     start_s = pace.starts_s(steps, spec)
     billed = [cell.usd for cell in cells if cell.usd is not None]
     notes = [
@@ -199,7 +205,7 @@ def forecast(
         tuple(cells),
         start_s,
         start_s + sum(cell.seconds for cell in cells),
-        sum(cell.disk_bytes for cell in cells),
+        sum(cell.disk_bytes for cell in cells) + max((cell.scratch_bytes for cell in cells), default=0),
         free_bytes(out),
         sum(billed, Decimal(0)) if billed else None,
         tuple(notes),
@@ -220,9 +226,10 @@ def _usd(price: HostedPrice, size: PlanSize, requests: int) -> Decimal:
     return bill(price, [one] * requests).total_usd
 
 
-def _disk_bytes(size: PlanSize, requests: int, seconds: float) -> int:
+def disk_of(size: PlanSize, requests: int, seconds: float) -> CellBytes:
+    """What a cell takes that answers `requests` of its plan."""
     tokens = size.output_tokens / max(1, size.requests) * requests
-    return int(_CELL_BYTES + _REQUEST_BYTES * requests + _TOKEN_BYTES * tokens + _SECOND_BYTES * seconds)
+    return cell_bytes(requests, size.prompt_tokens, tokens, size.turn_tokens, size.requests, seconds)
 
 
 def free_bytes(out: Path) -> int:

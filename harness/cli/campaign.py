@@ -101,7 +101,7 @@ def show_forecast(forecast: Forecast, *, as_json: bool) -> None:
     table = Table("#", "cell", "about", "from", "requests", "disk", *(["hosted $"] if hosted else []), box=None)
     for cell in forecast.cells:
         money = [f"{cell.usd:.4f}" if cell.usd is not None else ""] if hosted else []
-        size = f"{cell.disk_bytes / 1e6:.1f} MB"
+        size = f"{cell.disk_bytes / 1e6:.1f} + {cell.scratch_bytes / 1e6:.1f} MB"
         table.add_row(
             str(cell.index), cell.name, duration(cell.seconds), cell.basis, f"{cell.requests:,}", size, *money
         )

@@ -1,0 +1,65 @@
+"""The disk that a campaign is said to need, held against what runs on the golden server write."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from campaign_values import run, small
+
+from harness import pipeline
+from harness.campaign.disk import cell_bytes
+from harness.drive import driver
+
+pytestmark = pytest.mark.timing
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def most(monkeypatch) -> list[int]:
+    """Bytes of each run directory at the moment before its load generator's files go, which is when they are most."""
+    seen: list[int] = []
+
+    def remove(place, **words) -> None:
+        seen.append(size(Path(place).parent.parent))
+        shutil.rmtree(place, **words)
+
+    monkeypatch.setattr(driver, "shutil", type("", (), {"rmtree": staticmethod(remove)}))
+    return seen
+
+
+SHAPES = {
+    "short prompts, long replies": {"workloads": ["fixed:16x100"], "loads": [{"concurrency": [4], "requests": 120}]},
+    "long prompts": {"workloads": ["fixed:3000x4"], "loads": [{"concurrency": [2], "requests": 300}]},
+    "both": {"workloads": ["fixed:500x30"], "loads": [{"concurrency": [4], "requests": 200}]},
+    "an open loop": {"workloads": ["chat"], "loads": [{"rate": [30.0], "requests": 90}], "context_limit_tokens": 8192},
+    "more planned than sent": {
+        "workloads": ["fixed:2000x40"], "loads": [{"concurrency": [1], "duration_s": 2}],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_forecast_of_disk_is_what_a_run_writes(golden, tmp_path, most, shape):
+    """What it needs at its most, prompts and received bytes included, within 20 %, where a run of the cell was seen before."""
+    made = small(golden.url, repetitions=1, **SHAPES[shape])
+    run(made, tmp_path)
+    seen = pipeline.foresee(made, tmp_path)
+    assert [cell.basis for cell in seen.cells] == ["earlier run"]
+    assert 0.8 < seen.disk_bytes / most[-1] < 1.2, (seen.disk_bytes, most)
+
+
+def test_what_stays_is_summed_and_what_goes_is_not(golden, tmp_path):
+    """Two cells need the room of what stays of both, and of the larger one's running."""
+    seen = pipeline.foresee(small(golden.url, repetitions=2, loads=[{"concurrency": [1], "requests": 4}]), tmp_path)
+    one, two = seen.cells
+    assert seen.disk_bytes == one.disk_bytes + two.disk_bytes + max(one.scratch_bytes, two.scratch_bytes)
+
+
+def test_a_plan_of_long_prompts_needs_their_bytes():
+    """100,000 prompts of 3,000 tokens: over a gigabyte beside what stays, however few are answered."""
+    assert cell_bytes(10, 3e8, 100, 0, 100_000, 60).beside > 1e9
