@@ -314,9 +314,8 @@ def _solve(
     rates = np.array([c.rps for c in usable])
     unit = max(needed, float(rates.max()))  # rates near 1: what the solver's tolerance is made for
     rates, needed = rates / unit, needed / unit
-    most = np.array(
-        [min(limits.get(c.name, 10**9), math.ceil(needed / r) + spares + 1) for c, r in zip(usable, rates, strict=True)]
-    )
+    alone = [math.ceil(needed / rate) + spares + 1 for rate in rates]  # more of a type than that buys nothing
+    most = np.array([min(n, limits.get(c.name, n)) for c, n in zip(usable, alone, strict=True)])
     cost = np.concatenate([[float(c.usd_per_hour) for c in usable], np.zeros(k + 1)])
     rows = [np.concatenate([rates, np.zeros(k), [-float(spares)]])]
     low, high = [needed], [np.inf]

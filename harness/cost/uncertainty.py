@@ -223,7 +223,7 @@ def permanent_rps(case: Case) -> Any:
     price, spares, fixed = case.replica_usd_per_hour, case.spares, case.fixed_usd_per_hour
     gain, overhead = hour * usable - price, price * spares + fixed
     with np.errstate(divide="ignore", invalid="ignore"):
-        last = np.maximum(np.floor(overhead / gain + 1e-12) + 1, np.ceil((price + overhead) / gain - 1e-12))
+        last = np.ceil((price + overhead) / gain - 1e-12)
         found = (price * last + overhead) / hour
     found = np.where(price * last + overhead < case.hosted_minimum_usd_per_hour, 0.0, found)
     return np.where(gain > 0, found, np.inf)

@@ -216,6 +216,7 @@ def test_days_that_hardly_differ_still_do():
     day = curve("x", [1, 3])
     assert len(days_of(replace(day, peak_hour_to_mean=1.5 * (1 + 1e-6))).rps) == 28
     assert len(days_of(replace(day, peak_hour_to_mean=1.5 * (1 + 1e-12))).rps) == 2
+    assert len(days_of(curve("x", [1], peak_hour_to_mean=1 + 1e-9)).rps) == 14
 
 
 def test_the_load_above_a_level():

@@ -117,7 +117,7 @@ def test_a_cold_start_as_long_as_the_pause_is_not_taken():
 
 
 @pytest.mark.parametrize(
-    ("rate", "replicas"), [(0, 0), (1e-12, 1), (5, 1), (5 * (1 + 1e-10), 1), (5 * (1 + 1e-8), 2), ("10", 2), (22, 5)]
+    ("rate", "replicas"), [(0, 0), (1e-12, 1), (5, 1), (5 * (1 + 9e-10), 1), (5 * (1 + 1.1e-9), 2), ("10", 2), (22, 5)]
 )
 def test_replicas_for_a_rate(rate, replicas):
     """None for nothing, one for anything, a billionth of a replica is rounding and no more than that."""

@@ -105,9 +105,9 @@ def test_what_is_broken_is_said_with_both_rates():
 
 
 def test_a_load_within_rounding_of_its_limit_holds():
-    """A billionth above is rounding; a hundred millionth is not."""
+    """A billionth above is rounding; a little more is not."""
     limits = RateLimits(requests_per_minute=600)
-    for above, broken in ((1 + 5e-10, False), (1 + 1e-8, True)):
+    for above, broken in ((1 + 1e-9, False), (1 + 1.1e-9, True)):
         found = limit_capacity(limits, SHAPE, Load(10 * above, 0.0, 0.0))
         assert (found.infeasible is not None) is broken
 

@@ -231,7 +231,8 @@ def test_dollars_of_both_sides():
     assert replace(CASE, shares=()).paid == ((0.0, 1 / 3), (1.0, 1 / 3), (5 / 3, 1 / 3))
     assert self_usd_per_hour(CASE) == pytest.approx((0.5 * 3 + 0.3 * 4 + 1) * 2 + 3)
     assert self_usd_per_hour(replace(CASE, min_replicas=4.0)) == pytest.approx((4 + 1) * 2 + 3)
-    assert self_usd_per_hour(replace(CASE, demand_rps=1e-6)) == pytest.approx((0.8 + 1) * 2 + 3)
+    hardly = replace(CASE, demand_rps=1e-12, shape=(0.0, 0.5, 5 / 3))  # some load is a replica, none is none
+    assert self_usd_per_hour(hardly) == pytest.approx((0.8 + 1) * 2 + 3)
     assert hosted_usd_per_hour(CASE) == pytest.approx(43.2)
     assert hosted_usd_per_hour(replace(CASE, hosted_minimum_usd_per_hour=50.0)) == 50
     # rounding of a billionth of a replica buys none, more does
