@@ -61,7 +61,7 @@ def drawn(family: str, rng: random.Random) -> dict:
             "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": one(16, 24), "n_routed_experts": 4, **experts,
         }  # fmt: skip
         config.pop("head_dim")
-        config["num_key_value_heads"] = 4
+        config |= {"num_key_value_heads": 4, "mlp_bias": family == "deepseek_v2" and one(True, False)}
     if family == "glm4_moe":
         config |= {"n_routed_experts": 4, "use_qk_norm": one(True, False), **experts}
     if family == "jamba":
@@ -74,7 +74,8 @@ def drawn(family: str, rng: random.Random) -> dict:
         config |= {
             "hybrid_override_pattern": "".join(one("M", "*", "-", "E") for _ in range(layers)) + "*", "attention_bias": False,
             "mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 2, "ssm_state_size": 16, "conv_kernel": 4, "n_routed_experts": 4,
-            "moe_shared_expert_intermediate_size": one(24, 48), "use_conv_bias": one(True, False), "mlp_bias": False, **experts,
+            "moe_shared_expert_intermediate_size": one(24, 48), "use_conv_bias": one(True, False), "mlp_bias": one(True, False),
+            **experts,
         }  # fmt: skip
         config |= {
             "num_hidden_layers": layers + 1,

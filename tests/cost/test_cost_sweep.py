@@ -59,6 +59,7 @@ def test_all_requests_of_a_rate_together():
 def test_a_promise_that_is_kept(attained, steady, kept):
     """To a billionth, and not where a queue grew."""
     assert rate(5, attained, steady=steady).keeps(0.99) is kept
+    assert rate(5, 0.0).keeps(1e-9)  # that billionth included
 
 
 @pytest.mark.parametrize("attained", [0.99, 0.5, 0.1])

@@ -17,6 +17,7 @@ from harness.cost.token_exchange import (
     TokenCount,
     characters_of,
     count_tokens,
+    load_tokenizer,
     price_texts,
     read_requests,
     same_tokenizer,
@@ -66,6 +67,15 @@ def test_a_tokenizer_that_makes_nothing():
     with pytest.raises(ConfigError) as error:
         count_tokens([RequestText("a")], {"good": letters, "bad": lambda t: [0 for _ in t]})
     assert (error.value.what, error.value.value) == ("tokenizer makes no token of these texts", "bad")
+
+
+def test_special_tokens_are_not_counted(tmp_path):
+    """A tokenizer that begins every text with a token of its own: one word is one token."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0, "[CLS]": 1}, unk_token="?"))
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
+    made.save(str(tmp_path / "t.json"))
+    assert load_tokenizer(tmp_path / "t.json")(["word", "word"]) == [1, 1]
 
 
 def test_a_price_of_texts():
