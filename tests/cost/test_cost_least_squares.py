@@ -17,6 +17,11 @@ def test_a_coefficient_that_would_be_negative_is_0():
     assert nnls(x, np.array([-1.0, -2.0])).tolist() == [0, 0]
 
 
+def test_a_later_column_alone_can_be_the_best():
+    """y = (b - a, 3 b - a) = (1, 2) has a = -1/2, and a alone is negative too: b alone is 7 / 10."""
+    assert nnls(np.array([[-1.0, 1.0], [-1.0, 3.0]]), np.array([1.0, 2.0])) == pytest.approx([0, 0.7])
+
+
 def test_columns_without_a_value_have_no_coefficient():
     """0 throughout, and so near 0 that nothing can be told of it; the next larger size has one."""
     y = np.array([1.0, 2.0])

@@ -159,6 +159,20 @@ def test_one_run_of_several():
     assert parse(lines, "x", between=between).prefill_tokens.tolist() == [float(n) for n in range(6, 14)]
 
 
+def test_one_run_of_several_in_a_log_of_whole_seconds():
+    """A stamp without a fraction is the second it says."""
+    lines = [line(f"11-24 12:00:{n:02}", n, 1, 2.0) for n in range(30)]
+    between = (datetime(2026, 11, 24, 12, 0, 5), datetime(2026, 11, 24, 12, 0, 14))  # noqa: DTZ001
+    assert parse(lines, "x", between=between).prefill_tokens.tolist() == [float(n) for n in range(5, 15)]
+
+
+def test_ways_of_timing_by_their_names():
+    """As reports print them."""
+    assert (PRINTED, STAMPS, WHOLE_SECONDS) == (
+        "time printed for each step", "differences of log stamps", "log stamps of whole seconds, one busy second a row",
+    )  # fmt: skip
+
+
 def test_logs_whose_steps_cannot_be_timed():
     """Fewer than 8 steps, and seconds of which none has neighbours: said with the shape and what to do."""
     steps = [line("11-24 12:00:01", p, d, ms) for p, d, ms in TEN]

@@ -121,7 +121,8 @@ def test_rows_that_all_took_the_same_have_no_r2():
     """There is no spread to explain."""
     rows = [(n, 100 - n, 3, 0) for n in range(1, 9)]
     assert fit_steps(steps_of(rows, kv=False, seconds=[1.0] * 8)).r2 is None
-    assert fit_steps(steps_of(rows, kv=False, seconds=[1.0] * 7 + [1.001])).r2 is not None
+    for seconds in ([1.0] * 7 + [1.001], [1e-3] * 7 + [1.1e-3]):  # whatever their unit
+        assert fit_steps(steps_of(rows, kv=False, seconds=seconds)).r2 is not None
 
 
 def test_load_is_a_mean_over_the_steps_of_a_row():
@@ -213,6 +214,7 @@ def test_an_amount_of_parts_of_a_cent_is_paid_in_cents():
         D("0.02"),
     )
     assert (split.input_usd_per_million, split.price_ratio) == (8, 1)
+    assert split_paid(D(0), Shares("how", 0.5, 0, 0.5), Traffic(1000, 0, 1000)).output_usd == 0
 
 
 @pytest.mark.parametrize(

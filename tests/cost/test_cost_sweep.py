@@ -43,6 +43,7 @@ def test_all_requests_of_a_rate_together():
     assert (unknown.requests, unknown.attainment) == (None, pytest.approx(0.97))
     nothing = OfferedRate(5, ((0, 0.99), (0, 0.95)))
     assert (nothing.requests, nothing.attainment) == (0, pytest.approx(0.97))
+    assert OfferedRate(5, ((0, 0.5), (100, 0.9))).attainment == 0.9
     assert (OfferedRate(5, ((7, 1.0),)).steady, OfferedRate(5, ((7, 1.0),)).run_ids) == (True, ())
 
 
