@@ -28,7 +28,7 @@ class Cell:
     value: float
     unit: str
     formula: str | None
-    source: str
+    source: str = ""  # none: the formula is shown in its place
 
 
 def _paid(base: Base) -> float:
@@ -78,21 +78,21 @@ def _costs(result: ScenarioResult, base: Base) -> list[Cell]:
     requests, w = result.spec.demand.requests_per_month, result.spec.workload
     per_million = month / requests / (w.input_tokens + w.output_tokens) * 1e6
     cells = [
-        Cell("mean_rps", "mean demand", figure("mean_rps"), "requests/s", "requests_per_month/(hours_per_month*3600)", ""),
-        Cell("paid_machines", "machines paid on average", _paid(base), "machines", "IF(autoscaled=1,SUM(hourly_machines)/ROWS(hourly_machines),MAX(hourly_machines))*(1+extra_paid)", ""),
-        Cell("machines_usd", "machines", figure("machines_usd_per_month"), "USD per month", "paid_machines*machine_usd_per_hour*hours_per_month", ""),
-        Cell("labour_usd", "labour", figure("labour_usd_per_month"), "USD per month", "full_time*40/168*usd_per_work_hour*hours_per_month", ""),
-        Cell("self_usd", "self-hosted, all in", month, "USD per month", "machines_usd+labour_usd+storage_usd_per_month", ""),
-        Cell("self_usd_per_request", "self-hosted, a request", month / requests, "USD", "self_usd/requests_per_month", ""),
-        Cell("self_usd_per_million", "self-hosted, a million tokens", per_million, "USD", "self_usd_per_request/(input_tokens+output_tokens)*1000000", ""),
+        Cell("mean_rps", "mean demand", figure("mean_rps"), "requests/s", "requests_per_month/(hours_per_month*3600)"),
+        Cell("paid_machines", "machines paid on average", _paid(base), "machines", "IF(autoscaled=1,SUM(hourly_machines)/ROWS(hourly_machines),MAX(hourly_machines))*(1+extra_paid)"),
+        Cell("machines_usd", "machines", figure("machines_usd_per_month"), "USD per month", "paid_machines*machine_usd_per_hour*hours_per_month"),
+        Cell("labour_usd", "labour", figure("labour_usd_per_month"), "USD per month", "full_time*40/168*usd_per_work_hour*hours_per_month"),
+        Cell("self_usd", "self-hosted, all in", month, "USD per month", "machines_usd+labour_usd+storage_usd_per_month"),
+        Cell("self_usd_per_request", "self-hosted, a request", month / requests, "USD", "self_usd/requests_per_month"),
+        Cell("self_usd_per_million", "self-hosted, a million tokens", per_million, "USD", "self_usd_per_request/(input_tokens+output_tokens)*1000000"),
         Cell("utilisation", "utilisation of what is paid", figure("utilisation"), "", "mean_rps/(paid_machines*capacity_rps)", "a result, not an input"),
     ]  # fmt: skip
     for n, option in enumerate(o for o in result.options if o.kind == "hosted"):
         hosted, due = float(result.against[n].each_usd), float(option.usd_per_month)
         cells += [
-            Cell(f"hosted_{n}_usd", option.name, due, "USD per month", f"MAX(hosted_{n}_minimum_usd,requests_per_month*hosted_{n}_usd_per_request)", ""),
+            Cell(f"hosted_{n}_usd", option.name, due, "USD per month", f"MAX(hosted_{n}_minimum_usd,requests_per_month*hosted_{n}_usd_per_request)"),
             Cell(f"difference_{n}_usd", f"self-hosted - {option.name}", month - due, "USD per month", f"self_usd-hosted_{n}_usd", "below 0: self-hosted is cheaper"),
-            Cell(f"needed_use_{n}", f"how full a machine must be to match {option.name}", price / (hosted * 3600 * capacity), "", f"machine_usd_per_hour/(hosted_{n}_usd_per_request*3600*capacity_rps)", "above 1: never") if hosted else Cell(f"needed_use_{n}", "hosted is free", 0.0, "", None, ""),
+            Cell(f"needed_use_{n}", f"how full a machine must be to match {option.name}", price / (hosted * 3600 * capacity), "", f"machine_usd_per_hour/(hosted_{n}_usd_per_request*3600*capacity_rps)", "above 1: never") if hosted else Cell(f"needed_use_{n}", "hosted is free", 0.0, "", None),
         ]  # fmt: skip
     return cells
 
@@ -110,7 +110,7 @@ def _sheet(book: Any, formats: dict[str, Any], title: str, cells: list[Cell]) ->
         else:
             sheet.write_formula(row, 2, f"={cell.formula}", formats["number"], cell.value)
         sheet.write_string(row, 3, cell.unit)
-        sheet.write_string(row, 4, cell.source or (cell.formula or ""))
+        sheet.write_string(row, 4, cell.source or cell.formula or "")
         book.define_name(cell.name, f"={title}!$C${row + 1}")
 
 

@@ -61,9 +61,9 @@ def test_every_column_of_a_row(tmp_path):
 
 
 def test_names_may_be_of_any_script(tmp_path):
-    """The table is UTF-8."""
-    (found,) = instances(AT, table(tmp_path, row(notes="Zürich")))
-    assert found.notes == "Zürich"
+    """The table is UTF-8, and a note may have two lines."""
+    (found,) = instances(AT, table(tmp_path, row(notes='"Zürich,\r\nGenève"')))
+    assert found.notes == "Zürich,\r\nGenève"
 
 
 @pytest.mark.parametrize(
