@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness import plan
+from harness import plan, redaction
 from harness.analyse.capacity import ProbeOrder
 from harness.analyse.rates import slo_of
 from harness.calibrate import calibration_limit
@@ -16,6 +18,7 @@ from harness.campaign.provenance import facts_of_none, link_log, manifest_of, on
 from harness.capacity import probe_by_run, search_capacity
 from harness.config import CapacitySpec, ExperimentSpec, LoadSpec, TargetSpec
 from harness.drive.driver import drive
+from harness.drive.refusals import IN_A_ROW, REFUSED, Refusals
 from harness.errors import ConfigError, HarnessError, InvalidRunError, TargetError
 from harness.observe.environment import collect
 from harness.observe.sampler import Observers
@@ -36,6 +39,8 @@ from harness.store.capacity_file import write_capacity
 from harness.store.parts import SCRATCH
 from harness.store.writer import RunWriter
 from harness.targets import Target, offline
+
+TRACEBACK = "traceback.txt"
 
 
 class Display(Protocol):
@@ -174,6 +179,15 @@ def _search(run: Run, spec: CapacitySpec, target: Target, facts: Mapping[str, An
         writer.finish(RunState.INTERRUPTED if run.stop.asked else RunState.COMPLETE)
 
 
+def record_traceback(run: Run, error: Exception) -> HarnessError:
+    """What no line of ours foresaw: its traceback goes into the run directory, and it becomes an error of this one cell."""
+    path = run.run_dir / TRACEBACK
+    with suppress(OSError):
+        path.write_text(redaction.text("".join(traceback.format_exception(error))))
+    what = redaction.text(f"{type(error).__name__}: {error}")[:300]
+    return InvalidRunError("the cell ended by an error that was not foreseen", what, f"report it, with {path}")
+
+
 def record_failure(run: Run, log_path: Path | None, error: HarnessError) -> None:
     """A run directory for a cell that could not begin: the plan it had, the server's log, and why."""
     drawn, notes = draw_plan(run.spec, run.cell, run.load_spec)
@@ -199,13 +213,20 @@ def _measure(run: Run, target: Target, drawn: Plan, writer: RunWriter, observers
         run.display.phase("warm-up" if phase is Phase.WARMUP else "measuring")
         if phase is Phase.MEASURE:
             observers.edge("start")
-        done = _drive_phase(run, target, phase, requests, load, writer.add)
+        refusals = Refusals()
+        done = _drive_phase(run, target, phase, requests, load, writer, refusals)
         if phase is Phase.MEASURE:
             observers.settle()
             observers.edge("end")
         reports[phase.value] = asdict(done)
         writer.update(drive=reports)
         _raise_if_dead(target, done)
+        if done.stop_reason == REFUSED:
+            raise TargetError(
+                f"{target.info.name} refused {IN_A_ROW} requests in a row",
+                refusals.last,
+                "look at the key, its rights and the account's balance; what came before is stored",
+            )
 
 
 def _drive_phase(
@@ -214,67 +235,57 @@ def _drive_phase(
     phase: Phase,
     requests: Sequence[PlannedRequest],
     load: Load,
-    add: Callable[[str, Sequence[Any]], None],
+    writer: RunWriter,
+    refusals: Refusals,
 ) -> DriveReport:
     spec, stop, load_spec = run.spec, run.stop, run.load_spec
-
     probe = run.probe if phase is Phase.MEASURE else None
+    duration_s = load_spec.duration_s if phase is Phase.MEASURE else None
+    ends_by_time = duration_s if load.concurrency else None  # an open loop's plan ends at its duration by itself
 
     def should_stop() -> str | None:
-        asked = stop.action() or ("target_died" if target.died() else None)
+        asked = stop.action() or ("target_died" if target.died() else None) or (REFUSED if refusals.enough else None)
         return asked or (probe.should_stop() if probe else None)
 
     def on_rows(rows: Sequence[RequestRecord]) -> None:
-        add("requests", rows)
+        writer.add("requests", rows)
+        refusals.note(rows)
         if probe:
             probe.on_rows(rows)
-
-    duration_s = load_spec.duration_s if phase is Phase.MEASURE else None
-    ends_by_time = duration_s if load.concurrency else None  # an open loop's plan ends at its duration by itself
 
     def on_progress(progress: DriveProgress) -> None:
         run.display.progress(replace(progress, duration_s=ends_by_time))
 
     scratch = run.run_dir / SCRATCH
     scratch.mkdir(exist_ok=True)
-    stop.driving = True
+    both: dict[str, Any] = {
+        "phase": phase, "run_id": run.run_dir.name, "scratch": scratch,
+        "on_rows": on_rows, "on_progress": on_progress, "should_stop": should_stop,
+    }  # fmt: skip
     made = prompts(requests, target.vocabulary, target.endpoint.api)
-    if run.target_spec.kind == "offline":
-        batch = offline.batch(
-            target,
-            requests,
-            made,
-            order=run.target_spec.batch_order,
-            batch_size=run.target_spec.batch_size,
-            phase=phase,
-            run_id=run.run_dir.name,
-            scratch=scratch,
-            on_rows=on_rows,
-            on_progress=on_progress,
-            should_stop=should_stop,
-            say=run.display.say,
-        )
+    stop.driving = True
+    try:
+        if run.target_spec.kind == "offline":
+            order, size = run.target_spec.batch_order, run.target_spec.batch_size
+            report = offline.batch(
+                target, requests, made, order=order, batch_size=size, say=run.display.say, **both
+            ).drive
+        else:
+            report = drive(
+                requests,
+                made,
+                load,
+                target.endpoint,
+                driver=spec.driver,
+                workers=spec.workers if phase is Phase.MEASURE else 1,
+                timeouts=spec.timeouts.record(),
+                duration_s=duration_s,
+                on_start=lambda _: None,
+                on_end=writer.flush,
+                **both,
+            )
+    finally:
         stop.driving = False
-        scratch.rmdir()
-        return batch.drive
-    report = drive(
-        requests,
-        made,
-        load,
-        target.endpoint,
-        phase=phase,
-        run_id=run.run_dir.name,
-        driver=spec.driver,
-        workers=spec.workers if phase is Phase.MEASURE else 1,
-        timeouts=spec.timeouts.record(),
-        duration_s=duration_s,
-        scratch=scratch,
-        on_rows=on_rows,
-        on_progress=on_progress,
-        should_stop=should_stop,
-        on_start=lambda _: None,
-    )
-    stop.driving = False
     scratch.rmdir()
     return report
 

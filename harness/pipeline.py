@@ -23,7 +23,7 @@ from harness.campaign.intent import Intent
 from harness.campaign.order import Step, cells_of
 from harness.campaign.provenance import one_line
 from harness.campaign.server import Server
-from harness.cell import Display, Run, Stop, draw_plan, record_failure, run_cell
+from harness.cell import Display, Run, Stop, draw_plan, record_failure, record_traceback, run_cell
 from harness.config import ExperimentSpec
 from harness.errors import ConfigError, HarnessError, StoreError, TargetError
 from harness.offline import Analysis, analyse, cost, declared_hardware, report
@@ -157,7 +157,8 @@ def _run_step(run: Run, step: Step, server: Server, cool: CoolDown, ran: Ran, pa
         if run.run_dir.exists():
             stock.move_aside(run.run_dir.parent, run.run_dir)
         raise
-    except HarnessError as error:
+    except Exception as cause:
+        error = cause if isinstance(cause, HarnessError) else record_traceback(run, cause)
         if not run.run_dir.exists():
             record_failure(run, server.log_path, error)
         ran.failures.append((step.name, error))

@@ -43,6 +43,7 @@ class Outcome(StrEnum):
     TIMEOUT_IDLE = "timeout_idle"  # too long between two tokens
     TIMEOUT_TOTAL = "timeout_total"
     EMPTY_REPLY = "empty_reply"  # a 200 stream that came to its end without one token
+    OVERRUN = "overrun"  # more than twice the tokens asked for: ended by us as soon as it was seen
     CANCELLED = "cancelled"  # by us, on Ctrl-C or at the end of the run
     DROPPED = "dropped"  # could not be sent when it was due
 

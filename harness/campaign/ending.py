@@ -11,7 +11,9 @@ from email.message import EmailMessage
 
 import httpx
 
+from harness import redaction
 from harness.config import NotifySpec
+from harness.control_request import request
 from harness.records import CostReport, RunState, RunSummary
 
 _TIMEOUT_S = 10.0
@@ -116,7 +118,7 @@ def duration(seconds: float) -> str:
 def notify(spec: NotifySpec, summary: Summary, say: Callable[[str], None]) -> None:
     """Tell the webhook, the command and the mail address, as far as they are given. Never raises: a notice that fails
     is said, without the webhook's URL, which is a secret."""
-    text = json.dumps(asdict(summary))
+    text = json.dumps(redaction.data(asdict(summary)))
     if spec.webhook_env:
         say_failure(_post(spec.webhook_env, text), "webhook", say)
     if spec.command:
@@ -127,7 +129,7 @@ def notify(spec: NotifySpec, summary: Summary, say: Callable[[str], None]) -> No
 
 def say_failure(why: str | None, what: str, say: Callable[[str], None]) -> None:
     if why is not None:
-        say(f"warning: the {what} of notify failed: {why}")
+        say(redaction.text(f"warning: the {what} of notify failed: {why}"))
 
 
 def _post(variable: str, text: str) -> str | None:
@@ -135,7 +137,9 @@ def _post(variable: str, text: str) -> str | None:
     if not url:
         return f"the environment variable {variable} is not set"
     try:
-        answer = httpx.post(url, content=text, headers={"content-type": "application/json"}, timeout=_TIMEOUT_S)
+        with httpx.Client(timeout=_TIMEOUT_S) as http:
+            kind = {"content-type": "application/json"}
+            answer = request(http, "POST", url, content=text, headers=kind, total_s=_TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         return f"{type(error).__name__} ({variable})"
     return None if answer.is_success else f"HTTP {answer.status_code} ({variable})"
@@ -162,5 +166,5 @@ def _mail(address: str, summary: Summary, text: str) -> str:
     message["Subject"] = (
         f"{summary.experiment}: {summary.ok} of {summary.cells} cells ok, exit code {summary.exit_code}"
     )
-    message.set_content("\n".join([line(summary), *summary.failures, "", text]))
+    message.set_content(redaction.text("\n".join([line(summary), *summary.failures, "", text])))
     return message.as_string()

@@ -7,16 +7,17 @@ server's running usage grew in it, or, where chunks carry neither, when it holds
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import msgspec
 
+from harness import redaction
 from harness.errors import ConfigError
 from harness.records import Endpoint, PlannedRequest, Prompt
 
 MAX_ERROR_CHARS = 200
-_KEY_LIKE = re.compile(r"(?i)\b(?:bearer\s+|sk-)[\w.~+/=-]{6,}")
+MAX_FINISH_CHARS = 40
+MAX_COUNT = 1 << 31  # of tokens: more is nonsense
 
 
 def path(endpoint: Endpoint) -> str:
@@ -53,27 +54,31 @@ def encode(endpoint: Endpoint, request: PlannedRequest, prompt: Prompt, *, follo
 
 
 def clean_error(text: object, api_key: str | None) -> str:
-    """One short line without secrets, fit for a record."""
+    """One short line without secrets and control characters, fit for a record."""
     line = " ".join(str(text).split())
     if api_key:
-        line = line.replace(api_key, "***")
-    return _KEY_LIKE.sub("***", line)[:MAX_ERROR_CHARS]
+        line = line.replace(api_key, redaction.MASK)  # of any length
+    line = redaction.text(line)[:MAX_ERROR_CHARS]
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def error_message(body: bytes) -> str | None:
-    """`error.message` (or what servers put in its place) of a JSON body; None if there is none."""
+    """`error.message` (or what servers put in its place) of a JSON body, with the error's code; None if there is none."""
     try:
         value = json.loads(body)
-    except ValueError:
+        return _message(value) if isinstance(value, dict) else None
+    except (ValueError, RecursionError):  # no JSON, or nested too deep to be read or written
         return None
-    return _message(value) if isinstance(value, dict) else None
 
 
 def _message(value: dict[str, Any]) -> str | None:
-    error = value.get("error", value)
+    error: Any = value.get("error", value)
+    code = None
     if isinstance(error, dict):
-        error = error.get("message") or error.get("detail")
-    return None if error is None else str(error)
+        error, code = error.get("message") or error.get("detail"), error.get("code")
+    if error is None:
+        return None
+    return f"{error} ({code})" if isinstance(code, str) and code else str(error)
 
 
 class _Details(msgspec.Struct):
@@ -93,7 +98,7 @@ class _Delta(msgspec.Struct):
     content: Any = None
     reasoning_content: Any = None
     reasoning: Any = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Any = None
 
 
 class _Choice(msgspec.Struct):
@@ -176,7 +181,7 @@ class Reply:
         choices = chunk.choices or ()
         for choice in choices:
             if choice.finish_reason:
-                self.finish_reason = str(choice.finish_reason)
+                self.finish_reason = redaction.text(choice.finish_reason)[:MAX_FINISH_CHARS]
         if self._said is not None and choices:
             self._said.text.append(_content(choices[0]))
             self._said.token_ids += choices[0].token_ids or ()
@@ -198,17 +203,22 @@ class Reply:
         return True
 
     def _take_usage(self, usage: _Usage) -> int | None:
-        """Tokens that this chunk added by the server's running usage; None if it does not say."""
+        """Tokens that this chunk added by the server's running usage; None if it does not say. Raises ValueError where
+        usage counts what cannot be."""
         before = self.output
         if isinstance(usage.prompt_tokens, int):
-            self.prompt = usage.prompt_tokens
+            self.prompt = _count(usage.prompt_tokens)
         if isinstance(usage.completion_tokens, int):
-            self.output = usage.completion_tokens + _reasoning_beside(usage)
+            self.output = _count(usage.completion_tokens + _reasoning_beside(usage))
         if (details := usage.prompt_tokens_details) and isinstance(details.cached_tokens, int):
-            self.cached = details.cached_tokens
+            self.cached = _count(details.cached_tokens)
         if (details := usage.completion_tokens_details) and isinstance(details.reasoning_tokens, int):
-            self.reasoning = details.reasoning_tokens
+            self.reasoning = _count(details.reasoning_tokens)
         return None if self.output is None else self.output - (before or 0)
+
+    def visible_tokens(self) -> int:
+        """Tokens so far, by the server's usage or one a chunk, without the reasoning that usage tells of."""
+        return len(self.chunk_ns) if self.output is None else self.output - (self.reasoning or 0)
 
     def emptiness(self) -> str:
         """How a stream without a token ended, and what usage says that it cost all the same."""
@@ -219,6 +229,12 @@ class Reply:
         """Tokens per token-bearing chunk; None unless every one of them said so."""
         known = tuple(n for n in self.tokens if n is not None)
         return known if len(known) == len(self.tokens) and known else None
+
+
+def _count(tokens: int) -> int:
+    if not 0 <= tokens < MAX_COUNT:
+        raise ValueError("usage counts what cannot be")
+    return tokens
 
 
 def _reasoning_beside(usage: _Usage) -> int:
@@ -248,7 +264,7 @@ def _is_visible(choice: _Choice) -> bool:
         return bool(choice.text)
     if delta.content and not _is_thinking(delta.content):
         return True
-    return any(_call_bears(call) for call in delta.tool_calls or ())
+    return _calls(delta)
 
 
 def _reasons(choice: _Choice) -> bool:
@@ -263,6 +279,8 @@ def _is_thinking(content: Any) -> bool:
     return all(isinstance(part, dict) and part.get("type") == "thinking" for part in content)
 
 
-def _call_bears(call: dict[str, Any]) -> bool:
-    function = call.get("function") or {}
-    return bool(function.get("arguments") or function.get("name"))
+def _calls(delta: _Delta) -> bool:
+    """Whether a piece of a tool call is in it: its name, or some of its arguments."""
+    calls = delta.tool_calls if isinstance(delta.tool_calls, list) else ()
+    functions = [call.get("function") for call in calls if isinstance(call, dict)]
+    return any(bool(f.get("arguments") or f.get("name")) for f in functions if isinstance(f, dict))

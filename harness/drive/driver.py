@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from harness import clock
+from harness import clock, redaction
 from harness.drive import dialect, shard, turns, wire
 from harness.drive.collect import Collector
 from harness.drive.processes import WorkerProcess, start_workers
 from harness.errors import ConfigError
+from harness.no_room import is_no_room, no_room
 from harness.records import (
     DriveProgress,
     DriveReport,
@@ -79,6 +80,7 @@ def drive(
     batch = load.arrivals == "batch"  # an open loop without a rate: everything is due at once
     if (load.concurrency is None) == (load.rate_rps is None and not batch):
         raise ConfigError("a load is either closed or open", load, "set one of concurrency and rate_rps")
+    redaction.learn(endpoint.api_key)
     head = request_head(endpoint)
     if not requests:
         return _nothing_to_do(driver, on_start)
@@ -91,6 +93,7 @@ def drive(
     needed = False  # what the workers spooled, and nobody has stored
     try:
         planned = turns.Planned(place / "planned") if tree.waiting else None
+        prompts = _until_stopped(prompts, should_stop)
         shard.write(requests, prompts, owner, count, endpoint, run_id, phase, place, tree, planned)
         following = None if planned is None else turns.NextTurns(requests, tree, planned, endpoint)
         collector = Collector(requests, owner, count, load, endpoint, phase, run_id, place, following)
@@ -110,6 +113,12 @@ def drive(
         on_end()
         needed = False
         return collector.report(driver, session.stop_reason)
+    except _StoppedError as stopped:
+        return _nothing_sent(driver, str(stopped))
+    except OSError as error:
+        if not is_no_room(error):
+            raise
+        raise no_room("the load generator's files", place, error) from error
     finally:
         for process in processes:
             process.kill()
@@ -119,6 +128,25 @@ def drive(
             collector.close()
         if not needed:
             shutil.rmtree(place, ignore_errors=True)
+
+
+class _StoppedError(Exception):
+    """Asked to stop before anything was sent; the text is the stop_reason."""
+
+
+def _until_stopped(prompts: Iterable[Prompt], should_stop: Callable[[], str | None]) -> Iterator[Prompt]:
+    """The prompts, while they are wanted: they may be many, and writing them down takes its time."""
+    asked_ns = clock.monotonic_ns()
+    for prompt in prompts:
+        if (now := clock.monotonic_ns()) - asked_ns > STOP_POLL_NS:
+            asked_ns = now
+            if (word := should_stop()) is not None:
+                raise _StoppedError(_reason_of(word))
+        yield prompt
+
+
+def _reason_of(word: str) -> str:
+    return "interrupted" if word in ("drain", "abort") else word
 
 
 KERNEL_STAMPS = True  # False: stamps are taken in user space even where the kernel has them (for tests)
@@ -181,7 +209,7 @@ class _Session:
         if self.died:
             return "worker_died"
         if self.stop_word is not None:
-            return "interrupted" if self.stop_word in ("drain", "abort") else self.stop_word
+            return _reason_of(self.stop_word)
         return "duration" if self.collector.cut else "done"
 
     def wait_ready(self) -> None:
@@ -302,8 +330,12 @@ class _Session:
 
 
 def _nothing_to_do(driver: str, on_start: Callable[[int], None]) -> DriveReport:
+    on_start(clock.monotonic_ns())
+    return _nothing_sent(driver, "done")
+
+
+def _nothing_sent(driver: str, stop_reason: str) -> DriveReport:
     now = clock.monotonic_ns()
-    on_start(now)
     return DriveReport(
-        driver, 0, now, now, "kernel" if driver == "wire" else "user", "done", 0, 0, 0.0, None, None, 0, 0, ()
+        driver, 0, now, now, "kernel" if driver == "wire" else "user", stop_reason, 0, 0, 0.0, None, None, 0, 0, ()
     )  # fmt: skip

@@ -10,12 +10,14 @@ from itertools import accumulate
 
 import numpy as np
 
+from harness import redaction
 from harness.clock import NS, Anchor
-from harness.drive import dialect, http1, sse, turns
+from harness.drive import dialect, http1, overrun, sse, turns
 from harness.records import Outcome, Phase, PlannedRequest, RequestRecord
 
 _USER = -1  # seconds of a stamp that was taken in user space
 _MAX_ERROR_BODY = 64 * 1024
+_QUOTED_BYTES = 4096  # of a reply that cannot be read: much more than is shown, so that a key in it is whole
 RETRIED = "a kept-alive connection was closed by the server before any reply; sent again on a new one"
 
 
@@ -145,7 +147,7 @@ class _Reading:
         headers = self.response.headers
         encoding = headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
-            raise http1.HttpError(f"content-encoding {encoding[:20]} although none was asked for")
+            raise http1.HttpError(f"content-encoding {redaction.text(encoding)[:20]} although none was asked for")
         kind = headers.get("content-type", "text/event-stream").partition(";")[0].strip().lower()
         return kind == "text/event-stream"
 
@@ -165,7 +167,13 @@ def _http_error(reading: _Reading) -> str:
 
 def _judge(raw: Raw, reading: _Reading) -> tuple[Outcome, str | None]:
     response, reply = reading.response, reading.reply
-    if raw.wire in (Outcome.CONNECT_ERROR, Outcome.TIMEOUT_CONNECT, Outcome.DROPPED, Outcome.CANCELLED):
+    if raw.wire in (
+        Outcome.CONNECT_ERROR,
+        Outcome.TIMEOUT_CONNECT,
+        Outcome.DROPPED,
+        Outcome.CANCELLED,
+        Outcome.OVERRUN,
+    ):
         return Outcome(raw.wire), raw.error or None
     if reading.problem is not None or raw.wire == Outcome.PROTOCOL_ERROR:
         return Outcome.PROTOCOL_ERROR, reading.problem or raw.error
@@ -177,7 +185,7 @@ def _judge(raw: Raw, reading: _Reading) -> tuple[Outcome, str | None]:
         message = dialect.error_message(bytes(reading.error_body))
         if message:
             return Outcome.ERROR_EVENT, message
-        return Outcome.PROTOCOL_ERROR, f"not an event stream: {response.headers.get('content-type', '')[:60]}"
+        return Outcome.PROTOCOL_ERROR, f"not an event stream: {redaction.text(response.headers.get('content-type', ''))[:60]}"
     match raw.wire:
         case "" | "eof":
             ended = response.end_of_input() if raw.wire == "eof" else response.complete
@@ -197,6 +205,22 @@ def _finished(reply: dialect.Reply, note: str | None) -> tuple[Outcome, str | No
     return (Outcome.OK, note) if reply.chunk_ns else (Outcome.EMPTY_REPLY, reply.emptiness())
 
 
+def _outcome(
+    raw: Raw, reading: _Reading, lengths: Sequence[int], stamps: Sequence[int], asked: int
+) -> tuple[Outcome, str | None]:
+    """Read the reply, and judge it: whatever a server sends is a row."""
+    try:
+        reading.read_all(raw.data, lengths, stamps)
+        outcome, error = _judge(raw, reading)
+    except Exception as unforeseen:
+        outcome, error = Outcome.PROTOCOL_ERROR, f"the reply cannot be read ({type(unforeseen).__name__})"
+    if outcome is Outcome.OK and (tokens := reading.reply.visible_tokens()) > overrun.TIMES * asked:
+        return Outcome.OVERRUN, overrun.said(tokens, asked)
+    if outcome is Outcome.PROTOCOL_ERROR and raw.data:
+        error = f"{error}; it begins {raw.data[:_QUOTED_BYTES].decode(errors='replace')}"
+    return outcome, error
+
+
 def record(
     raw: Raw,
     request: PlannedRequest,
@@ -211,8 +235,7 @@ def record(
     lengths = array("I")
     lengths.frombytes(raw.lengths)
     stamps = stamp_map.monotonic(raw.stamps)
-    reading.read_all(raw.data, lengths, stamps)
-    outcome, error = _judge(raw, reading)
+    outcome, error = _outcome(raw, reading, lengths, stamps, request.target_output_tokens)
     reply = reading.reply
     chunk_tokens = reply.chunk_tokens()
     whole = raw.wire in ("", Outcome.PROTOCOL_ERROR) and stamps

@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 from harness import clock
-from harness.drive import endings, http1, reader, wire
+from harness.drive import endings, http1, overrun, reader, wire
 from harness.drive.connections import ConnectFailedError, Connections
 from harness.drive.deadlines import Deadlines
 from harness.drive.shard import Shard
@@ -16,6 +16,9 @@ from harness.records import Outcome
 LATE_NS = 5_000_000
 GATHER_MAX_NS, GATHER_OF_GAP, GATHER_OF_REPLY = 1_000_000, 20, 4000
 PACE_MEMORY = 8  # exchanges
+# What one reply may hold: twice its tokens in the longest events that were seen (about 500 bytes), prompt ids in the first one.
+MOST_BYTES, MOST_BYTES_A_TOKEN = 4 << 20, 2048
+LOOK_READS = 16  # beyond the reads that an overrun must have at least
 _OUT = 4  # EPOLLOUT
 
 
@@ -100,6 +103,8 @@ class Exchanges:
             conn.state = wire.WAITING
             if conn.fresh():
                 self.reader.adopt(conn)
+                conn.look_reads = overrun.TIMES * self.shard.asked[conn.index] + LOOK_READS
+                self.reader.look(conn, conn.look_reads, self._most_bytes(conn))
             conn.last_ns = conn.sent_ns
             self.sent += 1
             self.shard.sent[conn.index] = conn.sent_ns
@@ -114,6 +119,8 @@ class Exchanges:
             self._candidate(conn)
         elif event & reader.UNUSUAL:
             self._carefully(conn)
+        elif event & reader.LONG:
+            self.look(conn)
         elif event & reader.CLOSED:
             self.reader.release(conn)
             self._closed_by_peer(conn)
@@ -163,6 +170,9 @@ class Exchanges:
             read = (data, wire.user_stamp())
             self.user_reads += 1
         conn.buf.append(read)
+        self.reader.own_bytes += len(data)
+        if len(conn.buf) >= reader.COMPACT_READS and not self.look(conn):
+            return
         if conn.careful is None:
             self._carefully(conn)
         else:
@@ -212,6 +222,31 @@ class Exchanges:
         self._discard(conn)
 
     # ------------------------------------------------------------ ends
+
+    def _most_bytes(self, conn: wire.Conn) -> int:
+        return MOST_BYTES + MOST_BYTES_A_TOKEN * self.shard.asked[conn.index]
+
+    def look(self, conn: wire.Conn) -> bool:
+        """Whether a reply in flight may go on: it is ended where it holds more than it may, or bears too many tokens."""
+        most = self._most_bytes(conn)
+        if self.reader.held(conn) > most:
+            self.finish(conn, Outcome.PROTOCOL_ERROR, f"response longer than {most} bytes", reuse=False)
+            return False
+        if (reads := self.reader.reads(conn)) >= conn.look_reads > 0:
+            tokens, asked = overrun.tokens_of(self.reader.all(conn)), self.shard.asked[conn.index]
+            if tokens > overrun.TIMES * asked:
+                self.finish(conn, Outcome.OVERRUN, overrun.said(tokens, asked), reuse=False)
+                return False
+            conn.look_reads = 2 * reads
+        self.reader.look(conn, conn.look_reads, most)
+        return True
+
+    def end_longest(self, most: int) -> None:
+        """Of all replies in flight, where together they hold more than `most` bytes."""
+        conn = max((c for c in self.connections.by_fd.values() if c.index >= 0), key=self.reader.held, default=None)
+        if conn is not None:
+            why = f"the longest of {self.in_flight} replies that held more than {most} bytes together"
+            self.finish(conn, Outcome.PROTOCOL_ERROR, why, reuse=False)
 
     def finish(self, conn: wire.Conn, outcome: str, error: str, *, reuse: bool) -> None:
         now, index = clock.monotonic_ns(), conn.index

@@ -12,6 +12,7 @@ from enum import Enum, auto
 MAX_HEAD_BYTES = 256 * 1024
 _MAX_SIZE_LINE = 4096
 _HEX = re.compile(rb"[0-9A-Fa-f]{1,15}$")
+_LENGTH = re.compile(r"[0-9]{1,18}$")
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: .*)?$")
 
 
@@ -113,7 +114,7 @@ class Response:
             self._at = _At.SIZE
         elif length is None:
             self._at, self.reusable = _At.CLOSE, False
-        elif not length.isascii() or not length.isdigit():
+        elif not _LENGTH.match(length):
             raise HttpError("content-length is not a number")
         else:
             self._left = int(length)

@@ -26,7 +26,7 @@ OPENING_AT_ONCE = 32
 FEW = 64  # reads of a turn that leave time for packing
 TIMERS_PER_POLL = 4
 PACK_SHARE = 256  # of that many ended replies one is packed a turn even while bytes wait, so that memory stays bounded
-MAX_RESPONSE_BYTES = 256 * 1024 * 1024
+MAX_HELD_BYTES = 1 << 30  # of all replies in a worker's memory: more, and the longest in flight is ended
 TICK_NS = 250_000_000
 ANCHOR_NS = 1_000_000_000
 PREPARE_S = 5.0
@@ -173,6 +173,8 @@ class Loop:
             self.spool.put(self.spool.preface)
             forget_sent(self.shard)
         self.spool.put(("status", self.exchanges.sent, self.exchanges.in_flight))
+        if self.reader.held_bytes > MAX_HELD_BYTES:
+            self.exchanges.end_longest(MAX_HELD_BYTES)
 
     def _send_due(self) -> None:
         ex, budget = self.exchanges, SENDS_PER_POLL
@@ -221,7 +223,7 @@ class Loop:
             (b"".join(column) for column in zip(*pieces, strict=True)) if pieces else (b"", b"", b"")
         )
         self.spool.put(("exchange", *meta, stamps, lengths, data))
-        self.reader.forget(packed)
+        self.reader.forget(packed, buf)
 
     def _check_limits(self, now: int) -> None:
         for _ in range(TIMERS_PER_POLL):
@@ -233,10 +235,7 @@ class Loop:
                 self.deadlines.set(conn, now)  # we are late, not the server: read first, then judge
             elif limit is not None:
                 self.exchanges.finish(conn, limit[1], f"limit {limit[2]:g} s", reuse=False)
-            elif self.reader.held(conn) > MAX_RESPONSE_BYTES:
-                what = f"response longer than {MAX_RESPONSE_BYTES} bytes"
-                self.exchanges.finish(conn, Outcome.PROTOCOL_ERROR, what, reuse=False)
-            else:
+            elif self.exchanges.look(conn):
                 self.deadlines.set(conn, now)
 
     def _event(self, fd: int, event: int) -> None:

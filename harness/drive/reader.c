@@ -1,7 +1,8 @@
 /* The reader: wait, receive, stamp, append, without the interpreter. reader.py says what for.
  *
  * An adopted stream is read from its reply's first byte on. What Python must look at comes back from reader_wait as pairs of
- * descriptor and event: an unusual beginning, a possible end, a close, a loss; and epoll's events on all other descriptors.
+ * descriptor and event: an unusual beginning, a possible end, a great length, a close, a loss; and epoll's events on all other
+ * descriptors.
  * Reads come first: streams that ended wait in a queue while others have bytes. One thread.
  */
 #define _GNU_SOURCE
@@ -14,13 +15,14 @@
 #include <time.h>
 
 enum { MAX_EVENTS = 512, MAX_ASKED = 16, MAX_TURNS = 4, RECV_BYTES = 65536, KEEP_BYTES = 1 << 18, LEAST_REST_NS = 50000, MARGIN_NS = 100000 };
-enum { UNUSUAL = 1 << 16, MAY_END = 1 << 17, CLOSED = 1 << 18, LOST = 1 << 19 }; /* LOST carries errno below */
+enum { UNUSUAL = 1 << 16, MAY_END = 1 << 17, CLOSED = 1 << 18, LOST = 1 << 19, LONG = 1 << 20 }; /* LOST carries errno below */
 
 struct stream { /* reader.py reads these fields: keep the two alike */
     int64_t reads, bytes, reads_room, bytes_room;
     struct timespec *stamps; /* CLOCK_REALTIME, the kernel's; -1 s: CLOCK_MONOTONIC, our own */
     uint32_t *lengths;
     char *data;
+    int64_t look_reads, look_bytes; /* so much, and Python looks at it */
     struct stream *next; /* unused ones */
     int64_t head, serial; /* bytes of the reply's head; which adoption this is */
     int queued; /* a possible end waits for Python */
@@ -32,11 +34,12 @@ struct ended {
     int64_t serial;
 };
 
-struct reader { /* the first four too */
+struct reader { /* the first five too */
     int64_t user_reads; /* stamped here for want of the kernel's */
     int64_t busy_max_ns; /* the longest between waking up and having handled what was there */
     int64_t woke_ns; /* of the last turn */
     int64_t found; /* events of the last turn, whoever took them */
+    int64_t held; /* bytes of all streams, until they come back through reader_reuse */
     int64_t serial;
     int poll_fd, room;
     struct stream **streams; /* by descriptor; NULL: not adopted */
@@ -60,7 +63,7 @@ struct reader *reader_new(int poll_fd) {
 }
 
 /* Append one read; 0 if there is no memory. */
-static int append(struct stream *s, struct timespec stamp, const char *data, size_t n) {
+static int append(struct reader *r, struct stream *s, struct timespec stamp, const char *data, size_t n) {
     if (s->reads == s->reads_room) {
         int64_t room = s->reads_room ? 2 * s->reads_room : 64;
         void *stamps = realloc(s->stamps, room * sizeof *s->stamps);
@@ -82,6 +85,7 @@ static int append(struct stream *s, struct timespec stamp, const char *data, siz
     s->lengths[s->reads++] = n;
     memcpy(s->data + s->bytes, data, n);
     s->bytes += n;
+    r->held += n;
     return 1;
 }
 
@@ -99,6 +103,7 @@ struct stream *reader_adopt(struct reader *r, int fd) {
     if (!found) return NULL;
     r->unused = found->next;
     found->serial = ++r->serial;
+    found->look_reads = found->look_bytes = INT64_MAX;
     return r->streams[fd] = found;
 }
 
@@ -107,6 +112,7 @@ void reader_release(struct reader *r, int fd) { r->streams[fd] = NULL; }
 
 /* Take the memory back for another stream, unless it is much: pages that are there already cost no fault. */
 void reader_reuse(struct reader *r, struct stream *s) {
+    r->held -= s->bytes;
     s->reads = s->bytes = s->head = s->queued = s->handed = 0;
     if (s->bytes_room > KEEP_BYTES) {
         free(s->data);
@@ -143,16 +149,19 @@ static int take(struct reader *r, struct stream *s, int fd) {
         stamp = (struct timespec){-1, now_ns()};
         r->user_reads++;
     }
-    if (!append(s, stamp, r->scratch, n)) return LOST | ENOMEM;
+    if (!append(r, s, stamp, r->scratch, n)) return LOST | ENOMEM;
     if (s->reads == 1 && !(s->head = usual_head(s->data, s->bytes))) return UNUSUAL;
-    return s->bytes > s->head && !memcmp(s->data + s->bytes - 4, "\r\n\r\n", 4) ? MAY_END : 0;
+    if (s->bytes > s->head && !memcmp(s->data + s->bytes - 4, "\r\n\r\n", 4)) return MAY_END;
+    if (s->reads < s->look_reads && s->bytes < s->look_bytes) return 0;
+    s->look_reads = s->look_bytes = INT64_MAX; /* Python says when it looks again */
+    return LONG;
 }
 
-/* Keep an end for Python. */
+/* Keep an end, or a length, for Python. */
 static void queue(struct reader *r, int fd, int what, struct stream *s) {
     if (what == MAY_END && s->queued) return;
-    s->queued = 1;
-    s->handed = what != MAY_END;
+    if (what != LONG) s->queued = 1;
+    s->handed = what != MAY_END && what != LONG;
     if (r->waiting == r->ended_room) {
         int room = r->ended_room ? 2 * r->ended_room : 1024;
         struct ended *grown = malloc(room * sizeof *grown);
@@ -203,7 +212,7 @@ int reader_wait(struct reader *r, int timeout_ms, int64_t until_ns, int64_t gath
         struct ended e = r->ended[r->first];
         struct stream *s = r->streams[e.fd];
         if (!s || s->serial != e.serial) continue; /* given up meanwhile */
-        s->queued = 0;
+        if (e.what != LONG) s->queued = 0;
         r->asked[2 * k] = e.fd;
         r->asked[2 * k++ + 1] = e.what;
     }

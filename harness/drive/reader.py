@@ -1,8 +1,8 @@
 """How a worker waits and reads: poll, receive, stamp, append. In Python, and compiled (reader.c) where there is a compiler.
 
 A stream is adopted before its reply's first byte. The reader takes its bytes by itself and only says when it begins
-otherwise than usual (UNUSUAL), may have ended (MAY_END), was closed by the server (CLOSED) or lost (LOST, with an errno in
-it); events of all other descriptors come back as epoll gave them.
+otherwise than usual (UNUSUAL), may have ended (MAY_END), has come to a length at which it is to be looked at (LONG), was closed
+by the server (CLOSED) or lost (LOST, with an errno in it); events of all other descriptors come back as epoll gave them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness.drive.endings import ENDS, may_end, usual_head
 from harness.errors import HarnessError
 
 SOURCE = Path(__file__).with_name("reader.c")
-UNUSUAL, MAY_END, CLOSED, LOST = 1 << 16, 1 << 17, 1 << 18, 1 << 19  # beyond epoll's own bits
+UNUSUAL, MAY_END, CLOSED, LOST, LONG = 1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 20  # beyond epoll's own bits
 LEAST_REST_NS = 50_000  # shorter rests cost more than they save
 MARGIN_NS = 100_000  # a rest ends so long before the caller is due, for it may end late
 COMPACT_READS = 128
@@ -38,13 +38,14 @@ class Reader:
     """The reader in Python: where nothing can be compiled, and for TLS, whose bytes go through the interpreter anyway.
 
     `found`, `woke_ns`: events of the last turn, and when it woke up; `user_reads`: reads without the kernel's stamp;
-    `busy_max_ns`: the longest from waking up until everything that was there had been read."""
+    `busy_max_ns`: the longest from waking up until everything that was there had been read; `own_bytes`: of replies that
+    stand in Python's memory, those that others have read too."""
 
     name = "reader in Python"
 
     def __init__(self) -> None:
         self.poll = make_poll()
-        self.found = self.woke_ns = self.user_reads = self.busy_max_ns = 0
+        self.found = self.woke_ns = self.user_reads = self.busy_max_ns = self.own_bytes = 0
         self._hot: dict[int, tuple[Any, list[wire.Stamped]]] = {}
         self._lost: dict[int, OSError] = {}
 
@@ -80,6 +81,7 @@ class Reader:
                     read = (data, stamp())
                     self.user_reads += 1
                 buf.append(read)
+                self.own_bytes += len(data)
                 if len(buf) == 1:
                     if usual_head(data) is None:
                         asked.append((fd, UNUSUAL))
@@ -87,6 +89,8 @@ class Reader:
                         asked.append((fd, MAY_END))
                 elif data.endswith(ENDS) or len(data) < _SHORT:
                     asked.append((fd, MAY_END))
+                elif len(buf) >= COMPACT_READS:
+                    asked.append((fd, LONG))
             then, found = now(), len(events)
             self.busy_max_ns = max(self.busy_max_ns, then - woke)
             if asked or not found or then >= until_ns:
@@ -107,6 +111,9 @@ class Reader:
         """Take a stream over before its first read."""
         self._hot[conn.fd] = (conn.recv, conn.buf)
 
+    def look(self, conn: wire.Conn, look_reads: int, look_bytes: int) -> None:
+        """LONG comes where it has so many reads or bytes, once; of this reader, every COMPACT_READS reads."""
+
     def adopted(self, conn: wire.Conn) -> bool:
         return conn.fd in self._hot
 
@@ -119,8 +126,15 @@ class Reader:
         code = event & ~LOST
         return self._lost.pop(fd, None) or OSError(code, os.strerror(code))
 
-    def forget(self, packed: list[Packed]) -> None:
-        """What a connection's `packed` held is not needed any more."""
+    def forget(self, packed: list[Packed], buf: list[wire.Stamped]) -> None:
+        """What a connection's `packed` and `buf` held is not needed any more."""
+        self.own_bytes -= sum(len(piece[2]) for piece in packed if isinstance(piece, tuple))
+        self.own_bytes -= sum(len(read[0]) for read in buf)
+
+    @property
+    def held_bytes(self) -> int:
+        """Of all replies that were not forgotten."""
+        return self.own_bytes
 
     def begin(self, conn: wire.Conn) -> bytes:
         """The first bytes of an adopted stream, its head among them."""
@@ -137,6 +151,10 @@ class Reader:
     def reads(self, conn: wire.Conn) -> int:
         """How many of an adopted stream, about."""
         return len(conn.buf) + COMPACT_READS * len(conn.packed)
+
+    def all(self, conn: wire.Conn) -> bytes:
+        """All bytes of the reply so far."""
+        return wire.received(conn)
 
     def held(self, conn: wire.Conn) -> int:
         """Bytes held. All reads but the last two become flat bytes here, if they are many: less than half the size."""
@@ -158,13 +176,15 @@ class _Stream(ctypes.Structure):
         ("stamps", ctypes.c_void_p),
         ("lengths", ctypes.c_void_p),
         ("data", ctypes.c_void_p),
+        ("look_reads", ctypes.c_int64),
+        ("look_bytes", ctypes.c_int64),
     )
 
 
 class _State(ctypes.Structure):
     """The beginning of reader.c's `struct reader`."""
 
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("user_reads", "busy_max_ns", "woke_ns", "found"))
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("user_reads", "busy_max_ns", "woke_ns", "found", "held"))
 
 
 class Held:
@@ -220,6 +240,11 @@ class CompiledReader(Reader):
             raise MemoryError
         self._streams[conn.fd] = stream.contents
 
+    def look(self, conn: wire.Conn, look_reads: int, look_bytes: int) -> None:
+        stream = self._streams.get(conn.fd)
+        if stream is not None:
+            stream.look_reads, stream.look_bytes = look_reads, look_bytes
+
     def adopted(self, conn: wire.Conn) -> bool:
         return conn.fd in self._streams
 
@@ -229,13 +254,22 @@ class CompiledReader(Reader):
             self._c.reader_release(self._r, conn.fd)
             conn.packed.append(Held(stream))
             if not stream.reads:
-                self.forget(conn.packed)
+                self.forget(conn.packed, [])
                 conn.packed.clear()
 
-    def forget(self, packed: list[Packed]) -> None:
+    def forget(self, packed: list[Packed], buf: list[wire.Stamped]) -> None:
+        super().forget(packed, buf)
         for piece in packed:
             if isinstance(piece, Held):
                 self._c.reader_reuse(self._r, ctypes.byref(piece.stream))
+
+    @property
+    def held_bytes(self) -> int:
+        return self.own_bytes + int(self._state.held)
+
+    def all(self, conn: wire.Conn) -> bytes:
+        stream = self._streams.get(conn.fd)
+        return super().all(conn) if stream is None else ctypes.string_at(stream.data, stream.bytes)
 
     def begin(self, conn: wire.Conn) -> bytes:
         stream = self._streams.get(conn.fd)

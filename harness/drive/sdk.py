@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import openai
 
 from harness import clock
-from harness.drive import dialect
+from harness.drive import dialect, overrun
 from harness.drive.pauses import Pauses
 from harness.drive.shard import AWAITS, Shard
 from harness.drive.spool import Writer
@@ -213,7 +213,7 @@ class _Driver:
         offset, length = self.share.offset[index], self.share.length[index]
         name, body = split_piece(late or bytes(self.share.bodies[offset : offset + length]))
         said = Said() if self.turns is not None and self.turns.followers[index] else None
-        call = _Call(self.client, self.config["api"], self.timeouts, name, body, said)
+        call = _Call(self.client, self.config["api"], self.timeouts, name, body, self.share.asked[index], said)
         self.in_flight += 1
         try:
             self.share.sent[index] = clock.monotonic_ns()
@@ -235,9 +235,11 @@ class _Call:
         timeouts: Timeouts,
         name: str,
         body: dict[str, Any],
+        asked: int,
         said: Said | None,
     ) -> None:
         self.client, self.api, self.timeouts, self.name, self.body = client, api, timeouts, name, body
+        self.asked = asked  # output tokens
         self.reply = dialect.Reply(said)
         self.sent_ns: int | None = None
         self.first_byte_ns: int | None = None
@@ -255,10 +257,13 @@ class _Call:
                     chunks = aiter(stream)
                     more = await self._next(chunks)
                 phase = Outcome.TIMEOUT_IDLE
-                while more:
+                while more and self._tokens_to_spare() >= 0:
                     async with asyncio.timeout(self.timeouts.idle_s):
                         more = await self._next(chunks)
-            if self.reply.error is not None:
+            if self._tokens_to_spare() < 0:
+                self.outcome, self.error = Outcome.OVERRUN, overrun.said(self.reply.visible_tokens(), self.asked)
+                await stream.close()
+            elif self.reply.error is not None:
                 self.outcome, self.error = Outcome.ERROR_EVENT, self.reply.error
             elif not self.reply.chunk_ns:
                 self.outcome, self.error = Outcome.EMPTY_REPLY, self.reply.emptiness()
@@ -275,6 +280,9 @@ class _Call:
             self._failed(error)
         finally:
             self.ended_ns = clock.monotonic_ns()
+
+    def _tokens_to_spare(self) -> int:
+        return overrun.TIMES * self.asked - self.reply.visible_tokens()
 
     async def _create(self) -> Any:
         extra = {key: self.body.pop(key) for key in _VLLM_ONLY if key in self.body}
@@ -304,7 +312,9 @@ class _Call:
                 self.outcome, self.status = Outcome.HTTP_ERROR, error.status_code
                 body = error.body if isinstance(error.body, dict) else {}
                 redirect = "redirect, not followed" if 300 <= error.status_code < 400 else ""
-                parts = (f"HTTP {error.status_code}", redirect, str(body.get("message") or ""))
+                code = f" ({error.code})" if isinstance(error.code, str) and error.code else ""
+                message = f"{body['message']}{code}" if body.get("message") else ""
+                parts = (f"HTTP {error.status_code}", redirect, message)
                 self.error = ": ".join(part for part in parts if part)
             case "ConnectTimeout" | "PoolTimeout":
                 self.outcome = Outcome.TIMEOUT_CONNECT

@@ -26,7 +26,7 @@ NO_TURNS = turns.Tree({}, {})
 @dataclass(frozen=True, slots=True)
 class ShardFiles:
     bodies: Path
-    index: Path  # int64 triples: offset, length, scheduled_ns (UNSCHEDULED in a closed loop, AWAITS for a later turn)
+    index: Path  # int64, four a request: offset, length, scheduled_ns (UNSCHEDULED in a closed loop, AWAITS for a later turn), asked
     sent: Path  # int64 per request: CLOCK_MONOTONIC of the send, 0 before it
 
 
@@ -38,6 +38,7 @@ class Shard:
     offset: Sequence[int]
     length: Sequence[int]
     scheduled_ns: Sequence[int]
+    asked: Sequence[int]  # output tokens
     sent: memoryview
 
     def __len__(self) -> int:
@@ -80,13 +81,13 @@ def write(
             if planned is not None and (followed or i in tree.root):
                 planned.add(i, prompt)
             if i in tree.root:
-                index[w].extend((0, 0, AWAITS))
+                index[w].extend((0, 0, AWAITS, request.target_output_tokens))
                 continue
             body = dialect.encode(endpoint, request, prompt, followed=followed)
             piece = with_headers(body, request_id(run_id, phase, request.seq))
             out[w].write(piece)
             due = UNSCHEDULED if request.scheduled_ns is None else request.scheduled_ns
-            index[w].extend((at[w], len(piece), due))
+            index[w].extend((at[w], len(piece), due, request.target_output_tokens))
             at[w] += len(piece)
     finally:
         for file in out:
@@ -95,7 +96,7 @@ def write(
         _write_tree(tree, owner, workers, scratch)
     for shard, rows in zip(shards, index, strict=True):
         shard.index.write_bytes(rows.tobytes())
-        shard.sent.write_bytes(bytes(8 * (len(rows) // 3)))
+        shard.sent.write_bytes(bytes(8 * (len(rows) // 4)))
     return shards
 
 
@@ -127,9 +128,9 @@ def load(shard: ShardFiles) -> Shard:
     rows = array("q")
     rows.frombytes(shard.index.read_bytes())
     if not rows:
-        return Shard(memoryview(b""), rows, rows, rows, memoryview(b"").cast("q"))
+        return Shard(memoryview(b""), rows, rows, rows, rows, memoryview(b"").cast("q"))
     with shard.bodies.open("rb") as file:
         bodies = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     with shard.sent.open("r+b") as file:
         sent = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
-    return Shard(bodies, rows[0::3], rows[1::3], rows[2::3], sent)
+    return Shard(bodies, rows[0::4], rows[1::4], rows[2::4], rows[3::4], sent)

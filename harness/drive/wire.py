@@ -169,7 +169,7 @@ class Conn:
 
     __slots__ = (
         "address_at", "begun_ns", "body_seen", "buf", "careful", "connect_ns", "connect_started_ns", "due_ns", "epoch",
-        "fd", "index", "last_ns", "out", "packed", "recv", "retried", "reused", "sent_ns", "sock", "state",
+        "fd", "index", "last_ns", "look_reads", "out", "packed", "recv", "retried", "reused", "sent_ns", "sock", "state",
         "tls", "tls_ns", "waits_out",
     )  # fmt: skip
 
@@ -193,6 +193,7 @@ class Conn:
         self.packed: list[Iterable[bytes]] = []  # three columns each, as reader.pack makes them
         self.careful: Response | None = None
         self.retried = self.body_seen = False
+        self.look_reads = 0  # reads at which the reply is looked at
         self.epoch += 1
 
     def fresh(self) -> bool:

@@ -15,6 +15,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from harness import clock
+from harness.control_request import request
 from harness.records import ServerSample
 
 TICK_TIMEOUT_S = 2.0
@@ -73,11 +74,9 @@ def _is_bucket(line: str) -> bool:
 def scrape(client: httpx.Client, url: str, edge: str | None = None) -> list[ServerSample]:
     """One scrape; every row carries the stamp at which the response had arrived. Raises ScrapeError."""
     try:
-        response = client.get(
-            url,
-            headers={"accept": "text/plain;version=0.0.4"},
-            timeout=TICK_TIMEOUT_S if edge is None else EDGE_TIMEOUT_S,
-        )
+        limit_s = TICK_TIMEOUT_S if edge is None else EDGE_TIMEOUT_S
+        headers = {"accept": "text/plain;version=0.0.4"}
+        response = request(client, "GET", url, headers=headers, timeout=limit_s, total_s=limit_s)
     except httpx.HTTPError as error:
         raise ScrapeError(f"{type(error).__name__}: {error}".rstrip(": ")) from None
     stamp_ns = clock.monotonic_ns()

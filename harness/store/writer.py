@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,9 +17,10 @@ from harness.records import Manifest, Plan, RunState
 from harness.store.columns import to_table
 from harness.store.manifest import write_manifest
 from harness.store.owner import owner
-from harness.store.parts import final_path, merge, part_path, warm_up, write_file
+from harness.store.parts import RESERVE, final_path, merge, part_path, warm_up, write_file
 from harness.store.schema import TABLES
 
+RESERVE_BYTES = 1 << 18
 PART_ROWS = 16_384  # bounds the memory of one conversion
 
 
@@ -74,6 +76,7 @@ class RunWriter:
                 raise StoreError("run directory exists and is not empty", run_dir, advice)
             (run_dir / "parts").mkdir()
             warm_up()
+            (run_dir / RESERVE).write_bytes(os.urandom(RESERVE_BYTES))  # which no filesystem makes smaller
             write_manifest(run_dir, manifest)
         except OSError as error:
             raise _store_error("run directory cannot be made", run_dir, error) from error
@@ -98,10 +101,16 @@ class RunWriter:
         with self._lock:
             self._pending[table].extend(rows)
 
+    def flush(self) -> None:
+        """Write what is queued now. Raises the StoreError of a write that failed, now or earlier."""
+        self._flush()
+        if self._failure is not None:
+            raise self._failure
+
     def update(self, **changes: Any) -> None:
         """Replace fields of the manifest, on disk in one step. Raises StoreError."""
+        changed = replace(self._manifest, **changes)
         try:
-            changed = replace(self._manifest, **changes)
             write_manifest(self.run_dir, changed)
         except OSError as error:
             raise _store_error("manifest cannot be written", self.run_dir, error) from error
@@ -126,6 +135,8 @@ class RunWriter:
                     (self.run_dir / "parts").rmdir()
             except Exception as cause:
                 self._failure = _store_error("part files cannot be merged", self.run_dir, cause)
+        with suppress(OSError):
+            (self.run_dir / RESERVE).unlink()
         if self._failure is not None:
             state, error = RunState.FAILED, "; ".join(filter(None, [error, self._failure.what, self._failure.advice]))
             with suppress(StoreError):

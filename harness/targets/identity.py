@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from harness.control_request import json_of, request
 from harness.errors import ConfigError, TargetError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT = httpx.Timeout(20.0, connect=10.0)
 _SHOWN_NAMES = 12
+_MOST_TOKENS = 1 << 31  # of a context
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def client(base: str, key: str | None = None, ca_file: str | None = None) -> htt
 def get(http: httpx.Client, url: str) -> httpx.Response:
     """GET, any status. Raises TargetError with the URL where nothing answers."""
     try:
-        return http.get(url)
+        return request(http, "GET", url)
     except httpx.HTTPError as error:
         what = f"{type(error).__name__}: {error}"[:200]
         raise TargetError(
@@ -143,15 +145,17 @@ def models(http: httpx.Client, base: str, wanted: str) -> Served | int:
     if answer.status_code != 200:
         return answer.status_code
     try:
-        cards: list[dict[str, Any]] = answer.json()["data"]
+        cards: list[dict[str, Any]] = json_of(answer)["data"]
         names = tuple(str(card["id"]) for card in cards)
         card = next((c for c in cards if c["id"] == wanted), {})
         length, root = card.get("max_model_len"), card.get("root")
+        if length is not None and (not isinstance(length, int) or not 0 < length <= _MOST_TOKENS):
+            raise ValueError(length)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise TargetError(
             "the answer to /models is not an OpenAI API's", url, "is this the base URL of an OpenAI-compatible server?"
         ) from None
-    return Served(names, int(length) if length is not None else None, str(root) if root is not None else None)
+    return Served(names, length, str(root) if root is not None else None)
 
 
 def refused(status: int, url: str, key_variable: str | None) -> TargetError:
@@ -176,7 +180,7 @@ def version(http: httpx.Client, base: str) -> tuple[str | None, str]:
     if answer.status_code != 200:
         return None, f"absent (HTTP {answer.status_code})"
     try:
-        found = str(answer.json()["version"])
+        found = str(json_of(answer)["version"])
     except (ValueError, KeyError, TypeError):
         return None, "absent (not vLLM's answer)"
     return found, found
@@ -190,7 +194,7 @@ def metrics(http: httpx.Client, base: str) -> Metrics:
         return Metrics(None, {}, f"absent (HTTP {answer.status_code})")
     try:
         families = list(text_string_to_metric_families(answer.text))
-    except ValueError:
+    except (ValueError, KeyError, IndexError):
         return Metrics(None, {}, "absent (not Prometheus text)")
     ours = [f for f in families if f.name.startswith("vllm:")]
     if not ours:

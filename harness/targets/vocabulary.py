@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from harness.config import data_dir
+from harness.control_request import json_of, request
 from harness.errors import ConfigError, TargetError
 from harness.records import Endpoint, Vocabulary
 from harness.targets import identity
@@ -30,6 +31,9 @@ def read_words() -> tuple[str, ...]:
         ) from None
 
 
+_MOST_ID = 1 << 31
+
+
 class _NoTokenizerError(Exception):
     """The server has no usable /tokenize; the text says what it answered."""
 
@@ -38,17 +42,20 @@ def _post(http: httpx.Client, endpoint: Endpoint, body: dict[str, object]) -> li
     url = f"{identity.root_url(endpoint.base_url)}/tokenize"
     try:
         try:
-            answer = http.post(url, json={"model": endpoint.model, **body})
+            answer = request(http, "POST", url, json={"model": endpoint.model, **body})
         except httpx.TransportError:  # the pool may close an idle connection that another thread is about to use
-            answer = http.post(url, json={"model": endpoint.model, **body})
+            answer = request(http, "POST", url, json={"model": endpoint.model, **body})
     except httpx.HTTPError as error:
         raise TargetError("the server stopped answering", url, f"{type(error).__name__}: {error}"[:200]) from None
     if answer.status_code != 200:
         raise _NoTokenizerError(f"/tokenize answers HTTP {answer.status_code}")
     try:
-        return [int(token) for token in answer.json()["tokens"]]
-    except (ValueError, KeyError, TypeError):
+        tokens = [int(token) for token in json_of(answer)["tokens"]]
+        if any(not 0 <= token < _MOST_ID for token in tokens):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise _NoTokenizerError("/tokenize does not answer as vLLM does") from None
+    return tokens
 
 
 def _text(http: httpx.Client, endpoint: Endpoint, text: str) -> list[int]:

@@ -230,7 +230,7 @@ def test_memory_comes_back(reading, link):
     assert reading.held(conn) >= 0
     stamps, lengths, data = columns(reading, conn)
     assert (len(stamps), data) == (2 * len(lengths), HEAD + EVENT * 5000)
-    reading.forget(conn.packed)
+    reading.forget(conn.packed, conn.buf)
     conn.clear()
     reading.adopt(conn)
     assert reading.last_stamp(conn) is None

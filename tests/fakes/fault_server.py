@@ -1,6 +1,6 @@
 """A server that misbehaves on demand: the first path segment names the fault (`http://127.0.0.1:PORT/<fault>/v1`).
 
-`FAULTS` lists them with what a client should make of each. Connections are kept alive unless the fault says otherwise.
+`FAULTS` lists them with what a client should make of each; hostile_replies.HOSTILE are served too. Connections are kept alive unless the fault says otherwise.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 from collections import Counter
 from typing import Self
 
+from tests.fakes import hostile_replies
 from tests.waiting import HANG_S, unread_bytes
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -286,6 +287,14 @@ class FaultServer:
         fault = head.split(" ", 2)[1].split("/")[1]
         key = head.partition("authorization: bearer ")[2].partition("\r\n")[0]
         self.hits[fault] += 1
+        if fault in hostile_replies.HOSTILE:
+            for piece in hostile_replies.answer(fault):
+                if writer.transport.is_closing():
+                    return False
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+            return True
         answer = fixed(fault, key)
         if answer is not None:
             writer.write(answer)
@@ -356,7 +365,7 @@ class FaultServer:
                 writer.write(HEAD)
                 while not writer.transport.is_closing():
                     writer.write(chunk(event(" a")))
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.1)
             case "half_event":
                 writer.write(begin + chunk(STREAM[1][:20]))
                 await writer.drain()

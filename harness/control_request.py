@@ -1,0 +1,53 @@
+"""Requests beside the load (models, metrics, tokens of a text): bounded in all, whoever answers.
+
+An HTTP client's time limits count from byte to byte, so that a server that drips holds it for ever; here a whole answer has one.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import httpx
+
+TOTAL_S = 30.0
+MOST_BYTES = 32 << 20  # a metrics page of a large server has about one million
+
+
+def request(http: httpx.Client, method: str, url: str, *, total_s: float = TOTAL_S, **more: Any) -> httpx.Response:
+    """One answer, read whole. `more`: as httpx takes it. Raises httpx.HTTPError, where it is longer than MOST_BYTES or not here
+    after `total_s` too."""
+    answers: SimpleQueue[httpx.Response | BaseException] = SimpleQueue()
+    ask = threading.Thread(target=_ask, args=(answers, http, method, url, more), name="control-request", daemon=True)
+    ask.start()
+    try:
+        found = answers.get(timeout=total_s)
+    except Empty:
+        raise httpx.ReadTimeout(f"no whole answer within {total_s:g} s") from None
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
+def _ask(answers: SimpleQueue[Any], http: httpx.Client, method: str, url: str, more: dict[str, Any]) -> None:
+    try:
+        with http.stream(method, url, **more) as answer:
+            body = bytearray()
+            for piece in answer.iter_bytes():
+                body += piece
+                if len(body) > MOST_BYTES:
+                    raise httpx.RemoteProtocolError(f"the answer is longer than {MOST_BYTES} bytes")
+            kind = {"content-type": answer.headers.get("content-type", "")}
+            answers.put(httpx.Response(answer.status_code, headers=kind, content=bytes(body), request=answer.request))
+    except BaseException as error:
+        answers.put(error)
+
+
+def json_of(answer: httpx.Response) -> Any:
+    """The body's JSON value. Raises ValueError, where it is nested too deep too."""
+    try:
+        return json.loads(answer.content)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
