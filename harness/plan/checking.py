@@ -92,7 +92,7 @@ def _of_prefix(preset: Preset, draft: Draft, seed: int) -> Iterator[Figure]:
     if preset.prefix is None or draft.rank is None:
         return
     pairs = reuse(preset.prefix, draft.prompt, draft.rank, seed)
-    shared = np.array([sum(one[1::2]) for one in pairs], np.int64)
+    shared = np.array([sum(one[1::2]) for one in pairs])
     asked = preset.prefix.token_hit_ratio_unlimited_cache
     yield Figure("prompt tokens in an unlimited prefix cache", "share", asked, float(shared.sum() / draft.prompt.sum()))
     share = shared / draft.prompt
@@ -109,7 +109,7 @@ def _of_arrivals(preset: Preset, seed: int) -> Iterator[Figure]:
     process = preset.process()
     if source.mean_rate_rps is None or process.kind == "batch":
         return
-    bins = np.array(source.requests_per_10s_bin or [], np.float64)
+    bins = np.array(source.requests_per_10s_bin or [])
     times = arrivals(process, source.mean_rate_rps, seed, int(bins.sum()) or 20_000, None)
     drawn = burstiness(times)
     if drawn.mean_rate_rps is not None:
@@ -128,7 +128,7 @@ def _of_sessions(spec: SessionSpec, draft: Draft) -> Iterator[Figure]:
     assert draft.think_ns is not None
     row = np.arange(len(draft.prompt))
     own = draft.stream == row  # begins a session, or follows a compaction
-    kept = np.array([sum(one[1::2]) for one in draft.pairs or [()] * len(row)], np.int64)
+    kept = np.array([sum(one[1::2]) for one in draft.pairs or [()] * len(row)])
     before = np.where(own, kept, np.roll(draft.prompt, 1))
     first = draft.after == NULL
     before[first] = 0

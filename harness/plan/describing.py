@@ -94,7 +94,7 @@ def describe(workload: str) -> dict[str, Any]:
         )
     else:
         raise AssertionError(workload)
-    prefix = preset.prefix.model_dump(mode="json", include={"block_tokens", "token_hit_ratio_unlimited_cache"}) \
+    prefix = preset.prefix.model_dump(include={"block_tokens", "token_hit_ratio_unlimited_cache"}) \
         if preset and preset.prefix else None  # fmt: skip
     return {
         "workload": workload,

@@ -21,7 +21,7 @@ WARMUP = (Purpose.WARMUP_LENGTHS, Purpose.WARMUP_REDRAWS)
 @dataclass(frozen=True, slots=True)
 class Draft:
     """Rows without seeds. `stream`: the row whose seed the row's own tokens come from, itself for None. `after`: the row
-    whose reply is awaited, NULL for none. `times_ns`: recorded times; `rank`: the prompt's rank, where it was drawn."""
+    whose reply is awaited, NULL for none. `rank`: the prompt's rank, where it was drawn."""
 
     prompt: I64
     output: I64
@@ -30,7 +30,6 @@ class Draft:
     stream: I64 | None = None
     after: I64 | None = None
     think_ns: I64 | None = None
-    times_ns: I64 | None = None
     rank: F64 | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -77,14 +76,12 @@ def _limit_note(prompt: I64, output: I64, redrawn: int, means: tuple[float, floa
 
 
 def of_trace(trace: Trace) -> Draft:
-    return Draft(
-        trace.prompt, trace.output, trace.session, trace.pairs, times_ns=trace.time_ns, notes=trace.notes
-    )  # fmt: skip
+    return Draft(trace.prompt, trace.output, trace.session, trace.pairs, notes=trace.notes)
 
 
 def in_sessions(trace: Trace) -> Draft:
     """A session trace in closed loop: session after session, each call after the one before it."""
-    session = trace.session if trace.session is not None else np.arange(len(trace.prompt), dtype=np.int64)
+    session = trace.session if trace.session is not None else np.arange(len(trace.prompt))
     order = np.argsort(session, kind="stable")
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))

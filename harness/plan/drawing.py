@@ -78,7 +78,7 @@ def _process(workload: Workload, load: Load) -> Process:
 
 def _plan(asked: Asked, drawn: Drawn, load: Load) -> Plan:
     count = len(drawn.measured.prompt)
-    seqs, warm_seqs = np.arange(count, dtype=np.int64), -1 - np.arange(asked.warmup_requests, dtype=np.int64)
+    seqs, warm_seqs = np.arange(count), -1 - np.arange(asked.warmup_requests)
     measured = _rows(asked, drawn.measured, seqs, drawn.scheduled_ns)
     warmup = _rows(asked, drawn.warmup, warm_seqs, None)
     sha256 = digest(drawn.values, asked.seed, load, (measured, warmup))

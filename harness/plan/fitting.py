@@ -120,7 +120,7 @@ def _check(prompt: I64, output: I64) -> dict[str, Any]:
 
 def _prefix(trace: Trace, block_tokens: int) -> dict[str, Any]:
     """Cached share of each prompt as quantiles; how it depends on the prompt's length is left to `_coupled`."""
-    shared = np.array([sum(pairs[1::2]) for pairs in trace.pairs or ()], np.float64)
+    shared = np.array([sum(pairs[1::2]) for pairs in trace.pairs or ()])
     return {
         "block_tokens": block_tokens,
         "token_hit_ratio_unlimited_cache": round(float(shared.sum() / trace.prompt.sum()), 3),

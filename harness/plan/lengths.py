@@ -172,7 +172,7 @@ def _in_range(u: F64, ends: tuple[int, int]) -> I64:
 def _joint(lengths: Joint, u: F64, v: F64) -> tuple[I64, I64]:
     """Prompt lengths lie linearly between their quantiles; outputs geometrically, since their upper quantiles lie far
     apart and a straight line there puts too much mass in the tail (against the source's own p99 and mean)."""
-    prompts = _whole(interpolate(u, np.array(lengths.prompt_levels), np.array(lengths.prompt_tokens, np.float64)))
+    prompts = _whole(interpolate(u, np.array(lengths.prompt_levels), np.array(lengths.prompt_tokens)))
     outputs = np.empty(len(u), np.int64)
     for low, high, tokens in lengths.bins:
         here = (u >= low) & (u < high)
@@ -196,7 +196,7 @@ def _mixture(parts: tuple[Part, ...], u: F64, v: F64) -> tuple[I64, I64]:
 
 
 def _step(u: F64, table: tuple[tuple[float, int], ...]) -> I64:
-    levels, tokens = np.array([level for level, _ in table]), np.array([n for _, n in table], np.int64)
+    levels, tokens = np.array([level for level, _ in table]), np.array([n for _, n in table])
     found: I64 = tokens[np.minimum(np.searchsorted(levels, u, side="right"), len(tokens) - 1)]
     return found
 
@@ -205,7 +205,7 @@ def sample(lengths: Lengths, u: F64, v: F64) -> tuple[I64, I64]:
     """(prompt tokens, output tokens) at uniform numbers u, v in [0, 1), arrays of one length; every length >= 1."""
     match lengths:
         case Fixed(prompt, output):
-            return np.full(len(u), prompt, np.int64), np.full(len(u), output, np.int64)
+            return np.full(len(u), prompt), np.full(len(u), output)
         case Uniform(prompts, outputs):
             return _in_range(u, prompts), _in_range(v, outputs)
         case Lognormal(prompt_mean, output_mean, cv):

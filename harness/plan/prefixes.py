@@ -85,11 +85,11 @@ def reuse(spec: PrefixSpec, prompt: I64, rank: F64, seed: int) -> list[Pairs]:
     words = uniform(raw(seed, Purpose.SHARED, 2 * count))
     coupled = words[0::2] < abs(spec.rank_coupling)
     to = rank if spec.rank_coupling > 0 else 1 - rank
-    table = np.array(spec.cached_fraction_quantile_levels), np.array(spec.cached_fraction, np.float64)
+    table = np.array(spec.cached_fraction_quantile_levels), np.array(spec.cached_fraction)
     share = interpolate(np.where(coupled, to, words[1::2]), *table)
     wanted = np.floor(share * prompt).astype(np.int64)
-    row = np.arange(count, dtype=np.int64)
-    source = np.full(count, -1, np.int64)
+    row = np.arange(count)
+    source = np.full(count, -1)
     pending = row[1:]
     start = at(np.full(count, key(seed, Purpose.SHARED), np.uint64), row.astype(np.uint64))
     for attempt in range(_REUSE_TRIES):

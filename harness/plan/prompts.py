@@ -40,9 +40,9 @@ def _choices(batch: list[PlannedRequest], counts: list[int], words: int) -> list
     stream that begins at the mixed seed of the piece, brought to 0 .. words - 1 by its upper half."""
     seeds, piece_lengths = _pieces(batch, counts)
     starts = mix64(np.array(seeds, np.int64).astype(np.uint64))
-    lengths = np.array(piece_lengths, np.int64)
+    lengths = np.array(piece_lengths)
     ends = np.cumsum(lengths)
-    position = np.arange(ends[-1], dtype=np.int64) - np.repeat(ends - lengths, lengths)
+    position = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
     drawn = at(np.repeat(starts, lengths), position.astype(np.uint64))
     chosen: list[int] = (((drawn >> np.uint64(32)) * np.uint64(words)) >> np.uint64(32)).tolist()
     return chosen

@@ -56,7 +56,7 @@ class Rows:
         """Row count, then seq, scheduled_ns, prompt, output, session_id, prompt_seed of each row; 8 bytes each,
         little-endian, null as -2^63. Then, only where some row has them, `prefix` (its length and numbers) of each row, and
         after_seq and think_ns of each row."""
-        null = np.full(len(self.seq), NULL, np.int64)
+        null = np.full(len(self.seq), NULL)
 
         def column(values: I64 | None) -> I64:
             return null if values is None else values

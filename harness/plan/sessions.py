@@ -20,7 +20,7 @@ _BATCH = 8192
 
 
 def session_values(spec: SessionSpec) -> Mapping[str, Any]:
-    return {"kind": "sessions", **spec.model_dump(mode="json")}
+    return {"kind": "sessions", **spec.model_dump()}
 
 
 def of_sessions(spec: SessionSpec, seed: int, requests: int, limit: int | None, purpose: Purpose) -> Draft:
@@ -41,7 +41,7 @@ def of_sessions(spec: SessionSpec, seed: int, requests: int, limit: int | None, 
     have = done = 0
     calls = sum(spec.calls_per_session) / len(spec.calls_per_session)
     while have < requests:
-        number = np.arange(done, done + 64 + min(_BATCH, round((requests - have) / calls)), dtype=np.int64)
+        number = np.arange(done, done + 64 + min(_BATCH, round((requests - have) / calls)))
         parts.append(_sessions(spec, at(base, number.astype(np.uint64)), number, context))
         have += len(parts[-1].session)
         done += len(number)
@@ -70,7 +70,7 @@ class _Calls:
 
 def _draft(rows: _Calls, context: int) -> Draft:
     first = rows.call == 0
-    row = np.arange(len(rows.prompt), dtype=np.int64)
+    row = np.arange(len(rows.prompt))
     kept = rows.session[first]
     compacted = rows.kept != NULL
     note = (
@@ -115,7 +115,7 @@ def _sessions(spec: SessionSpec, starts: U64, number: I64, context: int) -> _Cal
     drawn = interpolate(uniform(at(starts, zero)), levels, np.array(spec.calls_per_session))
     calls = np.maximum(np.rint(drawn), 1).astype(np.int64)
     begin = np.cumsum(calls) - calls
-    call = np.arange(int(calls.sum()), dtype=np.int64) - np.repeat(begin, calls)
+    call = np.arange(int(calls.sum())) - np.repeat(begin, calls)
     new, output, think_ns = (np.empty(len(call), np.int64) for _ in range(3))
     pending = np.arange(len(call))
     own = np.repeat(np.arange(len(starts)), calls)
@@ -141,17 +141,17 @@ def _values(spec: SessionSpec, levels: F64, stream: U64, call: I64) -> tuple[I64
     counter = (3 * call).astype(np.uint64)
     u = uniform(at(stream, counter))
     later = interpolate(u, *geometric(spec.quantile_levels, spec.new_prompt_tokens_per_later_call))
-    first = interpolate(u, levels, np.array(spec.first_prompt_tokens, np.float64))
+    first = interpolate(u, levels, np.array(spec.first_prompt_tokens))
     outputs = geometric(spec.quantile_levels, [max(tokens, 1) for tokens in spec.output_tokens])
     output = interpolate(uniform(at(stream, counter + np.uint64(1))), *outputs)
-    think_s = interpolate(uniform(at(stream, counter + np.uint64(2))), levels, np.array(spec.think_time_s, np.float64))
+    think_s = interpolate(uniform(at(stream, counter + np.uint64(2))), levels, np.array(spec.think_time_s))
     new = np.maximum(np.rint(np.where(call == 0, first, later)), 1).astype(np.int64)
     return new, np.maximum(np.rint(output), 1).astype(np.int64), np.rint(think_s * 1e9).astype(np.int64)
 
 
 def _grown(new: I64, output: I64, begin: I64, calls: I64, context: int, keeps: int) -> tuple[I64, I64]:
     """(prompt, kept) of every call: call by call over all sessions that have one."""
-    prompt, kept = new.copy(), np.full(len(new), NULL, np.int64)
+    prompt, kept = new.copy(), np.full(len(new), NULL)
     for k in range(1, int(calls.max())):
         row = begin[calls > k] + k
         grown = prompt[row - 1] + new[row]

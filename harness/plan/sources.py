@@ -209,12 +209,14 @@ def from_sessions(asked: Asked, sessions: SessionSpec) -> Drawn:
     measured = of_sessions(sessions, asked.seed, asked.requests, asked.limit, Purpose.SESSIONS)
     warm = of_sessions(sessions, asked.seed, max(asked.warmup_requests, 1), asked.limit, Purpose.WARMUP_LENGTHS)
     warmup = Draft(warm.prompt[: asked.warmup_requests], warm.output[: asked.warmup_requests])
+    if measured.pairs is not None:
+        _no_system_prompt(asked)
     scheduled: I64 | None = None
     rate = None
     if asked.process is not None and measured.after is not None:
         first = np.flatnonzero(measured.after == NULL)
         starts, rate = _drawn_times(asked, len(first))
-        scheduled = np.full(len(measured.prompt), NULL, np.int64)
+        scheduled = np.full(len(measured.prompt), NULL)
         if starts is not None:
             scheduled[first] = starts
     return Drawn(measured, warmup, scheduled, rate, session_values(sessions), (_SESSION_NOTE,))

@@ -215,7 +215,7 @@ def _trace(
     limit: int | None,
     first_ns: int | None,
 ) -> Trace:
-    prompt, output = np.array(kept.prompt, np.int64), np.array(kept.output, np.int64)
+    prompt, output = np.array(kept.prompt), np.array(kept.output)
     notes = [f"trace: {layout.name}, {len(prompt):,} of {counts.rows:,} rows read"]
     if options.scale != 1:
         notes[0] += f"; all lengths and blocks times {options.scale:g}"
@@ -238,14 +238,14 @@ def _trace(
     time_ns: I64 | None = None
     if len(kept.time_ns) == len(prompt):
         start_ns = (first_ns or 0) + round((options.from_s or 0) * 1e9)
-        time_ns = np.array(kept.time_ns, np.int64)
+        time_ns = np.array(kept.time_ns)
         if options.from_s is None:  # a slice by time begins at its edge, the whole file at its first row kept
             start_ns = int(time_ns[0])
         time_ns -= start_ns
-    session = np.array(kept.session, np.int64) if sessions_known else None
+    session = np.array(kept.session) if sessions_known else None
     pairs = kept.pairs if any(kept.pairs) else None
-    think = np.array(kept.think_ns, np.int64) if len(kept.think_ns) == len(prompt) else None
-    return Trace(layout, time_ns, prompt, output, session, pairs, np.array(kept.line, np.int64), think, tuple(notes))
+    think = np.array(kept.think_ns) if len(kept.think_ns) == len(prompt) else None
+    return Trace(layout, time_ns, prompt, output, session, pairs, np.array(kept.line), think, tuple(notes))
 
 
 def spread_ticks(trace: Trace, seed: int) -> tuple[I64, tuple[str, ...]]:

@@ -106,11 +106,11 @@ def expected(seed, count, context, redraws, purpose=Purpose.SESSIONS):
     return rows, counts, kept_sessions
 
 
-def plan_of(tmp_path, requests, *, warmup=0, limit=None, **change):
+def plan_of(tmp_path, requests, *, warmup=0, limit=None, query="", **change):
     path = tmp_path / "p.yaml"
     source = {"name": "x", "repository": "y", "licence": "CC0"}
     path.write_text(yaml.safe_dump({"sessions": SPEC | change, "source": source}))
-    return draw(str(path), Load(concurrency=2), requests=requests, duration_s=None, seed=3, warmup_requests=warmup,
+    return draw(f"{path}{query}", Load(concurrency=2), requests=requests, duration_s=None, seed=3, warmup_requests=warmup,
                 context_limit_tokens=limit)  # fmt: skip
 
 
@@ -139,12 +139,25 @@ def test_every_call_of_drawn_sessions(tmp_path, monkeypatch, redraws, limit):
     assert bool(counts["ended"] and counts["missing"]) == (redraws < 64)
 
 
-def test_warm_up_calls_have_their_own_stream(tmp_path):
-    """Lengths of calls of other sessions, without sessions or prefixes of theirs."""
-    warmup = plan_of(tmp_path, 5, warmup=40)[0].warmup
-    rows, _, _ = expected(3, 40, 120, 64, Purpose.WARMUP_LENGTHS)
+@pytest.mark.parametrize("limit", [None, 70])
+def test_warm_up_calls_have_their_own_stream(tmp_path, limit):
+    """Lengths of calls of other sessions, within the same limit, without sessions or prefixes of theirs."""
+    warmup = plan_of(tmp_path, 5, warmup=40, limit=limit)[0].warmup
+    rows, _, _ = expected(3, 40, limit or 120, 64, Purpose.WARMUP_LENGTHS)
     assert [(r.target_prompt_tokens, r.target_output_tokens) for r in warmup] == [row[1:3] for row in rows]
     assert {(r.session_id, r.prefix, r.after_seq, r.think_ns) for r in warmup} == {(None, (), None, None)}
+
+
+def test_a_system_prompt_before_sessions(tmp_path):
+    """All calls begin with it where nothing is compacted, which what a compaction keeps would not: then it is refused, never left out."""
+    whole = {"context_limit_tokens": 10_000}
+    plan = plan_of(tmp_path, 50, query="?system=25", **whole)[0]
+    assert {r.prefix[0] for r in plan.requests} == {key(3, Purpose.SYSTEM_PROMPT) % 2**63}
+    assert [r.prefix[1] for r in plan.requests] == [min(25, r.target_prompt_tokens) for r in plan.requests]
+    alone = plan_of(tmp_path, 50, **whole)[0]
+    assert [r.prompt_seed for r in plan.requests] == [r.prompt_seed for r in alone.requests]
+    with pytest.raises(ConfigError, match="exclude each other"):
+        plan_of(tmp_path, 700, query="?system=25")
 
 
 def test_the_least_context_of_sessions(tmp_path):

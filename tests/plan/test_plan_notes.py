@@ -112,6 +112,7 @@ def test_the_note_of_a_pool():
     assert plan_of("fixed:3x90", Load(concurrency=3), None, duration_s=0.04)[1][0] == pool.format(
         "0.04", "6", "", "50.0"
     )
+    assert "every slot finishing one in 5000.0 ms" in _pool(Fixed(3, 9990), 1, 1, 9.0, None)[1]
     held = ", held to that where the rule asks for 1,000,500"
     assert _pool(Fixed(3, 90), 500, 1, 99.99, None) == (1_000_000, pool.format("99.99", "1,000,000", held, "50.0"))
     assert _pool(Fixed(3, 90), 500, 1, 99.94, None) == (1_000_000, pool.format("99.94", "1,000,000", "", "50.0"))

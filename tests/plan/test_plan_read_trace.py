@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import ConfigError
 from harness.plan.streams import Purpose, at, key, raw, uniform
-from harness.plan.trace import Trace, read_trace, refuse_gaps, spread_ticks
+from harness.plan.trace import Trace, _Sessions, read_trace, refuse_gaps, spread_ticks
 from harness.plan.trace_formats import Layout
 from harness.plan.workload import Options
 
@@ -145,6 +145,8 @@ def test_a_share_of_the_sessions(tmp_path):
     path.write_text("prompt_tokens,output_tokens,session\n" + "".join(f"{i + 1},1,s{i // 2}\n" for i in range(400)))
     start = np.full(200, key(3, Purpose.TRACE_SAMPLE), np.uint64)
     kept = [n for n, word in enumerate(at(start, np.arange(200, dtype=np.uint64)).tolist()) if word < 0.25 * 2**64]
+    sessions = _Sessions(PLAIN, 3, 0.25)
+    assert [sessions._draw(n) for n in range(200)] == at(start, np.arange(200, dtype=np.uint64)).tolist()
     found = read(path, seed=3, sample=0.25)
     assert found[3] == [n for n in kept for _ in range(2)]
     assert found[1] == [2 * n + i for n in kept for i in (1, 2)]
