@@ -84,7 +84,7 @@ def at_capacity(
         if several:
             reasons[name] = "the runs are of several servers: give the directory of one"
             continue
-        found = _capacity(summaries, target, workload, searches)
+        found = _capacity(summaries, workload, searches)
         if isinstance(found, str):
             reasons[name] = found
             continue
@@ -93,12 +93,10 @@ def at_capacity(
     return AtCapacity(tuple(ShapeCost(i, o, fmean(each)) for (i, o), each in sorted(usd.items())), reasons)
 
 
-def _capacity(
-    summaries: Sequence[RunSummary], target: str, workload: str, searches: Sequence[SearchedCapacity]
-) -> Measured | str:
+def _capacity(summaries: Sequence[RunSummary], workload: str, searches: Sequence[SearchedCapacity]) -> Measured | str:
     """A workload's capacity, or why it is not known."""
     try:
-        found = measured_capacity(summaries, workload, target=target, searches=searches)
+        found = measured_capacity(summaries, workload, searches=searches)
     except (ConfigError, InvalidRunError) as error:
         return f"{error.what}: {error.value}"
     if found.is_upper_bound:
@@ -109,7 +107,7 @@ def _capacity(
 
 
 def _terms(shapes: Sequence[tuple[float, float]]) -> Floats:
-    return np.array([(i, o, o * (i + o / 2), i * i / 2) for i, o in shapes], dtype=np.float64)
+    return np.array([(i, o, o * (i + o / 2), i * i / 2) for i, o in shapes])
 
 
 def fit_shapes(shapes: Sequence[ShapeCost]) -> ShapeFit:

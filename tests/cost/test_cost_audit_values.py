@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
 
 from harness.cost.audit import AuditRow, as_markdown, audit
+from harness.cost.audit_memory import PRICED_AT
 
 ROWS = {row.row: row for row in audit()}
 G5, P4D, P5, SPOT = (
@@ -78,9 +80,9 @@ VALUES = {
 
 @pytest.mark.parametrize("row", VALUES)
 def test_every_value_of_a_row(row):
-    """All of them, by name, to the last digits that a float has."""
+    """All of them, by name, to the digits that a float has."""
     found = {name: float(v) if isinstance(v, Decimal) else v for name, v in ROWS[row].values.items()}
-    assert found == {name: v if isinstance(v, str) else pytest.approx(v, rel=1e-12) for name, v in VALUES[row].items()}
+    assert found == {name: v if isinstance(v, str) else pytest.approx(v, rel=2e-13) for name, v in VALUES[row].items()}
 
 
 def test_a_row_is_its_claim_its_values_and_the_test_of_them():
@@ -96,6 +98,11 @@ def test_a_row_is_its_claim_its_values_and_the_test_of_them():
     assert ROWS[22].right.startswith(
         "on the same hardware 34B reads 2.1 times fewer bytes a token, so it is faster, not 0.76 times"
     )
+
+
+def test_the_day_of_the_prices():
+    """Noon of the day that the page names, in UTC."""
+    assert PRICED_AT == datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
 def test_the_page():
