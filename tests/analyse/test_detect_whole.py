@@ -176,13 +176,13 @@ def test_the_plan_in_pairs_as_a_whole():
     """Of a second campaign of the same plans: half the variance of the differences in place of the spread, where pairs would be tested."""
     rng = np.random.default_rng(5)
     level = {
-        load: 0.02 * np.exp(rng.normal(0, 0.04, n)) for load, n in ((C1, 4), (C2, 3), (C4, 5), (Load(concurrency=8), 2))
+        load: 0.02 * np.exp(rng.normal(0, 0.1, n)) for load, n in ((C1, 4), (C2, 3), (C4, 5), (Load(concurrency=8), 2))
     }
     sides = [
-        {load: {TPOT: (v * np.exp(rng.normal(0, 0.006, len(v)))).tolist()} for load, v in level.items()}
+        {load: {TPOT: (v * np.exp(rng.normal(0, 0.02, len(v)))).tolist()} for load, v in level.items()}
         for _ in range(2)
     ]
-    found = detect(campaign(sides[0]), 0.05, again=campaign(sides[1]), metrics=[TPOT], limit=60)
+    found = detect(campaign(sides[0]), 0.035, again=campaign(sides[1]), metrics=[TPOT], limit=60)
     logs = {load: [np.log(s[load][TPOT]) for s in sides] for load in level}
     spreads = moderated([v[0].var(ddof=1) for v in logs.values()], [len(v[0]) - 1.0 for v in logs.values()])
     known = [load for load in level if len(level[load]) > 2]
@@ -192,8 +192,8 @@ def test_the_plan_in_pairs_as_a_whole():
     together = [np.corrcoef(*logs[load])[0, 1] for load in known]
     expected = {}
     for load, (variance, df) in zip(level, spreads, strict=True):
-        alone = needed(variance, df, 0.05, 0.02, 0.05 / 4)
-        paired = in_pairs(*off[known.index(load)], together, 0.05, 0.02, 0.05 / 4, 60) if load in known else None
+        alone = needed(variance, df, 0.035, 0.02, 0.05 / 4)
+        paired = in_pairs(*off[known.index(load)], together, 0.035, 0.02, 0.05 / 4, 60) if load in known else None
         expected[load] = min((n for n in (alone, paired) if n is not None), default=None)
         assert paired is None or alone is None or paired < alone
     assert {row.load: row.needed for row in found.rows} == expected

@@ -28,8 +28,8 @@ def growth_by_hand(at, wait, seconds, settling_s):
     return rise, y.mean(), 100 * line.slope
 
 
-@pytest.mark.parametrize("settling_s", [0.001, 5.1, 6.0, 9.0, 30.0])
-@pytest.mark.parametrize("count", [15, 16, 22, 39, 40, 57])
+@pytest.mark.parametrize("settling_s", [0.001, 6.0, 9.0, 30.0])
+@pytest.mark.parametrize("count", [15, 16, 22, 40])
 @pytest.mark.parametrize("slope", [0.0, 0.01, 0.05])
 def test_growth_is_the_slope_of_block_means(settling_s, count, slope):
     """As many blocks as settling times, 4 to 10, of 4 requests at least; rise, mean and slope as they are told."""
