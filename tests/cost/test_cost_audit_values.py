@@ -102,7 +102,7 @@ def test_a_row_is_its_claim_its_values_and_the_test_of_them():
 
 def test_the_day_of_the_prices():
     """Noon of the day that the page names, in UTC."""
-    assert PRICED_AT == datetime(2026, 11, 24, 12, tzinfo=UTC)
+    assert datetime(2026, 11, 24, 12, tzinfo=UTC) == PRICED_AT
 
 
 def test_the_page():

@@ -24,7 +24,7 @@ def memory_for(sequences, gpus=1):
     return (2e9 + 6000 / gpus + sequences * READ / gpus + 1) / 0.9
 
 
-def told(shape=SHAPE, model=PLAIN, flops=1e30, bandwidth=1e30, sequences=4, gpus=1):
+def told(shape=SHAPE, model=PLAIN, flops=1e15, bandwidth=1e15, sequences=4, gpus=1):
     return estimate(
         model, shape, flops=flops, bandwidth_bytes_per_s=bandwidth, memory_bytes=memory_for(sequences, gpus), gpus=gpus
     )
@@ -66,13 +66,13 @@ def test_what_a_shape_asks_for():
     )  # fmt: skip
     weights, read = 2 * 200 + 2800, 3 * 2 * 16 * 20
     found = estimate(
-        PLAIN, shape, flops=1e30, bandwidth_bytes_per_s=1000, memory_bytes=(2e9 + weights + 3 * read + 1) / 0.45, gpus=1
+        PLAIN, shape, flops=1e15, bandwidth_bytes_per_s=1000, memory_bytes=(2e9 + weights + 3 * read + 1) / 0.45, gpus=1
     )
     step = (weights + 3 * read) / 100
     assert found == Estimate(1, pytest.approx(3 / step), 3, pytest.approx(step))
     prefill = (2 * 2950 * 24 + 2 * 4 * 10 * 3 * 24 * 24 / 2) / 250
     slow = estimate(
-        PLAIN, shape, flops=1000, bandwidth_bytes_per_s=1e30, memory_bytes=(2e9 + weights + 3 * read + 1) / 0.45, gpus=1
+        PLAIN, shape, flops=1000, bandwidth_bytes_per_s=1e15, memory_bytes=(2e9 + weights + 3 * read + 1) / 0.45, gpus=1
     )
     assert slow.tpot_s == pytest.approx(3 * (2 * 2950 + 2 * 4 * 10 * 3 * 24) / 250 + 3 * prefill)
 
@@ -90,7 +90,7 @@ def test_the_largest_batch_inside_the_promise(batch, sequences):
 def test_a_promise_that_any_batch_keeps():
     """Memory is the limit."""
     assert told(replace(SHAPE, tpot_s=1e9), bandwidth=1000).batch == 4
-    assert told(replace(SHAPE, tpot_s=(6000 + READ) / 0.7), bandwidth=1, sequences=1).batch == 1
+    assert told(replace(SHAPE, tpot_s=(6000 + READ) / 0.7 * (1 + LEAST)), bandwidth=1, sequences=1).batch == 1
     assert told(sequences=0) is None
 
 
@@ -184,9 +184,9 @@ def test_only_divisors_of_the_heads_are_cut():
 def test_weights_of_the_dtype_that_is_asked_for():
     """Bound by arithmetic, 8-bit weights are twice as fast where the GPU has FP8, as published or as asked for."""
     memory_bytes = memory_for(4)
-    plain = best(1, bandwidth=1e30, memory_bytes=memory_bytes)[0]
-    published = best(1, bandwidth=1e30, memory_bytes=memory_bytes, model=replace(PLAIN, weight_dtype="fp8"))[0]
-    asked = best(1, bandwidth=1e30, memory_bytes=memory_bytes, shape=replace(SHAPE, weight_dtype="fp8"))[0]
+    plain = best(1, bandwidth=1e6, memory_bytes=memory_bytes)[0]
+    published = best(1, bandwidth=1e6, memory_bytes=memory_bytes, model=replace(PLAIN, weight_dtype="fp8"))[0]
+    asked = best(1, bandwidth=1e6, memory_bytes=memory_bytes, shape=replace(SHAPE, weight_dtype="fp8"))[0]
     assert published == pytest.approx(2 * plain)
     assert asked == pytest.approx(2 * plain)
 
