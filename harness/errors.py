@@ -12,17 +12,17 @@ HarnessError
 
 from __future__ import annotations
 
+from harness import redaction
+
 
 class HarnessError(Exception):
-    """Three lines for the user: what happened, the value that caused it, what to try."""
+    """Three lines for the user: what happened, the value that caused it, what to try. No secret stands in them."""
 
     exit_code = 1
 
     def __init__(self, what: str, value: object = "", advice: str = "") -> None:
-        super().__init__(what, value, advice)
-        self.what = what
-        self.value = str(value)
-        self.advice = advice
+        self.what, self.value, self.advice = (redaction.text(part) for part in (what, value, advice))
+        super().__init__(self.what, self.value, self.advice)
 
     def __str__(self) -> str:
         return "\n".join(line for line in (self.what, self.value, self.advice) if line)

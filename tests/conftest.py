@@ -9,6 +9,8 @@ from collections import Counter
 import pytest
 from hypothesis import HealthCheck, settings
 
+from harness import redaction
+
 # how long an example takes is the machine's affair
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
@@ -17,6 +19,12 @@ settings.load_profile("any machine")
 os.environ.setdefault("HARNESS_LOCK_DIR", tempfile.mkdtemp(prefix="harness-locks-"))
 
 _ran_on_vllm: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_of_another_test():
+    """What one test calls a secret is a word of the next."""
+    redaction.forget()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from harness import redaction
 from harness.analyse.compare_sides import ComparedRun, Side
 from harness.errors import ConfigError, NotComparableError
 from harness.records import Manifest
-from harness.secret_names import is_secret
 
 Matched = tuple[str, Sequence[ComparedRun], Sequence[ComparedRun]]
 
@@ -181,19 +181,14 @@ def _facts(manifests: Iterable[Manifest]) -> dict[str, str]:
             "machine": environment.get("host_sha256"),
         }
         facts |= {f"package {name}": version for name, version in (environment.get("packages") or {}).items()}
-        facts |= {f"flag {name}": _public(name, value) for name, value in (m.target.get("flags") or {}).items()}
+        facts |= {f"flag {name}": value for name, value in (m.target.get("flags") or {}).items()}
         facts |= {f"variable {name}": value for name, value in (environment.get("variables") or {}).items()}
         declared: Mapping[str, Any] = next(
             (t for t in m.config.get("targets") or [] if t.get("name") == m.cell.target), {}
         )
         own = declared.get("env") or {}
-        facts |= {f"target variable {name}": _public(name, value) for name, value in own.items()}
-        for name, value in facts.items():
+        facts |= {f"target variable {name}": value for name, value in own.items()}
+        for name, value in redaction.data(facts).items():
             if value not in (None, ""):
                 seen.setdefault(name, {}).setdefault(str(value))
     return {name: ", ".join(sorted(values)) for name, values in seen.items()}
-
-
-def _public(name: str, value: object) -> str:
-    """A flag's or variable's value, unless its name says secret."""
-    return "(not shown)" if is_secret(name) else str(value)

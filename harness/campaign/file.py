@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from harness import __version__, clock
+from harness import __version__, clock, redaction
 from harness.config import ExperimentSpec
 from harness.errors import ConfigError, StoreError
 
@@ -56,7 +56,7 @@ def path_of(out: Path, campaign_id: str) -> Path:
 
 def create(out: Path, spec: ExperimentSpec, only: tuple[str, ...], order: tuple[str, ...]) -> Campaign:
     """Write the file of a new campaign under an id that no other has. Raises StoreError."""
-    config = spec.model_dump(mode="json")
+    config = spec.public()
     now = clock.utc_now().isoformat(timespec="seconds")
     stamp = clock.utc_stamp()
     made = Campaign(
@@ -106,7 +106,7 @@ def _with_attempt(campaign: Campaign, *, resumed: bool) -> Campaign:
 def _write_part(out: Path, campaign: Campaign) -> Path:
     part = out / FOLDER / f".{campaign.campaign_id}.{os.getpid()}.tmp"
     with part.open("w", encoding="utf-8") as file:
-        json.dump(asdict(campaign), file, indent=1, allow_nan=False)
+        json.dump(redaction.data(asdict(campaign)), file, indent=1, allow_nan=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
@@ -127,6 +127,7 @@ def read(path: Path) -> Campaign:
             advice = f"this harness reads up to version {CAMPAIGN_SCHEMA_VERSION}: update it"
             raise StoreError("campaign was written by a newer harness", f"{path}: {data['schema_version']}", advice)
         known: dict[str, Any] = {f.name: data[f.name] for f in fields(Campaign) if f.name in data}
+        known["config"] = redaction.data(known["config"])
         known |= {
             key: tuple(known[key]) for key in ("only", "order", "dropped_repetitions", "attempts") if key in known
         }
@@ -158,7 +159,7 @@ def find(out: Path, wanted: str | None) -> Campaign:
 
 def refuse_other(campaign: Campaign, spec: ExperimentSpec, only: tuple[str, ...]) -> None:
     """Raises ConfigError, naming the first key that differs, unless `spec` and `only` mean what the campaign meant."""
-    config = spec.model_dump(mode="json")
+    config = spec.public()
     advice = "resume with the config and words that it was started with, or start a new campaign without --resume"
     if digest(config) != campaign.config_sha256:
         mine = {k: v for k, v in config.items() if k not in _FREE_KEYS}

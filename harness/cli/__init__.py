@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from harness import __version__
+from harness import __version__, redaction
 from harness.cli import calibrate, catalogue, compare, cost, history, offline, recover, reproduce, run
 from harness.cli.signals import INTERRUPTED
 from harness.errors import HarnessError, StoreError
@@ -27,7 +27,11 @@ def cli(debug: bool) -> None:
 
 
 def main() -> None:
-    """Entry point: a HarnessError becomes three lines on stderr and its exit code."""
+    """Entry point: a HarnessError becomes three lines on stderr and its exit code. Secrets of the
+    environment and of the command line are masked in all that is printed."""
+    redaction.learn_data(dict(os.environ))
+    redaction.learn_data(sys.argv[1:])
+    redaction.terminal()
     debug = "--debug" in sys.argv[1:] or bool(os.environ.get("HARNESS_DEBUG"))
     try:
         code = cli.main(standalone_mode=False)

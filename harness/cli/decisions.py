@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from harness import redaction
 from harness.cli.as_json import emit
 from harness.cli.offline import allow_option, as_json_option, campaign_option
 from harness.cli.offline import console as terminal
@@ -252,7 +253,7 @@ def export_command(
     else:
         text = _focus_csv(data) if isinstance(data, list) else data
         try:
-            out.write_bytes(text if isinstance(text, bytes) else text.encode())
+            out.write_bytes(text if isinstance(text, bytes) else redaction.known(text).encode())
         except OSError as error:
             raise ConfigError("file cannot be written", out, str(error.strerror)) from None
     click.echo(f"{form}: {out}")

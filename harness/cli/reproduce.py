@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from harness import redaction
 from harness.cli.as_json import emit
 from harness.cli.offline import console
 from harness.cli.signals import INTERRUPTED, signals
@@ -97,6 +98,6 @@ def _places(models: tuple[str, ...]) -> dict[str, str]:
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(redaction.known(text), encoding="utf-8")
     except OSError as error:
         raise StoreError("the comparison cannot be written", path, error.strerror or str(error)) from None

@@ -16,6 +16,9 @@ from harness.records import Endpoint, Load, Phase, PlannedRequest, RequestRecord
 
 _SLICE_NS = 500_000_000
 _WITHHELD = "a reply that was read after its run was killed: its text is not kept, for it may hold the API key"
+_USUAL_ENDS = frozenset(
+    ("stop", "length", "tool_calls", "function_call", "content_filter", "end_turn", "max_tokens", "abort")
+)
 
 
 @dataclass
@@ -83,4 +86,5 @@ def _first_anchors(folder: Path, workers: int) -> dict[int, clock.Anchor]:
 
 
 def _without_key(row: RequestRecord) -> RequestRecord:
-    return row if row.error is None else replace(row, error=_WITHHELD)
+    end = row.finish_reason if row.finish_reason in _USUAL_ENDS else None
+    return replace(row, error=None if row.error is None else _WITHHELD, finish_reason=end)

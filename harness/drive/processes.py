@@ -102,7 +102,7 @@ def start_workers(
                 "scratch": str(scratch),
                 "base_url": endpoint.base_url,
                 "api": endpoint.api,
-                "api_key": endpoint.api_key if driver == "sdk" else None,
+                "api_key": endpoint.api_key,
                 "ca_file": endpoint.ca_file,
                 "head": head.decode("ascii"),
                 "slots": slots,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness import redaction
 from harness.drive import dialect
 from harness.records import Endpoint, PlannedRequest, Prompt
 
@@ -195,7 +196,9 @@ class NextTurns:
         one where the earlier prompt is resent whole (but for a part of a block)."""
         common = _common(units, earlier)
         kept = tuple(splice for splice in inherited if splice.start + splice.tokens <= common)
-        content: tuple[int, ...] | str = tuple(said.token_ids) if isinstance(units[0], int) else "".join(said.text)
+        content: tuple[int, ...] | str = (
+            tuple(said.token_ids) if isinstance(units[0], int) else redaction.known("".join(said.text))
+        )
         room = len(units) - common - (self._endpoint.api == "chat")  # a chat ends with words of the user
         if common + BLOCK_TOKENS <= len(earlier) or room <= 0 or not content:
             return kept

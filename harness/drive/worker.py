@@ -11,10 +11,11 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness import clock
+from harness import clock, redaction
 from harness.drive import priority, shard, turns
 from harness.drive.loop import Loop, LoopConfig
 from harness.drive.spool import Writer
@@ -45,12 +46,34 @@ def raise_file_limit() -> None:
         pass
 
 
+def without_key(api_key: str) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """Hides the key in messages that hold what a server sent: the bytes of an exchange, the SDK's facts."""
+    hide = redaction.veil(api_key)
+
+    def veil(message: tuple[Any, ...]) -> tuple[Any, ...]:
+        match message[0]:
+            case "exchange":
+                return (*message[:-1], hide(message[-1]))
+            case "facts":
+                kind, index, facts, said = message
+                texts = {name: redaction.known(text) for name, text in facts.items() if isinstance(text, str)}
+                if said is not None and (whole := "".join(said[0])) != (kept := redaction.known(whole)):
+                    said = [kept], said[1]
+                return kind, index, facts | texts, said
+        return message
+
+    return veil
+
+
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     config: dict[str, Any] = json.loads(read_line(CONTROL_FD))
+    redaction.learn(config["api_key"])
+    redaction.terminal()  # the file that a dying worker's last words go to
     raise_file_limit()
     scratch, worker = Path(config["scratch"]), int(config["worker"])
     spool = Writer(scratch, worker)
+    spool.veil = without_key(config["api_key"]) if config["api_key"] else None
     share = shard.load(shard.files(scratch, worker))
     if config["driver"] == "sdk":
         from harness.drive import sdk

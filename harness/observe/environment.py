@@ -8,14 +8,12 @@ import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 
-from harness import __version__
+from harness import __version__, redaction
 from harness.observe import machine
 from harness.observe.doctor import DoctorLine, doctor
-from harness.secret_names import is_secret
 
 __all__ = ["DoctorLine", "collect", "doctor"]
 
@@ -31,23 +29,13 @@ _PREFIXES = ("VLLM_", "NCCL_")
 
 
 def public_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that change what vLLM does, without any whose name says secret, without credentials in URLs."""
+    """The variables that change what vLLM does, without any whose name says secret, without secrets in the others."""
     kept = {
-        name: _without_credentials(value)
+        name: redaction.text(value)
         for name, value in environ.items()
-        if (name in _NAMES or name.startswith(_PREFIXES)) and not is_secret(name)
+        if (name in _NAMES or name.startswith(_PREFIXES)) and not redaction.is_secret(name)
     }
     return dict(sorted(kept.items()))
-
-
-def _without_credentials(value: str) -> str:
-    if "://" not in value or "@" not in value:
-        return value
-    try:
-        parts = urlsplit(value)
-    except ValueError:
-        return "(not shown)"
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def collect(gpus_static: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) -> dict[str, Any]:

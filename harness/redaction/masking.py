@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from harness.redaction.names import is_secret, secret_flag
 from harness.redaction.places import spans
-from harness.redaction.values import MASK, known, replaced
+from harness.redaction.values import MASK, SHORT, generation, known, replaced
 
 
 def text(value: object) -> str:
     """A line, message or log without what stands in a secret's place and without any known secret."""
-    given = known(str(value))
+    given = str(value)
+    return _of_short(given, generation.number) if len(given) <= SHORT else _of_any(given)
+
+
+@lru_cache(4096)
+def _of_short(given: str, _: int) -> str:
+    return _of_any(given)
+
+
+def _of_any(given: str) -> str:
+    given = known(given)
     return replaced(given, spans(given), lambda _: MASK)
 
 

@@ -23,7 +23,7 @@ _BY_NAME = (
     re.compile(r"""(?P<quote>\\*["'])(?P<name>[\w.-]+)(?P=quote)\s*:\s*(?P=quote)(?P<secret>.*?)(?<!\\)(?P=quote)"""),
 )
 _KEY_LIKE = re.compile(
-    r"(?P<secret>(?i:\bbearer\s+)[\w.~+/=-]{6,}|\bsk-[\w.~+/=-]{6,}|\bhf_\w{16,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_\w{20,})"
+    r"(?P<secret>(?i:\b(?:bearer\s+|sk-))[\w.~+/=-]{6,}|\bhf_\w{16,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_\w{20,})"
 )
 _HINT = re.compile(r"[=:]|--|(?i:bearer)|sk-|hf_|A[KS]IA|gh[pousr]_")
 

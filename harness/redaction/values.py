@@ -31,6 +31,19 @@ class _Secret:
 
 
 _known: dict[str, _Secret] = {}
+SHORT = 200  # characters; shorter texts come again and again, and are looked at once
+
+
+class _Generation:
+    """Which set of secrets is known: what was found with another one is looked for again."""
+
+    number = 0
+
+    def next(self) -> None:
+        self.number += 1
+
+
+generation = _Generation()
 
 
 def learn(value: str | None) -> None:
@@ -41,7 +54,7 @@ def learn(value: str | None) -> None:
             one = line[at : at + _PIECE].strip()
             if len(one) >= FEWEST and one.lower() not in _WORDS and one not in _known:
                 _known[one] = _secret(one)
-                _of_short.cache_clear()
+                generation.next()
 
 
 def learned() -> list[str]:
@@ -52,7 +65,7 @@ def learned() -> list[str]:
 def forget() -> None:
     """Know nothing again (between tests)."""
     _known.clear()
-    _of_short.cache_clear()
+    generation.next()
 
 
 def known(text: str) -> str:
@@ -60,11 +73,15 @@ def known(text: str) -> str:
     broken by spaces or line ends. For whole pages and terminals, where places (`masking.text`) would be guessed."""
     if not _known or len(text) < FEWEST:
         return text
-    return _of_short(text) if len(text) <= 200 else _masked(text, _known.values(), lambda _: MASK)
+    return _of_short(text, generation.number) if len(text) <= SHORT else _of_any(text)
 
 
 @lru_cache(4096)
-def _of_short(text: str) -> str:
+def _of_short(text: str, _: int) -> str:
+    return _of_any(text)
+
+
+def _of_any(text: str) -> str:
     return _masked(text, _known.values(), lambda _: MASK)
 
 

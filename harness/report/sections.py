@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness import redaction
 from harness.records import CostReport, RunSummary, TokenCheck
 from harness.report import formats
 from harness.report.answer import Answer
 from harness.report.cells import Row
-from harness.secret_names import is_secret
 
 _SEVERITIES = ("invalid", "unknown", "warning")
 _MAX_ROWS = 400
@@ -96,11 +96,11 @@ def token_verdict(lines: Sequence[TokenLine]) -> str:
 def facts(mappings: Sequence[Mapping[str, Any]]) -> list[Fact]:
     """Nested mappings of several runs as lines `a.b.c`: one value where all runs agree, else each with its count.
 
-    Values of names that are a secret's (`secret_names.is_secret`) are hidden.
+    Secrets are masked.
     """
     seen: dict[str, dict[str, int]] = {}
     for mapping in mappings:
-        for name, value in _flat(mapping, ""):
+        for name, value in _flat(redaction.data(mapping), ""):
             counts = seen.setdefault(name, {})
             counts[value] = counts.get(value, 0) + 1
     return [Fact(name, tuple(counts.items())) for name, counts in seen.items()][:_MAX_ROWS]
@@ -110,10 +110,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             plain = formats.clean(key, 80)
-            if is_secret(key) and inner is not None:
-                yield f"{name}.{plain}" if name else plain, "(hidden)"
-            else:
-                yield from _flat(inner, f"{name}.{plain}" if name else plain)
+            yield from _flat(inner, f"{name}.{plain}" if name else plain)
     elif isinstance(value, list | tuple) and any(isinstance(inner, Mapping | list | tuple) for inner in value):
         for index, inner in enumerate(value):
             yield from _flat(inner, f"{name}[{index}]")

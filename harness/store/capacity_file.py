@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from harness import redaction
 from harness.errors import StoreError
 from harness.records import SCHEMA_VERSION, CapacityResult, ProbeResult
 from harness.store.manifest import refuse_newer
@@ -18,7 +19,8 @@ NAME = "capacity.json"
 def write_capacity(run_dir: Path, result: CapacityResult) -> None:
     """Write it in one step. Raises OSError."""
     temporary = run_dir / f"{NAME}.tmp"
-    temporary.write_text(json.dumps({"schema_version": SCHEMA_VERSION, **asdict(result)}, indent=1), encoding="utf-8")
+    data = {"schema_version": SCHEMA_VERSION, **redaction.data(asdict(result))}
+    temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
     temporary.replace(run_dir / NAME)
 
 

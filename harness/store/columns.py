@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from harness import redaction
 from harness.errors import StoreError
 from harness.store.schema import schema_of
 
+_SAID_BY_A_SERVER = ("error", "finish_reason", "metric", "labels")
 _CONVERSION_ERRORS = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 
@@ -39,7 +41,11 @@ def _column(values: list[Any], column: Any) -> Any:
 
 def _convert(table: str, rows: Sequence[Any]) -> Any:
     schema = schema_of(table)
-    return pa.Table.from_arrays([_column(list(map(attrgetter(c.name), rows)), c) for c in schema], schema=schema)
+    columns = [list(map(attrgetter(c.name), rows)) for c in schema]
+    for at, column in enumerate(schema):
+        if column.name in _SAID_BY_A_SERVER:
+            columns[at] = [redaction.text(v) if isinstance(v, str) else v for v in columns[at]]
+    return pa.Table.from_arrays([_column(values, c) for values, c in zip(columns, schema, strict=True)], schema=schema)
 
 
 def _repaired(row: Any, schema: Any) -> Any:

@@ -19,9 +19,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from harness import redaction
 from harness.metrics import METRICS
 from harness.records import SCHEMA_VERSION, RunSummary, col
-from harness.secret_names import is_secret
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99", "maximum")
 _ARROW: dict[Any, Any] = {
@@ -121,8 +121,7 @@ def runs_schema() -> Any:
 
 
 def _json(values: Mapping[str, Any]) -> str:
-    shown = {k: "(hidden)" if is_secret(k) and v is not None else v for k, v in values.items()}
-    return json.dumps(shown, sort_keys=True, default=str)
+    return json.dumps(redaction.data(values), sort_keys=True, default=str)
 
 
 def _utc(text: str) -> datetime | None:

@@ -9,10 +9,13 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import redaction
 from harness.errors import StoreError
 from harness.records import SCHEMA_VERSION, Cell, Load, Manifest
 
 NAME = "manifest.json"
+# the rest are names and numbers of ours
+_FREE_TEXT = ("config", "environment", "target", "drive", "telemetry", "error")
 
 
 def plain(value: Any) -> Any:
@@ -27,13 +30,17 @@ def plain(value: Any) -> Any:
 
 
 def to_json(manifest: Manifest) -> str:
-    """Text of manifest.json. Raises StoreError for values that JSON does not have."""
+    """Text of manifest.json, without secrets. Raises StoreError for values that JSON does not have."""
     try:
-        return json.dumps(plain(manifest), indent=1, allow_nan=False, ensure_ascii=True) + "\n"
+        return json.dumps(_public(plain(manifest)), indent=1, allow_nan=False, ensure_ascii=True) + "\n"
     except (TypeError, ValueError) as error:
         raise StoreError(
             "manifest cannot be written", manifest.run_id, f"a value in it is not plain JSON: {error}"
         ) from None
+
+
+def _public(data: dict[str, Any]) -> dict[str, Any]:
+    return data | {name: redaction.data(data[name]) for name in _FREE_TEXT if name in data}
 
 
 def _record(kind: type, data: Any, source: str, **given: Any) -> Any:
@@ -54,7 +61,8 @@ def _record(kind: type, data: Any, source: str, **given: Any) -> Any:
 
 
 def from_json(text: str, source: str) -> Manifest:
-    """Manifest from the text of `source`. Raises StoreError: not JSON, a newer schema, a key missing."""
+    """Manifest from the text of `source`, without secrets that an older harness left in it. Raises StoreError: not JSON, a newer
+    schema, a key missing."""
     try:
         data = json.loads(text)
     except ValueError as error:
@@ -66,7 +74,7 @@ def from_json(text: str, source: str) -> Manifest:
     refuse_newer(data.get("schema_version"), source)
     cell = data.get("cell")
     load = _record(Load, cell.get("load") if isinstance(cell, dict) else None, source)
-    manifest: Manifest = _record(Manifest, data, source, cell=_record(Cell, cell, source, load=load))
+    manifest: Manifest = _record(Manifest, _public(data), source, cell=_record(Cell, cell, source, load=load))
     return manifest
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness import redaction
 from harness.errors import StoreError
 
 Kind = Literal["text", "decimal", "whole", "utc"]
@@ -36,7 +37,7 @@ def _value(text: str, kind: Kind) -> Any:
         case "utc":
             return datetime.fromisoformat(text)
         case "text":
-            return text
+            return redaction.known(text)
 
 
 def write_table_file(path: Path, kinds: Mapping[str, Kind], rows: Sequence[Mapping[str, str]]) -> None:

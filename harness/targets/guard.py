@@ -1,28 +1,31 @@
 """The guard: a small process between the harness and a server, which ends the server when the harness is gone.
 
 `python -m harness.targets.guard HARNESS_PID GRACE_S RECORD_DIR LOG_PATH -- COMMAND..` starts COMMAND in a session of
-its own with both outputs on the guard's standard error, writes its record, prints its pid and waits for the first of:
+its own with both outputs on the guard's standard error, by way of a pipe where the secrets that came on standard input (a JSON list)
+are masked, writes its record, prints its pid and waits for the first of:
 
 - the command ends: what it leaves behind is ended too, and the guard exits with its status (128 + signal number);
 - the harness is gone, however it went (the guard looks who its parent is twice a second), or the guard is told to
   stop: every process of the server is ended.
 
-PR_SET_PDEATHSIG set by the harness would not do: it follows the *thread* that started the child. Here the guard has one
-thread only, so its own child can carry it, and `kill -9` of the guard ends the server as well. As a subreaper the guard
+PR_SET_PDEATHSIG set by the harness would not do: it follows the *thread* that started the child. Here that is the guard's first
+thread, so its own child can carry it, and `kill -9` of the guard ends the server as well. As a subreaper the guard
 inherits processes whose parents died, so that none leaves its family by starting a session of its own.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from harness import clock
+from harness import clock, redaction
 from harness.targets import proc, servers
+from harness.targets.log_pipe import LogPipe
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -43,15 +46,15 @@ def _in_child(guard_pid: int) -> None:
         os._exit(1)
 
 
-def _start(command: list[str]) -> int:
+def _start(command: list[str], log: LogPipe) -> int:
     guard_pid = os.getpid()
     server = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
-        stdout=sys.stderr.fileno(),
-        stderr=sys.stderr.fileno(),
+        stdout=log.write_fd,
+        stderr=log.write_fd,
         start_new_session=True,
-        preexec_fn=lambda: _in_child(guard_pid),  # noqa: PLW1509 - one thread here
+        preexec_fn=lambda: _in_child(guard_pid),  # noqa: PLW1509 - one thread so far
     )
     server.returncode = 0  # waited for below, together with adopted children
     return server.pid
@@ -89,7 +92,11 @@ def main(argv: list[str]) -> int:
     harness_pid, grace_s, folder, log_path = int(argv[0]), float(argv[1]), Path(argv[2]), Path(argv[3])
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    pid = _start(argv[5:])
+    for value in json.loads(sys.stdin.readline() or "[]"):
+        redaction.learn(value)
+    log = LogPipe(sys.stderr.fileno())
+    pid = _start(argv[5:], log)
+    log.start()
     me = os.getpid()
 
     def server_processes() -> list[proc.Process]:
@@ -106,6 +113,7 @@ def main(argv: list[str]) -> int:
         # Leftovers of a server that ended by itself have lost their head: nothing they do is worth waiting for.
         left = proc.end(server_processes, grace_s if status is None else 0.0)
         _bury()
+        log.finish(_BURY_S if not left else 0)
         if not left:
             path.unlink(missing_ok=True)
     return 143 if status is None else status

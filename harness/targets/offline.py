@@ -32,7 +32,7 @@ from harness.records import (
 from harness.targets import command, server_log, servers
 from harness.targets.offline_batch import POST_BATCH_SIZE, Order, run_batch
 from harness.targets.offline_rows import OfflineReport
-from harness.targets.offline_worker import write_whole
+from harness.targets.offline_worker import ARGUMENTS, write_whole
 from harness.targets.process import ServerProcess, spawn
 from harness.targets.target import Target
 from harness.targets.vocabulary import read_words
@@ -132,7 +132,8 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Offli
     control = tempfile.TemporaryDirectory(prefix="offline-")
     folder = Path(control.name)
     try:
-        write_whole(folder / "spec.json", {"arguments": arguments(model, asked), "words": read_words()})
+        write_whole(folder / "spec.json", {"words": read_words()})
+        env |= {ARGUMENTS: json.dumps(arguments(model, asked))}
         try:
             log_path.parent.mkdir(parents=True, exist_ok=True)
             started_ns = clock.monotonic_ns()

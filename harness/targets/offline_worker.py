@@ -1,6 +1,7 @@
 """The engine of an offline target, in its own process: `python -m harness.targets.offline_worker DIR`.
 
-`DIR/spec.json` holds `arguments` (vLLM's engine arguments as command-line words) and `words` (the word list). The worker
+The variable ARGUMENTS holds vLLM's engine arguments as command-line words, which may be secrets, so that they are in no file;
+`DIR/spec.json` holds `words` (the word list). The worker
 builds `vllm.LLM`, makes one token, writes `DIR/ready.json` (stamps, settings read back, vocabulary) and then serves one
 `DIR/job.json` after the other. A job is `results` (a path) and `calls`: one `LLM.generate` each, a list of requests
 [output tokens, prompt token ids]. To `results` it appends JSON lines: `call` and `called_ns` before a call, the same with
@@ -12,6 +13,7 @@ Every `_ns` is on CLOCK_MONOTONIC. The guard above ends this process with the ha
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any, TextIO
 from harness import clock
 
 _POLL_S = 0.01
+ARGUMENTS = "HARNESS_OFFLINE_ARGUMENTS"  # a JSON list
 _VOCABULARY_FEWEST = 32  # as for a server: with fewer one-token words prompts would repeat themselves
 
 
@@ -136,7 +139,7 @@ def main(argv: list[str]) -> int:
     import vllm
 
     imported_ns = clock.monotonic_ns()
-    llm = build(spec["arguments"])
+    llm = build(json.loads(os.environ.pop(ARGUMENTS)))
     built_ns = clock.monotonic_ns()
     tokenizer = llm.get_tokenizer()
     words = one_token_words(lambda text: list(tokenizer.encode(text, add_special_tokens=False)), spec["words"])

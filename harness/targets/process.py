@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from harness import redaction
 from harness.errors import TargetError
 from harness.targets import proc, server_log, servers
 
@@ -104,15 +107,16 @@ class ServerProcess:
 
 
 def spawn(command: Sequence[str], env: Mapping[str, str], folder: Path, log_path: Path) -> ServerProcess:
-    """Start `command` in a session of its own, both outputs to `log_path`; its record goes to `folder`.
+    """Start `command` in a session of its own, both outputs to `log_path`, without secrets; its record goes to `folder`.
 
     Raises TargetError if it cannot be started.
     """
+    redaction.learn_data([dict(env), list(command)])
     options = [str(os.getpid()), str(_GUARD_GRACE_S), str(folder), str(log_path)]
     with log_path.open("wb") as log:
         guard = subprocess.Popen(
             [sys.executable, "-P", "-m", "harness.targets.guard", *options, "--", *command],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -120,7 +124,10 @@ def spawn(command: Sequence[str], env: Mapping[str, str], folder: Path, log_path
             start_new_session=True,  # Ctrl-C in the terminal is for the harness, which then closes in order
         )
     try:
+        assert guard.stdin
         assert guard.stdout
+        with contextlib.suppress(BrokenPipeError), guard.stdin as known:  # a guard that is gone says nothing below
+            known.write(json.dumps(redaction.learned()) + "\n")
         line = guard.stdout.readline().strip()
     except BaseException:
         guard.terminate()

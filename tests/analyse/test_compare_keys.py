@@ -74,7 +74,7 @@ def test_versions_and_flags_may_differ_and_are_shown():
     assert changed["server version"] == ("0.32.0", "0.33.0")
     assert changed["flag max_num_seqs"] == ("none", "64")
     assert changed["target variable VLLM_X"] == ("none", "1")
-    assert changed["target variable HF_TOKEN"] == ("none", "(not shown)")
+    assert changed["target variable HF_TOKEN"] == ("none", "***")
 
 
 def test_another_machine_is_told():

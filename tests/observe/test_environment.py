@@ -31,7 +31,7 @@ def test_secrets_stay_out():
         "CUDA_VISIBLE_DEVICES": "0,1",
         "OMP_NUM_THREADS": "2",
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_S3_URL": "https://store.example/x",
+        "VLLM_S3_URL": "https://***@store.example/x",
     }
 
 
