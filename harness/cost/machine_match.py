@@ -22,6 +22,7 @@ _FORMS = {
     "PCIE": "PCIE",
     "NVL": "NVL",
 }  # NVML calls an SXM board by its memory: H100 80GB HBM3
+_BRANDS = {"NVIDIA", "TESLA", "GEFORCE"}  # before the model in NVML's names
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,9 @@ def boards_of(summary: RunSummary) -> tuple[str, ...]:
 
 
 def _words(model: str) -> list[str]:
-    plain = re.sub(r"[^A-Z0-9]+", " ", model.upper().replace("GEFORCE", ""))
-    return plain.replace("RTX PRO ", "RTXPRO").replace("RTX ", "RTX").split()
+    plain = re.sub(r"[^A-Z0-9]+", " ", model.upper())
+    words = plain.replace("RTX PRO ", "RTXPRO").replace("RTX ", "RTX").split()
+    return [word for word in words if word not in _BRANDS]
 
 
 def _memory_gb(words: list[str]) -> str | None:

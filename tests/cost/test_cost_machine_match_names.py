@@ -71,6 +71,12 @@ def test_what_a_run_was_on():
         ("GH200-96", "NVIDIA GH200 480GB", False),
         ("A10", "NVIDIA A10G", False),
         ("rtx 4090", "NVIDIA GeForce RTX 4090", True),
+        ("GeForce RTX 4090", "NVIDIA GeForce RTX 4090", True),
+        ("GeForce RTX 4090", "NVIDIA GeForce RTX 4080", False),
+        ("NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3", True),  # a price that is named as NVML does
+        ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", False),
+        ("Tesla T4", "Tesla T4", True),
+        ("Tesla T4", "Tesla P4", False),
         ("RTXPRO6000", "NVIDIA RTX PRO 6000 Blackwell Server Edition", True),
         ("RTX6000", "NVIDIA RTX PRO 6000 Blackwell Server Edition", False),
         ("80-A100", "NVIDIA A100 80GB PCIe", False),
