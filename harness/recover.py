@@ -15,7 +15,7 @@ from harness.lock_file import open_lock, try_lock
 from harness.records import Load, PlannedRequest
 from harness.store.manifest import read_manifest
 from harness.store.owner import goes_on
-from harness.store.parts import SCRATCH, append_part
+from harness.store.parts import RESERVE, SCRATCH, append_part
 from harness.store.reader import read_columns
 
 _LOCK = "recover.lock"
@@ -63,6 +63,7 @@ def recover(run_dir: Path, on_rows: Callable[[int, int], None] | None = None) ->
             if not damage:
                 shutil.rmtree(folder)
         (run_dir / SCRATCH / _LOCK).unlink()
+    (run_dir / RESERVE).unlink(missing_ok=True)
     with suppress(OSError):  # something was kept there
         (run_dir / SCRATCH).rmdir()
     return Recovered(len(stored) - before, before, len(requests), tuple(unread))

@@ -24,6 +24,12 @@ MAX_CLOCK_STEP_NS = 1_000_000  # slewing moves microseconds between two anchors
 MAX_MERGED_READS = 0.01  # beyond it the p99 of ITL consists of upper bounds
 
 
+_ADVICE_OF_DEATH = {
+    "no room on disk": "free disk space or write elsewhere, and run again",
+    "SIGKILL": "look for an out-of-memory kill (dmesg) and run again with fewer workers",
+}
+
+
 def run_state(e: Evidence) -> Reason | None:
     manifest = e.run.manifest
     if manifest.state == RunState.COMPLETE:
@@ -38,10 +44,11 @@ def run_state(e: Evidence) -> Reason | None:
 def stopped_early(e: Evidence) -> Reason | None:
     why = e.drive.get("stop_reason")
     if why == "worker_died":
+        said = next((note for note in e.drive.get("notes") or () if "died" in note or "damaged" in note), None)
         return invalid(
             "worker_died",
-            "a load-generator process died: its requests are missing",
-            "look for an out-of-memory kill (dmesg) and run again with fewer workers",
+            said or "a load-generator process died: its requests are missing",
+            _ADVICE_OF_DEATH.get(next((word for word in _ADVICE_OF_DEATH if word in (said or "")), ""), "run again"),
         )
     if why == "target_died":
         return invalid(

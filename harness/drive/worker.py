@@ -19,6 +19,7 @@ from harness import clock, redaction
 from harness.drive import priority, shard, turns
 from harness.drive.loop import Loop, LoopConfig
 from harness.drive.spool import Writer
+from harness.no_room import EXIT_CODE, is_no_room
 from harness.records import Timeouts
 
 CONTROL_FD = 0
@@ -124,6 +125,16 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, sessions: t
     spool.put(("report", json.dumps(report)))
 
 
+def run() -> int:
+    """The exit code."""
+    try:
+        main()
+    except OSError as error:
+        if not is_no_room(error):
+            raise
+        return EXIT_CODE
+    return 0
+
+
 if __name__ == "__main__":
-    main()
-    sys.exit(0)
+    sys.exit(run())

@@ -21,6 +21,7 @@ from harness.store.columns import to_table
 from harness.store.schema import parquet_options, schema_of
 
 SCRATCH = "scratch"  # folder of a run directory that its load generator works in; gone when a phase has ended
+RESERVE = "reserve.tmp"  # while a run goes on: room for its last manifest, should the disk be full by then
 GROUP_ROWS = 131_072  # a row group of a merged file ends at either
 GROUP_BYTES = 32 << 20
 

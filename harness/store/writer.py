@@ -20,7 +20,7 @@ from harness.store.owner import owner
 from harness.store.parts import RESERVE, final_path, merge, part_path, warm_up, write_file
 from harness.store.schema import TABLES
 
-RESERVE_BYTES = 1 << 18
+RESERVE_BYTES = 1 << 17
 PART_ROWS = 16_384  # bounds the memory of one conversion
 
 
