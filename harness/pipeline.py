@@ -86,6 +86,7 @@ def run_experiment(
     steps, sizes, pace = prepared.steps, prepared.sizes, Pace(out)
     coming = forecast(spec, out, prepared.todo, sizes, None)
     preflight.check_disk(spec, out, coming.disk_bytes)
+    preflight.check_files(spec, prepared.todo)
     if prepared.found is None:
         preflight.check_time(spec, pace.seconds(order.blocks(steps)[0], sizes, spec))
     with claim(spec, out, intent, prepared.found, steps, display.say) as claimed:
@@ -99,6 +100,7 @@ def run_experiment(
         ]
         todo = [step for step in steps if step.name not in done and step.block not in ran.dropped]
         _say_order(display, campaign.campaign_id, todo, len(steps))
+        _say_money(display, coming)
         with (
             CoolDown(spec.cool_down) as cool,
             Server(
@@ -132,7 +134,10 @@ def _run_single(spec: ExperimentSpec, run_dir: Path, display: Display, stop: Sto
     if more or len(spec.targets) > 1:
         raise ConfigError("a run directory holds one cell", f"{1 + len(more)} asked for", "run it as an experiment")
     campaign_id = clock.utc_stamp()
-    draw_plan(spec, cell, load_spec)
+    step = Step(1, cell, load_spec)
+    preflight.check_files(spec, [step])
+    coming = forecast(spec, run_dir.parent, [step], {key_of(step): size_of(draw_plan(spec, cell, load_spec)[0])}, None)
+    _say_money(display, coming)
     ran = Ran(None, 1)
     display.phase(f"target {target_spec.name}")
     log_path = run_dir.parent / f"{campaign_id}_{target_spec.name}.log"
@@ -180,6 +185,18 @@ def _say_order(display: Display, campaign_id: str, todo: Sequence[Step], total: 
     display.say(f"campaign {campaign_id}: {len(todo)} of {total} cells to run, in this order:")
     for visit in order.visits(todo):
         display.say(f"  repetition {visit[0].block}: {', '.join(step.name for step in visit)}")
+
+
+def _say_money(display: Display, coming: Forecast) -> None:
+    """What hosted APIs will bill, before the first request goes out."""
+    if coming.hosted_usd is not None:
+        requests = sum(cell.requests for cell in coming.cells if cell.usd is not None)
+        display.say(
+            f"hosted APIs: about ${coming.hosted_usd:,.2f} for {requests:,} requests, by list price, nothing cached"
+        )
+    for note in coming.notes:
+        if "hosted" in note:
+            display.say(note)
 
 
 def _eta(done: int, total: int, left_s: float) -> str:

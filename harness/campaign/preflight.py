@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import resource
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness import clock
 from harness.campaign.forecast import free_bytes
+from harness.campaign.order import Step
 from harness.config import ExperimentSpec
 from harness.cost.hosted import find_price
 from harness.cost.prices import instance_price
 from harness.errors import ConfigError, StoreError
 
 _GIB = 2**30
+_SPARE_FILES = 64  # of a worker beside its connections
 
 
 def check_prices(spec: ExperimentSpec) -> None:
@@ -31,6 +36,21 @@ def check_disk(spec: ExperimentSpec, out: Path, needed_bytes: int) -> None:
         value = f"{free / _GIB:.2f} GiB free at {out}, {needed_bytes / _GIB:.2f} GiB to be written"
         advice = f"free some space, or lower min_free_gib (now {spec.min_free_gib:g})"
         raise StoreError("not enough disk space", value, advice)
+
+
+def check_files(spec: ExperimentSpec, steps: Sequence[Step]) -> None:
+    """A worker may open a connection for each of its slots, or for a second's requests of an open loop. Raises ConfigError."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for step in steps:
+        load = step.cell.load
+        connections = load.concurrency or math.ceil(load.rate_rps or 1)
+        needed = math.ceil(connections / spec.workers) + _SPARE_FILES
+        if most != resource.RLIM_INFINITY and needed > most:
+            raise ConfigError(
+                "too few open files are allowed",
+                f"{step.name} needs {needed} in each of {spec.workers} worker(s), this shell allows {most} (ulimit -Hn)",
+                "raise the hard limit (ulimit, LimitNOFILE= of a unit, --ulimit of a container), or spread over more workers",
+            )
 
 
 def check_time(spec: ExperimentSpec, first_repetition_s: float) -> None:

@@ -1,6 +1,7 @@
 """A server that misbehaves on demand: the first path segment names the fault (`http://127.0.0.1:PORT/<fault>/v1`).
 
-`FAULTS` lists them with what a client should make of each; hostile_replies.HOSTILE are served too. Connections are kept alive unless the fault says otherwise.
+`FAULTS` lists them with what a client should make of each; hostile_replies.HOSTILE are served too, `every` gives the next of those
+that end at each request. GET answers what hostile_replies.MODELS has under the fault, or a list of one model. Connections are kept alive unless the fault says otherwise.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def fixed(fault: str, key: str) -> bytes | None:
             return plain(307, b"", "location: http://127.0.0.1:1/elsewhere")
         case "continue_100":
             return b"HTTP/1.1 100 Continue\r\n\r\n" + HEAD + chunked(STREAM)
-        case "status_400" | "status_500" | "status_503":
+        case "status_400" | "status_402" | "status_500" | "status_503":
             return plain(int(fault[-3:]), error_body(f"no luck\n with {fault}"))
         case "status_429":
             return plain(429, error_body("slow down"), "retry-after: 7")
@@ -282,11 +283,15 @@ class FaultServer:
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; True to keep the connection."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        if head.startswith("get "):
+            return await self._list(head.split(" ", 2)[1], writer)
         length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
         await reader.readexactly(length)
         fault = head.split(" ", 2)[1].split("/")[1]
         key = head.partition("authorization: bearer ")[2].partition("\r\n")[0]
         self.hits[fault] += 1
+        if fault == "every":
+            fault = hostile_replies.ENDING[self.hits[fault] % len(hostile_replies.ENDING)]
         if fault in hostile_replies.HOSTILE:
             for piece in hostile_replies.answer(fault):
                 if writer.transport.is_closing():
@@ -301,6 +306,24 @@ class FaultServer:
             await writer.drain()
             return True
         return await self._live(fault, writer)
+
+    async def _list(self, path: str, writer: asyncio.StreamWriter) -> bool:
+        """The answer to GET /models; 404 to every other."""
+        fault = path.split("/")[1]
+        if not path.endswith("/models"):
+            writer.write(plain(404, b"{}"))
+        elif fault == "models_drip":
+            await self._slowly(writer, b"HTTP/1.1 200 OK\r\nx: " + b"y" * 10_000, 0.05)
+        elif fault == "models_endless":
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n")
+            while not writer.transport.is_closing():
+                writer.write(b" " * 65536)
+                await writer.drain()
+        else:
+            writer.write(plain(200, hostile_replies.MODELS.get(fault, b'{"data": [{"id": "golden"}]}')))
+            await writer.drain()
+            return True
+        return False
 
     async def _slowly(self, writer: asyncio.StreamWriter, data: bytes, pause_s: float) -> None:
         for byte in data:

@@ -75,6 +75,29 @@ HOSTILE = {
     "giant_events": "protocol_error",
     "after_done_more": "protocol_error",
 }
+ENDING = [name for name, outcome in HOSTILE.items() if outcome in ("http_error", "error_event", "empty_reply")]
+ENDING += [
+    name for name in HOSTILE if name.startswith(("event_", "usage_", "length_", "choice")) and HOSTILE[name] != "ok"
+]
+
+
+def _card(max_model_len: bytes) -> bytes:
+    return b'{"data": [{"id": "golden", "max_model_len": ' + max_model_len + b"}]}"
+
+
+MODELS = {
+    "models_length_is_text": _card(b'"abc"'),
+    "models_length_is_infinite": _card(b"1e999"),
+    "models_length_is_a_list": _card(b"[1]"),
+    "models_length_negative": _card(b"-1"),
+    "models_length_of_5000_digits": _card(b"9" * 5000),
+    "models_nested": b"[" * DEEP,
+    "models_not_utf8": b'{"data": [{"id": "\xff"}]}',
+    "models_is_a_list": b"[]",
+    "models_data_is_text": b'{"data": "golden"}',
+    "models_id_is_missing": b'{"data": [{}]}',
+    "models_is_empty": b"",
+}
 CHAT = ("delta_is_text", "tool_call_is_text", "tool_function_is_text", "tool_calls_is_a_number", "content_is_nested")
 
 
