@@ -45,9 +45,9 @@ def of_lengths(lengths: Lengths, seed: int, count: int, limit: int | None, purpo
     u = uniform(raw(seed, purposes[0], 2 * count))
     rank = u[0::2].copy()
     prompt, output = sample(lengths, rank, u[1::2])
-    if limit is None:
+    if limit is None or not count:
         return Draft(prompt, output, rank=rank)
-    means = (float(prompt.mean()), float(output.mean())) if count else (0.0, 0.0)
+    means = float(prompt.mean()), float(output.mean())
     if smallest_total_tokens(lengths) > limit:
         raise too_long(limit, smallest_total_tokens(lengths), "least")
     pending = np.flatnonzero(prompt + output > limit)

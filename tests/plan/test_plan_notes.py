@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import ConfigError
 from harness.plan import burstiness, draw, hit_ratio
-from harness.plan.lengths import Fixed
+from harness.plan.lengths import Fixed, parse_short_form
 from harness.plan.rows import prompt_seeds
 from harness.plan.sources import _pool
 from harness.plan.streams import Purpose, key, raw, uniform
@@ -117,11 +117,17 @@ def test_the_note_of_a_pool():
     assert _pool(Fixed(3, 90), 500, 1, 99.99, None) == (1_000_000, pool.format("99.99", "1,000,000", held, "50.0"))
     assert _pool(Fixed(3, 90), 500, 1, 99.94, None) == (1_000_000, pool.format("99.94", "1,000,000", "", "50.0"))
     assert _pool(Fixed(3, 90), 1_200_000, 1, 0.01, None)[0] == 1_200_000
-    outputs = 1 + np.floor(uniform(raw(1, Purpose.LENGTHS, 8192))[1::2] * 99)
-    request_s = 0.005 + 0.0005 * outputs.mean()
-    assert len(plan_of("uniform:1-5x1-99", Load(concurrency=4), None, duration_s=60.0)[0].requests) == 4 * (
-        1 + math.ceil(60 / request_s)
-    )
+
+
+@pytest.mark.parametrize("limit", [None, 50])
+def test_a_pool_is_of_the_mean_output(limit):
+    """Of the first 4,096 requests, under the same context limit."""
+    lengths = parse_short_form("uniform:1-5x1-99")
+    first = plan_of("uniform:1-5x1-99", requests=4096, context_limit_tokens=limit)[0].requests
+    request_s = 0.005 + 0.0005 * sum(r.target_output_tokens for r in first) / 4096
+    assert _pool(lengths, 1, 1, 20_000.0, limit)[0] == 1 + math.ceil(20_000 / request_s)
+    plan, _ = plan_of("uniform:1-5x1-99", Load(concurrency=4), None, duration_s=3.0, context_limit_tokens=limit)
+    assert len(plan.requests) == 4 * (1 + math.ceil(3 / request_s))
 
 
 def test_the_note_of_shared_prefixes(monkeypatch):
