@@ -125,7 +125,7 @@ def test_a_pool_is_of_the_mean_output(limit):
     lengths = parse_short_form("uniform:1-5x1-99")
     first = plan_of("uniform:1-5x1-99", requests=4096, context_limit_tokens=limit)[0].requests
     request_s = 0.005 + 0.0005 * sum(r.target_output_tokens for r in first) / 4096
-    assert _pool(lengths, 1, 1, 20_000.0, limit)[0] == 1 + math.ceil(20_000 / request_s)
+    assert _pool(lengths, 1, 1, 15_000.0, limit)[0] == 1 + math.ceil(15_000 / request_s)
     plan, _ = plan_of("uniform:1-5x1-99", Load(concurrency=4), None, duration_s=3.0, context_limit_tokens=limit)
     assert len(plan.requests) == 4 * (1 + math.ceil(3 / request_s))
 
