@@ -18,6 +18,8 @@ Number = float | int | Decimal | Fraction | str
 HOURS_PER_MONTH = Decimal("730.5")  # a mean month: 8766 h / 12
 HOURS_PER_YEAR = Decimal(8766)  # a mean year, leap days in
 
+_SMALLEST, _LARGEST = -21, 16  # powers of ten: no price, rate or count of people is outside
+
 
 def exact(value: Number, what: str) -> Fraction:
     """`value` as an exact fraction of its decimal text. Raises ConfigError unless it is a finite number."""
@@ -26,15 +28,17 @@ def exact(value: Number, what: str) -> Fraction:
             return value
         number = Decimal(str(value))  # "True" is no number
         if number.is_finite():
+            if number and not _SMALLEST < number.adjusted() < _LARGEST:
+                raise ConfigError(f"{what} is beyond any", f"{value!s:.40}", "give a number between 1e-20 and 1e16")
             return Fraction(number)
     except (InvalidOperation, ValueError):
         pass
-    raise ConfigError(f"{what} is not a number", value, "give a finite number")
+    raise ConfigError(f"{what} is not a number", f"{value!s:.80}", "give a finite number")
 
 
 def as_fraction(value: float) -> Fraction:
-    """A float that was checked before, as the exact fraction of its text."""
-    return Fraction(repr(value))
+    """A rate or time that was computed in floats, as the exact fraction of its text. Raises ConfigError for inf and NaN."""
+    return exact(value, "a computed rate or time")
 
 
 def exact_at_least_zero(value: Number, what: str) -> Fraction:

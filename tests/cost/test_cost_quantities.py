@@ -114,7 +114,6 @@ def test_back_to_decimals_and_floats():
     """Floats by their text, fractions to Decimal's digits; what no float can hold is refused by its name."""
     assert (str(to_decimal(0.1)), to_decimal(F(1, 8))) == ("0.1", D("0.125"))
     assert to_decimal(F(2, 3)) == D(2) / D(3)
-    assert as_fraction(0.1) == F(1, 10)
     assert to_float(F(1, 4), "x") == 0.25
     with pytest.raises(ConfigError, match="crossing is beyond any number"):
         to_float(F(10**400), "crossing")
@@ -126,3 +125,10 @@ def test_the_nearest_words_are_named():
     assert nearest("abcd", ["axyz"], "look it up") == "look it up"
     four = (word for word in ("abcde", "abcd", "abcdef", "abcdefg"))
     assert nearest("abcd", four, "none") == "did you mean abcd, abcde, abcdef?"
+
+
+def test_a_computed_number_is_a_fraction_unless_it_overflowed():
+    """By its text, as a typed one; infinity is an error, not a crash."""
+    assert as_fraction(0.1) == F(1, 10)
+    with pytest.raises(ConfigError, match="rate or time is not a number"):
+        as_fraction(float("inf"))
