@@ -93,8 +93,10 @@ def _of_json(value: Any, where: str) -> RequestText:
             given = "\n".join(s for s in said if isinstance(s, str))
         if given is not None:
             return RequestText(given, next((words[k] for k in _OUTPUT_KEYS if k in words), ""))
-    keys = f"{', '.join(_INPUT_KEYS)} or messages, and {', '.join(_OUTPUT_KEYS)}"
-    raise ConfigError("line holds no text", where, f"a JSON string, or an object with one of {keys}")
+    advice = (
+        f"a JSON string, or an object with one of {', '.join(_INPUT_KEYS)} or messages, and {', '.join(_OUTPUT_KEYS)}"
+    )
+    raise ConfigError("line holds no text", where, advice)
 
 
 def read_requests(paths: Sequence[Path]) -> list[RequestText]:
