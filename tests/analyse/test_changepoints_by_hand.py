@@ -183,6 +183,8 @@ def test_extremes_of_values_at_and_below_zero():
     values = [1.0, 0.0, 2.0]
     assert trends_of(nights(values), ["output_tps"])[0].worst.value == 0.0
     assert trends_of(nights(values), ["ttft_s_p50"])[0].best.value == 0.0
+    (risen,) = trends_of(nights([0.0] * 5 + [2.0] * 5), ["output_tps"])
+    assert [(s.before, s.after, s.size) for s in risen.shifts] == [(0.0, 2.0, None)]
     (none,) = trends_of(nights([None]), ["output_tps"])
     assert (none.best, none.worst, none.seen, none.too_few) == (None, None, (), True)
 

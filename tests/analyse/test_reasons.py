@@ -36,6 +36,7 @@ def lost(count, records=CLOSED, outcome="http_error"):
     return [failed(r, outcome) if 100 <= r.seq < 100 + count else r for r in records]
 
 
+LAZY = [replace(h, cpu_pct=90.0) for h in host(CLOSED, harness_per_s=0.001, server_per_s=0.099)]
 BUSY = [replace(h, cpu_pct=91.5) for h in host(CLOSED)]
 CASES = {
     "state": ({"state": "interrupted"}, [("run_not_complete", "invalid", [])]),
@@ -89,8 +90,9 @@ CASES = {
     "harness": ({"host_rows": host(CLOSED, harness_per_s=0.1)}, [("harness_cpu", "warning", ["10.0%", "5%"])]),
     "others": ({"host_rows": BUSY, "environment": {"cores": {"logical": 2}}}, [("foreign_cpu", "unknown", ["41%", "10%"])]),
     "others beside a GPU": ({"host_rows": BUSY, "environment": {"cores": {"logical": 2}}, "gpu_rows": gpu(14)}, [("foreign_cpu", "warning", ["41%", "10%"])]),
-    "others of unknown cores": ({"host_rows": BUSY, "environment": {}}, []),
-    "others of no cores": ({"host_rows": BUSY, "environment": {"cores": None}}, []),
+    "others of one core": ({"host_rows": LAZY, "environment": {"cores": {"logical": 1}}}, [("foreign_cpu", "unknown", ["80%", "10%"])]),
+    "others of unknown cores": ({"host_rows": LAZY, "environment": {}}, []),
+    "others of no cores": ({"host_rows": LAZY, "environment": {"cores": None}}, []),
     "no host": ({"host_rows": None, "telemetry": {"host": "error 5"}}, [("host_telemetry_missing", "warning", ["5"])]),
     "no host of a batch": ({"host_rows": [], "kind": "offline"}, [("host_telemetry_missing", "warning", [])]),
     "no host of an adopted one": ({"host_rows": None, "kind": "adopt"}, []),
@@ -152,6 +154,8 @@ def test_a_run_in_which_nothing_succeeded():
     assert "100 http_error, 300 reset" in words["no_ok_requests"]
     assert "100 http_error, 300 reset" in words["too_many_failures"]
     assert told(reasons([], host_rows=[]))[0] == ("no_ok_requests", "invalid", [])
+    alone = {code: numbers for code, _, numbers in told(reasons([failed(CLOSED[0])]))}
+    assert alone["too_many_failures"] == ["100.0%", "1", "1", "1%"]
     assert [code for code, _, _ in told(reasons([], state="failed", host_rows=None, kind="hosted"))] == [
         "run_not_complete"
     ]
