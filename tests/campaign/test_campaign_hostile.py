@@ -45,7 +45,7 @@ def test_one_hostile_server_in_three_costs_its_own_cells(golden, hostile, tmp_pa
     analysis = pipeline.analyse(tmp_path)
     assert len(analysis.summaries) == 12
     assert not analysis.problems
-    paths = pipeline.report(analysis, [])
+    paths = pipeline.report(tmp_path, analysis, [])
     assert paths["html"].exists()
 
 
