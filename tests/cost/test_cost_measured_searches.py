@@ -52,6 +52,14 @@ def test_a_search_that_nothing_broke():
     assert found.warnings == ("the capacity is at least this: nothing that was offered broke the promise",)
 
 
+@pytest.mark.parametrize("words", [{"state": "censored_above"}, {"capacity_rps": None}, {"high_rps": None}])
+def test_a_search_without_both_ends_is_a_bound(words):
+    """Not found, no estimate, or open above: no interval, at least the low end."""
+    found = measured_capacity([PROBE], searches=[search(**words)])
+    assert (found.plan_rps, found.interval, found.at_least) == (9.8, None, True)
+    assert found.rps == (9.8 if "capacity_rps" in words else 10.0)
+
+
 def test_runs_beside_a_search():
     """Outside its interval on the wrong side they contradict it; at its ends they do not; closed loops are left out by name."""
     runs = [PROBE, at(10.3), at(9.7, "b", attainment=0.5), run("c4", Load(concurrency=4))]
