@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from harness.errors import ConfigError
+
+
+def _close(folder: Path) -> None:
+    """Others may not write into a directory of ours, whatever the umask was when it was made."""
+    seen = folder.stat()
+    if seen.st_uid == os.geteuid() and seen.st_mode & 0o022:
+        folder.chmod(stat.S_IMODE(seen.st_mode) & ~0o022)
 
 
 def cache_dir(name: str) -> Path:
@@ -15,7 +23,10 @@ def cache_dir(name: str) -> Path:
     root = Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
     path = root / "vllm-cost-harness" / name
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        for folder in (root, path.parent, path):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _close(path.parent)
+        _close(path)
     except OSError as error:
         raise ConfigError("the cache directory cannot be made", path, f"{error.strerror}; set XDG_CACHE_HOME") from None
     return path

@@ -10,8 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import sys
 from array import array
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -316,13 +318,19 @@ def library() -> str | None:
         return None
     try:
         return str(cc.build(SOURCE, cache_dir("reader"), library=True))
-    except HarnessError:
+    except HarnessError as error:
+        _say_once(f"the reader runs in Python: {'; '.join(str(error).splitlines())}")
         return None
 
 
+@cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def make(compiled: str | None, *, tls: bool) -> Reader:
-    """The compiled one where it exists and can be used."""
-    if compiled is not None and not tls:
+    """The compiled one where it exists, whole, and can be used."""
+    if compiled is not None and not tls and cc.is_whole(Path(compiled)):
         try:
             return CompiledReader(Path(compiled))
         except (OSError, AttributeError):  # another machine's, say, in a shared home
