@@ -53,12 +53,12 @@ def estimated(probes, attainment):
         theta = minimize(loss, theta, (used,), jac=slopes).x
         theta = root(slopes, theta, (used,), method="lm", tol=1e-14).x
         p = share(theta)
-        dispersion = max(1.0, ((missed - n * p) ** 2 / (n * p * (1 - p))).sum() / (len(x) - 2))
+        dispersion = max(1.0, ((missed - n * p) ** 2 / (n * p * (1 - p))).sum() / max(1, len(x) - 2))
     slope, prior = math.exp(theta[1]), np.array([[0, 0], [0, uneven**2]])
     row = np.array([np.ones_like(x), slope * x])
     bread = np.linalg.inv(row @ np.diag(n * p * (1 - p) / used) @ row.T + prior)
     each = row * (missed - n * p) / dispersion
-    by_batch = each @ each.T * len(x) / (len(x) - 2)
+    by_batch = each @ each.T * len(x) / max(1, len(x) - 2)
     sums = np.array([each[:, of == k].sum(1) for k in range(len(probes))]).T
     by_probe = sums @ sums.T * len(probes) / max(1, len(probes) - 2)
     at = (math.log((1 - attainment) / attainment) - theta[0]) / slope
@@ -113,6 +113,7 @@ CASES = {
     "of a queue": drawn(4, (9.3, 9.8, 10.3, 10.8), slope=9),
     "of uneven work": drawn(5, (9.3, 9.8, 10.3, 10.8), slope=9, cv2=4.0),
     "of work as uneven in one probe": [*drawn(6, (9.3, 9.8), cv2=7.0), *drawn(7, (10.2,), size=300)],
+    "of three batches": [probe(9.9, [(4000, 3650), (4000, 3850)]), probe(10.3, [(4000, 3750)])],
     "of next to nothing": [probe(9.9, [(40, 40)] * 9 + [(40, 30)]), probe(10.3, [(40, 40)] * 9 + [(40, 38)])],
 }
 
