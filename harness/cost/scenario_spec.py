@@ -150,8 +150,6 @@ class DedicatedPart(_Spec):
 class HostedPart(PriceRef):
     """A hosted price and how it compares: same weights or another product, tokenizer, contract, limits."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
     same_model: bool = Field(description="the same weights as ours; false: a different product, labelled as one")
     service: str | None = Field(default=None, description="batch, flex, priority: a variant in the price data")
     tokenizer: str | None = None

@@ -246,6 +246,8 @@ def test_parts_belong_together():
     for part in ({"labour": {"full_time": float("inf")}}, {"hosted": [hosted(minimum_usd_per_month=float("inf"))]}):
         with pytest.raises(ConfigError, match="bad value"):
             scenario(**part)
+    for kind in (ScenarioSpec, HostedPart, FleetPart):  # of a number without bounds of its own, too
+        assert kind.model_config["allow_inf_nan"] is False
 
 
 def test_a_scenario_does_not_change_once_read():
