@@ -7,7 +7,7 @@ BIN := .venv/bin
 PINS := configs/constraints
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab bench-peers bench-memory bench-prompts bench-window bench-workloads mutants clean
+.PHONY: help setup vllm bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab bench-peers bench-memory bench-prompts bench-window bench-workloads fuzz mutants clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -82,6 +82,9 @@ bench-workloads: .venv/.setup ## traces beside pandas; ARGS=--million for a mill
 
 bench-memory: .venv/.setup ## a million requests through the whole command: resident size over time
 	@$(BIN)/python -m tests.bench.bench_memory $(ARGS)
+
+fuzz: .venv/.setup ## broken run directories, configs and traces: nothing unforeseen, no hang; ARGS="--minutes 20 --seed 1 --cases 2000"
+	@$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 mutants: .venv/.setup ## would a test notice? single changes of the code by themselves; ARGS="--sample 300 --seed 1 [--only harness/plan]"
 	@$(BIN)/python -m tests.mutants.run $(ARGS)

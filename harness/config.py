@@ -10,16 +10,17 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harness import bounds, redaction
 from harness.bounds import within
 from harness.documents import load_yaml
-from harness.errors import ConfigError
+from harness.errors import ConfigError, StoreError
 from harness.records import Load, Timeouts
 
+_S = TypeVar("_S", bound=BaseModel)
 _ROOT = Path(__file__).resolve().parent
 _NUMBER = r"\d+(?:\.\d+)?"
 _ARRIVALS = re.compile(
@@ -415,6 +416,15 @@ def config_error(source: str, error: ValidationError, spec: type[BaseModel] = Ex
         where if untold else redaction.text(f"{where} = {given!r}")[:300],
         f"{first['msg'].removeprefix('Value error, ')}{more}",
     )
+
+
+def of_run(spec: type[_S], data: Any, run_id: str) -> _S:
+    """Part of the config that a stored run was made with. Raises StoreError."""
+    try:
+        return spec.model_validate(data)
+    except ValidationError as error:
+        found = config_error(f"config of run {run_id}", error, spec)
+        raise StoreError(found.what, found.value, f"{found.advice}; its manifest.json is damaged") from None
 
 
 def parse_experiment(data: Any, source: str) -> ExperimentSpec:

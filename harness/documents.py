@@ -77,7 +77,7 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         if is_alias and id(node) not in self.sizes:
-            raise _problem("an alias inside what it stands for", mark)
+            raise _problem("a value that holds itself", mark)
         self.values += self.sizes[id(node)] if is_alias else 1
         if self.values > MOST_VALUES:
             raise _problem(f"more than {MOST_VALUES:,} values, those of an alias counted wherever it stands", mark)

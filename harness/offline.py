@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.analyse.capacity import best_probe, over_repetitions
 from harness.analyse.repeats import LEVEL
 from harness.analyse.summary import summarise
-from harness.config import CostSpec, HardwareSpec
+from harness.config import CostSpec, HardwareSpec, of_run
 from harness.cost.measured import Measured, measured_capacity
 from harness.cost.prices import day_of, declared, instance_price
 from harness.cost.report import cost_run
@@ -143,7 +143,7 @@ def cost(
     reports: list[CostReport] = []
     refused: list[InvalidRunError] = []
     for summary in analysis.summaries:
-        spec = overrides or CostSpec.model_validate(summary.config.get("cost", {}))
+        spec = overrides or of_run(CostSpec, summary.config.get("cost", {}), summary.run_id)
         try:
             reports.append(cost_run(summary, hardware or declared_hardware(summary), spec, allow_invalid=allow_invalid))
         except InvalidRunError as error:
@@ -159,10 +159,10 @@ def declared_hardware(summary: RunSummary) -> Hardware | None:
     It is either written out, or the name of an instance in configs/prices/instances.csv, at its price of the run's date.
     """
     for target in summary.config.get("targets", []):
-        if target["name"] == summary.cell.target and (found := target.get("hardware")):
+        if target.get("name") == summary.cell.target and (found := target.get("hardware")):
             if isinstance(found, str):
                 return instance_price(found, day_of(summary.created_utc))
-            return declared(HardwareSpec.model_validate(found))
+            return declared(of_run(HardwareSpec, found, summary.run_id))
     return None
 
 

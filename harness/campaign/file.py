@@ -15,7 +15,9 @@ from typing import Any
 
 from harness import __version__, clock, redaction
 from harness.config import ExperimentSpec
+from harness.documents import parse_json
 from harness.errors import ConfigError, StoreError
+from harness.store.typed import refuse_wrong_types
 
 CAMPAIGN_SCHEMA_VERSION = 1
 FOLDER = "campaigns"
@@ -122,7 +124,7 @@ def _unwritable(path: Path, error: OSError) -> StoreError:
 def read(path: Path) -> Campaign:
     """A campaign's file. Raises StoreError: missing, damaged, written by a newer harness."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_bytes())
         if int(data["schema_version"]) > CAMPAIGN_SCHEMA_VERSION:
             advice = f"this harness reads up to version {CAMPAIGN_SCHEMA_VERSION}: update it"
             raise StoreError("campaign was written by a newer harness", f"{path}: {data['schema_version']}", advice)
@@ -131,10 +133,12 @@ def read(path: Path) -> Campaign:
         known |= {
             key: tuple(known[key]) for key in ("only", "order", "dropped_repetitions", "attempts") if key in known
         }
-        return Campaign(**known)
+        campaign = Campaign(**known)
+        refuse_wrong_types(Campaign, asdict(campaign), str(path))
+        return campaign
     except FileNotFoundError:
         raise StoreError("no such campaign", path, "look into the experiment's campaigns directory") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise StoreError(
             "campaign file cannot be read", path, f"{type(error).__name__}: {error}; is it whole?"
         ) from None

@@ -20,7 +20,7 @@ from harness.cli.offline import (
 )
 from harness.cli.offline import console as terminal
 from harness.cli.tokens import tokens_command
-from harness.config import CostSpec
+from harness.config import CostSpec, of_run
 
 
 class _WithDefault(click.Group):
@@ -64,7 +64,7 @@ def cost_of(
     from harness.report.answer import answer
 
     analysis = pipeline.analyse(directory, campaign)
-    base = CostSpec.model_validate(analysis.summaries[0].config.get("cost", {}))
+    base = of_run(CostSpec, analysis.summaries[0].config.get("cost", {}), analysis.summaries[0].run_id)
     changes: dict[str, Any] = {}
     if utilisation is not None:
         changes["utilisation"] = utilisation

@@ -14,6 +14,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from harness import spreadsheet
 from harness.cli.offline import as_json_option, console
 from harness.errors import ConfigError
 
@@ -118,8 +119,8 @@ def sql_command(query: str, results: str, as_json: bool, as_csv: bool) -> None:
         return
     if as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(table.columns)
-        writer.writerows(table.rows)
+        writer.writerow([spreadsheet.cell(name) for name in table.columns])
+        writer.writerows([spreadsheet.cell(value) for value in row] for row in table.rows)
         return
     from harness.report.formats import ABSENT, clean
 

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
+from harness import spreadsheet
 from harness.config import PriceRef
 from harness.cost.hosted import Bill, find_price
 from harness.cost.hosted_cache import bill_of_run
@@ -154,7 +155,7 @@ def focus_csv(rows: Sequence[Mapping[str, str]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: spreadsheet.cell(text) for name, text in row.items()} for row in rows)
     return out.getvalue()
 
 

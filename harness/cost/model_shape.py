@@ -5,7 +5,6 @@ Only what is modelled is read; a model family, a layer or a quantisation that is
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from harness.cost.model_layers import Config, layer_kinds, read_config
 from harness.cost.model_matrices import Matrix, head_dim, kv_heads, parts, state_elements
 from harness.cost.quantisation import quantisation
 from harness.cost.quantities import nearest, whole
+from harness.documents import parse_json
 from harness.errors import ConfigError
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -90,12 +90,23 @@ def load_model(name: str) -> ModelShape:
     if path.name == "config.json" and beside.is_file() and not _quantisation_of(data):
         data = {**data, "quantization_config": {"quant_method": "modelopt", **_mapping(beside)}}
     shown = path.stem if path.stem != "config" else path.parent.name or "config.json"
-    return model_shape(data, shown)
+    return foreign_shape(data, shown)
+
+
+def foreign_shape(config: Mapping[str, Any], name: str) -> ModelShape:
+    """As model_shape, of a config that somebody else wrote. Raises ConfigError for values of a wrong type too."""
+    try:
+        return model_shape(config, name)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ArithmeticError) as error:
+        why = f"{type(error).__name__}: {error}"[:200]
+        raise ConfigError(
+            f"model {name}: config cannot be used", why, "compare it with those in configs/models"
+        ) from None
 
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError("model config cannot be read", path, f"{type(error).__name__}: {error}") from None
     if not isinstance(data, dict):

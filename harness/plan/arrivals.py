@@ -49,6 +49,8 @@ def demand_shapes() -> dict[str, Any]:
 def parse(text: str) -> Process:
     """The words of FORMS, except `preset`. Raises ConfigError."""
     kind, _, rest = text.partition(":")
+    if bad := [n for n in re.findall(_NUMBER, rest) if float(n) and not 1e-6 <= float(n) <= 1e9]:
+        raise ConfigError("arrivals out of range", f"{text:.80}: {bad[0]:.20}", "a number there is 0.000001 to 1e9")
     match kind:
         case "poisson" | "constant" | "batch" if not rest:
             return Process(kind)
@@ -107,6 +109,9 @@ def arrivals(kind: str | Process, rate_rps: float, seed: int, requests: int | No
             "plan too large", f"{expected:.0f} requests", f"at most {MAX_REQUESTS:,}: lower the rate or the duration"
         )
     span_s = duration_s if duration_s is not None else expected / rate_rps
+    if span_s > bounds.YEAR_S:
+        what = f"{expected:,.0f} requests at {rate_rps:g}/s"
+        raise ConfigError("the plan would take more than a year", what, "raise the rate, or lower the requests")
     # 8 standard deviations above the mean: a shorter draw than needed is tried again with more of the same stream
     count = requests if requests is not None else math.ceil(expected + 8 * math.sqrt(expected)) + 8
     while True:
@@ -183,6 +188,9 @@ def _on_off(process: Process, rate_rps: float, count: int, seed: int) -> I64:
     on_rate = rate_rps * (on_s + off_s) / (on_s + share * off_s)
     operational = _operational(count, seed)
     sojourns = max(64, math.ceil(4 * operational[-1] / (rate_rps * (on_s + off_s))))
+    if sojourns > MAX_REQUESTS:
+        advice = "lengthen ON_S and OFF_S: between two requests there are thousands of bursts"
+        raise ConfigError("too many bursts", f"onoff:{on_s:g}:{off_s:g} at {rate_rps:g} requests/s", advice)
     while True:
         words = uniform(raw(seed, Purpose.ARRIVAL_STATES, sojourns + 1))
         begins_on = words[0] < on_s / (on_s + off_s)

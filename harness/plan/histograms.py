@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from harness.documents import parse_json
 from harness.errors import ConfigError
 from harness.plan.lengths import MAX_TOKENS, Joint, Lengths, Mixture, Part
 from harness.plan.trace_formats import open_text
@@ -28,6 +28,7 @@ _DATASET = re.compile(r'\s*\{\s*"\d+"\s*:\s*\{\s*"\w+"\s*:\s*(?:"\s*)?\{')
 _QUANTILES = ("quantile", "prompt_tokens", "output_tokens")
 _SUM_WITHIN = 0.001
 _MOST_WINDOWS = 1_000_000
+_MOST_S = 1e9  # 30 years
 Windows = dict[float, float]  # second it begins -> requests/s
 
 
@@ -95,10 +96,11 @@ def read_histograms(path: Path, from_s: float | None, to_s: float | None) -> His
 
 def _every_window(total: Windows, seconds: list[float], window_s: float) -> tuple[float, ...]:
     """Rates of windows that follow each other, 0 where no file has one. Raises ConfigError if they do not stand in step."""
-    rates = [0.0] * (round((seconds[-1] - seconds[0]) / window_s) + 1)
+    count = (seconds[-1] - seconds[0]) / window_s + 1
+    rates = [0.0] * round(min(count, _MOST_WINDOWS))
     for second in seconds:
         place = (second - seconds[0]) / window_s
-        if len(rates) > _MOST_WINDOWS or place != round(place):
+        if count > _MOST_WINDOWS or place != round(place):
             value = f"windows of {window_s:g} s, and one at {second:g} s"
             raise ConfigError(
                 "the windows of the trace files do not follow each other", value, "slice with from and to"
@@ -142,7 +144,7 @@ def _rates_of(dataset: Path, span: tuple[float, float]) -> Windows | None:
         for line, fields in enumerate(csv.reader(text), 1):
             try:
                 second, rate, pattern = float(fields[0]), float(fields[1] or 0), fields[3]
-                if not (0 <= rate < math.inf and 0 <= second < math.inf):
+                if not (0 <= rate < math.inf and 0 <= second < _MOST_S):
                     raise ValueError(rate)
             except (ValueError, IndexError):
                 value = f"{path}, line {line}: {','.join(fields)!r:.80}"
@@ -196,8 +198,10 @@ def _windows(path: Path) -> dict[float, dict[str, Any]]:
     """Windows with histograms; a window in which one is empty says nothing."""
     with open_text(path) as text:
         try:
-            data = json.load(text)
+            data = parse_json(text.read())
             windows = {float(second): fields for second, fields in data.items()}
+            if not all(0 <= second < _MOST_S for second in windows):
+                raise ValueError("a window begins at a second of the day")
         except (ValueError, AttributeError) as error:
             raise ConfigError("client file is not JSON", path, str(error)) from None
     return {s: f for s, f in windows.items() if isinstance(f, dict) and all(_parsed(v) != {} for v in f.values())}
@@ -220,7 +224,7 @@ def _histogram(path: Path, second: float, field: str, value: Any) -> dict[int, f
         )
     try:
         found = {int(tokens): float(share) for tokens, share in table.items()}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError("histogram cannot be used", where, str(error)) from None
     bad = next((f"{t}: {p}" for t, p in found.items() if not (0 <= t <= MAX_TOKENS and 0 <= p < math.inf)), None)
     if bad is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from harness.documents import parse_json
 from harness.errors import ConfigError
 from harness.plan.trace_server_log import is_server_log
 
@@ -103,11 +104,27 @@ def recognise(path: Path) -> Layout:
         return Layout("chat texts", "texts")
     if first[0] == "{":
         return _json_layout(path, first)
-    names = [name.strip().strip('"') for name in first.split(",")]
+    with open_text(path) as text:
+        names = _columns(text)
     layout = _of_names(names, "csv") or _log_layout(path)
     if layout is None:
         raise ConfigError("trace format not recognised", f"{path}, line 1: {first[:160]!r}", f"known formats: {KNOWN}")
     return layout
+
+
+def header(path: Path, reader: Iterator[list[str]]) -> list[str]:
+    """Names of a CSV's columns in lower case, from its first line that is not empty. Raises ConfigError: one stands twice."""
+    names = [name.strip().lower() for name in next(row for row in reader if row)]
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise ConfigError("a column of the trace stands twice", f"{path}, {twice[0]!r}", "leave one of the two out")
+    return names
+
+
+def _columns(text: TextIO) -> list[str]:
+    try:
+        return [name.strip() for name in next((row for row in csv.reader(text) if row), [])]
+    except csv.Error:  # a field beyond what a header holds
+        return []
 
 
 def _log_layout(path: Path) -> Layout | None:
@@ -134,7 +151,7 @@ def value_at(row: Mapping[str, Any], key: str) -> Any:
 
 def _json_layout(path: Path, first: str) -> Layout:
     try:
-        row = json.loads(first)
+        row = parse_json(first)
     except ValueError:
         row = None
         if '"requests"' in first or len(first) >= PEEK_CHARS or first == "{":
@@ -156,8 +173,9 @@ def _parquet_layout(path: Path) -> Layout:
 
     try:
         names = [str(name) for name in pd.read_parquet(path).columns]
-    except (OSError, ValueError) as error:
-        raise ConfigError("trace file cannot be read as Parquet", path, str(error)[:200]) from None
+    except Exception as error:  # pyarrow's, whose classes only store knows, and what damaged bytes make pandas raise
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ConfigError("trace file cannot be read as Parquet", path, why) from None
     layout = _of_names(names, "parquet")
     if layout is None:
         raise ConfigError("trace format not recognised", f"{path}, columns {names}", f"known formats: {KNOWN}")

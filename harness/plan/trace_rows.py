@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,15 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from harness.documents import parse_json
 from harness.errors import ConfigError
-from harness.plan.trace_formats import Layout, open_text, session_files, value_at
+from harness.plan.trace_formats import Layout, header, open_text, session_files, value_at
 from harness.plan.trace_server_log import logged_requests
 from harness.plan.trace_texts import text_rows
-from harness.plan.trace_values import BadValueError, instant_ns, tokens
+from harness.plan.trace_values import BadValueError, instant_ns, shown, tokens
+
+_MOST_S = 3_200_000_000  # a century
+_MOST_HASH = 2**512
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +87,19 @@ def _links(layout: Layout, get: Callable[[str], Any]) -> tuple[Any, Any, Any]:
     if isinstance(session, (list, dict)):
         raise BadValueError(str(layout.session), session, "a session is a number or a name")
     parent = None if layout.parent is None else get(layout.parent)
+    if isinstance(parent, (list, dict)):
+        raise BadValueError(str(layout.parent), parent, "a session is a number or a name")
     hashes = None if layout.hashes is None else get(layout.hashes)
-    if hashes is not None and not (isinstance(hashes, list) and all(isinstance(h, (int, str)) for h in hashes)):
+    if hashes is not None and not (
+        isinstance(hashes, list)
+        and all(isinstance(h, str) or (type(h) is int and -_MOST_HASH < h < _MOST_HASH) for h in hashes)
+    ):
         raise BadValueError(str(layout.hashes), hashes, "a list of block hashes is needed")
     return session if session != "" else None, parent, hashes
 
 
 def _bad(path: Path, line: int, error: BadValueError) -> BadRow:
-    return BadRow(f"{path}, line {line}", error.column, f"{error.value!r:.80}", error.reason, error.failure)
+    return BadRow(f"{path}, line {line}", error.column, shown(error.value), error.reason, error.failure)
 
 
 # ---------------------------------------------------------------- formats
@@ -100,7 +108,7 @@ def _bad(path: Path, line: int, error: BadValueError) -> BadRow:
 def _csv_rows(path: Path, layout: Layout) -> Iterator[TraceRow | BadRow]:
     with open_text(path) as text:
         reader = csv.reader(text)
-        names = [name.strip().lower() for name in next(reader)]
+        names = header(path, reader)
         place = {name: i for i, name in enumerate(names)}
         columns = {
             column: place[column.lower()]
@@ -184,7 +192,7 @@ def _session_rows(path: Path) -> Iterator[TraceRow | BadRow]:
     for file in session_files(path):
         with open_text(file) as text:
             try:
-                content = json.load(text)
+                content = parse_json(text.read())
             except ValueError as error:
                 found.append((-1, len(found), BadRow(str(file), "", "", f"not JSON: {error}")))
                 continue
@@ -210,7 +218,7 @@ def _flattened(requests: Sequence[Any], start_ns: int) -> Iterator[list[tuple[in
         if isinstance(request, dict) and isinstance(request.get("requests"), list):
             marker, inner = request.get("t", 0), request["requests"]
             first = inner[0].get("t", 0) if inner and isinstance(inner[0], dict) else 0
-            numbers = all(isinstance(t, (int, float)) for t in (marker, first))
+            numbers = all(isinstance(t, (int, float)) and abs(t) < _MOST_S for t in (marker, first))
             offset = round(marker * 1e9) if numbers and first < marker else 0
             yield from _flattened(inner, start_ns + offset)
         else:
@@ -222,18 +230,20 @@ def _flattened(requests: Sequence[Any], start_ns: int) -> Iterator[list[tuple[in
 def _session_row(file: Path, number: int, request: Any, start_ns: int, session: int, scope: int) -> TraceRow | BadRow:
     where = f"{file}, request {number}"
     if not isinstance(request, dict):
-        return BadRow(where, "", f"{request!r:.80}", "a JSON object is needed")
+        return BadRow(where, "", shown(request), "a JSON object is needed")
     try:
         prompt, output = tokens("in", request.get("in")), tokens("out", request.get("out"))
         if prompt == 0 or output == 0:
             raise BadValueError("out" if prompt else "in", 0, "a request needs at least 1 token in and 1 out")
         time_ns = start_ns + instant_ns("t", request.get("t"), "s")
+        if abs(time_ns) >= _MOST_S * 10**9:
+            raise BadValueError("t", request.get("t"), "a time more than a century from the session's start")
         think = request.get("think_time")
         think_ns = None if think is None else instant_ns("think_time", think, "s")
         layout = Layout("", "", hashes="hash_ids")
         hashes = _links(layout, request.get)[2]
     except BadValueError as error:
-        return BadRow(where, error.column, f"{error.value!r:.80}", error.reason)
+        return BadRow(where, error.column, shown(error.value), error.reason)
     return TraceRow(number, time_ns, prompt, output, session, None, hashes, scope, think_ns)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from harness.documents import parse_json
 from harness.errors import ConfigError
 from harness.plan.trace_formats import open_text, value_at
 
@@ -78,13 +78,13 @@ def _chats(path: Path) -> Iterator[tuple[int, Any]]:
         text.seek(0)
         if head == "[":  # one JSON list: it has to be held whole
             try:
-                yield from enumerate(json.load(text), 1)
+                yield from enumerate(parse_json(text.read()), 1)
             except ValueError as error:
                 raise ConfigError("trace file is not JSON", path, str(error)) from None
             return
         for line, content in enumerate(text, 1):
             if content.strip():
                 try:
-                    yield line, json.loads(content)
+                    yield line, parse_json(content)
                 except ValueError as error:
                     yield line, f"not JSON: {error}"

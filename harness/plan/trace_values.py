@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import date
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 from harness.plan.lengths import MAX_TOKENS
 
 _FRACTION_DIGITS = 9
+_MOST_NS = 2**62  # 146 years: an offset between two such times is still an int64
 
 
 class BadValueError(Exception):
@@ -18,7 +19,17 @@ class BadValueError(Exception):
         self.column, self.value, self.reason, self.failure = column, value, reason, failure
 
 
+def shown(value: object) -> str:
+    """A value in an error: its beginning."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python does not print a number of thousands of digits
+        return "a number of thousands of digits"
+
+
 def tokens(column: str, value: Any) -> int:
+    if isinstance(value, bool):
+        raise BadValueError(column, value, "a whole number of tokens is needed")
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
@@ -73,13 +84,16 @@ _SCALE = {"s": Decimal(10**9), "ms": Decimal(10**6)}
 
 
 def instant_ns(column: str, value: Any, unit: str) -> int:
-    text = str(value)
     try:
+        text = str(value)
         if unit == "clock" or (unit == "any" and ":" in text):
-            return clock_ns(text)
+            ns = clock_ns(text)
+            if abs(ns) < _MOST_NS:
+                return ns
+            raise BadValueError(column, value, "a date more than 146 years from 1970")
         number = Decimal(text) * _SCALE["ms" if unit == "ms" else "s"]
-        if number.is_finite() and abs(number) < 2**62:
+        if number.is_finite() and abs(number) < _MOST_NS:
             return int(number.to_integral_value())
-    except (ValueError, IndexError, InvalidOperation):
+    except (ValueError, IndexError, ArithmeticError):  # what Decimal raises is an ArithmeticError
         pass
     raise BadValueError(column, value, "not a time" if unit != "clock" else "not a date and time of day")

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from harness import spreadsheet
 from harness.metrics import METRICS
 from harness.records import CapacityResult, Cell, CostReport, RunSummary
 from harness.report import capacity, cells, formats, pages, run_figures, sections
@@ -26,7 +27,6 @@ _KPIS = (
 )
 _MAX_COSTS = 12  # runs whose formulas are printed in full; every run's prices are in the results table
 _PARTS = ("", "_min", "_max", "_low_95", "_high_95")
-_FORMULA_START = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write(
@@ -195,5 +195,4 @@ def results_csv(table: Sequence[cells.Row]) -> str:
 
 
 def _plain_cell(text: str) -> str:
-    plain = formats.clean(text)
-    return f"'{plain}" if plain.startswith(_FORMULA_START) else plain
+    return str(spreadsheet.cell(formats.clean(text)))

@@ -120,9 +120,8 @@ class Figure:
         for colour, name in _VARIABLES.items():
             text = re.sub(rf"(fill|stroke): {colour}\b", rf"\1: var(--{name}, {colour})", text)
         text = text.replace("font-family: 'DejaVu Sans', sans-serif", "font-family: system-ui, sans-serif")
+        head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{}" role="img" aria-label="{}">'
+        label = escape(self.label)  # not part of a pattern's replacement: a backslash in it is only that
         return re.sub(
-            r"<svg [^>]*?viewBox=\"([^\"]+)\"[^>]*>",
-            rf'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="\1" role="img" aria-label="{escape(self.label)}">',
-            text,
-            count=1,
+            r"<svg [^>]*?viewBox=\"([^\"]+)\"[^>]*>", lambda found: head.format(found[1], label), text, count=1
         )

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from harness import bounds
 from harness.config import ExperimentSpec, LoadSpec, TargetSpec, data_dir
-from harness.cost.model_shape import ModelShape, load_model, model_shape
+from harness.cost.model_shape import ModelShape, foreign_shape, load_model
 from harness.documents import load_yaml
 from harness.errors import ConfigError
 from harness.metrics import METRICS
@@ -118,7 +118,7 @@ class TableTarget(_Spec):
             case str():
                 return load_model(self.shape)
             case _:
-                return model_shape(self.shape, self.label)
+                return foreign_shape(self.shape, self.label)
 
 
 class Row(_Spec):

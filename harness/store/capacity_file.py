@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from harness import redaction
+from harness.documents import parse_json
 from harness.errors import StoreError
 from harness.records import SCHEMA_VERSION, CapacityResult, ProbeResult
 from harness.store.manifest import refuse_newer
+from harness.store.typed import refuse_wrong_types
 
 NAME = "capacity.json"
 
@@ -32,11 +34,13 @@ def read_capacity(run_dir: Path) -> CapacityResult:
     """Raises StoreError."""
     path = run_dir / NAME
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_bytes())
         refuse_newer(data.pop("schema_version", None), str(path))
         probes = tuple(_probe(probe) for probe in data.pop("probes"))
-        return CapacityResult(probes=probes, **data)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        result = CapacityResult(probes=probes, **data)
+        refuse_wrong_types(CapacityResult, asdict(result), str(path))
+        return result
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         advice = f"{type(error).__name__}: {error}; it is damaged: run the cell again"
         raise StoreError("a capacity search cannot be read", path, advice) from None
 

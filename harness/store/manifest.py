@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import redaction
+from harness.documents import parse_json
 from harness.errors import StoreError
 from harness.records import SCHEMA_VERSION, Cell, Load, Manifest
+from harness.store.typed import refuse_broken
 
 NAME = "manifest.json"
 # the rest are names and numbers of ours
@@ -64,7 +66,7 @@ def from_json(text: str, source: str) -> Manifest:
     """Manifest from the text of `source`, without secrets that an older harness left in it. Raises StoreError: not JSON, a newer
     schema, a key missing."""
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except ValueError as error:
         raise StoreError(
             "manifest is not valid JSON", source, f"{error}; the file is damaged: run the cell again"
@@ -75,6 +77,7 @@ def from_json(text: str, source: str) -> Manifest:
     cell = data.get("cell")
     load = _record(Load, cell.get("load") if isinstance(cell, dict) else None, source)
     manifest: Manifest = _record(Manifest, _public(data), source, cell=_record(Cell, cell, source, load=load))
+    refuse_broken(plain(manifest), source)
     return manifest
 
 
@@ -82,7 +85,7 @@ def refuse_newer(version: Any, source: str) -> None:
     """Raises StoreError unless `version` is a schema version that this harness knows."""
     try:
         number = int(version)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise StoreError("no schema version", source, "not written by this harness, or damaged") from None
     if number > SCHEMA_VERSION:
         advice = f"this harness reads up to version {SCHEMA_VERSION}: update it"

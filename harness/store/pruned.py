@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from harness.documents import parse_json
 from harness.errors import StoreError
 
 MARK = "pruned.json"
@@ -17,7 +17,7 @@ def is_pruned(run_dir: Path) -> bool:
 def refuse_pruned(run_dir: Path) -> None:
     """Raises StoreError if the raw files of this run were pruned."""
     try:
-        when = json.loads((run_dir / MARK).read_text(encoding="utf-8")).get("pruned_utc", "an earlier day")
+        when = parse_json((run_dir / MARK).read_bytes()).get("pruned_utc", "an earlier day")
     except FileNotFoundError:
         return
     except (OSError, ValueError, AttributeError):

@@ -58,12 +58,15 @@ def _conform(data: Any, table: str, path: Path) -> Any:
 def _read_file(path: Path, table: str) -> Any:
     """pyarrow.Table of one file. Raises FileNotFoundError as it is, StoreError for what cannot be read."""
     try:
-        with pq.ParquetFile(path) as file:
-            return _conform(file.read(), table, path)
-    except FileNotFoundError:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            found = _conform(file.read(), table, path)
+        found.validate(full=True)
+        return found
+    except (FileNotFoundError, StoreError):
         raise
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError("file cannot be read", path, f"{str(error).splitlines()[0]}; it is damaged") from None
+    except Exception as error:  # damaged bytes make pyarrow raise whatever it stumbles over
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise StoreError("file cannot be read", path, f"{why}; it is damaged") from None
 
 
 def _read_table(run_dir: Path, table: str, notes: list[str], tries: int = 3) -> Any | None:

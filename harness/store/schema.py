@@ -97,7 +97,13 @@ def parquet_options(table: str) -> dict[str, Any]:
             encodings[f.name] = "DELTA_BINARY_PACKED"
         elif pa.types.is_list(f.type):
             encodings[f"{f.name}.list.element"] = "DELTA_BINARY_PACKED"
-    return {"compression": "zstd", "compression_level": 3, "use_dictionary": strings, "column_encoding": encodings}
+    return {
+        "compression": "zstd",
+        "compression_level": 3,
+        "use_dictionary": strings,
+        "column_encoding": encodings,
+        "write_page_checksum": True,  # a flipped bit is an error of the reader's, not another number
+    }
 
 
 # ---------------------------------------------------------------- the page for readers

@@ -1,0 +1,104 @@
+"""What the JSON files of a run directory must hold: every declared field of its type, and what is read inside the free ones too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
+from typing_extensions import TypedDict
+
+from harness.errors import StoreError
+from harness.records import DriveReport, Manifest, RunState, Startup, TargetInfo
+
+_DAMAGED = "the file is damaged, or was not written by this harness; run the cell again"
+
+
+class _Slo(TypedDict, total=False):
+    ttft_from_schedule_s: float | None
+    ttft_s: float | None
+    ttfvt_s: float | None
+    tpot_s: float | None
+    e2el_s: float | None
+    attainment: float
+
+
+class _Target(TypedDict, total=False):
+    name: str
+    model: str
+    hardware: dict[str, Any] | str | None
+    env: dict[str, Any] | None
+    flags: dict[str, Any] | None
+
+
+class _Config(TypedDict, total=False):
+    """Of the resolved experiment, what the offline half reads."""
+
+    targets: list[_Target]
+    slo: _Slo | None
+    cost: dict[str, Any]
+    driver: str
+    workers: int
+
+
+class _Environment(TypedDict, total=False):
+    cores: dict[str, Any] | None
+    gpus: list[dict[str, Any]]
+    packages: dict[str, Any]
+    git: dict[str, Any] | None
+    cgroup: dict[str, Any] | None
+    variables: dict[str, Any]
+    plan_notes: list[str]
+    calibration: dict[str, Any] | None
+    cool_down: dict[str, Any] | None
+
+
+def _any_of(record: type, **others: Any) -> Any:
+    """The fields of a record, each of its type where it is there."""
+    return TypedDict(f"_{record.__name__}", {**get_type_hints(record), **others}, total=False)  # type: ignore[operator]
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+@cache
+def _free() -> dict[str, Any]:
+    """Free fields of a manifest -> what they hold."""
+    return {
+        "config": _Config,
+        "environment": _Environment,
+        "target": _any_of(TargetInfo, startup=_any_of(Startup) | None),
+        "drive": dict[str, _any_of(DriveReport)],  # type: ignore[misc]
+    }
+
+
+def refuse_wrong_types(kind: Any, data: Any, source: str) -> None:
+    """Raises StoreError naming the first field that is not of its type in `kind`, a record or a typed dictionary."""
+    try:
+        _adapter(kind).validate_json(to_json(data), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "(top level)"
+        raise StoreError(
+            f"{source}: wrong value", f"{where} = {first.get('input')!r:.80}", f"{first['msg']}; {_DAMAGED}"
+        ) from None
+
+
+def refuse_broken(manifest: Mapping[str, Any], source: str) -> None:
+    """Raises StoreError unless the values of a manifest are of their types, its state is known and its date is one."""
+    refuse_wrong_types(Manifest, manifest, source)
+    for name, kind in _free().items():
+        refuse_wrong_types(kind, manifest[name], f"{source}: {name}")
+    if manifest["state"] not in set(RunState):
+        raise StoreError(
+            f"{source}: wrong value", f"state = {manifest['state']!r:.80}", f"{', '.join(RunState)}; {_DAMAGED}"
+        )
+    try:
+        datetime.fromisoformat(manifest["created_utc"])
+    except ValueError:
+        raise StoreError(f"{source}: wrong value", f"created_utc = {manifest['created_utc']!r:.80}", _DAMAGED) from None
