@@ -141,6 +141,13 @@ def test_heads_and_size_lines_have_limits():
     assert response.feed(b"1" * 15 + b"\r\na") == b"a"
 
 
+def test_a_response_of_which_nothing_has_come():
+    """No status, no headers, nothing left over, and nothing to reuse."""
+    new = Response()
+    assert (new.status, new.headers, new.surplus, new.reusable, new.complete) == (None, {}, 0, False, False)
+    assert (new.between_chunks, new.close_delimited) == (False, False)
+
+
 def test_each_state_of_a_chunked_body():
     """Between chunks only where a size comes next and nothing of it has come."""
     response = Response()

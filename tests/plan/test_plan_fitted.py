@@ -139,6 +139,18 @@ def test_every_figure_of_the_reproduction(log, tmp_path):
     assert fit(str(path), name="mine", licence="CC0", seed=2)[1] != told
 
 
+def test_ticks_of_a_log_are_spread_with_the_seed(tmp_path):
+    """The burstiness told of a log in ticks is that of its replay with the same seed."""
+    path = tmp_path / "log.csv"
+    path.write_text(
+        "Timestamp,Request tokens,Response tokens\n" + "".join(f"{i // 2},9,{i % 5 + 1}\n" for i in range(60))
+    )
+    told = fit(str(path), name="x", licence="y", seed=4)[1]
+    plan, _ = draw(str(path), Load(arrivals="trace"), requests=None, duration_s=None, seed=4, warmup_requests=0,
+                   context_limit_tokens=None)  # fmt: skip
+    assert told.log_burstiness == burstiness(np.array([r.scheduled_ns for r in plan.requests]))
+
+
 def test_a_sample_is_held_to_a_number(log, monkeypatch):
     """A log of millions is compared with so many requests at most."""
     monkeypatch.setattr("harness.plan.fitting._MOST_DRAWN", 99)

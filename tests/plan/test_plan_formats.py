@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
@@ -22,6 +23,19 @@ BAILIAN = Layout("Qwen-Bailian", "jsonl", "input_length", "output_length", "time
 
 def plain(kind, prompt, output, time=None, unit="any", session=None, hashes=None):
     return Layout(f"plain {kind.upper()}", kind, prompt, output, time, unit, session, None, hashes, None, False, False)
+
+
+def test_what_a_format_does_not_say():
+    """A layout names no column, counts seconds and marks nothing, unless its format says so."""
+    assert asdict(Layout("a", "b")) == {
+        "name": "a", "kind": "b", "prompt": "", "output": "", "time": None, "time_unit": "s", "session": None, "parent": None,
+        "hashes": None, "block_tokens": None, "zero_is_failure": False, "ticks": False,
+    }  # fmt: skip
+    assert asdict(TraceRow(1, None, 2, 3)) == {
+        "line": 1, "time_ns": None, "prompt_tokens": 2, "output_tokens": 3, "session": None, "parent": None, "hashes": None,
+        "scope": 0, "think_ns": None, "bound": False,
+    }  # fmt: skip
+    assert BadRow("a", "b", "c", "d").failure is False
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,7 @@ def test_quantiles_of_the_gamma_distribution():
         factor = shape * (1 + 1e-4)
         assert all(cumulative(v * shape * 0.999) - 1e-9 <= level <= cumulative(v * factor) + 1e-9 for level, v in inner)
         assert len(inner) > 1000
+        assert (values[0] == 0) == (shape <= 2)
         assert levels[1] < 1e-5
         assert levels[-2] > 1 - 1e-11
         assert all(b - a < 0.02 for a, b in pairwise(levels))
