@@ -1,0 +1,92 @@
+"""An OpenAI-compatible server that says keys: in error bodies, headers, finish reasons, texts, metrics, its version, its model's root."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from keys import SPELLINGS
+
+
+def _chunk(text: str, finish: str | None = None) -> bytes:
+    choice = {"index": 0, "text": text, "finish_reason": finish}
+    usage = {"prompt_tokens": 8, "completion_tokens": 4, "total_tokens": 12}
+    return f"data: {json.dumps({'choices': [choice], 'usage': usage})}\n\n".encode()
+
+
+def replies(said: str) -> list[tuple[int, dict[str, str], bytes]]:
+    """(status, headers, body) of every way in which a server says a word."""
+    events, flat = {"content-type": "text/event-stream"}, " ".join(said.split())
+    header = flat.encode("ascii", "replace").decode()
+    done = b"data: [DONE]\n\n"
+    return [
+        (400, {}, json.dumps({"error": {"message": f"bad key {said}", "code": said}}).encode()),
+        (500, {"content-type": "text/plain"}, f"boom {said}".encode()),
+        (429, {"retry-after": header}, json.dumps({"detail": said}).encode()),
+        (200, {"content-type": header}, b"x"),
+        (200, events | {"content-encoding": header}, b"x"),
+        (200, events, f"data: {json.dumps({'error': {'message': said}})}\n\n".encode()),
+        (200, events, _chunk("a") + _chunk("b", said) + done),
+        (200, events, _chunk(said) + _chunk(said, "length") + done),
+        (200, events, f"data: {said}\n\n".encode()),
+        (200, {"content-type": "application/json"}, json.dumps({"error": said}).encode()),
+        (200, events, _chunk(said)),
+    ]
+
+
+@contextmanager
+def echoing(keys: Sequence[str]) -> Iterator[str]:
+    """Serve on a free loopback port, each request with the next key, spelling and way; yields the URL of /v1."""
+    numbers = itertools.count()
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1
+
+        def log_message(self, *args):
+            pass
+
+        def answer(self, status, headers, body):
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("x-your-key", self.headers.get("authorization", ""))
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self):
+            own = self.headers.get("authorization", "").removeprefix("Bearer ")
+            match self.path:
+                case "/v1/models":
+                    card = {"id": "m", "max_model_len": 2048, "root": f"/models/{own}"}
+                    self.answer(200, {}, json.dumps({"data": [card, {"id": own}]}).encode())
+                case "/version":
+                    self.answer(200, {}, json.dumps({"version": f"1 {own}"}).encode())
+                case "/metrics":
+                    label = own.replace("\\", "\\\\").replace('"', '\\"')
+                    self.answer(200, {}, f'vllm:num_requests_running{{who="{label}"}} 1.0\n'.encode())
+                case _:
+                    self.answer(404, {}, own.encode())
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            own = self.headers.get("authorization", "").removeprefix("Bearer ")
+            with lock:
+                number = next(numbers)
+            key = own if number % 2 and own else keys[number % len(keys)]
+            said = SPELLINGS[number // 11 % len(SPELLINGS)](key)
+            self.answer(*replies(said)[number % 11])
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
