@@ -20,6 +20,7 @@ from harness.config import CapacitySpec, ExperimentSpec, LoadSpec, TargetSpec
 from harness.drive.driver import drive
 from harness.drive.refusals import IN_A_ROW, REFUSED, Refusals
 from harness.errors import ConfigError, HarnessError, InvalidRunError, TargetError
+from harness.no_room import is_no_room, no_room
 from harness.observe.environment import collect
 from harness.observe.sampler import Observers
 from harness.plan.prompts import prompts
@@ -181,6 +182,8 @@ def _search(run: Run, spec: CapacitySpec, target: Target, facts: Mapping[str, An
 
 def record_traceback(run: Run, error: Exception) -> HarnessError:
     """What no line of ours foresaw: its traceback goes into the run directory, and it becomes an error of this one cell."""
+    if isinstance(error, OSError) and is_no_room(error):
+        return no_room("the run", Path(error.filename or run.run_dir), error)
     path = run.run_dir / TRACEBACK
     with suppress(OSError):
         path.write_text(redaction.text("".join(traceback.format_exception(error))))

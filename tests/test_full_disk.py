@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from harness import pipeline
+from harness import no_room, pipeline
 from harness.analyse.summary import summarise
+from harness.analyse.validity import stopped_early
 from harness.campaign import preflight
 from harness.config import ExperimentSpec
+from harness.drive import sdk, worker
+from harness.drive.processes import WorkerProcess
 from harness.errors import HarnessError
 from harness.records import DriveProgress
 from harness.store.reader import read_run
@@ -125,3 +132,51 @@ def test_everything_else(disk, server, phase):
                     continue
 
     full(*end_of(place, server, Display(fill)))
+
+
+@pytest.fixture
+def no_space(monkeypatch):
+    """A function that finds no room; where a process would end, the exit code is raised instead."""
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+
+    def find(*_) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return find
+
+
+def test_a_worker_without_room_says_so_in_its_exit_code(monkeypatch, no_space):
+    """Its last words may find no room either; the parent knows the code, and the verdict repeats what the parent says."""
+    monkeypatch.setattr(worker, "main", no_space)
+    dead = WorkerProcess.__new__(WorkerProcess)
+    dead.number, dead._popen = 0, SimpleNamespace(returncode=worker.run())
+    reason = stopped_early(SimpleNamespace(drive={"stop_reason": "worker_died", "notes": ["x", dead.epitaph()]}))
+    assert "no room on disk" in reason.message
+    assert "free disk space" in reason.advice
+
+
+def test_a_worker_of_the_sdk_driver_ends_when_a_reply_finds_no_room(no_space):
+    """An error of one task would end that task only, and its row would be missing without a word."""
+
+    async def reply() -> None:
+        no_space()
+
+    async def one() -> SystemExit:
+        task = asyncio.ensure_future(reply())
+        await asyncio.wait([task])
+        with pytest.raises(SystemExit) as caught:
+            sdk._Driver._ended(SimpleNamespace(tasks={task}), task)
+        return caught.value
+
+    assert asyncio.run(one()).code == no_room.EXIT_CODE
+
+
+def test_a_killed_worker_is_still_said_to_be_killed():
+    """SIGKILL and no more: what to look for is the kernel's out-of-memory kill."""
+    notes = ["load-generator worker 0 died (SIGKILL)"]
+    reason = stopped_early(SimpleNamespace(drive={"stop_reason": "worker_died", "notes": notes}))
+    assert "out-of-memory" in reason.advice

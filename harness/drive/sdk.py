@@ -24,6 +24,7 @@ from harness.drive.pauses import Pauses
 from harness.drive.shard import AWAITS, Shard
 from harness.drive.spool import Writer
 from harness.drive.turns import Said, Turns
+from harness.no_room import EXIT_CODE, is_no_room
 from harness.records import Outcome, Timeouts
 
 LATE_NS = 5_000_000
@@ -200,7 +201,12 @@ class _Driver:
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and is_no_room(error):
+            os._exit(EXIT_CODE)  # nothing more can be told: a task's error alone would end nothing
 
     async def _slot(self) -> None:
         due = self.started_ns

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from harness import clock
 from harness.errors import HarnessError, StoreError
+from harness.no_room import is_no_room
 from harness.records import Manifest, Plan, RunState
 from harness.store.columns import to_table
 from harness.store.manifest import write_manifest
@@ -183,7 +184,8 @@ class RunWriter:
             self.finish(RunState.FAILED, "left without an end")
             return
         stopped = isinstance(error, KeyboardInterrupt)
-        text = "; ".join(str(error).splitlines()) if isinstance(error, HarnessError) else type(error).__name__
+        told = isinstance(error, HarnessError) or is_no_room(error)
+        text = "; ".join(str(error).splitlines()) if told else type(error).__name__
         with suppress(StoreError):  # the first exception is the one to see
             self.finish(
                 RunState.INTERRUPTED if stopped else RunState.FAILED, "interrupted by the user" if stopped else text
