@@ -207,7 +207,7 @@ def equal_prices(
     hours, requests = to_decimal(demand.hours), to_decimal(demand.requests)
     minimum = to_decimal(exact_usd(minimum_usd_per_month, "minimum commitment (USD per month)")) / HOURS_PER_MONTH
     usage = requests / hours * to_decimal(exact_usd(hosted_usd_per_request, "hosted price (USD per request)"))
-    other = sum((part.usd for part in fleet.parts if part.added and part.name != "replicas"), Decimal(0)) / hours
+    other = sum(part.usd for part in fleet.parts if part.added and part.name != "replicas") / hours
     replica = (max(minimum, usage) - other) / (fleet.paid_replica_hours / hours)
     below = fleet.usd_per_hour < minimum
     return EqualPrices(replica if replica >= 0 else None, Decimal(0) if below else fleet.usd_per_request)
@@ -243,7 +243,7 @@ def _stairs(demand: Demand, spec: FleetSpec) -> tuple[_Stairs, Fraction]:
     mean, least = demand.mean_rps, whole(spec.min_replicas, "min replicas")
     shares = [(rate / mean, part) for rate, part in paid_shares(demand, spec) if rate > 0]
     first = sum((max(1, least) * part for _, part in shares), Fraction(0))
-    first += least * (1 - sum((part for _, part in shares), Fraction(0)))  # hours without any demand
+    first += least * (1 - sum(part for _, part in shares))  # hours without any demand
     mu = _usable(spec)
     steps = tuple((relative, float(part)) for relative, part in shares if part)
     paid = sum((as_fraction(relative) * part for relative, part in shares), Fraction(0))

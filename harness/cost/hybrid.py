@@ -57,7 +57,7 @@ def _capacity(capacity_rps: Number) -> Fraction:
 
 
 def _mean(values: Sequence[Fraction]) -> Fraction:
-    return sum(values, Fraction(0)) / len(values)
+    return sum(values) / Fraction(len(values))
 
 
 def _above(rates: Sequence[Fraction], level: Fraction) -> Fraction:
@@ -254,7 +254,7 @@ def plan_layers(
             served[kind] = served.get(kind, Fraction(0)) + load / len(rates)
         for kind in {kind for (kind, _), load in zip(hours, loads, strict=True) if load or kind == "reserved"}:
             heights[kind] = heights.get(kind, 0) + 1
-    mean, total = _mean(rates), sum(cost.values(), Fraction(0))
+    mean, total = _mean(rates), sum(cost.values())
     layers = tuple(
         Layer(kind, heights[kind], to_decimal(cost[kind]), float(served[kind] / mean))
         for kind in ("reserved", "on-demand", "spot", "hosted")
@@ -328,6 +328,6 @@ def clock_policy(
                 f"{float(highest):.6g} rps, {replicas} replicas",
                 "the rule is not waste here: the fleet is too small",
             )
-        requests = sum((rate * seconds for rate, seconds in zip(rates, inside, strict=True)), Fraction(0))
+        requests = sum(rate * seconds for rate, seconds in zip(rates, inside, strict=True))
         hosted = to_decimal(requests / as_fraction(demand.hours)) * month * price
     return ClockPolicy(paid, paid * len(clocked) / 24, hosted, paid + hosted, hosted)

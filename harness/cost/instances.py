@@ -211,7 +211,7 @@ def candidates(
 
 def _choice(picked: Sequence[tuple[Candidate, int]], rate: Fraction, headroom: Fraction) -> Choice:
     total = sum((c.usd_per_hour * n for c, n in picked), Decimal(0))
-    full = sum((as_fraction(c.rps) * n for c, n in picked), Fraction(0))
+    full = sum(as_fraction(c.rps) * n for c, n in picked)
     per_1000 = total * 1000 / 3600 * rate.denominator / rate.numerator
     return Choice(tuple(picked), total, total * HOURS_PER_MONTH, per_1000, float(full * headroom), float(rate / full))
 
@@ -263,8 +263,8 @@ def serves(
     if not used:
         return False
     largest = max(as_fraction(c.rps) for c, _ in used)
-    full = sum((as_fraction(c.rps) * n for c, n in used), Fraction(0)) - spares * largest
-    kept = sum((as_fraction(c.rps) * n for c, n in used if c.purchase != "spot"), Fraction(0))
+    full = sum(as_fraction(c.rps) * n for c, n in used) - spares * largest
+    kept = sum(as_fraction(c.rps) * n for c, n in used if c.purchase != "spot")
     return rho * full >= rate and rho * kept >= exact_share(steady, "steady share", zero=True) * rate
 
 
