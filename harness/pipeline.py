@@ -137,6 +137,7 @@ def _run_single(spec: ExperimentSpec, run_dir: Path, display: Display, stop: Sto
     step = Step(1, cell, load_spec)
     preflight.check_files(spec, [step])
     coming = forecast(spec, run_dir.parent, [step], {key_of(step): size_of(draw_plan(spec, cell, load_spec)[0])}, None)
+    preflight.check_disk(spec, run_dir, coming.disk_bytes)
     _say_money(display, coming)
     ran = Ran(None, 1)
     display.phase(f"target {target_spec.name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
@@ -12,8 +11,7 @@ from harness import __version__, redaction
 from harness.cli import calibrate, catalogue, compare, cost, history, offline, recover, reproduce, run
 from harness.cli.signals import INTERRUPTED
 from harness.errors import HarnessError, StoreError
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from harness.no_room import is_no_room
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -52,7 +50,7 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and is_no_room(error):
             click.echo(
                 f"error: no room to write\n{error.filename or ''}: {error.strerror}\nfree some space or use another --out; what was stored is readable",
                 err=True,

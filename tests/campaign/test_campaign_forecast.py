@@ -7,7 +7,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from campaign_values import spec
+from campaign_values import Quiet, spec
 from test_campaign_file import run_of
 
 from harness import pipeline
@@ -108,3 +108,15 @@ def test_flags_are_held_against_the_servers_log(tmp_path):
     assert seen["flag dtype"] == "asked bfloat16, log: engine torch.bfloat16"
     assert "flag swap_space" not in seen
     assert read_back(asked, tmp_path / "none") == read_back(asked, None) == {}
+
+
+def test_a_single_run_that_does_not_fit_is_refused(tmp_path, monkeypatch):
+    """One cell against a URL: with no room for its prompts nothing is asked of the server and nothing written."""
+    usage = namedtuple("usage", "total used free")  # noqa: PYI024
+    monkeypatch.setattr(forecast.shutil, "disk_usage", lambda _: usage(0, 0, 10 << 20))
+    target = {"name": "a", "kind": "adopt", "url": "http://127.0.0.1:9/v1", "model": "golden"}
+    load = {"concurrency": [1], "requests": 5000}
+    made = spec(targets=[target], workloads=["fixed:2000x4"], loads=[load], repetitions=1, min_free_gib=0)
+    with pytest.raises(StoreError, match="not enough disk space"):
+        pipeline.run_experiment(made, tmp_path / "run", Quiet(), pipeline.Stop(), single_run=True)
+    assert not (tmp_path / "run").exists()
