@@ -25,17 +25,29 @@ _BY_NAME = (
 _KEY_LIKE = re.compile(
     r"(?P<secret>(?i:\b(?:bearer\s+|sk-))[\w.~+/=-]{6,}|\bhf_\w{16,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_\w{20,})"
 )
-_HINT = re.compile(r"[=:]|--|(?i:bearer)|sk-|hf_|A[KS]IA|gh[pousr]_")
+_STEMS = (
+    "secret",
+    "pass",
+    "credential",
+    "bearer",
+    "token",
+    "key",
+    "auth",
+    "cookie",
+)  # every secret's name has one in it
+_LIKE_A_KEY = ("bearer", "sk-", "hf_", "akia", "asia", "gh")
 
 
 def spans(text: str) -> Iterator[tuple[int, int]]:
     """(start, end) of what stands in a secret's place, in no order; they may overlap."""
-    if not _HINT.search(text):
-        return
-    for pattern in (*_URL, _HEADER, _KEY_LIKE):
+    low = text.lower()
+    by_name = any(stem in low for stem in _STEMS)
+    patterns = [*(_URL if "://" in text and "@" in text else ()), *((_HEADER,) if by_name else ())]
+    patterns += [_KEY_LIKE] if any(word in low for word in _LIKE_A_KEY) else []
+    for pattern in patterns:
         for found in pattern.finditer(text):
             yield found.span("secret")
-    for pattern in _BY_NAME:
+    for pattern in _BY_NAME if by_name else ():
         at = 0
         while named := pattern.search(text, at):
             secret = is_secret(named["name"])
