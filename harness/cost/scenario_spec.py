@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from harness import bounds
 from harness.bounds import within
 from harness.config import HardwareSpec, PriceRef, data_dir
+from harness.cost.quantities import nearest
 from harness.documents import load_yaml, parse_yaml
 from harness.errors import ConfigError
 
@@ -254,7 +255,7 @@ def parse_scenario(data: Any, source: str) -> ScenarioSpec:
         where = ".".join(str(p) for p in first["loc"])
         if first["type"] == "extra_forbidden":
             allowed = _allowed(first["loc"])
-            near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(str(first["loc"][-1]), allowed, cutoff=0.5)
             advice = f"did you mean {near[0]!r}?" if near else f"keys allowed here: {', '.join(allowed)}"
             raise ConfigError(f"{source}: unknown key", where, advice) from None
         what = "missing key" if first["type"] == "missing" else "bad value"
@@ -271,12 +272,7 @@ def find_scenario(word: Path) -> Path:
     if named.exists():
         return named
     known = [p.stem for p in sorted((data_dir("configs") / "scenarios").glob("*.yaml"))]
-    near = difflib.get_close_matches(word.stem, known, n=2, cutoff=0.4)
-    raise ConfigError(
-        "no such scenario",
-        word,
-        f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(known)}",
-    )
+    raise ConfigError("no such scenario", word, nearest(word.stem, known, f"there are: {', '.join(known)}"))
 
 
 def load_scenario(path: Path, changes: tuple[str, ...] = ()) -> ScenarioSpec:
