@@ -179,3 +179,20 @@ def test_what_is_parsed_after_the_last_reply_shows_progress(monkeypatch):
         )
     assert len(rows) == 30
     assert len(set(done)) > 20
+
+
+def test_a_record_that_is_damaged_while_the_run_goes_on_is_said(monkeypatch):
+    """One reply of twelve cannot be read back: the others are rows, that one is a row that says why, and the run does not count."""
+    read = spool._message
+
+    def damage(payload, crc):
+        message = read(payload, crc)
+        return None if message and message[:2] == ("exchange", 0) else message
+
+    monkeypatch.setattr(spool, "_message", damage)
+    with GoldenServer(ttft_s=0.02, itl_s=0.01) as server:
+        rows, report = offer(server.url, 12, concurrency=2, tokens=10)
+    (lost,) = [row for row in rows if row.outcome != "ok"]
+    assert (len(rows), lost.seq, report.stop_reason) == (12, 0, "worker_died")
+    assert "the spool of worker 0 is damaged: spool-0-000000" in lost.error
+    assert lost.error in report.notes
