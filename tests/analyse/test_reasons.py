@@ -135,6 +135,16 @@ def test_a_third_of_the_boards_samples():
     ]
 
 
+@pytest.mark.parametrize(("bit", "code"), [(0x08, "gpu_throttled"), (0x04, "gpu_power_capped")])
+def test_one_sample_of_a_hundred_is_no_slowed_board(bit, code):
+    """1 % is allowed, of 99 that say one is too many; a sample that says nothing is none of them."""
+    window = summarise(run(CLOSED, C4)).window
+    rows = [r for r in gpu(14) if window.start_ns < r.stamp_ns <= window.end_ns]
+    for known, expected in ((100, []), (99, [code])):
+        said = [replace(r, throttle_reasons=(bit if k == 7 else 0) if k < known else None) for k, r in enumerate(rows)]
+        assert [code for code, _, _ in told(reasons(gpu_rows=said)) if code.startswith("gpu")] == expected
+
+
 def test_rows_that_are_missing():
     """400 planned, 399 recorded."""
     short = replace(run(CLOSED[:-1], C4), plan=run(CLOSED, C4).plan)
