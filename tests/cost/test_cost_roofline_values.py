@@ -9,7 +9,7 @@ import pytest
 from round_model import PLAIN
 
 from harness.config import data_dir
-from harness.cost.roofline import Estimate, Shape, best_estimate, estimate, flops_per_s
+from harness.cost.roofline import Estimate, Shape, best_estimate, decode_attention_flops, estimate, flops_per_s
 from harness.errors import ConfigError
 
 SHAPE = Shape(prompt_tokens=20, output_tokens=10)
@@ -88,7 +88,8 @@ def test_the_largest_batch_inside_the_promise(batch, sequences):
 
 
 def test_a_promise_that_any_batch_keeps():
-    """Memory is the limit."""
+    """Memory is the limit; a batch that takes exactly the time that was promised keeps it."""
+    assert told(replace(SHAPE, tpot_s=told(bandwidth=1000).tpot_s), bandwidth=1000, sequences=5).batch == 4
     assert told(replace(SHAPE, tpot_s=1e9), bandwidth=1000).batch == 4
     assert told(replace(SHAPE, tpot_s=(6000 + READ) / 0.7 * (1 + LEAST)), bandwidth=1, sequences=1).batch == 1
     assert told(sequences=0) is None
@@ -118,6 +119,12 @@ def test_the_shortest_and_the_longest_request():
     """One token in, one out; and as many as the model takes."""
     assert told(Shape(prompt_tokens=1, output_tokens=1)).batch >= 1
     assert told(replace(SHAPE, prompt_tokens=190), sequences=40) is not None
+
+
+def test_a_context_of_one_whole_chunk_is_all_seen():
+    """8 tokens of a chunk of 8; of 9 one chunk is over, and half of one is seen."""
+    chunk = replace(PLAIN, full_layers=0, window_layers=1, window=8, chunked=True)
+    assert [decode_attention_flops(chunk, tokens) for tokens in (8, 9)] == [2 * 4 * 10 * 8, 2 * 4 * 10 * 4]
 
 
 # ---------------------------------------------------------------- an instance
@@ -197,6 +204,11 @@ def test_why_there_is_none():
     large = replace(PLAIN, weight_bytes=20e9)
     assert best(4, model=large, memory_bytes=5e9) == "weights of 20 GB do not fit in 18 GB"
     assert best(4, model=large, memory_bytes=5.6e9) == "no batch fits and meets the time per output token"  # 20.2 GB
+    wide = replace(PLAIN, mlp_parameters=20 * 10**9, weight_bytes=40e9)  # 40 GB as published, 20 in 8 bits
+    assert (
+        best(4, model=wide, shape=replace(SHAPE, weight_dtype="fp8"), memory_bytes=5e9)
+        == "weights of 20 GB do not fit in 18 GB"
+    )
     assert best(shape=replace(SHAPE, tpot_s=1e-6)) == "no batch fits and meets the time per output token"
     for words in ({"bandwidth": 0}, {"memory_bytes": 0}):
         with pytest.raises(ConfigError, match=r"\((GB|GB/s)\) is 0"):
