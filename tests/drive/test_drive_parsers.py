@@ -174,6 +174,9 @@ def test_each_state_of_a_chunked_body():
     assert (response.surplus, response.reusable) == (2, False)
     assert response.feed(b"z") == b""
     assert response.surplus == 3
+    response = Response()
+    assert [response.feed(p) for p in (head(b"Transfer-Encoding: chunked"), b"0\r\n\r", b"\nzz", b"z")] == [b""] * 4
+    assert (response.surplus, response.complete) == (3, True)
 
 
 def test_bodies_that_are_sent():
