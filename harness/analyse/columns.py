@@ -163,7 +163,7 @@ def measured(frame: Any) -> Requests:
         )
     }
     return Requests(
-        ok=np.asarray(outcome == Outcome.OK.value, dtype=np.bool_),
+        ok=outcome == Outcome.OK.value,
         outcome=outcome,
         merged_reads=int(ints(rows, "merged_reads").data.sum()),
         reads=int(ints(rows, "reads").data.sum()),
