@@ -37,8 +37,10 @@ def exact(value: Number, what: str) -> Fraction:
 
 
 def as_fraction(value: float) -> Fraction:
-    """A rate or time that was computed in floats, as the exact fraction of its text. Raises ConfigError for inf and NaN."""
-    return exact(value, "a computed rate or time")
+    """A rate or time that was computed in floats, however small, as the fraction of its text. Raises ConfigError for inf and NaN."""
+    if not math.isfinite(value):
+        raise ConfigError("a computed rate or time is beyond any number", value, "check the units of the rates")
+    return Fraction(str(value))
 
 
 def exact_at_least_zero(value: Number, what: str) -> Fraction:

@@ -14,6 +14,7 @@ from scenario_values import hosted, scenario
 from harness.cost.decide import Decision, decide
 from harness.cost.scenario import run_scenario
 from harness.cost.scenario_options import Option
+from harness.errors import ConfigError
 
 NOTHING_PAYS = ("hybrid: 0 machines always on, the rest to host/m", "not a machine pays for itself: the same as hosted")
 SLO = "SLO: P99 TTFT <= 2 s"
@@ -201,3 +202,13 @@ def test_another_product_is_excluded_with_its_reason():
     found = deciding(option("hosted", 1, "y", notes=("a different product: z",)), option("hybrid", 100))
     assert found.excluded[0] == ("hosted: y", "a different product than m: decide on its quality first")
     assert found.choice == "hybrid"
+
+
+def test_nothing_that_may_be_taken_says_why():
+    """Each reason once."""
+    slow = [
+        option("hosted", 1, name, why=why) for name, why in (("x", "too slow"), ("y", "too far"), ("z", "too slow"))
+    ]
+    with pytest.raises(ConfigError, match="nothing may be taken") as error:
+        deciding(*slow)
+    assert error.value.value == "too slow; too far"

@@ -128,7 +128,18 @@ def test_the_nearest_words_are_named():
 
 
 def test_a_computed_number_is_a_fraction_unless_it_overflowed():
-    """By its text, as a typed one; infinity is an error, not a crash."""
-    assert as_fraction(0.1) == F(1, 10)
-    with pytest.raises(ConfigError, match="rate or time is not a number"):
-        as_fraction(float("inf"))
+    """By its text, however small; infinity and NaN are an error, not a crash."""
+    assert [as_fraction(value) for value in (0.1, 1e-30)] == [F(1, 10), F(1, 10**30)]
+    for value in (float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match="computed rate or time"):
+            as_fraction(value)
+
+
+def test_numbers_that_no_price_or_rate_has_are_refused():
+    """From 1e-20 to just below 1e16, and 0; what lies outside, on either side of 0, is named and cut to 40 signs."""
+    for value in ("1e-20", "-9.9e15", "9.9e15", "0", "0e99"):
+        assert exact(value, "x") == F(value)
+    for value in ("9.9e-21", "1e16", "-1e16", "1e999999", "1" * 99):
+        with pytest.raises(ConfigError, match="x is beyond any") as error:
+            exact(value, "x")
+        assert error.value.value == value[:40]

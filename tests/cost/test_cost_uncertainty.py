@@ -143,7 +143,13 @@ def test_a_hosted_price_below_the_full_replica_is_never_beaten():
     assert math.isinf(found.permanent.low)
 
 
-@given(st.floats(0.1, 50), st.floats(0.1, 100), st.floats(1e-6, 1e-2), st.integers(0, 3), st.floats(0, 30))
+@given(
+    st.floats(0.1, 50),
+    st.floats(0.1, 100),
+    st.floats(1e-6, 1e-2),
+    st.integers(0, 3),
+    st.just(0.0) | st.floats(1e-6, 30),
+)
 def test_permanent_crossing_agrees_with_the_exact_one(mu, c, p, spares, fixed):
     """The array formula is the exact one of breakeven, to rounding."""
     case = Case(1.0, mu, c, p, spares=spares, fixed_usd_per_hour=fixed)
