@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     for value in json.loads(sys.stdin.readline() or "[]"):
         redaction.learn(value)
-    log = LogPipe(sys.stderr.fileno())
+    log = LogPipe(sys.stderr.fileno(), sys.stdin.fileno(), sys.stdout.fileno())
     pid = _start(argv[5:], log)
     log.start()
     me = os.getpid()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -14,10 +15,12 @@ _MOST_HELD_BYTES = 1 << 20
 
 
 class LogPipe:
-    """Give `write_fd` to the server, then `start`, then `finish` when the server is gone."""
+    """Give `write_fd` to the server, then `start`, then `finish` when the server is gone. A byte from `ask_fd` is answered with a line
+    on `answer_fd` once all that was printed before it is in the log."""
 
-    def __init__(self, log_fd: int) -> None:
-        self._log_fd = log_fd
+    def __init__(self, log_fd: int, ask_fd: int, answer_fd: int) -> None:
+        self._log_fd, self._answer_fd = log_fd, answer_fd
+        self._asks = [ask_fd]
         self._read_fd, self.write_fd = os.pipe()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
 
@@ -34,7 +37,12 @@ class LogPipe:
     def _run(self) -> None:
         held = b""
         while True:
-            silent = not select.select([self._read_fd], [], [], _SILENCE_S if held else None)[0]
+            ready = select.select([self._read_fd, *self._asks], [], [], _SILENCE_S if held else None)[0]
+            if ready and self._read_fd not in ready:
+                self._answer(held)
+                held = b""
+                continue
+            silent = not ready
             block = b"" if silent else os.read(self._read_fd, _BLOCK_BYTES)
             held += block
             if not block and not silent:
@@ -43,6 +51,15 @@ class LogPipe:
             cut = len(held) if silent or len(held) > _MOST_HELD_BYTES else _before_last_line(held)
             self._write(held[:cut])
             held = held[cut:]
+
+    def _answer(self, held: bytes) -> None:
+        """Nothing stands in the pipe now."""
+        self._write(held)
+        if not os.read(self._asks[0], 1):
+            self._asks = []  # the harness is gone
+            return
+        with contextlib.suppress(OSError):
+            os.write(self._answer_fd, b"\n")
 
     def _write(self, data: bytes) -> None:
         text = redaction.text(data.decode("utf-8", "surrogateescape")) if data else ""

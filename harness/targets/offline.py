@@ -160,7 +160,7 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Offli
         control.cleanup()
         raise
     ready_s, first_s = ((ready[name] - started_ns) / clock.NS for name in ("built_ns", "first_token_ns"))
-    weights_s = server_log.weights_s(log_path.read_text(encoding="utf-8", errors="replace"))
+    weights_s = server_log.weights_s(server.log())
     source = f"the engine's tokenizer: {len(words)} of {len(read_words())} words are one token each, also when joined"
     info = TargetInfo(
         name=spec.name,

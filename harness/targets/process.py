@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -48,6 +49,17 @@ class ServerProcess:
         # Without its guard a server has been killed; what it left is told by what was seen before.
         left = [p for p in self._members.values() if proc.alive(p.pid, p.start_ticks)]
         return proc.family([p.pid for p in left]) if left else []
+
+    def log(self) -> str:
+        """The log, with all that the server has printed by now."""
+        guard = self._guard
+        if guard.stdin and guard.stdout and guard.poll() is None:
+            with contextlib.suppress(OSError, ValueError):  # it ends just now, and has written all then
+                guard.stdin.write("\n")
+                guard.stdin.flush()
+                if select.select([guard.stdout], [], [], _GUARD_EXIT_S)[0]:
+                    guard.stdout.readline()
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
 
     def note_members(self) -> tuple[int, ...]:
         """Remember the server's processes, here and in its record; returns their pids, the first process first."""
@@ -94,8 +106,10 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self._guard.kill()
             self._guard.wait()
-        if self._guard.stdout:
-            self._guard.stdout.close()
+        for pipe in (self._guard.stdin, self._guard.stdout):
+            if pipe:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
         left += [p for p in self.processes() if p not in left]
         if left:
             pids = ", ".join(str(p.pid) for p in left)
@@ -126,8 +140,9 @@ def spawn(command: Sequence[str], env: Mapping[str, str], folder: Path, log_path
     try:
         assert guard.stdin
         assert guard.stdout
-        with contextlib.suppress(BrokenPipeError), guard.stdin as known:  # a guard that is gone says nothing below
-            known.write(json.dumps(redaction.learned()) + "\n")
+        with contextlib.suppress(BrokenPipeError):  # a guard that is gone says nothing below
+            guard.stdin.write(json.dumps(redaction.learned()) + "\n")
+            guard.stdin.flush()
         line = guard.stdout.readline().strip()
     except BaseException:
         guard.terminate()

@@ -188,7 +188,7 @@ def _read_back(
         "metrics": metrics.note,
     }
     checks |= _check_flags(asked, served.max_model_len, metrics.cache_config)
-    log = at.server.log_path.read_text(encoding="utf-8", errors="replace")
+    log = at.server.log()
     return TargetInfo(
         name=spec.name,
         kind=spec.kind,
