@@ -59,11 +59,11 @@ def test_the_hierarchical_bootstrap():
     chance, means = np.random.default_rng(1), []
     for _ in range(1000):
         picked = chance.integers(0, 3, 3)
-        means.append(np.mean([blocks(runs[k], chance).max() for k in picked]))
-    assert hierarchical(runs, np.max, 0.9) == pytest.approx(tuple(np.quantile(means, (0.05, 0.95))))
-    assert hierarchical(runs, np.max, 0.9, draws=1000, seed=1) == hierarchical(runs, np.max, 0.9)
-    assert hierarchical(runs[:2], np.max, 0.9, draws=20) is not None
-    assert hierarchical(runs[:1], np.max, 0.9, draws=20) is None
+        means.append(np.mean([blocks(runs[k], chance).mean() for k in picked]))
+    assert hierarchical(runs, np.mean, 0.9) == pytest.approx(tuple(np.quantile(means, (0.05, 0.95))))
+    assert hierarchical(runs, np.mean, 0.9, draws=1000, seed=1) == hierarchical(runs, np.mean, 0.9)
+    assert hierarchical(runs[:2], np.mean, 0.9, draws=20) is not None
+    assert hierarchical(runs[:1], np.mean, 0.9, draws=20) is None
 
 
 @pytest.mark.parametrize("n", [20, 27, 100])
