@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 # What stays: files of a run as such, then a request's and a token's part of them, and telemetry.
 _RUN, _REQUEST, _TOKEN, _SECOND = 60_000, 25, 4, 1_000
-# A prompt as it is sent: head and parameters of a request, its entries in the index, a token (4.0 of ids below 1,000, 6.4 of
+# A prompt as it is sent: head and parameters of a request, its entries in the index, a token (4.0 of ids below 1,000, about 6 of
 # ids of a large vocabulary). A later turn's plan is kept in 4 bytes a token beside what is sent.
-_HEAD, _PROMPT_TOKEN, _PLANNED_TOKEN = 300, 4.5, 4
+_HEAD, _PROMPT_TOKEN, _PLANNED_TOKEN = 300, 4.8, 4
 # A reply as it came, kept for some seconds after it was read, in segments that go whole.
 _REPLY, _REPLY_TOKEN, _KEPT_S, _SEGMENTS = 550, 290, 10, 2 << 24
 _PARTS_SECOND = 37_000  # each second's part files have a footer of many columns
