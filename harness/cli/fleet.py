@@ -167,8 +167,14 @@ def _cost_parts(cost: Any, own: Any) -> None:
 )
 @click.option("--reserved-usd-per-hour", type=float, help="A committed replica's price: adds the layered plan.")
 @click.option("--spot-usd-per-hour", type=float, help="A spot replica's price: adds the layered plan.")
-@click.option("--interruptions-per-hour", type=float, default=0.05, show_default=True)
-@click.option("--lost-hours", type=float, default=0.25, show_default=True, help="Lost at each interruption.")
+@click.option("--interruptions-per-hour", type=click.FloatRange(0, 1_000_000), default=0.05, show_default=True)
+@click.option(
+    "--lost-hours",
+    type=click.FloatRange(0, 1_000_000),
+    default=0.25,
+    show_default=True,
+    help="Lost at each interruption.",
+)
 @click.option(
     "--never-spot", type=int, default=1, show_default=True, help="Replicas at the bottom that are never spot."
 )

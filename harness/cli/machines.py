@@ -136,8 +136,8 @@ def memory_command(
     "--commitment", multiple=True, metavar="NAME=USD", help="A committed price per hour that you were offered."
 )
 @click.option("--spot", is_flag=True, help="Spot too, in mixes, above the steady share.")
-@click.option("--interruptions-per-hour", type=float, default=0.05, show_default=True)
-@click.option("--lost-hours", type=float, default=0.25, show_default=True)
+@click.option("--interruptions-per-hour", type=click.FloatRange(0, 1_000_000), default=0.05, show_default=True)
+@click.option("--lost-hours", type=click.FloatRange(0, 1_000_000), default=0.25, show_default=True)
 @click.option("--steady", type=float, default=0.5, show_default=True, help="Share of the rate that spot may not carry.")
 @click.option("--provider")
 @click.option("--headroom", type=float, default=0.7, show_default=True)

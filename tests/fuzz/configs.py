@@ -55,7 +55,7 @@ NUMBERS = ["1e308", "1e-308", "-1", "0", "nan", "inf", "1e999", "9" * 400, "1e15
 COMMANDS = {
     "cost fleet": {"--capacity-rps": "5", "--replica-usd-per-hour": "2", "--mean-rps": "20", "--headroom": "0.7", "--spares": "1",
                    "--min-replicas": "1", "--cold-start-s": "300", "--billing-s": "60", "--labour-fte": "1", "--storage-usd-per-month": "1",
-                   "--power-kw": "1", "--usd-per-kwh": "0.1", "--saturated-rps": "9", "--labour-usd-per-hour": "3"},
+                   "--power-kw": "1", "--usd-per-kwh": "0.1", "--saturated-rps": "9"},
     "cost breakeven": {"--capacity-rps": "5", "--replica-usd-per-hour": "2", "--hosted-usd-per-request": "0.001", "--spares": "1",
                        "--fixed-usd-per-hour": "1", "--hosted-minimum-usd-per-month": "10", "--at-rps": "3", "--headroom": "0.8"},
     "cost hybrid": {"--capacity-rps": "5", "--replica-usd-per-hour": "2", "--hosted-usd-per-request": "0.001", "--mean-rps": "20",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from harness.cli import cli
@@ -12,8 +13,13 @@ from harness.documents import dump_yaml, load_yaml, parse_json, parse_yaml
 from harness.errors import ConfigError, StoreError
 from harness.plan import trace_values
 from harness.plan.arrivals import arrivals
+from harness.records import HostSample
+from harness.report.figures import Figure
 from harness.spreadsheet import cell
+from harness.store.columns import to_table
 from harness.store.manifest import from_json, to_json
+from harness.store.parts import write_file
+from harness.store.reader import read_columns
 from tests.fuzz import values
 from tests.fuzz.configs import EXPERIMENT
 
@@ -247,3 +253,24 @@ def test_a_field_of_a_manifest_of_a_wrong_type_is_named(manifest, place, value):
     from_json(json.dumps(manifest), "m")
     with pytest.raises(StoreError):
         from_json(json.dumps(values.put(manifest, place, value)), "m")
+
+
+def test_a_backslash_in_a_name_stays_one_in_a_plot():
+    """A label is text, not part of a pattern: `\\1` and `\\g<0>` stand in the page as they are."""
+    with Figure(r"a\1\g<0>\q target", 1, 1.0) as figure:
+        figure.axes[0].plot([1, 2], [1, 2])
+    assert r'aria-label="a\1\g&lt;0&gt;\q target"' in figure.svg
+
+
+def test_a_flipped_bit_of_a_stored_column_is_no_other_number(tmp_path):
+    """The values of every column are under a checksum: a damaged page is an error, not another result."""
+    path = tmp_path / "host.parquet"
+    rows = [HostSample(10**18 + k, 50.0, 1.0, k, k, 0.1 * k, 1, 0.2 * k, 1) for k in range(50)]
+    write_file(path, "host", to_table("host", rows))
+    raw, group = path.read_bytes(), pq.ParquetFile(path).metadata.row_group(0)
+    for column in map(group.column, range(group.num_columns)):
+        begin = column.dictionary_page_offset or column.data_page_offset
+        last = begin + column.total_compressed_size - 1
+        path.write_bytes(raw[:last] + bytes([raw[last] ^ 1]) + raw[last + 1 :])
+        with pytest.raises(StoreError, match="cannot be read"):
+            read_columns(tmp_path, "host", ["cpu_pct"])
