@@ -31,7 +31,7 @@ def read_words() -> tuple[str, ...]:
         ) from None
 
 
-_MOST_ID = 1 << 31
+_MOST_ID = 1 << 31  # of a vocabulary: more is no token
 
 
 class _NoTokenizerError(Exception):
