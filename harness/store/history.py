@@ -268,7 +268,7 @@ def nights(
     try:
         found = _ask(open_root(results_dir), text, values)
     except duckdb.Error as error:
-        raise StoreError("history cannot be read", str(results_dir), str(error)) from None
+        raise StoreError("history cannot be read", str(results_dir), " ".join(str(error).split())[:300]) from None
     end = 9 + len(columns)
     return [_night(row[:9], row[9:end], row[end:]) for row in found.rows]
 
@@ -286,5 +286,5 @@ def indexed(results_dir: str | Path) -> dict[tuple[str, str], str]:
     try:
         rows = _ask(open_root(results_dir), "SELECT experiment, run_id, state FROM runs").rows
     except duckdb.Error as error:
-        raise StoreError("history cannot be read", str(results_dir), str(error)) from None
+        raise StoreError("history cannot be read", str(results_dir), " ".join(str(error).split())[:300]) from None
     return {(experiment, run_id): state for experiment, run_id, state in rows}
