@@ -17,7 +17,8 @@ from harness.records import Outcome, Phase, PlannedRequest, RequestRecord
 
 _USER = -1  # seconds of a stamp that was taken in user space
 _MAX_ERROR_BODY = 64 * 1024
-_QUOTED_BYTES = 4096  # of a reply that cannot be read: much more than is shown, so that a key in it is whole
+_QUOTED_BYTES = 4096  # of a reply that cannot be read: much more than is shown
+_PIECE = 4  # characters of a key that may not be shown
 RETRIED = "a kept-alive connection was closed by the server before any reply; sent again on a new one"
 
 
@@ -185,7 +186,10 @@ def _judge(raw: Raw, reading: _Reading) -> tuple[Outcome, str | None]:
         message = dialect.error_message(bytes(reading.error_body))
         if message:
             return Outcome.ERROR_EVENT, message
-        return Outcome.PROTOCOL_ERROR, f"not an event stream: {redaction.text(response.headers.get('content-type', ''))[:60]}"
+        return (
+            Outcome.PROTOCOL_ERROR,
+            f"not an event stream: {redaction.text(response.headers.get('content-type', ''))[:60]}",
+        )
     match raw.wire:
         case "" | "eof":
             ended = response.end_of_input() if raw.wire == "eof" else response.complete
@@ -216,9 +220,14 @@ def _outcome(
         outcome, error = Outcome.PROTOCOL_ERROR, f"the reply cannot be read ({type(unforeseen).__name__})"
     if outcome is Outcome.OK and (tokens := reading.reply.visible_tokens()) > overrun.TIMES * asked:
         return Outcome.OVERRUN, overrun.said(tokens, asked)
-    if outcome is Outcome.PROTOCOL_ERROR and raw.data:
-        error = f"{error}; it begins {raw.data[:_QUOTED_BYTES].decode(errors='replace')}"
     return outcome, error
+
+
+def _beginning(data: bytes, api_key: str | None) -> str:
+    """Of a reply that cannot be read, as it came: framing may part a key that it echoes, so that no rule for whole keys finds it."""
+    text = data[:_QUOTED_BYTES].decode(errors="replace")
+    pieces = {api_key[at : at + _PIECE] for at in range(max(1, len(api_key) - _PIECE + 1))} if api_key else set()
+    return "with pieces of the key" if any(piece in text for piece in pieces) else text
 
 
 def record(
@@ -236,6 +245,8 @@ def record(
     lengths.frombytes(raw.lengths)
     stamps = stamp_map.monotonic(raw.stamps)
     outcome, error = _outcome(raw, reading, lengths, stamps, request.target_output_tokens)
+    if outcome is Outcome.PROTOCOL_ERROR and raw.data:
+        error = f"{error}; it begins {_beginning(raw.data, context.api_key)}"
     reply = reading.reply
     chunk_tokens = reply.chunk_tokens()
     whole = raw.wire in ("", Outcome.PROTOCOL_ERROR) and stamps

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 
 TOKENS = 3
+KEY = b"topsecret-key-1"
 DEEP = 60_000
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 DONE = b"data: [DONE]\n\n"
@@ -65,6 +66,7 @@ HOSTILE = {
     "usage_grows_back": "ok",
     "text_with_surrogate": "protocol_error",
     "nul_bytes": "ok",
+    "key_in_pieces": "protocol_error",
     "line_without_end": "protocol_error",
     # lengths
     "endless_tokens": "overrun",
@@ -227,6 +229,8 @@ def _events(name: str) -> bytes | Iterator[bytes] | None:
             return chunked(says(choices=[{"text": "a", "token_ids": ["x"]}]), DONE)
         case "text_with_surrogate":
             return chunked(b'data: {"choices": [{"text": "\\ud800", "finish_reason": "\\udfff"}]}\n\n', DONE)
+        case "key_in_pieces":
+            return HEAD + b"".join(chunk(KEY[at : at + 5]) for at in range(0, len(KEY), 5)) + b"zz\r\n"
         case "nul_bytes":
             return chunked(text(), b"\0" * 1000, b"data: \0\n\n", DONE)
     return None
