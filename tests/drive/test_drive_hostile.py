@@ -9,9 +9,8 @@ import pytest
 from harness.drive import exchanges, overrun
 from harness.records import Timeouts
 from tests.drive.offering import offer
-from tests.drive.test_drive_faults import of_each
 from tests.fakes.fault_server import FaultServer
-from tests.fakes.hostile_replies import CHAT, HOSTILE, KEY, TOKENS
+from tests.fakes.hostile_replies import CHAT, HOSTILE, IN_TURN, KEY, TOKENS
 
 pytestmark = pytest.mark.timing
 LIMITS = Timeouts(60, 60, 60, 120)
@@ -29,11 +28,11 @@ def server():
         yield running
 
 
-def offer_hostile(server: FaultServer, name: str, driver: str):
-    timeouts = replace(LIMITS, total_s=1.0) if HOSTILE[name] == "timeout_total" else LIMITS
-    api = "chat" if name in CHAT else "completions"
+def offer_hostile(server: FaultServer, turn: str, n: int, driver: str, concurrency: int):
+    timeouts = replace(LIMITS, total_s=1.0) if turn == "slow" else LIMITS
+    api = "chat" if turn == "chat" or turn in CHAT else "completions"
     more = {"tokens": TOKENS, "vllm_extensions": False, "api": api, "api_key": KEY.decode(), "timeouts": timeouts}
-    return offer(server.url(name), 2, concurrency=1, driver=driver, **more)
+    return offer(server.url(turn), n, concurrency=concurrency, driver=driver, **more)
 
 
 @pytest.fixture(scope="module", params=["compiled", "python"])
@@ -41,15 +40,20 @@ def wire_rows(server, request):
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "python":
             patch.setenv("HARNESS_READER", "python")
-        return of_each(lambda s, name: offer_hostile(s, name, "wire"), server, list(HOSTILE))
+        found = {}
+        for turn, names in IN_TURN.items():
+            rows, report = offer_hostile(server, turn, 2 * len(names), "wire", 4)
+            assert report.stop_reason == "done"
+            for at, name in enumerate(names):
+                found[name] = [row for row in rows if row.seq % len(names) == at]
+        return found
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_reply_is_a_row(wire_rows, name):
     """Each comes to its outcome, twice, with its reason in one short printable line; the run goes on to its end."""
-    rows, report = wire_rows[name]
+    rows = wire_rows[name]
     assert [row.outcome for row in rows] == [HOSTILE[name]] * 2, [row.error for row in rows]
-    assert report.stop_reason == "done"
     for row in rows:
         assert row.outcome == "ok" or (row.error and len(row.error) <= 200 and row.error.isprintable())
         assert len(row.finish_reason or "") <= 40
@@ -61,7 +65,7 @@ def test_a_hostile_reply_is_a_row(wire_rows, name):
 @pytest.mark.parametrize("name", [name for name, outcome in HOSTILE.items() if outcome == "protocol_error"])
 def test_what_cannot_be_read_is_quoted(wire_rows, name):
     """The row shows with what bytes the reply began, unless they hold pieces of the key."""
-    rows, _ = wire_rows[name]
+    rows = wire_rows[name]
     if name == "key_in_pieces":
         assert "with pieces of the key" in rows[0].error
         assert not any(KEY[at : at + 5].decode() in rows[0].error for at in range(0, len(KEY), 5))
@@ -75,7 +79,7 @@ def test_what_cannot_be_read_is_quoted(wire_rows, name):
 @pytest.mark.parametrize("name", [name for name, outcome in HOSTILE.items() if outcome == "overrun"])
 def test_an_overrun_ends_soon(wire_rows, name):
     """More than twice the tokens asked for: ended by us, with what came until then counted, and no more than a read or two of it."""
-    for row in wire_rows[name][0]:
+    for row in wire_rows[name]:
         assert len(row.chunk_ns) > overrun.TIMES * TOKENS
         assert row.response_bytes < 8 << 20
         assert f"where {TOKENS} were asked for" in row.error
@@ -85,7 +89,7 @@ def test_one_reply_holds_no_more_than_its_tokens_may(wire_rows):
     """A reply that never ends is ended at the bytes that twice its tokens may take, and what one more read brings."""
     most = exchanges.MOST_BYTES + TOKENS * exchanges.MOST_BYTES_A_TOKEN
     for name in ("endless_body", "line_without_end", "endless_comments", "giant_events", "error_of_64_mib"):
-        for row in wire_rows[name][0]:
+        for row in wire_rows[name]:
             assert row.response_bytes < most + 130 * 65536, name
 
 
@@ -94,6 +98,6 @@ def test_one_reply_holds_no_more_than_its_tokens_may(wire_rows):
 )
 def test_the_sdk_makes_rows_of_them_too(server, name):
     """Through the SDK the same replies are rows, some of another name."""
-    rows, report = offer_hostile(server, name, "sdk")
+    rows, report = offer_hostile(server, name, 2, "sdk", 1)
     assert [row.outcome for row in rows] == [SDK_DIFFERS.get(name, HOSTILE[name])] * 2, [row.error for row in rows]
     assert report.stop_reason == "done"

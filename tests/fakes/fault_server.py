@@ -1,7 +1,7 @@
 """A server that misbehaves on demand: the first path segment names the fault (`http://127.0.0.1:PORT/<fault>/v1`).
 
 `FAULTS` lists them with what a client should make of each; hostile_replies.HOSTILE are served too, `every` gives the next of those
-that end at each request. GET answers what hostile_replies.MODELS has under the fault, or a list of one model. Connections are kept alive unless the fault says otherwise.
+that end at each request, IN_TURN's names those of a list. GET answers what hostile_replies.MODELS has under the fault, or a list of one model. Connections are kept alive unless the fault says otherwise.
 """
 
 from __future__ import annotations
@@ -290,7 +290,10 @@ class FaultServer:
         fault = head.split(" ", 2)[1].split("/")[1]
         key = head.partition("authorization: bearer ")[2].partition("\r\n")[0]
         self.hits[fault] += 1
-        if fault == "every":
+        if fault in hostile_replies.IN_TURN:  # the request's number says which: the m12 of `x-request-id: run-m12`
+            names = hostile_replies.IN_TURN[fault]
+            fault = names[int(head.partition("x-request-id: run-m")[2].partition("\r\n")[0]) % len(names)]
+        elif fault == "every":
             fault = hostile_replies.ENDING[self.hits[fault] % len(hostile_replies.ENDING)]
         if fault in hostile_replies.HOSTILE:
             for piece in hostile_replies.answer(fault):

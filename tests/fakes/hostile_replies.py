@@ -77,6 +77,14 @@ HOSTILE = {
     "giant_events": "protocol_error",
     "after_done_more": "protocol_error",
 }
+CHAT = ("delta_is_text", "tool_call_is_text", "tool_function_is_text", "tool_calls_is_a_number", "content_is_nested")
+# what a client sees only when its patience ends: framing is judged where a reply's end is, or its limit
+SLOW = ("endless_interim", "chunk_size_negative", "chunk_size_of_5000_digits", "key_in_pieces")
+IN_TURN = {
+    "completions": [name for name in HOSTILE if name not in (*CHAT, *SLOW)],
+    "chat": list(CHAT),
+    "slow": list(SLOW),
+}
 ENDING = [name for name, outcome in HOSTILE.items() if outcome in ("http_error", "error_event", "empty_reply")]
 ENDING += [
     name for name in HOSTILE if name.startswith(("event_", "usage_", "length_", "choice")) and HOSTILE[name] != "ok"
@@ -100,7 +108,6 @@ MODELS = {
     "models_id_is_missing": b'{"data": [{}]}',
     "models_is_empty": b"",
 }
-CHAT = ("delta_is_text", "tool_call_is_text", "tool_function_is_text", "tool_calls_is_a_number", "content_is_nested")
 
 
 def chunk(data: bytes) -> bytes:
