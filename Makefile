@@ -43,8 +43,14 @@ endif
 bench: ## from nothing to a measured $/token report of a real vLLM server
 	@$(BIN)/harness run '$(CONFIG)' $(BENCH_ARGS) $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
-test: .venv/.vllm ## from nothing to a passed test suite, the real vLLM server included
+# What waits or talks to a server runs alone; what only computes, on every core.
+test: .venv/.vllm ## from nothing to a passed test suite, the real vLLM server included; ARGS= for one pytest of your own
+ifdef ARGS
 	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest $(ARGS)
+else
+	@$(BIN)/python -m pytest -m 'not timing' -n $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest -m timing
+endif
 
 test-timing: .venv/.vllm ## the tests that wait for something or talk to a real server; ARGS= for pytest
 	@$(BIN)/python -m pytest -m timing $(ARGS)

@@ -51,9 +51,8 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    selected = (
-        session.config.getoption("keyword") or session.config.getoption("markexpr") or session.config.args != ["tests"]
-    )
+    option = session.config.getoption
+    selected = option("keyword") or option("markexpr") not in ("", "timing") or session.config.args != ["tests"]
     whole = not selected or not session.config.invocation_params.args
     if os.environ.get("HARNESS_REQUIRE_VLLM") and whole and not _ran_on_vllm and exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -58,7 +58,9 @@ class Served:
         raw = exchange.Raw(0, "", "", SENT_NS, 1, 1, 0, True, SENT_NS, 10**16, False, stamps, lengths, b"".join(reads))
         stamp_map = exchange.StampMap()
         stamp_map.add(Anchor(0, 0, 1))
-        return exchange.record(raw, PlannedRequest(0, 0, 8, 4, None, 0), "r", 0, stamp_map, CONTEXT)
+        return exchange.record(
+            raw, PlannedRequest(0, 0, 8, self.reasoning + self.visible, None, 0), "r", 0, stamp_map, CONTEXT
+        )
 
     def _event(self, choices: list, tokens: int | None) -> bytes:
         value: dict = {"choices": choices}

@@ -10,8 +10,8 @@ import pytest
 from harness.analyse.compare import compare
 from harness.observe.environment import public_environment
 from harness.records import Load
-from harness.report.sections import facts
 from harness.redaction import is_secret
+from harness.report.sections import facts
 from harness.store.history_columns import row_of
 from tests.analyse.compare_campaigns import campaign
 

@@ -79,7 +79,7 @@ def test_a_run_against_a_url_is_judged_by_it(tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_LOCK_DIR", str(tmp_path / "locks"))
     found = {}
     with GoldenServer(ttft_s=0.002, itl_s=0.001) as server:
-        for limit in ("1000", "0.0000001"):
+        for limit in ("1000", "0.000001"):
             out = tmp_path / limit
             words = ["--url", server.url, "--model", "golden", "--workload", "fixed:16x4", "--concurrency", "2"]
             done = CliRunner().invoke(
@@ -90,4 +90,4 @@ def test_a_run_against_a_url_is_judged_by_it(tmp_path, monkeypatch):
             manifest = json.loads((out / "manifest.json").read_text())
             assert slo_of(manifest["config"]) == {"e2el_s": float(limit)}
             found[limit] = shown["scalars"]["attainment"]
-    assert found == {"1000": 1.0, "0.0000001": 0.0}
+    assert found == {"1000": 1.0, "0.000001": 0.0}

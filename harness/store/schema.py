@@ -156,7 +156,9 @@ Everything here but this page is made by runs. This page is generated from `harn
       host.parquet        this machine
       server.log          output of a server that the harness started
       parts/              only while a run goes on, or after it was killed: part files of the same tables
-      scratch/            the same: what the load generator received and has not stored (`harness recover`)
+      traceback.txt       only where the run ended by an error that was not foreseen
+      reserve.tmp         only while a run goes on: room for the last manifest on a full disk
+      scratch/            the same as parts/: what the load generator received and has not stored (`harness recover`)
     results/history/   one row a run, kept for ever: not to be deleted
     results/<experiment>/derived/   summaries and reports; can always be made again
 
