@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.cli.as_json import emit
+from harness.cli.numbers import FloatRange
 from harness.cli.offline import as_json_option, campaign_option
 from harness.cli.offline import console as terminal
 from harness.errors import ConfigError, StoreError
@@ -82,9 +83,7 @@ def _black_box(analyses: Sequence[Analysis], usd_per_hour: Decimal) -> tuple[Any
 
 @click.command("attribute")
 @click.argument("sources", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option(
-    "--usd-per-hour", type=click.FloatRange(min=0), help="Price of the machine  [default: the run's, else 1.00]"
-)
+@click.option("--usd-per-hour", type=FloatRange(min=0), help="Price of the machine  [default: the run's, else 1.00]")
 @click.option("--kv-cache-tokens", type=click.IntRange(min=1), help="Size of the KV cache, if the log does not say.")
 @campaign_option
 @as_json_option

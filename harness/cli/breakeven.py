@@ -8,6 +8,7 @@ import click
 from rich.table import Table
 
 from harness.cli.as_json import emit
+from harness.cli.numbers import Float
 from harness.cli.offline import as_json_option
 from harness.cli.offline import console as terminal
 from harness.errors import ConfigError
@@ -15,17 +16,20 @@ from harness.errors import ConfigError
 _HOURS_PER_MONTH = 730.5
 
 capacity_option = click.option(
-    "--capacity-rps", required=True, type=float, help="Requests/s of one replica at the SLO (harness run measures it)."
+    "--capacity-rps",
+    required=True,
+    type=Float(),
+    help="Requests/s of one replica at the SLO (harness run measures it).",
 )
 minimum_option = click.option(
     "--hosted-minimum-usd-per-month",
-    type=float,
+    type=Float(),
     default=0.0,
     show_default=True,
     help="What the hosted contract bills at least.",
 )
 hosted_option = click.option(
-    "--hosted-usd-per-request", required=True, type=float, help="The hosted API's price of a request."
+    "--hosted-usd-per-request", required=True, type=Float(), help="The hosted API's price of a request."
 )
 
 
@@ -90,20 +94,22 @@ def _crossing_table(result: Any) -> None:
 
 @click.command("breakeven")
 @capacity_option
-@click.option("--replica-usd-per-hour", required=True, type=float, help="Dollars per paid hour of one replica.")
+@click.option("--replica-usd-per-hour", required=True, type=Float(), help="Dollars per paid hour of one replica.")
 @hosted_option
 @click.option("--spares", type=int, default=0, show_default=True, help="Replicas beyond what the load needs.")
-@click.option("--fixed-usd-per-hour", type=float, default=0.0, show_default=True, help="Labour and all else per hour.")
+@click.option(
+    "--fixed-usd-per-hour", type=Float(), default=0.0, show_default=True, help="Labour and all else per hour."
+)
 @minimum_option
-@click.option("--at-rps", type=float, help="Also the break-even GPU price and hosted price at this rate.")
+@click.option("--at-rps", type=Float(), help="Also the break-even GPU price and hosted price at this rate.")
 @click.option("--demand", "demand_spec", help="A curve: rates are then its mean; flat, a shape's name, or a file.")
 @click.option("--fixed-fleet", is_flag=True, help="With --demand: replicas for the peak at all times.")
 @click.option(
-    "--headroom", type=float, default=1.0, show_default=True, help="Share of --capacity-rps planned to be used."
+    "--headroom", type=Float(), default=1.0, show_default=True, help="Share of --capacity-rps planned to be used."
 )
 @click.option("--min-replicas", type=int, default=1, show_default=True, help="With --demand.")
-@click.option("--cold-start-s", type=float, default=0.0, show_default=True, help="With --demand.")
-@click.option("--billing-s", type=float, default=1.0, show_default=True, help="Billing granularity, with --demand.")
+@click.option("--cold-start-s", type=Float(), default=0.0, show_default=True, help="With --demand.")
+@click.option("--billing-s", type=Float(), default=1.0, show_default=True, help="Billing granularity, with --demand.")
 @as_json_option
 def breakeven(
     capacity_rps: float,

@@ -10,6 +10,7 @@ import click
 
 from harness.cli import decisions, fleet
 from harness.cli.attribute import attribute
+from harness.cli.numbers import FloatRange
 from harness.cli.offline import (
     allow_option,
     as_json_option,
@@ -46,8 +47,8 @@ def cost_group() -> None:
 @campaign_option
 @allow_option
 @as_json_option
-@click.option("--usd-per-hour", type=click.FloatRange(min=0), help="Another price of the measured machine.")
-@click.option("--utilisation", type=click.FloatRange(min=0, max=1, min_open=True), help="Another declared utilisation.")
+@click.option("--usd-per-hour", type=FloatRange(min=0), help="Another price of the measured machine.")
+@click.option("--utilisation", type=FloatRange(min=0, max=1, min_open=True), help="Another declared utilisation.")
 @click.option("--hosted-price", multiple=True, metavar="PROVIDER/MODEL")
 def cost_of(
     directory: Path,

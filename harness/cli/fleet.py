@@ -13,21 +13,22 @@ from rich.table import Table
 from harness.cli.as_json import emit
 from harness.cli.breakeven import breakeven, capacity_option, hosted_option, minimum_option
 from harness.cli.machines import instances_command, memory_command
+from harness.cli.numbers import Float, FloatRange
 from harness.cli.offline import as_json_option
 from harness.cli.offline import console as terminal
 from harness.errors import ConfigError
 
-price_option = click.option("--replica-usd-per-hour", type=float, help="Dollars per paid hour of one replica.")
+price_option = click.option("--replica-usd-per-hour", type=Float(), help="Dollars per paid hour of one replica.")
 demand_option = click.option(
     "--demand", "demand_spec", default="flat", show_default=True, help="flat, a shape's name, or a CSV or YAML file."
 )
-mean_option = click.option("--mean-rps", type=float, help="Mean requests/s of the curve; a file has its own.")
+mean_option = click.option("--mean-rps", type=Float(), help="Mean requests/s of the curve; a file has its own.")
 
 
 spares_option = click.option("--spares", type=int, default=1, show_default=True)
 min_replicas_option = click.option("--min-replicas", type=int, default=1, show_default=True)
-cold_start_option = click.option("--cold-start-s", type=float, default=300.0, show_default=True)
-billing_option = click.option("--billing-s", type=float, default=60.0, show_default=True, help="Billing granularity.")
+cold_start_option = click.option("--cold-start-s", type=Float(), default=300.0, show_default=True)
+billing_option = click.option("--billing-s", type=Float(), default=60.0, show_default=True, help="Billing granularity.")
 
 
 @click.command("fleet")
@@ -37,7 +38,11 @@ billing_option = click.option("--billing-s", type=float, default=60.0, show_defa
 @demand_option
 @mean_option
 @click.option(
-    "--headroom", type=float, default=0.7, show_default=True, help="Share of capacity that is planned to be used."
+    "--headroom",
+    type=Float(),
+    default=0.7,
+    show_default=True,
+    help="Share of capacity that is planned to be used.",
 )
 @spares_option
 @min_replicas_option
@@ -45,16 +50,19 @@ billing_option = click.option("--billing-s", type=float, default=60.0, show_defa
 @click.option("--fixed-fleet", is_flag=True, help="Replicas for the peak at all times, instead of autoscaled.")
 @cold_start_option
 @billing_option
-@click.option("--storage-usd-per-month", type=float, default=0.0, show_default=True)
+@click.option("--storage-usd-per-month", type=Float(), default=0.0, show_default=True)
 @click.option(
-    "--labour-usd-per-hour", type=float, default=0.0, show_default=True, help="Per clock hour; or --labour-fte."
+    "--labour-usd-per-hour", type=Float(), default=0.0, show_default=True, help="Per clock hour; or --labour-fte."
 )
-@click.option("--labour-fte", type=float, help="Full-time equivalents at $150 per work hour.")
+@click.option("--labour-fte", type=Float(), help="Full-time equivalents at $150 per work hour.")
 @click.option(
-    "--power-kw", type=float, default=0.0, help="Of one replica at the wall: energy is shown, in the price already."
+    "--power-kw",
+    type=Float(),
+    default=0.0,
+    help="Of one replica at the wall: energy is shown, in the price already.",
 )
-@click.option("--usd-per-kwh", type=float, default=0.0)
-@click.option("--saturated-rps", type=float, help="Rate with no SLO: the ladder's first rung.")
+@click.option("--usd-per-kwh", type=Float(), default=0.0)
+@click.option("--saturated-rps", type=Float(), help="Rate with no SLO: the ladder's first rung.")
 @as_json_option
 def fleet(
     capacity_rps: float,
@@ -151,26 +159,26 @@ def _cost_parts(cost: Any, own: Any) -> None:
 @click.command("hybrid")
 @capacity_option
 @click.option(
-    "--replica-usd-per-hour", required=True, type=float, help="Dollars per paid hour of an on-demand replica."
+    "--replica-usd-per-hour", required=True, type=Float(), help="Dollars per paid hour of an on-demand replica."
 )
 @hosted_option
 @minimum_option
 @demand_option
 @mean_option
-@click.option("--headroom", type=float, default=0.7, show_default=True)
+@click.option("--headroom", type=Float(), default=0.7, show_default=True)
 @spares_option
 @min_replicas_option
 @cold_start_option
 @billing_option
 @click.option(
-    "--own-usd-per-request", type=float, default=0.0, show_default=True, help="Marginal cost: energy, if owned."
+    "--own-usd-per-request", type=Float(), default=0.0, show_default=True, help="Marginal cost: energy, if owned."
 )
-@click.option("--reserved-usd-per-hour", type=float, help="A committed replica's price: adds the layered plan.")
-@click.option("--spot-usd-per-hour", type=float, help="A spot replica's price: adds the layered plan.")
-@click.option("--interruptions-per-hour", type=click.FloatRange(0, 1_000_000), default=0.05, show_default=True)
+@click.option("--reserved-usd-per-hour", type=Float(), help="A committed replica's price: adds the layered plan.")
+@click.option("--spot-usd-per-hour", type=Float(), help="A spot replica's price: adds the layered plan.")
+@click.option("--interruptions-per-hour", type=FloatRange(0, 1_000_000), default=0.05, show_default=True)
 @click.option(
     "--lost-hours",
-    type=click.FloatRange(0, 1_000_000),
+    type=FloatRange(0, 1_000_000),
     default=0.25,
     show_default=True,
     help="Lost at each interruption.",

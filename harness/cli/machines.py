@@ -11,6 +11,7 @@ from rich.table import Table
 
 from harness import clock
 from harness.cli.as_json import emit
+from harness.cli.numbers import Float, FloatRange
 from harness.cli.offline import as_json_option, at_option, moment
 from harness.cli.offline import console as terminal
 from harness.errors import ConfigError
@@ -34,11 +35,11 @@ def _pairs(words: Sequence[str], what: str) -> dict[str, str]:
 @click.option("--context", "context_tokens", type=int, help="Tokens of a sequence  [default: the model's longest]")
 @click.option("--kv-dtype", default="auto", show_default=True)
 @click.option("--weight-dtype", help="Another than the model's own: bfloat16, fp8, int4 ..")
-@click.option("--gpu-memory-gb", type=float, help="Only this GPU (decimal GB), instead of all in the price table.")
+@click.option("--gpu-memory-gb", type=Float(), help="Only this GPU (decimal GB), instead of all in the price table.")
 @click.option("--tensor-parallel", type=int, default=1, show_default=True)
-@click.option("--memory-share", type=float, default=0.9, show_default=True, help="vLLM's --gpu-memory-utilization.")
+@click.option("--memory-share", type=Float(), default=0.9, show_default=True, help="vLLM's --gpu-memory-utilization.")
 @click.option(
-    "--kv-cache-gb", type=float, help="Predict the blocks that vLLM makes of this cache (decimal GB per GPU)."
+    "--kv-cache-gb", type=Float(), help="Predict the blocks that vLLM makes of this cache (decimal GB per GPU)."
 )
 @click.option("--block-tokens", type=int, default=16, show_default=True)
 @as_json_option
@@ -122,11 +123,11 @@ def memory_command(
 
 
 @click.command("instances")
-@click.option("--rps", required=True, type=float, help="Peak requests/s to serve.")
+@click.option("--rps", required=True, type=Float(), help="Peak requests/s to serve.")
 @click.option("--model", help="For memory fit and estimates: a name of configs/models, or a config.json.")
 @click.option("--prompt-tokens", type=int, help="With --model: tokens of a request, for estimates.")
 @click.option("--output-tokens", type=int)
-@click.option("--tpot-ms", type=float, help="Longest mean time per output token, for estimates.")
+@click.option("--tpot-ms", type=Float(), help="Longest mean time per output token, for estimates.")
 @click.option("--kv-dtype", default="auto", show_default=True)
 @click.option("--weight-dtype")
 @click.option(
@@ -136,11 +137,13 @@ def memory_command(
     "--commitment", multiple=True, metavar="NAME=USD", help="A committed price per hour that you were offered."
 )
 @click.option("--spot", is_flag=True, help="Spot too, in mixes, above the steady share.")
-@click.option("--interruptions-per-hour", type=click.FloatRange(0, 1_000_000), default=0.05, show_default=True)
-@click.option("--lost-hours", type=click.FloatRange(0, 1_000_000), default=0.25, show_default=True)
-@click.option("--steady", type=float, default=0.5, show_default=True, help="Share of the rate that spot may not carry.")
+@click.option("--interruptions-per-hour", type=FloatRange(0, 1_000_000), default=0.05, show_default=True)
+@click.option("--lost-hours", type=FloatRange(0, 1_000_000), default=0.25, show_default=True)
+@click.option(
+    "--steady", type=Float(), default=0.5, show_default=True, help="Share of the rate that spot may not carry."
+)
 @click.option("--provider")
-@click.option("--headroom", type=float, default=0.7, show_default=True)
+@click.option("--headroom", type=Float(), default=0.7, show_default=True)
 @click.option("--spares", type=int, default=1, show_default=True, help="Machines of the largest type that may be lost.")
 @click.option("--at-most", multiple=True, metavar="NAME=N", help="How many of an instance are to be had.")
 @click.option("--top", type=click.IntRange(min=1), default=8, show_default=True)

@@ -11,6 +11,7 @@ import click
 from harness import clock
 from harness.campaign.intent import NEWEST, Intent
 from harness.cli.campaign import run_campaign, show_forecast
+from harness.cli.numbers import FloatRange
 from harness.cli.offline import finish
 from harness.cli.shape import shape_options, spec_of
 from harness.cli.signals import INTERRUPTED, signals
@@ -31,9 +32,7 @@ from harness.errors import ConfigError
 )
 @click.option("--repetitions", type=click.IntRange(min=1), help="Repetitions of CONFIG  [default: the config's]")
 @click.option("--only", multiple=True, metavar="GLOB", help="Cells with such a name, e.g. '*_c16_*'; may be repeated.")
-@click.option(
-    "--max-hours", type=click.FloatRange(min=0, min_open=True), help="Leave out whole repetitions that do not fit."
-)
+@click.option("--max-hours", type=FloatRange(min=0, min_open=True), help="Leave out whole repetitions that do not fit.")
 @click.option(
     "--resume",
     is_flag=False,

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
+from harness.cli.numbers import FloatRange
 from harness.cli.offline import declared_on_command_line, price_ref
 from harness.config import ExperimentSpec, SloSpec, config_error, load_experiment, parse_experiment
 from harness.errors import ConfigError
@@ -27,9 +28,7 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Preset, preset or trace file, fixed:PROMPTxOUTPUT or uniform:LO-HIxLO-HI.",
             ),
             click.option("--concurrency", type=click.IntRange(min=1), help="Closed loop with N requests in flight."),
-            click.option(
-                "--rate", type=click.FloatRange(min=0, min_open=True), help="Open loop at R requests a second."
-            ),
+            click.option("--rate", type=FloatRange(min=0, min_open=True), help="Open loop at R requests a second."),
             click.option(
                 "--arrivals",
                 default="poisson",
@@ -37,14 +36,12 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="poisson, constant, gamma:SHAPE, onoff:ON_S:OFF_S, diurnal:NAME, ramp, step:A,B,.., trace[:SPEEDUP], "
                 "batch or preset (the last three need no --rate).",
             ),
-            click.option(
-                "--from", "from_s", type=click.FloatRange(min=0), help="Trace: leave out what is before SECONDS."
-            ),
-            click.option("--to", "to_s", type=click.FloatRange(min=0, min_open=True), help="Trace: stop at SECONDS."),
+            click.option("--from", "from_s", type=FloatRange(min=0), help="Trace: leave out what is before SECONDS."),
+            click.option("--to", "to_s", type=FloatRange(min=0, min_open=True), help="Trace: stop at SECONDS."),
             click.option("--limit", type=click.IntRange(min=1), help="Trace: keep N rows at most."),
             click.option(
                 "--sample",
-                type=click.FloatRange(min=0, max=1, min_open=True),
+                type=FloatRange(min=0, max=1, min_open=True),
                 help="Trace: keep this share of the sessions, whole.",
             ),
             click.option("--skip-bad", is_flag=True, help="Trace: count bad rows instead of stopping at the first."),
@@ -54,9 +51,7 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Trace: what becomes of rows above --context-limit  [default: drop]",
             ),
             click.option("--requests", type=click.IntRange(min=1), help="How many requests to measure."),
-            click.option(
-                "--duration", "duration_s", type=click.FloatRange(min=0, min_open=True), help="Seconds of sending."
-            ),
+            click.option("--duration", "duration_s", type=FloatRange(min=0, min_open=True), help="Seconds of sending."),
             click.option("--seed", type=click.IntRange(min=0), help="Seed of the plan  [default: 1, or the config's]"),
             click.option(
                 "--warmup", type=click.IntRange(min=0), help="Warm-up requests  [default: 4, or the config's]"
@@ -80,10 +75,10 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="The promise: ttft_from_schedule_s=0.5,tpot_s=0.05,attainment=0.99; replaces the config's.",
             ),
             click.option(
-                "--usd-per-hour", type=click.FloatRange(min=0), help="Price of the measured machine, per paid hour."
+                "--usd-per-hour", type=FloatRange(min=0), help="Price of the measured machine, per paid hour."
             ),
             click.option(
-                "--utilisation", type=click.FloatRange(min=0, max=1, min_open=True), help="Served load / paid capacity."
+                "--utilisation", type=FloatRange(min=0, max=1, min_open=True), help="Served load / paid capacity."
             ),
             click.option(
                 "--hosted-price", multiple=True, metavar="PROVIDER/MODEL", help="Price the same tokens there too."

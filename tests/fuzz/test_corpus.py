@@ -6,6 +6,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from harness.cli import cli
 from harness.config import load_experiment, parse_experiment
@@ -274,3 +275,17 @@ def test_a_flipped_bit_of_a_stored_column_is_no_other_number(tmp_path):
         path.write_bytes(raw[:last] + bytes([raw[last] ^ 1]) + raw[last + 1 :])
         with pytest.raises(StoreError, match="cannot be read"):
             read_columns(tmp_path, "host", ["cpu_pct"])
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan", "1e999"])
+def test_a_number_of_the_command_line_is_finite(number):
+    """Of an option that is used and of one that is not: the option and the word, exit code 2."""
+    for words in (
+        ["breakeven", "--headroom", number],
+        ["instances", "--lost-hours", number],
+        ["memory", "x", "--kv-cache-gb", number],
+    ):
+        done = CliRunner().invoke(cli, ["cost", *words])
+        assert done.exit_code == 2
+        assert words[-2] in done.output
+        assert "finite" in done.output or "range" in done.output
