@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,11 @@ def parse_yaml(text: str, source: str) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def exists(path: Path | str) -> bool:
+    """Whether there is such a file or directory; no, where the word is too long, or no path at all."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for those
 
 
 def load_yaml(path: Path) -> Any:

@@ -17,6 +17,7 @@ from harness.cli.as_json import emit
 from harness.cli.numbers import FloatRange
 from harness.cli.offline import as_json_option, campaign_option
 from harness.cli.offline import console as terminal
+from harness.documents import exists
 from harness.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _of_runs(analysis: Analysis) -> list[_Source]:
 
 
 def _of_file(path: Path) -> _Source:
-    if not path.is_file():
+    if not (exists(path) and path.is_file()):
         raise ConfigError("no such log or run directory", path, "a server.log, or the directory of a run or experiment")
     return _Source(path.stem, path, None, (), None)
 
@@ -102,7 +103,7 @@ def attribute(
     from harness.cost.attribution import Traffic, cached_share_of_kv, fit_steps, split_paid, step_shares
     from harness.cost.step_log import parse, together
 
-    analyses = {path: pipeline.analyse(path, campaign) for path in sources if path.is_dir()}
+    analyses = {path: pipeline.analyse(path, campaign) for path in sources if exists(path) and path.is_dir()}
     found = [s for path in sources for s in (_of_runs(analyses[path]) if path in analyses else [_of_file(path)])]
     parts = []
     for s in found:

@@ -16,7 +16,7 @@ from harness.cost.model_layers import Config, layer_kinds, read_config
 from harness.cost.model_matrices import Matrix, head_dim, kv_heads, parts, state_elements
 from harness.cost.quantisation import quantisation
 from harness.cost.quantities import nearest, whole
-from harness.documents import parse_json
+from harness.documents import exists, parse_json
 from harness.errors import ConfigError
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -81,9 +81,9 @@ def load_model(name: str) -> ModelShape:
     path = Path(name)
     if name in known:
         path = known[name]
-    elif path.is_dir():
+    elif exists(path) and path.is_dir():
         path = path / "config.json"
-    elif not path.is_file():
+    elif not exists(path):
         raise ConfigError("no such model", name, nearest(name, known, f"a config.json, or one of {', '.join(known)}"))
     data = _mapping(path)
     beside = path.with_name("hf_quant_config.json")

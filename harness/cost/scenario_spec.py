@@ -13,7 +13,7 @@ from harness import bounds
 from harness.bounds import within
 from harness.config import HardwareSpec, PriceRef, data_dir
 from harness.cost.quantities import nearest
-from harness.documents import load_yaml, parse_yaml
+from harness.documents import exists, load_yaml, parse_yaml
 from harness.errors import ConfigError
 
 Range = Annotated[
@@ -266,10 +266,10 @@ def parse_scenario(data: Any, source: str) -> ScenarioSpec:
 
 def find_scenario(word: Path) -> Path:
     """The file itself, or a scenario of configs/scenarios/ by name."""
-    if word.exists():
+    if exists(word):
         return word
     named = data_dir("configs") / "scenarios" / (word.name if word.suffix else f"{word.name}.yaml")
-    if named.exists():
+    if exists(named):
         return named
     known = [p.stem for p in sorted((data_dir("configs") / "scenarios").glob("*.yaml"))]
     raise ConfigError("no such scenario", word, nearest(word.stem, known, f"there are: {', '.join(known)}"))

@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.cost.hosted import HostedPrice, bill
 from harness.cost.quantities import Number, above_zero, exact, to_decimal
+from harness.documents import exists
 from harness.errors import ConfigError
 
 CountTokens = Callable[[Sequence[str]], list[int]]  # tokens of each text
@@ -66,8 +67,8 @@ def load_tokenizer(path: Path) -> CountTokens:
         raise ConfigError(
             "tokenizer files need the package tokenizers", "not installed", "pip install tokenizers; vLLM brings it too"
         ) from None
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
+    file = path / "tokenizer.json" if exists(path) and path.is_dir() else path
+    if not (exists(file) and file.is_file()):
         raise ConfigError("no tokenizer file", file, "a tokenizer.json as it comes with the model's weights")
     try:
         found = Tokenizer.from_file(str(file))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import data_dir
+from harness.documents import exists
 from harness.errors import ConfigError
 from harness.plan.arrivals import Process
 from harness.plan.histograms import Histograms, is_histograms, read_histograms
@@ -87,7 +88,7 @@ def read_workload(text: str) -> Workload:
         found = _of_preset(text, options, load_preset(data_dir("workloads") / f"{name}.yaml"))
     elif name.endswith((".yaml", ".yml")):
         found = _of_preset(text, options, load_preset(Path(name)))
-    elif Path(name).exists() and ("/" in name or "." in name or Path(name).is_dir()):
+    elif exists(name) and ("/" in name or "." in name or Path(name).is_dir()):
         if is_histograms(Path(name)):
             return _of_histograms(text, options, Path(name))
         return Workload(text, options, trace=Path(name))

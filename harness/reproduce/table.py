@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness import bounds
 from harness.config import ExperimentSpec, LoadSpec, TargetSpec, data_dir
 from harness.cost.model_shape import ModelShape, foreign_shape, load_model
-from harness.documents import load_yaml
+from harness.documents import exists, load_yaml
 from harness.errors import ConfigError
 from harness.metrics import METRICS
 
@@ -193,7 +193,7 @@ def tables() -> dict[str, Path]:
 def load_table(name: str) -> PublishedTable:
     """A table by path, or by the name of one that comes with the harness. Raises ConfigError."""
     path = tables().get(name, Path(name))
-    if not path.exists():
+    if not exists(path):
         raise ConfigError("no such table", name, f"give a file, or one of {', '.join(tables()) or 'none here'}")
     data = load_yaml(path)
     if not isinstance(data, dict):

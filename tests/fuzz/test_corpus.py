@@ -289,3 +289,13 @@ def test_a_number_of_the_command_line_is_finite(number):
         assert done.exit_code == 2
         assert words[-2] in done.output
         assert "finite" in done.output or "range" in done.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["workloads", "show"], ["cost", "scenario"], ["cost", "memory"], ["reproduce"], ["run"], ["cost", "attribute"]],
+)
+def test_a_word_too_long_for_a_file_is_no_file(words):
+    """300 letters where a file or a name may stand: a ConfigError, as for any other word that is neither."""
+    done = CliRunner().invoke(cli, [*words, "é" * 300])
+    assert isinstance(done.exception, ConfigError | StoreError | SystemExit)
