@@ -18,7 +18,7 @@ Number = float | int | Decimal | Fraction | str
 HOURS_PER_MONTH = Decimal("730.5")  # a mean month: 8766 h / 12
 HOURS_PER_YEAR = Decimal(8766)  # a mean year, leap days in
 
-_SMALLEST, _LARGEST = -21, 21  # powers of ten: no price, rate or FLOP/s of a board is outside
+_SMALLEST, _LARGEST = -21, 16  # powers of ten: no price, rate or count of people is outside, nor a board's FLOP/s
 
 
 def exact(value: Number, what: str) -> Fraction:
@@ -29,7 +29,7 @@ def exact(value: Number, what: str) -> Fraction:
         number = Decimal(str(value))  # "True" is no number
         if number.is_finite():
             if number and not _SMALLEST < number.adjusted() < _LARGEST:
-                raise ConfigError(f"{what} is beyond any", f"{value!s:.40}", "give a number between 1e-20 and 1e21")
+                raise ConfigError(f"{what} is beyond any", f"{value!s:.40}", "give a number between 1e-20 and 1e16")
             return Fraction(number)
     except (InvalidOperation, ValueError):
         pass

@@ -136,10 +136,10 @@ def test_a_computed_number_is_a_fraction_unless_it_overflowed():
 
 
 def test_numbers_that_no_price_or_rate_has_are_refused():
-    """From 1e-20 to just below 1e21, and 0; what lies outside, on either side of 0, is named and cut to 40 signs."""
-    for value in ("1e-20", "-9.9e20", "9.9e20", "0", "0e99"):
+    """From 1e-20 to just below 1e16, and 0; what lies outside, on either side of 0, is named and cut to 40 signs."""
+    for value in ("1e-20", "-9.9e15", "9.9e15", "0", "0e99"):
         assert exact(value, "x") == F(value)
-    for value in ("9.9e-21", "1e21", "-1e21", "1e999999", "1" * 99):
+    for value in ("9.9e-21", "1e16", "-1e16", "1e999999", "1" * 99):
         with pytest.raises(ConfigError, match="x is beyond any") as error:
             exact(value, "x")
         assert error.value.value == value[:40]
