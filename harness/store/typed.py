@@ -44,15 +44,36 @@ class _Config(TypedDict, total=False):
     workers: int
 
 
+class _Cores(TypedDict, total=False):
+    logical: int | None
+    usable: int | None
+
+
+class _Ceiling(TypedDict):
+    error_s: float
+    tokens_per_s: float | None
+    tokens_bounded: bool
+    requests_per_s: float | None
+    requests_bounded: bool
+
+
+class _Calibration(TypedDict):
+    """All of it is read where there is one."""
+
+    made_utc: str
+    workers: int
+    ceilings: list[_Ceiling]
+
+
 class _Environment(TypedDict, total=False):
-    cores: dict[str, Any] | None
+    cores: _Cores | None
     gpus: list[dict[str, Any]]
     packages: dict[str, Any]
     git: dict[str, Any] | None
     cgroup: dict[str, Any] | None
     variables: dict[str, Any]
     plan_notes: list[str]
-    calibration: dict[str, Any] | None
+    calibration: _Calibration | None
     cool_down: dict[str, Any] | None
 
 

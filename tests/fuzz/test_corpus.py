@@ -235,7 +235,7 @@ WRONG = [
     (("drive",), []), (("drive", "measure"), [1]), (("drive", "measure", "reads"), "x"), (("target", "startup"), {"ready_s": "x"}), (("target",), []),
     (("config", "slo"), {"tpot_s": "x"}), (("config", "targets"), [1]), (("config", "cost"), []), (("state",), "over"), (("created_utc",), "x"), (("seed",), "1"),
     (("error",), 5), (("cell", "target"), 1), (("cell", "load", "rate_rps"), "x"), (("row_counts",), {"a": 1.5}), (("telemetry",), {"gpu": None}),
-    (("environment",), None), (("environment", "gpus"), {}), (("run_id",), None), (("owner_pid",), "x"), (("campaign_id",), 7), (("schema_version",), "x"),
+    (("environment",), None), (("environment", "gpus"), {}), (("environment", "calibration"), {"a": {"b": [1]}}), (("environment", "cores"), {"logical": "x"}), (("run_id",), None), (("owner_pid",), "x"), (("campaign_id",), 7), (("schema_version",), "x"),
 ]  # fmt: skip
 
 
