@@ -77,6 +77,9 @@ class Config:
         return default if self.values.get(key) is None else self.count(key, least=least)
 
 
+_MOST_LAYERS = 10_000
+
+
 def read_config(values: Mapping[str, Any], name: str) -> Config:
     """The text part of a config.json and its family. Raises ConfigError for a model_type that is not modelled."""
     if isinstance(values.get("text_config"), Mapping):
@@ -118,6 +121,8 @@ def layer_kinds(c: Config) -> list[str]:
     if blocks := blocks_of(c):
         return [{"M": "state", "*": "full"}.get(b, "none") for b in blocks]
     layers = c.count("num_hidden_layers")
+    if layers > _MOST_LAYERS:
+        raise ConfigError(f"model {c.name}: num_hidden_layers is beyond any", layers, f"{_MOST_LAYERS} at most")
     window = c.values.get("sliding_window")
     windowed = bool(window) and c.values.get("use_sliding_window") is not False
     if types := c.values.get("layer_types") or c.values.get("layers_block_type"):

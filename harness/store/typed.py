@@ -65,11 +65,24 @@ class _Calibration(TypedDict):
     ceilings: list[_Ceiling]
 
 
+class _Git(TypedDict, total=False):
+    commit: str | None
+    dirty: bool | None
+
+
+class _Gpu(TypedDict, total=False):
+    name: str | None
+    driver_version: str | None
+
+
 class _Environment(TypedDict, total=False):
+    cpu_model: str | None
+    kernel: str | None
+    host_sha256: str | None
     cores: _Cores | None
-    gpus: list[dict[str, Any]]
+    gpus: list[_Gpu]
     packages: dict[str, Any]
-    git: dict[str, Any] | None
+    git: _Git | None
     cgroup: dict[str, Any] | None
     variables: dict[str, Any]
     plan_notes: list[str]

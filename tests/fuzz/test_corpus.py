@@ -235,7 +235,8 @@ WRONG = [
     (("drive",), []), (("drive", "measure"), [1]), (("drive", "measure", "reads"), "x"), (("target", "startup"), {"ready_s": "x"}), (("target",), []),
     (("config", "slo"), {"tpot_s": "x"}), (("config", "targets"), [1]), (("config", "cost"), []), (("state",), "over"), (("created_utc",), "x"), (("seed",), "1"),
     (("error",), 5), (("cell", "target"), 1), (("cell", "load", "rate_rps"), "x"), (("row_counts",), {"a": 1.5}), (("telemetry",), {"gpu": None}),
-    (("environment",), None), (("environment", "gpus"), {}), (("environment", "calibration"), {"a": {"b": [1]}}), (("environment", "cores"), {"logical": "x"}), (("run_id",), None), (("owner_pid",), "x"), (("campaign_id",), 7), (("schema_version",), "x"),
+    (("environment",), None), (("environment", "gpus"), {}), (("environment", "calibration"), {"a": {"b": [1]}}), (("environment", "cores"), {"logical": "x"}), (("environment", "cpu_model"), [-1]), (("environment", "git"), {"commit": 1}),
+    (("environment", "gpus"), [{"name": 5}]), (("run_id",), None), (("owner_pid",), "x"), (("campaign_id",), 7), (("schema_version",), "x"),
 ]  # fmt: skip
 
 
@@ -299,3 +300,15 @@ def test_a_word_too_long_for_a_file_is_no_file(words):
     """300 letters where a file or a name may stand: a ConfigError, as for any other word that is neither."""
     done = CliRunner().invoke(cli, [*words, "é" * 300])
     assert isinstance(done.exception, ConfigError | StoreError | SystemExit)
+
+
+def test_a_model_of_a_billion_layers_is_refused(tmp_path):
+    """Not built in memory: 10,000 layers may be, one more may not."""
+    from harness.cost.model_layers import layer_kinds, read_config
+
+    def kinds(layers: int):
+        return layer_kinds(read_config({"model_type": "llama", "num_hidden_layers": layers}, "m"))
+
+    assert len(kinds(10_000)) == 10_000
+    with pytest.raises(ConfigError, match="beyond any"):
+        kinds(10_001)
