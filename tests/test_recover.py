@@ -13,9 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli.recover import recover_command
-from harness.drive import driver, shard, spool
+from harness.drive import driver, leftover, shard, spool
 from harness.errors import StoreError
 from harness.records import Cell, Endpoint, Load, Phase, Plan, PlannedRequest, Prompt
+from harness.store.parts import append_part, merge
 from harness.store.reader import read_run
 from harness.store.writer import RunWriter
 from tests.store.store_values import manifest
@@ -76,6 +77,17 @@ def test_a_whole_spool_is_stored_and_goes(killed):
     """Every reply becomes a row, and only then the spool is removed."""
     assert recovered(killed) == (list(range(REPLIES)), None)
     assert not (killed / "scratch").exists()
+
+
+def test_a_run_that_was_merged_before_gets_its_rows_too(killed):
+    """An error that was not foreseen ends a run in order: its rows stand in one file, and those of the spool are found beside them."""
+    plan = [PlannedRequest(i, None, 2, 2, None, i) for i in range(REPLIES)]
+    received = leftover.rows(killed / "scratch" / "drive-x", plan, Load(concurrency=1), [])
+    first = [row for rows in received for row in rows][:5]
+    append_part(killed, "requests", first)
+    merge(killed, "requests")
+    assert (killed / "requests.parquet").exists()
+    assert recovered(killed) == (list(range(REPLIES)), None)
 
 
 def damages():

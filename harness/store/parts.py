@@ -61,6 +61,10 @@ def append_part(run_dir: Path, table: str, rows: Sequence[Any]) -> None:
     """Add rows to a run that nobody writes any more, as one part; nothing if there are none. Raises StoreError."""
     if not rows:
         return
+    try:
+        _part_again(run_dir, table)
+    except OSError as error:
+        raise StoreError("rows cannot be added", run_dir, f"{error.strerror or error}") from error
     last = max((int(path.stem.rpartition("-")[2]) for path in list_parts(run_dir, table)), default=0)
     path = part_path(run_dir, table, last + 1)
     try:
@@ -68,6 +72,16 @@ def append_part(run_dir: Path, table: str, rows: Sequence[Any]) -> None:
         write_file(path, table, to_table(table, rows))
     except OSError as error:
         raise StoreError("rows cannot be written", path, f"{error.strerror or error}; free disk space") from error
+
+
+def _part_again(run_dir: Path, table: str) -> None:
+    """Make a merged file the first part, for parts beside a merged file are not read (those that are there are in it)."""
+    final = final_path(run_dir, table)
+    if final.exists():
+        for part in list_parts(run_dir, table):
+            part.unlink()
+        final.parent.joinpath("parts").mkdir(exist_ok=True)
+        final.replace(part_path(run_dir, table, 1))
 
 
 def _row_groups(parts: list[Path]) -> Iterator[Any]:
