@@ -1,0 +1,85 @@
+"""What a worker holds in memory, and what stays on disk when something of ours fails while it is read."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from harness import clock
+from harness.drive import driver, leftover, loop, reader, shard
+from harness.drive.collect import Collector
+from harness.drive.spool import Writer
+from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
+from tests.fakes.fault_server import FaultServer
+from tests.fakes.golden_server import GoldenServer
+
+pytestmark = pytest.mark.timing
+REPLIES = 3
+LONG = 1_000_000  # tokens: no limit of a single reply comes near
+
+
+class _Worker:
+    number = 0
+    ready = False
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_all_replies_together_hold_no_more_than_they_may(tmp_path, monkeypatch, compiled):
+    """Three endless replies, none too long for its plan: the longest is ended again and again while all hold more than the limit, and
+    in the end nothing is held."""
+    library = reader.library() if compiled else None
+    if compiled and library is None:
+        pytest.skip("no compiler here")
+    monkeypatch.setattr(loop, "MAX_HELD_BYTES", 1 << 20)
+    plan = [PlannedRequest(i, None, 1, LONG, None, i) for i in range(REPLIES)]
+    with FaultServer() as server:
+        endpoint = Endpoint(server.url("endless_comments"), "m", "completions")
+        prompts = [Prompt(i, "a", None) for i in range(REPLIES)]
+        shard.write(plan, prompts, [0] * REPLIES, 1, endpoint, "run", Phase.MEASURE, tmp_path)
+        spool, (control, parent) = Writer(tmp_path, 0), os.pipe()
+        os.set_blocking(control, False)
+        os.write(parent, b"go %d\n" % clock.monotonic_ns())
+        head = driver.request_head(endpoint)
+        config = loop.LoopConfig(endpoint.base_url, None, head, REPLIES, Timeouts(60, 60, 60, 120), None, True, library)
+        worker = loop.Loop(config, shard.load(shard.files(tmp_path, 0)), spool, control)
+        worker.prepare()
+        worker.run()
+        spool.close()
+        os.close(control)
+        os.close(parent)
+    assert worker.reader.held_bytes == 0
+    collector = Collector(plan, [0] * REPLIES, 1, Load(concurrency=REPLIES), endpoint, Phase.MEASURE, "run", tmp_path)
+    rows = collector.collect([_Worker()], 10**10)
+    assert [row.outcome for row in rows] == ["protocol_error"] * REPLIES
+    assert [row.error.split(" replies")[0] for row in rows] == [f"the longest of {n}" for n in (3, 2, 1)]
+    assert all("more than 1048576 bytes together" in row.error for row in rows)
+
+
+@pytest.mark.parametrize("fails", ["on_rows", "on_end"])
+def test_what_nobody_stored_stays_in_the_spool(tmp_path, fails):
+    """An error of ours while rows are taken, or when the last ones are written: the workers' files stay, and every reply that was
+    received is in them."""
+    rows: list = []
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("ours")
+
+    def drive(url: str, **hooks) -> None:
+        driver.drive(
+            plan, [Prompt(i, "a", None) for i in range(20)], load, Endpoint(url, "golden", "completions"), phase=Phase.MEASURE,
+            run_id="run", driver="wire", workers=1, timeouts=Timeouts(60, 60, 60, 120), duration_s=None, scratch=tmp_path,
+            on_progress=lambda _: None, should_stop=lambda: None, on_start=lambda _: None, **hooks,
+        )  # fmt: skip
+
+    plan, load = [PlannedRequest(i, None, 8, 4, None, i) for i in range(20)], Load(concurrency=2)
+    with GoldenServer(ttft_s=0.001, itl_s=0.001) as server:
+        drive(server.url, on_rows=rows.extend)
+        assert list(tmp_path.iterdir()) == []
+        with pytest.raises(RuntimeError, match="ours"):
+            drive(server.url, **{"on_rows": rows.extend, fails: fail})
+    (left,) = leftover.folders(tmp_path)
+    kept = [row for found in leftover.rows(left, plan, load, []) for row in found]
+    assert {row.outcome for row in kept} == {"ok"}
+    assert len({row.seq for row in kept}) == (20 if fails == "on_end" else len(kept))
+    assert kept
