@@ -1,4 +1,4 @@
-"""What a number, a name or a date of a config, scenario, preset or table may be: its bounds, and in the error the reason for them."""
+"""What every config, scenario, preset and table holds to: its keys, and the bounds of a number, a name or a date, with the reason."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import re
 from datetime import date
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MOST_REQUESTS = 10_000_000  # of a plan, which is drawn and held in memory
 MOST_TOKENS = 10_000_000  # of a prompt or a reply
 MOST_CELLS = 10_000  # of an experiment, repetitions counted
 MOST_IN_FLIGHT = 65_536  # connections of one machine
 YEAR_S = 366 * 86_400
+
+
+class Spec(BaseModel):
+    """What a file of the user's may say: no other keys, numbers that are finite; never changed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def within(least: float, most: float, why: str) -> AfterValidator:

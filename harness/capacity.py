@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.analyse.capacity import ProbeOrder, conclude, next_probe
 from harness.analyse.capacity_probe import PASS_NOW, Watch, reply
 from harness.analyse.summary import summarise
-from harness.config import CapacitySpec, LoadSpec
+from harness.load_spec import CapacitySpec, LoadSpec
 from harness.records import OVERLOAD, CapacityResult, Phase, ProbeResult, RequestRecord, Verdict
 from harness.store.reader import read_run
 

@@ -16,10 +16,11 @@ from harness.analyse.rates import slo_of
 from harness.calibrate import calibration_limit
 from harness.campaign.provenance import facts_of_none, link_log, manifest_of, one_line, target_facts
 from harness.capacity import probe_by_run, search_capacity
-from harness.config import CapacitySpec, ExperimentSpec, LoadSpec, TargetSpec
+from harness.config import ExperimentSpec, TargetSpec
 from harness.drive.driver import drive
 from harness.drive.refusals import IN_A_ROW, REFUSED, Refusals
 from harness.errors import ConfigError, HarnessError, InvalidRunError, TargetError
+from harness.load_spec import CapacitySpec, LoadSpec
 from harness.no_room import is_no_room, no_room
 from harness.observe.environment import collect
 from harness.observe.sampler import Observers

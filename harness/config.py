@@ -12,22 +12,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from harness import bounds, redaction
-from harness.bounds import within
+from harness.bounds import Spec, within
 from harness.documents import load_yaml
 from harness.errors import ConfigError, StoreError
-from harness.records import Load, Timeouts
+from harness.load_spec import LoadSpec
+from harness.records import Timeouts
 
 _S = TypeVar("_S", bound=BaseModel)
 _ROOT = Path(__file__).resolve().parent
-_NUMBER = r"\d+(?:\.\d+)?"
-_ARRIVALS = re.compile(
-    rf"poisson|constant|batch|preset|trace(:{_NUMBER})?|gamma:{_NUMBER}|onoff:{_NUMBER}:{_NUMBER}(:{_NUMBER})?"
-    rf"|diurnal:[a-z0-9/-]+(:{_NUMBER})?|ramp(:{_NUMBER}-{_NUMBER})?|step:{_NUMBER}(,{_NUMBER})*"
-)
-_OWN_TIMES = ("batch", "preset", "trace")  # arrivals that need no rate
 
 
 def data_dir(name: str) -> Path:
@@ -36,11 +31,7 @@ def data_dir(name: str) -> Path:
     return packaged if packaged.is_dir() else _ROOT.parent / name
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class HardwareSpec(_Spec):
+class HardwareSpec(Spec):
     """Price of the machine that a target runs on, as the user declares it."""
 
     name: bounds.Word
@@ -51,7 +42,7 @@ class HardwareSpec(_Spec):
     gpu_count: bounds.Count | None = Field(default=None, description="GPUs that the price is for")
 
 
-class PriceRef(_Spec):
+class PriceRef(Spec):
     """A hosted price: provider and model id as genai-prices names them, or an own price per million tokens.
 
     `cached_input_tokens`, `cache_write_.._tokens`: what the API's own prompt cache does with one request, as declared.
@@ -77,7 +68,7 @@ class PriceRef(_Spec):
         return f"{self.provider}/{self.model}"
 
 
-class TargetSpec(_Spec):
+class TargetSpec(Spec):
     """One server. `vllm`: started by us. `adopt`: a vLLM server at `url` that somebody else started.
     `hosted`: any OpenAI-compatible API at `url`, key in the environment variable `api_key_env`.
     `offline`: `vllm.LLM` in a process of its own, given whole batches; `batch_order` and `batch_size` say how they are cut."""
@@ -127,115 +118,7 @@ class TargetSpec(_Spec):
         return self
 
 
-class CapacitySpec(_Spec):
-    """A search for the highest Poisson rate whose attainment is at `slo.attainment`; rates in requests/s.
-
-    A probe that is not clear lasts `probe_s[1]` seconds of schedule; one that passes lasts `probe_s[0]` at least.
-    """
-
-    start_rps: bounds.Rate = Field(
-        description="first guess, e.g. from a closed loop; a factor of 10 off costs about 4 probes"
-    )
-    min_rps: bounds.Rate | None = Field(default=None, description="lowest rate tried; default start_rps / 64")
-    max_rps: bounds.Rate | None = Field(default=None, description="highest rate tried; default 64 x start_rps")
-    probe_s: tuple[bounds.SecondsOrNone, bounds.SecondsOrNone] = Field(
-        default=(60, 600), description="shortest and longest probe, seconds"
-    )
-    probes: int = Field(default=12, ge=2, le=12)
-    tolerance: Annotated[float, within(1e-3, 0.5, "half an interval as a share of the capacity")] = Field(
-        default=0.03, gt=0, le=0.5, description="half-width of the interval at which the search ends, share of capacity"
-    )
-
-    @property
-    def lowest_rps(self) -> float:
-        return self.start_rps / 64 if self.min_rps is None else self.min_rps
-
-    @property
-    def highest_rps(self) -> float:
-        return self.start_rps * 64 if self.max_rps is None else self.max_rps
-
-    @model_validator(mode="after")
-    def _in_order(self) -> CapacitySpec:
-        if not self.lowest_rps <= self.start_rps <= self.highest_rps:
-            raise ValueError("a capacity search needs min_rps <= start_rps <= max_rps")
-        if not 0 < self.probe_s[0] <= self.probe_s[1]:
-            raise ValueError("probe_s is [shortest, longest] in seconds, both above 0")
-        return self
-
-
-class LoadSpec(_Spec):
-    """Points of offered load: a list of `concurrency` (closed loop) or of `rate` in requests/s (open loop), or a search for
-    the `capacity`, which chooses its rates and their durations itself."""
-
-    concurrency: list[int] = Field(default_factory=list, max_length=1000)
-    rate: list[float] = Field(default_factory=list, max_length=1000)
-    arrivals: Annotated[str, Field(max_length=1000)] = Field(
-        default="poisson",
-        description="poisson | constant | gamma:SHAPE | onoff:ON_S:OFF_S[:OFF_SHARE] | diurnal:NAME[:DAY_S] | ramp[:FROM-TO] | "
-        "step:A,B,.. | trace[:SPEEDUP] | batch | preset",
-    )
-    requests: bounds.Requests | None = Field(default=None, description="requests a cell; or use duration_s")
-    requests_per_slot: bounds.Requests | None = Field(
-        default=None, description="closed loop: requests = this x concurrency"
-    )
-    duration_s: bounds.Seconds | None = None
-    capacity: CapacitySpec | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> LoadSpec:
-        if self.capacity is not None:
-            plain = type(self).model_fields
-            others = sorted(
-                k
-                for k in plain
-                if k != "capacity" and getattr(self, k) != plain[k].get_default(call_default_factory=True)
-            )
-            if others:
-                raise ValueError(
-                    f"capacity chooses rates and durations itself and offers Poisson arrivals; leave out {others}"
-                )
-            return self
-        if not _ARRIVALS.fullmatch(self.arrivals):
-            raise ValueError(
-                f"arrivals {self.arrivals!r} are unknown: {type(self).model_fields['arrivals'].description}"
-            )
-        process = self.arrivals.partition(":")[0]
-        timed = process in _OWN_TIMES and not self.concurrency
-        if self.concurrency and self.arrivals != "poisson":
-            raise ValueError("arrivals belong to an open loop; concurrency sends when a slot is free")
-        if bool(self.concurrency) == bool(self.rate) and not timed:
-            raise ValueError("a load needs exactly one of concurrency: [..], rate: [..] and capacity: {..}, not empty")
-        most = bounds.MOST_IN_FLIGHT
-        bad = [*(c for c in self.concurrency if not 1 <= c <= most), *(r for r in self.rate if not 1e-5 <= r <= 1e6)]
-        if bad:
-            advice = "concurrency must be >= 1 and rate > 0; at most {:,} in flight, 0.00001 to 1,000,000 requests/s"
-            raise ValueError(f"{bad[0]!r}: {advice.format(most)}")
-        if (self.requests_per_slot or 0) * max(self.concurrency, default=0) > bounds.MOST_REQUESTS:
-            raise ValueError(f"requests_per_slot x concurrency: at most {bounds.MOST_REQUESTS:,} requests a cell")
-        given = [k for k in ("requests", "requests_per_slot", "duration_s") if getattr(self, k) is not None]
-        if len(given) != 1 and not (process == "trace" and not given):  # without a number: the whole trace
-            raise ValueError(
-                f"a load needs exactly one of requests, requests_per_slot, duration_s; given: {given or 'none'}"
-            )
-        if not self.concurrency and self.requests_per_slot:
-            raise ValueError("requests_per_slot belongs to concurrency; use requests or duration_s with rate")
-        return self
-
-    def size(self) -> int:
-        """How many points."""
-        return max(1, len(self.concurrency) + len(self.rate))
-
-    def points(self) -> list[Load]:
-        if self.capacity is not None:
-            return [Load(arrivals="capacity")]
-        if not self.concurrency and not self.rate:
-            return [Load(arrivals=self.arrivals)]
-        return [Load(concurrency=c) for c in self.concurrency] + [
-            Load(rate_rps=r, arrivals=self.arrivals) for r in self.rate
-        ]
-
-
-class SloSpec(_Spec):
+class SloSpec(Spec):
     """Promise to users, in seconds. Requests meeting all of them are good."""
 
     ttft_from_schedule_s: bounds.Seconds | None = None
@@ -251,7 +134,7 @@ class SloSpec(_Spec):
         return {k: v for k, v in self.model_dump(exclude={"attainment"}).items() if v is not None}
 
 
-class CostSpec(_Spec):
+class CostSpec(Spec):
     """What the cost stage is told: never measured, always printed."""
 
     utilisation: bounds.Share = Field(default=1.0, description="served load / paid capacity, declared")
@@ -259,14 +142,14 @@ class CostSpec(_Spec):
     hosted: list[PriceRef] = Field(default_factory=list)
 
 
-class ObserveSpec(_Spec):
+class ObserveSpec(Spec):
     gpu: Literal["auto", "required", "off"] = "auto"
     gpu_hz: bounds.Hertz = 10
     server_hz: bounds.Hertz = Field(default=1, le=10)
     host_hz: bounds.Hertz = Field(default=2, le=10)
 
 
-class TimeoutSpec(_Spec):
+class TimeoutSpec(Spec):
     connect_s: bounds.Seconds | None = 10
     first_token_s: bounds.Seconds | None = 300
     idle_s: bounds.Seconds | None = 120
@@ -276,7 +159,7 @@ class TimeoutSpec(_Spec):
         return Timeouts(self.connect_s, self.first_token_s, self.idle_s, self.total_s)
 
 
-class CoolDownSpec(_Spec):
+class CoolDownSpec(Spec):
     """Pause before a cell until the GPUs are back where they were before the campaign; without NVML there is none."""
 
     margin_c: Annotated[float, within(0, 200, "degrees")] = Field(
@@ -288,7 +171,7 @@ class CoolDownSpec(_Spec):
     timeout_s: bounds.SecondsOrNone = Field(default=120, description="wait no longer than this; 0: never")
 
 
-class NotifySpec(_Spec):
+class NotifySpec(Spec):
     """Who is told when a campaign ends. A notice that cannot be given is a warning."""
 
     webhook_env: str | None = Field(
@@ -298,7 +181,7 @@ class NotifySpec(_Spec):
     mail: str | None = Field(default=None, description="address, through this machine's sendmail")
 
 
-class ExperimentSpec(_Spec):
+class ExperimentSpec(Spec):
     """An experiment file: every cell of targets x workloads x loads x repetitions."""
 
     experiment: bounds.Slug

@@ -16,16 +16,17 @@ TOTAL_S = 30.0
 MOST_BYTES = 32 << 20  # a metrics page of a large server has about one million
 
 
-def request(http: httpx.Client, method: str, url: str, *, total_s: float = TOTAL_S, **more: Any) -> httpx.Response:
+def request(http: httpx.Client, method: str, url: str, *, total_s: float | None = None, **more: Any) -> httpx.Response:
     """One answer, read whole. `more`: as httpx takes it. Raises httpx.HTTPError, where it is longer than MOST_BYTES or not here
-    after `total_s` too."""
+    after `total_s` (default: TOTAL_S) too."""
+    limit_s = TOTAL_S if total_s is None else total_s
     answers: SimpleQueue[httpx.Response | BaseException] = SimpleQueue()
     ask = threading.Thread(target=_ask, args=(answers, http, method, url, more), name="control-request", daemon=True)
     ask.start()
     try:
-        found = answers.get(timeout=total_s)
+        found = answers.get(timeout=limit_s)
     except Empty:
-        raise httpx.ReadTimeout(f"no whole answer within {total_s:g} s") from None
+        raise httpx.ReadTimeout(f"no whole answer within {limit_s:g} s") from None
     if isinstance(found, BaseException):
         raise found
     return found

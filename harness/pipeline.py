@@ -195,9 +195,8 @@ def _say_money(display: Display, coming: Forecast) -> None:
         display.say(
             f"hosted APIs: about ${coming.hosted_usd:,.2f} for {requests:,} requests, by list price, nothing cached"
         )
-    for note in coming.notes:
-        if "hosted" in note:
-            display.say(note)
+    for line in coming.unpriced:
+        display.say(line)
 
 
 def _eta(done: int, total: int, left_s: float) -> str:

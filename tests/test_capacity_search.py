@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from harness.analyse.capacity import ProbeOrder
 from harness.analyse.capacity_probe import FAIL_NOW, PASS_NOW, Watch
 from harness.capacity import STOPPED_BY_SEARCH, probe_by_run, search_capacity, stop_word, untrusted
-from harness.config import CapacitySpec, ExperimentSpec, LoadSpec
+from harness.config import ExperimentSpec
 from harness.drive.golden import server as golden
+from harness.load_spec import CapacitySpec, LoadSpec
 from harness.records import CapacityResult, Cell, Load, ProbeResult, Reason, RequestRecord, Verdict
 from harness.report import capacity as page
 from harness.report.capacity_figures import probes_plot

@@ -20,7 +20,7 @@ from scipy.stats import t as student
 
 from harness.analyse.capacity_fit import Curve, fit, near, uneven
 from harness.analyse.capacity_probe import FEW_MISSES, LEAST_INFLATION
-from harness.config import CapacitySpec
+from harness.load_spec import CapacitySpec
 from harness.records import CapacityResult, ProbeResult
 
 _CLOSE = 1.3  # high / low of a bracket within which a curve is fitted

@@ -76,8 +76,8 @@ class CellForecast:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """`start_s`: starting servers. `disk_bytes`: of all cells, and beside them what the largest takes while it runs. `notes`: what
-    the numbers leave out."""
+    """`start_s`: starting servers. `disk_bytes`: of all cells, and beside them what the largest takes while it runs. `unpriced`: hosted
+    targets whose dollars are not known, a line each. `notes`: these, and what else the numbers leave out."""
 
     campaign_id: str | None
     cells: tuple[CellForecast, ...]
@@ -86,6 +86,7 @@ class Forecast:
     disk_bytes: int
     free_bytes: int
     hosted_usd: Decimal | None
+    unpriced: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -193,13 +194,13 @@ def forecast(
         )
     start_s = pace.starts_s(steps, spec)
     billed = [cell.usd for cell in cells if cell.usd is not None]
-    notes = [
+    unpriced = tuple(
         f"target {name} is hosted and has no price: name it in cost.hosted ({targets[name].model})"
         for name, price in prices.items()
         if price is None
-    ]
-    if any(cell.basis == "guess" for cell in cells):
-        notes.append("times with the basis 'guess' rest on tokens alone; they are better after a first run")
+    )
+    guessed = any(cell.basis == "guess" for cell in cells)
+    more = ("times with the basis 'guess' rest on tokens alone; they are better after a first run",) if guessed else ()
     return Forecast(
         campaign_id,
         tuple(cells),
@@ -208,7 +209,8 @@ def forecast(
         sum(cell.disk_bytes for cell in cells) + max((cell.scratch_bytes for cell in cells), default=0),
         free_bytes(out),
         sum(billed, Decimal(0)) if billed else None,
-        tuple(notes),
+        unpriced,
+        unpriced + more,
     )
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import groupby
 
-from harness.config import ExperimentSpec, LoadSpec
+from harness.config import ExperimentSpec
 from harness.errors import ConfigError
+from harness.load_spec import LoadSpec
 from harness.records import Cell
 
 

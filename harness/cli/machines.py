@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -15,6 +15,9 @@ from harness.cli.numbers import Float, FloatRange
 from harness.cli.offline import as_json_option, at_option, moment
 from harness.cli.offline import console as terminal
 from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from harness.cost.model_shape import ModelShape
 
 GB = 10**9
 
@@ -98,6 +101,12 @@ def memory_command(
     if as_json:
         emit({**document, **{k: v for k, v in given.items() if v is not None}})
         return
+    _show_memory(shape, document, tensor_parallel, context)
+
+
+def _show_memory(shape: ModelShape, document: Mapping[str, Any], tensor_parallel: int, context: int) -> None:
+    """What `memory` found, as a sentence, a table of GPUs and a sentence on vLLM's blocks."""
+    kv_token, blocks = document["kv_bytes_per_token_per_gpu"], document["kv_blocks"]
     click.echo(
         f"{shape.name}: weights {document['weight_bytes'] / GB:.1f} GB, KV cache {kv_token:,} bytes per token and GPU, "
         f"{document['sequence_kv_bytes_per_gpu'] / GB:.2f} GB for a sequence of {context:,} tokens"
@@ -112,7 +121,7 @@ def memory_command(
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in (f"{tensor_parallel} x GPU", "for KV, GB", f"sequences of {context:,}", "KV tokens"):
         table.add_column(heading, justify="left" if "GPU" in heading else "right")
-    for gpu, fit in fits.items():
+    for gpu, fit in document["fits"].items():
         row = (f"{fit.kv_per_gpu / GB:.1f}", f"{fit.sequences:,}", f"{fit.kv_tokens:,}")
         table.add_row(gpu, *(row if fit.kv_per_gpu else ("does not fit", "-", "-")))
     terminal().print(table)

@@ -7,10 +7,10 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from harness import bounds
-from harness.bounds import within
+from harness.bounds import Spec, within
 from harness.config import HardwareSpec, PriceRef, data_dir
 from harness.cost.quantities import nearest
 from harness.documents import exists, load_yaml, parse_yaml
@@ -22,11 +22,7 @@ Range = Annotated[
 ]
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class WorkloadPart(_Spec):
+class WorkloadPart(Spec):
     """Mean request. `kind: batch`: nobody waits for an answer."""
 
     kind: Literal["interactive", "batch"] = "interactive"
@@ -43,7 +39,7 @@ class WorkloadPart(_Spec):
         return self
 
 
-class DemandPart(_Spec):
+class DemandPart(Spec):
     """Requests of a month of 730.5 h, spread by a named daily shape, numbers (hourly, or each `step_s` long), or flat."""
 
     requests_per_month: bounds.Volume
@@ -63,7 +59,7 @@ class DemandPart(_Spec):
         return self
 
 
-class CapacityPart(_Spec):
+class CapacityPart(Spec):
     """What one replica serves inside the SLO: requests/s, or total tokens/s, or a run directory's measurement."""
 
     requests_per_s: bounds.ServiceRate | None = None
@@ -86,7 +82,7 @@ class CapacityPart(_Spec):
         return self
 
 
-class MachinePart(_Spec):
+class MachinePart(Spec):
     """An instance of the price table, or a declared machine. A machine holds `replicas` replicas."""
 
     instance: str | None = None
@@ -100,7 +96,7 @@ class MachinePart(_Spec):
         return self
 
 
-class FleetPart(_Spec):
+class FleetPart(Spec):
     spares: bounds.Count = 1
     min_replicas: bounds.Count = Field(
         default=1, description="machines, without spares; 0: none when there is no demand"
@@ -118,7 +114,7 @@ class FleetPart(_Spec):
         return self
 
 
-class LabourPart(_Spec):
+class LabourPart(Spec):
     full_time: Annotated[float, within(0, 100_000, "people")] = Field(
         description="people who keep the service running, every month"
     )
@@ -127,7 +123,7 @@ class LabourPart(_Spec):
     source: str
 
 
-class LimitsPart(_Spec):
+class LimitsPart(Spec):
     requests_per_minute: bounds.Volume | None = None
     requests_per_day: bounds.Volume | None = None
     input_tokens_per_minute: bounds.Volume | None = None
@@ -140,7 +136,7 @@ class LimitsPart(_Spec):
     as_of: str = ""
 
 
-class DedicatedPart(_Spec):
+class DedicatedPart(Spec):
     """A hosted endpoint of one's own: paid by the hour of a unit, no labour or spare of ours."""
 
     usd_per_unit_hour: bounds.UsdPerHour
@@ -173,7 +169,7 @@ class HostedPart(PriceRef):
         return currency
 
 
-class ConstraintsPart(_Spec):
+class ConstraintsPart(Spec):
     """What money does not say. `engineers`: people who can run the service; none: not limited."""
 
     data_stays_inside: bool = False
@@ -181,7 +177,7 @@ class ConstraintsPart(_Spec):
     engineers: Annotated[float, within(0, 100_000, "people")] | None = None
 
 
-class ClaimPart(_Spec):
+class ClaimPart(Spec):
     """A published statement: its own arithmetic (numbers only) beside ours (numbers and figures of the result)."""
 
     row: bounds.Count | None = None
@@ -193,16 +189,16 @@ class ClaimPart(_Spec):
     reason: str
 
 
-class RangesPart(_Spec):
+class RangesPart(Spec):
     """Low and high of each assumption, times its base value. Ours unless the user says better, and printed."""
 
-    demand_rps: Range = [0.5, 2.0]
-    replica_usd_per_hour: Range = [0.8, 1.2]
-    hosted_usd_per_request: Range = [0.5, 1.3]
-    headroom: Range = [0.8, 1.2]
-    fixed_usd_per_hour: Range = [0.0, 2.0]
-    tokenizer_ratio: Range = [0.95, 1.2]
-    capacity_rps: Range = [0.9, 1.1]
+    demand_rps: Range = Field(default=[0.5, 2.0])
+    replica_usd_per_hour: Range = Field(default=[0.8, 1.2])
+    hosted_usd_per_request: Range = Field(default=[0.5, 1.3])
+    headroom: Range = Field(default=[0.8, 1.2])
+    fixed_usd_per_hour: Range = Field(default=[0.0, 2.0])
+    tokenizer_ratio: Range = Field(default=[0.95, 1.2])
+    capacity_rps: Range = Field(default=[0.9, 1.1])
 
     @model_validator(mode="after")
     def _around_the_base(self) -> RangesPart:
@@ -213,7 +209,7 @@ class RangesPart(_Spec):
         return self
 
 
-class ScenarioSpec(_Spec):
+class ScenarioSpec(Spec):
     """A scenario file."""
 
     scenario: bounds.Slug

@@ -10,6 +10,8 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness import clock, redaction
@@ -75,11 +77,7 @@ def drive(
     on words it cannot use. Files under `scratch` are removed at the end, the API key is never among them; where anything raises
     after the first send, `on_end` too, they stay for `harness recover`.
     """
-    if driver not in ("wire", "sdk"):
-        raise ConfigError("unknown driver", driver, "use wire or sdk")
-    batch = load.arrivals == "batch"  # an open loop without a rate: everything is due at once
-    if (load.concurrency is None) == (load.rate_rps is None and not batch):
-        raise ConfigError("a load is either closed or open", load, "set one of concurrency and rate_rps")
+    _refuse_words(driver, load)
     redaction.learn(endpoint.api_key)
     head = request_head(endpoint)
     if not requests:
@@ -87,47 +85,72 @@ def drive(
     count = max(1, min(workers, len(requests), load.concurrency or workers))
     tree = turns.tree_of(requests)
     owner = owners(requests, load, count, tree)
-    place = Path(tempfile.mkdtemp(prefix="drive-", dir=scratch))
     processes: list[WorkerProcess] = []
     following = collector = None
-    needed = False  # what the workers spooled, and nobody has stored
+    with _folder(scratch) as folder:
+        place = folder.path
+        try:
+            planned = turns.Planned(place / "planned") if tree.waiting else None
+            prompts = _until_stopped(prompts, should_stop)
+            shard.write(requests, prompts, owner, count, endpoint, run_id, phase, place, tree, planned)
+            following = None if planned is None else turns.NextTurns(requests, tree, planned, endpoint)
+            collector = Collector(requests, owner, count, load, endpoint, phase, run_id, place, following)
+            about = {"phase": phase.value, "run_id": run_id, "workers": count, "has_key": endpoint.api_key is not None}
+            (place / ABOUT).write_text(json.dumps(about))
+            processes = start_workers(
+                place, count, driver, endpoint, head, load, timeouts, duration_s, kernel_stamps=KERNEL_STAMPS
+            )
+            session = _Session(processes, collector, on_rows, on_progress, should_stop)
+            session.wait_ready()
+            session.measure_clocks()
+            started_ns = clock.monotonic_ns() + LEAD_NS
+            collector.started_ns = started_ns
+            on_start(started_ns)
+            folder.needed = True
+            session.run(started_ns)
+            on_end()
+            folder.needed = False
+            return collector.report(driver, session.stop_reason)
+        except _StoppedError as stopped:
+            return _nothing_sent(driver, str(stopped))
+        finally:
+            for process in processes:
+                process.kill()
+            if following is not None:
+                following.close()
+            if collector is not None:
+                collector.close()
+
+
+@dataclass(slots=True)
+class _Folder:
+    """Where a drive works; `needed`: it holds what workers spooled and nobody has stored."""
+
+    path: Path
+    needed: bool = False
+
+
+@contextmanager
+def _folder(scratch: Path) -> Iterator[_Folder]:
+    """A folder of its own, gone in the end unless it is needed. Raises StoreError where its disk is full."""
+    folder = _Folder(Path(tempfile.mkdtemp(prefix="drive-", dir=scratch)))
     try:
-        planned = turns.Planned(place / "planned") if tree.waiting else None
-        prompts = _until_stopped(prompts, should_stop)
-        shard.write(requests, prompts, owner, count, endpoint, run_id, phase, place, tree, planned)
-        following = None if planned is None else turns.NextTurns(requests, tree, planned, endpoint)
-        collector = Collector(requests, owner, count, load, endpoint, phase, run_id, place, following)
-        about = {"phase": phase.value, "run_id": run_id, "workers": count, "has_key": endpoint.api_key is not None}
-        (place / ABOUT).write_text(json.dumps(about))
-        processes = start_workers(
-            place, count, driver, endpoint, head, load, timeouts, duration_s, kernel_stamps=KERNEL_STAMPS
-        )
-        session = _Session(processes, collector, on_rows, on_progress, should_stop)
-        session.wait_ready()
-        session.measure_clocks()
-        started_ns = clock.monotonic_ns() + LEAD_NS
-        collector.started_ns = started_ns
-        on_start(started_ns)
-        needed = True
-        session.run(started_ns)
-        on_end()
-        needed = False
-        return collector.report(driver, session.stop_reason)
-    except _StoppedError as stopped:
-        return _nothing_sent(driver, str(stopped))
+        yield folder
     except OSError as error:
         if not is_no_room(error):
             raise
-        raise no_room("the load generator's files", place, error) from error
+        raise no_room("the load generator's files", folder.path, error) from error
     finally:
-        for process in processes:
-            process.kill()
-        if following is not None:
-            following.close()
-        if collector is not None:
-            collector.close()
-        if not needed:
-            shutil.rmtree(place, ignore_errors=True)
+        if not folder.needed:
+            shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def _refuse_words(driver: str, load: Load) -> None:
+    if driver not in ("wire", "sdk"):
+        raise ConfigError("unknown driver", driver, "use wire or sdk")
+    batch = load.arrivals == "batch"  # an open loop without a rate: everything is due at once
+    if (load.concurrency is None) == (load.rate_rps is None and not batch):
+        raise ConfigError("a load is either closed or open", load, "set one of concurrency and rate_rps")
 
 
 class _StoppedError(Exception):

@@ -7,9 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from harness import bounds
+from harness.bounds import Spec
 from harness.config import data_dir
 from harness.documents import load_yaml
 from harness.errors import ConfigError
@@ -20,11 +21,7 @@ _BIN_S = 10.0
 _Length = Annotated[float, Field(le=bounds.MOST_TOKENS)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Source(_Strict):
+class Source(Spec):
     """Where a preset's figures come from."""
 
     name: str
@@ -36,7 +33,7 @@ class Source(_Strict):
     tokenizer: str | None = None
 
 
-class ArrivalSpec(_Strict):
+class ArrivalSpec(Spec):
     """Arrivals as the source has them; what `--arrivals preset` replays: the counts of the 10 s bins as rates where there
     are some, else `process`."""
 
@@ -49,7 +46,7 @@ class ArrivalSpec(_Strict):
     note: str | None = None
 
 
-class PrefixSpec(_Strict):
+class PrefixSpec(Spec):
     """Share of each prompt that an unlimited prefix cache holds, as quantiles over requests. `rank_coupling` c: for a part
     |c| of the requests the share's rank is the prompt's (c > 0) or 1 - the prompt's (c < 0), else they are independent."""
 
@@ -68,7 +65,7 @@ class PrefixSpec(_Strict):
         return self
 
 
-class SessionSpec(_Strict):
+class SessionSpec(Spec):
     """Sessions as quantiles, each drawn independently of the others; all tables share `quantile_levels`.
     `compaction_keeps_tokens`: of the prompt before it, where a call would not fit the context otherwise."""
 
@@ -99,7 +96,7 @@ class SessionSpec(_Strict):
         return self
 
 
-class _Bin(_Strict):
+class _Bin(Spec):
     prompt_rank: tuple[float, float]
     output_tokens: list[Annotated[int, Field(le=bounds.MOST_TOKENS)]]
 
@@ -109,7 +106,7 @@ def _is_table(levels: list[float], values: list[Any], least: float = 1) -> bool:
     return len(levels) == len(values) >= 2 and levels[0] == 0 and levels[-1] == 1 and rising and values[0] >= least
 
 
-class Preset(_Strict):
+class Preset(Spec):
     """A preset file: `shape`, or `sessions`, or the tables. `check` holds figures of the source that a sample must
     reproduce."""
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from harness import bounds
-from harness.config import ExperimentSpec, LoadSpec, TargetSpec, data_dir
+from harness.bounds import Spec
+from harness.config import ExperimentSpec, TargetSpec, data_dir
 from harness.cost.model_shape import ModelShape, foreign_shape, load_model
 from harness.documents import exists, load_yaml
 from harness.errors import ConfigError
+from harness.load_spec import LoadSpec
 from harness.metrics import METRICS
 
 # Unit of a published figure -> (unit of the metric in harness.metrics, factor from that to it). "/GPU" divides by the GPUs.
@@ -26,11 +28,7 @@ STREAM_TPS = "stream_tps"  # 1 / TPOT: how fast one reply's tokens come; not a m
 STREAM_FORMULA = "1 / TPOT of a request"
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Source(_Spec):
+class Source(Spec):
     """Where the table was published. `date` is the publication's own; null where it says none."""
 
     name: str
@@ -40,7 +38,7 @@ class Source(_Spec):
     note: str = ""
 
 
-class PublishedSetup(_Spec):
+class PublishedSetup(Spec):
     """What the source says of its measurement; null is "not stated", never a guess. A row's own words win over the table's."""
 
     hardware: str | None = None
@@ -54,7 +52,7 @@ class PublishedSetup(_Spec):
     repetitions: str | None = None
 
 
-class Figure(_Spec):
+class Figure(Spec):
     """One published number. `column`: of one stream (one request as its user sees it), or of the server as a whole.
 
     `value` is null where the source gives the settings and no number. `column_stated` is false where the source does not say
@@ -85,7 +83,7 @@ class Figure(_Spec):
         return self
 
 
-class TableTarget(_Spec):
+class TableTarget(Spec):
     """How the table's server is started here. `gpus`: how many it needs, 0 where it runs on a CPU too.
 
     `shape`: the model's config, by name (configs/models) or written out, so that its memory is known where its files are not.
@@ -121,7 +119,7 @@ class TableTarget(_Spec):
                 return foreign_shape(self.shape, self.label)
 
 
-class Row(_Spec):
+class Row(Spec):
     """One row of the table, and the one cell of ours that stands for it."""
 
     name: bounds.Slug
@@ -139,7 +137,7 @@ class Row(_Spec):
         return self
 
 
-class PublishedTable(_Spec):
+class PublishedTable(Spec):
     """A file of configs/experiments/tables. Targets by name; rows in the order they are printed."""
 
     table: bounds.Slug

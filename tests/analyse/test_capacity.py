@@ -11,7 +11,7 @@ import pytest
 from harness.analyse.capacity import _inflation, best_probe, conclude, next_probe, over_repetitions
 from harness.analyse.capacity_fit import fit, near
 from harness.analyse.capacity_probe import LEAST_INFLATION
-from harness.config import CapacitySpec
+from harness.load_spec import CapacitySpec
 from harness.records import CapacityResult, ProbeResult
 
 SPEC = CapacitySpec(start_rps=10, min_rps=1, max_rps=100, probe_s=(60, 600))

@@ -9,7 +9,7 @@ import pytest
 
 from harness.analyse.capacity import CapacityMean, ProbeOrder, best_probe, conclude, next_probe, over_repetitions
 from harness.analyse.capacity_fit import fit
-from harness.config import CapacitySpec
+from harness.load_spec import CapacitySpec
 from harness.records import CapacityResult, ProbeResult
 
 SPEC = CapacitySpec(start_rps=10, min_rps=1, max_rps=100, probe_s=(60, 600))

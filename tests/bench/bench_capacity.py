@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.capacity import search_capacity
-from harness.config import CapacitySpec
+from harness.load_spec import CapacitySpec
 from harness.records import CapacityResult
 from tests.analyse import capacity_server as servers
 

@@ -17,9 +17,9 @@ from harness import plan
 from harness.analyse.capacity import ProbeOrder
 from harness.analyse.capacity_probe import Watch, reply
 from harness.capacity import search_capacity, stop_word
-from harness.config import CapacitySpec
 from harness.drive.driver import drive
 from harness.drive.golden import server as golden
+from harness.load_spec import CapacitySpec
 from harness.records import CapacityResult, Endpoint, Load, Phase, ProbeResult, Prompt, Timeouts
 from harness.report import capacity
 from harness.report.capacity_figures import probes_plot

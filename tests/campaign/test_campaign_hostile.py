@@ -101,7 +101,6 @@ def test_a_hostile_list_of_models_is_a_target_error(hostile, name, tmp_path):
 def test_a_list_of_models_that_drips_has_an_end(hostile, tmp_path, monkeypatch):
     """A byte now and then keeps every time limit between bytes: the whole answer has one of its own."""
     monkeypatch.setattr(control_request, "TOTAL_S", 0.5)
-    monkeypatch.setattr(control_request.request, "__kwdefaults__", {"total_s": 0.5})
     with pytest.raises(TargetError, match="cannot be reached"):
         open_target(spec(targets=[hosted(hostile.url("models_drip"))]).targets[0], tmp_path / "log", lambda _: None)
 

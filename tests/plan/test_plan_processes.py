@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.config import LoadSpec
 from harness.errors import ConfigError
+from harness.load_spec import LoadSpec
 from harness.plan import burstiness
 from harness.plan.arrivals import arrivals, demand_shapes, parse
 from harness.plan.gamma import gamma_quantiles
