@@ -227,9 +227,9 @@ def _measure(run: Run, target: Target, drawn: Plan, writer: RunWriter, observers
         _raise_if_dead(target, done)
         if done.stop_reason == REFUSED:
             raise TargetError(
-                f"{target.info.name} refused {IN_A_ROW} requests in a row",
+                f"the target {target.info.name} refused {IN_A_ROW} requests in a row",
                 refusals.last,
-                "look at the key, its rights and the account's balance; what came before is stored",
+                f"look at the key, its rights and the account's balance; every reply is a row in {run.run_dir}",
             )
 
 

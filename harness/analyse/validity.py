@@ -87,11 +87,15 @@ def failures(e: Evidence) -> Reason | None:
     share = bad.sum() / max(1, e.requests.count)
     if share <= MAX_FAILED:
         return None
-    seen = ", ".join(f"{n} {o}" for o, n in sorted(Counter(e.requests.outcome[bad].tolist()).items()))
+    counts = Counter(e.requests.outcome[bad].tolist())
+    seen = ", ".join(f"{n} {o}" for o, n in sorted(counts.items()))
+    overruns = counts[Outcome.OVERRUN.value] > bad.sum() / 2
     return invalid(
         "too_many_failures",
         f"{share:.1%} of {e.requests.count} requests failed ({seen}); at most {MAX_FAILED:.0%} may",
-        "lower the load, or lengthen the timeouts if the server was only slow",
+        "this API goes on beyond max_tokens: find the parameter that it takes for a reply's length"
+        if overruns
+        else "lower the load, or lengthen the timeouts if the server was only slow",
     )
 
 

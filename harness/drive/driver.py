@@ -73,9 +73,8 @@ def drive(
     `driver`: wire | sdk. `duration_s`: no new sends after it, what is in flight ends by itself; requests never sent
     because of it make no row. `should_stop` is asked ten times a second: "drain" ends sending, "abort" (or any other
     word, which then is the stop_reason) also cancels what is in flight. `on_rows` gets rows as requests end, from
-    this thread; `on_start` gets the start instant before the first send; `on_end` is called after the last row. Raises ConfigError
-    on words it cannot use. Files under `scratch` are removed at the end, the API key is never among them; where anything raises
-    after the first send, `on_end` too, they stay for `harness recover`.
+    this thread; `on_start` gets the start instant before the first send; `on_end` is called after the last row. Raises ConfigError.
+    Files under `scratch` (the API key is never in them) go at the end; where anything raises after the first send they stay.
     """
     _refuse_words(driver, load)
     redaction.learn(endpoint.api_key)

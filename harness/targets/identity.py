@@ -98,7 +98,7 @@ def api_key(variable: str | None) -> str | None:
     key = os.environ.get(variable, "").strip()
     if not key:
         raise ConfigError(
-            "the API key's environment variable is not set", variable, f"export {variable}=.. and run again"
+            "the API key's environment variable is not set", variable, f"set {variable} to the key and run again"
         )
     if not re.fullmatch(r"[\x21-\x7e]+", key):
         raise ConfigError(

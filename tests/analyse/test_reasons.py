@@ -277,3 +277,12 @@ def test_samples_outside_the_window_say_nothing():
         assert [code for code, _, _ in told(reasons(OPEN, R10, gpu_rows=rows))] == (
             ["other_gpu_processes"] if inside else []
         )
+
+
+def test_overruns_have_an_advice_of_their_own():
+    """Where most of what failed went on beyond the tokens asked for, no longer limit and no lower load would help; half is not most."""
+    for overruns, advised in ((6, "max_tokens"), (5, "timeouts")):
+        records = lost(10 - overruns, lost(10, outcome="overrun"), outcome="reset")
+        (reason,) = (r for r in reasons(records) if r.code == "too_many_failures")
+        assert f"{overruns} overrun" in reason.message
+        assert advised in reason.advice
