@@ -153,6 +153,13 @@ def test_repetitions_of_different_numbers():
 # ---------------------------------------------------------------- what may differ
 
 
+def test_an_installed_harness_has_no_commit():
+    """Outside a checkout there is none to tell: on one side it is none, on both it is no fact."""
+    installed, checkout = (campaign(VALUES, environment={"git": git}) for git in (None, {"commit": "ffff"}))
+    assert changes([("c", installed.runs, checkout.runs)]) == (("harness commit", "none", "ffff"),)
+    assert changes([("c", installed.runs, installed.runs)]) == ()
+
+
 def test_every_fact_that_differs_is_listed():
     """In the order of the facts, then those of new alone; runs that differ among themselves have all values; secrets none."""
     told = {

@@ -5,7 +5,8 @@
 
 Everything happens in copies of the tree under a temporary folder. Tests run once under coverage (which lines each executes, how
 long it takes, whether it passes); then every mutant has a forked process of its own, which had imported the libraries before.
-A mutant is killed where a test fails or outruns its time; survivors are printed with their diffs. tests/mutants/may_live.toml
+A mutant is killed where a test fails or outruns its time; survivors are printed with their diffs. What a test reads from a cache
+that an earlier one filled is not seen as executed by it, so that a survivor is to be tried by hand before it is believed. tests/mutants/may_live.toml
 names those that may live and why; they do not count, and an entry whose lines are gone is reported.
 """
 
