@@ -27,6 +27,11 @@ def _no_secret_of_another_test():
     redaction.forget()
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A test's name never holds bytes: two processes that share the tests must make the same names."""
+    return f"{argname}{len(val)}B" if isinstance(val, bytes) else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call):
     report = yield
