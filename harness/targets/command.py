@@ -65,7 +65,17 @@ def environment(spec: TargetSpec) -> dict[str, str]:
         )
     env = _ENV | dict(os.environ) | spec.env
     env.pop("VLLM_API_KEY", None)  # it would lock the server against us
+    env["PATH"] = path_with(sys.executable, env)
     return env
+
+
+def path_with(python: str, env: Mapping[str, str]) -> str:
+    """PATH with the folder of `python` first: FlashInfer looks for `ninja` on PATH, and a virtual environment that nobody
+    activated is not on it."""
+    folder = str(Path(python).parent)
+    return os.pathsep.join(
+        (folder, *(p for p in env.get("PATH", os.defpath).split(os.pathsep) if p not in ("", folder)))
+    )
 
 
 def _hub_copy(name: str, env: Mapping[str, str]) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -99,6 +101,15 @@ def test_environment_defaults_give_way(monkeypatch):
     for more in ({"env": {"VLLM_API_KEY": "sk-secret"}}, {"api_key_env": "K"}):
         with pytest.raises(ConfigError, match="own"):
             command.environment(spec(**more))
+
+
+def test_the_interpreters_folder_is_first_on_the_servers_path(monkeypatch):
+    """`ninja` beside an interpreter that nobody activated is found; the folder stands once, the rest keeps its order."""
+    folder = str(Path(sys.executable).parent)
+    monkeypatch.setenv("PATH", f"/a:{folder}:/b")
+    assert command.environment(spec())["PATH"] == f"{folder}:/a:/b"
+    assert command.environment(spec(env={"PATH": "/c"}))["PATH"] == f"{folder}:/c"
+    assert command.path_with("/other/bin/python", {}) == f"/other/bin:{os.defpath}"
 
 
 @pytest.mark.parametrize("missing", ["./no-such", "/no/such", "~/no-such-dir", "a/b/c"])
