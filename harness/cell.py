@@ -41,8 +41,11 @@ from harness.store.capacity_file import write_capacity
 from harness.store.parts import SCRATCH
 from harness.store.writer import RunWriter
 from harness.targets import Target, offline
+from harness.targets.jit_log import JitWatch
+from harness.warm_up import warm_up
 
 TRACEBACK = "traceback.txt"
+_ONE_WORKER = 64  # connections of a warm-up that one process opens alone
 
 
 class Display(Protocol):
@@ -208,17 +211,18 @@ def record_failure(run: Run, log_path: Path | None, error: HarnessError) -> None
 
 
 def _measure(run: Run, target: Target, drawn: Plan, writer: RunWriter, observers: Observers) -> None:
-    """Warm-up and measured phase of a plan that is replayed as it was drawn. Raises TargetError, InvalidRunError."""
-    phases = (Phase.WARMUP, drawn.warmup, _warmup_load(drawn.load)), (Phase.MEASURE, drawn.requests, drawn.load)
+    """Warm-up in rounds, then the measured phase of a plan that is replayed as it was drawn. Raises TargetError, InvalidRunError."""
     reports: dict[str, Any] = {}
-    for phase, requests, load in phases:
+    watch = JitWatch(target.log_path)
+
+    def one(phase: Phase, requests: Sequence[PlannedRequest], load: Load) -> DriveReport | None:
         if not requests or run.stop.asked:
-            continue
+            return None
         run.display.phase("warm-up" if phase is Phase.WARMUP else "measuring")
         if phase is Phase.MEASURE:
             observers.edge("start")
         refusals = Refusals()
-        done = _drive_phase(run, target, phase, requests, load, writer, refusals)
+        done = _drive_phase(run, target, phase, requests, load, writer, refusals, watch)
         if phase is Phase.MEASURE:
             observers.settle()
             observers.edge("end")
@@ -231,6 +235,20 @@ def _measure(run: Run, target: Target, drawn: Plan, writer: RunWriter, observers
                 refusals.last,
                 f"look at the key, its rights and the account's balance; every reply is a row in {run.run_dir}",
             )
+        return done
+
+    made = warm_up(drawn, run.target_spec.kind, watch, lambda requests, load: one(Phase.WARMUP, requests, load))
+    if made.rounds:
+        reports[Phase.WARMUP.value] = made.report
+    one(Phase.MEASURE, drawn.requests, drawn.load)
+    watch.look()
+    reports["compiling"] = {
+        "rounds": made.rounds,
+        "round_lines": made.jit_lines,
+        "lines": watch.facts(),
+        "count": watch.count,
+    }
+    writer.update(drive=reports)
 
 
 def _drive_phase(
@@ -241,6 +259,7 @@ def _drive_phase(
     load: Load,
     writer: RunWriter,
     refusals: Refusals,
+    watch: JitWatch,
 ) -> DriveReport:
     spec, stop, load_spec = run.spec, run.stop, run.load_spec
     probe = run.probe if phase is Phase.MEASURE else None
@@ -258,6 +277,7 @@ def _drive_phase(
             probe.on_rows(rows)
 
     def on_progress(progress: DriveProgress) -> None:
+        watch.look()
         run.display.progress(replace(progress, duration_s=ends_by_time))
 
     scratch = run.run_dir / SCRATCH
@@ -281,7 +301,7 @@ def _drive_phase(
                 load,
                 target.endpoint,
                 driver=spec.driver,
-                workers=spec.workers if phase is Phase.MEASURE else 1,
+                workers=spec.workers if phase is Phase.MEASURE or (load.concurrency or 0) > _ONE_WORKER else 1,
                 timeouts=spec.timeouts.record(),
                 duration_s=duration_s,
                 on_start=lambda _: None,
@@ -292,11 +312,6 @@ def _drive_phase(
         stop.driving = False
     scratch.rmdir()
     return report
-
-
-def _warmup_load(load: Load) -> Load:
-    """Warm-up is a closed loop at the cell's concurrency (at most 8): it fills caches and graphs, it is not measured."""
-    return Load(concurrency=min(load.concurrency or 4, 8))
 
 
 def _fits_context(drawn: Plan, target: Target) -> None:

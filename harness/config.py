@@ -191,7 +191,10 @@ class ExperimentSpec(Spec):
     workloads: list[bounds.Word] = Field(min_length=1, max_length=1000)
     loads: list[LoadSpec] = Field(min_length=1, max_length=1000)
     repetitions: int = Field(default=1, ge=1)
-    warmup_requests: bounds.Count = 4
+    warmup_requests: bounds.Count = Field(
+        default=4,
+        description="at least; a vLLM server gets 2 a slot, in rounds until its log tells of no compilation; 0: none",
+    )
     context_limit_tokens: bounds.Tokens | None = Field(
         default=None, ge=2, description="prompt + output above it are redrawn and counted"
     )

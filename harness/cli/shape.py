@@ -54,7 +54,9 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--duration", "duration_s", type=FloatRange(min=0, min_open=True), help="Seconds of sending."),
             click.option("--seed", type=click.IntRange(min=0), help="Seed of the plan  [default: 1, or the config's]"),
             click.option(
-                "--warmup", type=click.IntRange(min=0), help="Warm-up requests  [default: 4, or the config's]"
+                "--warmup",
+                type=click.IntRange(min=0),
+                help="Warm-up requests at least; a vLLM server gets 2 a slot and more  [default: 4, or the config's]",
             ),
             click.option(
                 "--context-limit", type=click.IntRange(min=2), help="Redraw requests longer than this many tokens."

@@ -41,7 +41,8 @@ _PHASES = (
 )
 
 
-def _bare(line: str) -> str:
+def bare(line: str) -> str:
+    """A line without colours and without vLLM's prefix of process, level, time and place."""
     return _PREFIX.sub("", _ANSI.sub("", line)).rstrip()
 
 
@@ -88,7 +89,7 @@ def cause(path: Path) -> str:
     """
     raw = [line for line in tail(path).splitlines() if line.strip()]
     up = max((at for at, line in enumerate(raw) if _UP in line), default=None)
-    lines = [_bare(line) for line in raw[up or 0 :] if not _MILD.match(_ANSI.sub("", line))]
+    lines = [bare(line) for line in raw[up or 0 :] if not _MILD.match(_ANSI.sub("", line))]
     if bad_argument := next((found for line in lines if (found := _ARGPARSE.match(line))), None):
         return bad_argument.group(1)[:_CAUSE_CHARS]
     exceptions = [at for at, line in enumerate(lines) if _EXCEPTION.match(line)]
@@ -96,7 +97,7 @@ def cause(path: Path) -> str:
         return _with_details(lines, real[0] if up is None else real[-1])
     if exceptions:
         return lines[exceptions[-1]][:_CAUSE_CHARS]
-    last = [_bare(line) for line in raw[-3:]]
+    last = [bare(line) for line in raw[-3:]]
     return f"its log ends: {' | '.join(last)[-_CAUSE_CHARS:]}" if last else "its log is empty"
 
 
