@@ -18,7 +18,7 @@ from harness.campaign import ending, file, order, preflight, stock
 from harness.campaign.claim import claim, release, wanted
 from harness.campaign.cool_down import CoolDown, as_facts
 from harness.campaign.ending import Summary
-from harness.campaign.forecast import Forecast, Key, Pace, PlanSize, forecast, key_of, size_of
+from harness.campaign.forecast import Forecast, Key, Pace, PlanSize, forecast, key_of, longest_cool_down_s, size_of
 from harness.campaign.intent import Intent
 from harness.campaign.order import Step, cells_of
 from harness.campaign.provenance import one_line
@@ -83,7 +83,7 @@ def run_experiment(
         return _run_single(spec, out, display, stop)
     begun_ns = clock.monotonic_ns()
     prepared = _prepare(spec, out, intent)
-    steps, sizes, pace = prepared.steps, prepared.sizes, Pace(out)
+    steps, sizes, pace = prepared.steps, prepared.sizes, Pace(out, longest_cool_down_s(spec))
     coming = forecast(spec, out, prepared.todo, sizes, None)
     preflight.check_disk(spec, out, coming.disk_bytes)
     preflight.check_files(spec, prepared.todo)
@@ -158,7 +158,8 @@ def _run_step(run: Run, step: Step, server: Server, cool: CoolDown, ran: Ran, pa
         target = server.need(step)
         pause = cool.wait(run.display.say)
         run_cell(run, target, {"cool_down": as_facts(pause)})
-        pace.saw_cell(step, (clock.monotonic_ns() - begun_ns) / clock.NS)
+        pause_s = None if pause is None else pause.waited_s
+        pace.saw_cell(step, (clock.monotonic_ns() - begun_ns) / clock.NS - (pause_s or 0.0), pause_s)
     except StoreError:  # no row of it may count: the cell is run again by a resumption
         if run.run_dir.exists():
             stock.move_aside(run.run_dir.parent, run.run_dir)
@@ -222,7 +223,7 @@ def _prepare(spec: ExperimentSpec, out: Path, intent: Intent) -> _Prepared:
     for step in steps:
         if key_of(step) not in sizes:
             sizes[key_of(step)] = size_of(draw_plan(spec, step.cell, step.load)[0])
-    done = stock.finished(out, found.campaign_id, found.order) if found else frozenset()
+    done = stock.finished(out, found.campaign_id, found.order, again=intent.failed) if found else frozenset()
     return _Prepared(found, steps, tuple(step for step in steps if step.name not in done), sizes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.campaign import file, lock, order, stock
@@ -27,9 +27,20 @@ def wanted(spec: ExperimentSpec, out: Path, intent: Intent) -> tuple[file.Campai
     """The campaign to resume, if any, and all its cells in order. Reads only. Raises ConfigError and StoreError."""
     if intent.resume is None:
         return None, order.ordered(spec, intent.only)
-    found = file.find(out, None if intent.resume == NEWEST else intent.resume)
+    found = file.find(out, None if intent.resume == NEWEST else intent.resume, finished_too=intent.failed)
     file.refuse_other(found, spec, intent.only)
+    if found.state == file.FINISHED and not _has_failed(out, found):
+        raise ConfigError(
+            "no failed cell to run again",
+            f"campaign {found.campaign_id}",
+            "name another: --resume CAMPAIGN_ID --failed",
+        )
     return found, order.from_names(spec, found.order)
+
+
+def _has_failed(out: Path, campaign: file.Campaign) -> bool:
+    paths = (stock.run_dir(out, campaign.campaign_id, name) for name in campaign.order)
+    return any(path.is_dir() and stock.failure(path) is not None for path in paths)
 
 
 @contextmanager
@@ -57,14 +68,16 @@ def claim(
             return
         held.enter_context(lock.hold_file(file.lock_path(out, found.campaign_id), found.campaign_id))
         campaign = file.resumed(file.read(file.path_of(out, found.campaign_id)))
-        if campaign.state == file.FINISHED:
+        if campaign.state == file.FINISHED and not intent.failed:
             raise ConfigError("the campaign is finished", found.campaign_id, "start a new one without --resume")
         for part in (out / file.FOLDER).glob(f".{found.campaign_id}.*.tmp"):  # of a write that was killed
             part.unlink(missing_ok=True)
+        if intent.failed:
+            campaign = replace(campaign, state=file.OPEN, summary=None)
         file.write(out, campaign)
-        have = stock.take_stock(out, found.campaign_id, campaign.order)
+        have = stock.take_stock(out, found.campaign_id, campaign.order, again=intent.failed)
         for moved in have.moved:
-            say(f"a broken-off attempt is kept aside, in no report: {moved}")
+            say(f"a broken-off{' or failed' if intent.failed else ''} attempt is kept aside, in no report: {moved}")
         yield Claim(campaign, have.done)
 
 

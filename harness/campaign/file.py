@@ -144,19 +144,20 @@ def read(path: Path) -> Campaign:
         ) from None
 
 
-def find(out: Path, wanted: str | None) -> Campaign:
-    """The campaign with the id `wanted`, or the newest one that is not finished.
+def find(out: Path, wanted: str | None, *, finished_too: bool = False) -> Campaign:
+    """The campaign with the id `wanted`, or the newest one that is not finished; with `finished_too` the newest of all.
 
     Raises ConfigError: there is none, or it is finished.
     """
     if wanted is not None:
         found = read(path_of(out, wanted))
-        if found.state == FINISHED:
-            raise ConfigError("the campaign is finished", wanted, "start a new one without --resume")
+        if found.state == FINISHED and not finished_too:
+            advice = "start a new one without --resume; --resume --failed runs its failed cells again"
+            raise ConfigError("the campaign is finished", wanted, advice)
         return found
     for path in sorted((out / FOLDER).glob("*.json"), key=lambda path: path.stem, reverse=True):
         campaign = read(path)
-        if campaign.state != FINISHED:
+        if campaign.state != FINISHED or finished_too:
             return campaign
     raise ConfigError("no unfinished campaign to resume", out, "start a new one without --resume")
 

@@ -1,7 +1,8 @@
 """What a campaign will take: seconds, dollars at hosted targets, disk. Estimates, each with what it rests on.
 
 A cell's time is that of the newest run of the same cell in the experiment's directory; else its duration or the plan's last
-arrival; else a guess from its tokens, which is only there to have a number.
+arrival; else a guess from its tokens, which is only there to have a number. The pause before it is what such pauses took here,
+else the longest that the config allows.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from harness import clock
+from harness import clock, nvidia_driver
 from harness.campaign.disk import CellBytes, cell_bytes
 from harness.campaign.order import Step, server_key
 from harness.config import ExperimentSpec, TargetSpec
@@ -61,7 +63,7 @@ def size_of(plan: Plan) -> PlanSize:
 @dataclass(frozen=True, slots=True)
 class CellForecast:
     """`usd` is None for targets that are not hosted, or have no known price. `basis`: earlier run | declared | guess. `disk_bytes`:
-    what stays; `scratch_bytes`: what stands beside it while the cell runs."""
+    what stays; `scratch_bytes`: what stands beside it while the cell runs. `cool_down_s`: the pause before it, in `seconds`."""
 
     index: int
     name: str
@@ -72,11 +74,12 @@ class CellForecast:
     disk_bytes: int
     scratch_bytes: int
     usd: Decimal | None
+    cool_down_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """`start_s`: starting servers. `disk_bytes`: of all cells, and beside them what the largest takes while it runs. `unpriced`: hosted
+    """`start_s`: starting servers. `cool_down_s`: pauses until the GPUs are cool, in `total_s`. `disk_bytes`: of all cells, and beside them what the largest takes while it runs. `unpriced`: hosted
     targets whose dollars are not known, a line each. `notes`: these, and what else the numbers leave out."""
 
     campaign_id: str | None
@@ -88,6 +91,7 @@ class Forecast:
     hosted_usd: Decimal | None
     unpriced: tuple[str, ...]
     notes: tuple[str, ...]
+    cool_down_s: float = 0.0
 
 
 def _stem(name: str) -> str:
@@ -98,12 +102,18 @@ def _stem(name: str) -> str:
 class Pace:
     """How long cells and server starts took here, newest first; `saw_*` adds what this campaign sees."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, cool_down_s: float = 0.0) -> None:
+        """`cool_down_s`: the pause before a cell where none was seen yet, see `longest_cool_down_s`."""
+        self._longest_s = cool_down_s
+        self._pauses: list[float] = []
         self._cells: dict[str, float] = {}
         self._starts: dict[str, float] = {}
         self._requests: dict[str, int] = {}
         for name, manifest in _manifests(out):
             seconds = _seconds(manifest)
+            pause = manifest.environment.get("cool_down")
+            if isinstance(pause, Mapping) and isinstance(pause.get("waited_s"), int | float):
+                self._pauses.append(float(pause["waited_s"]))
             if seconds is not None and manifest.state == RunState.COMPLETE:
                 self._cells.setdefault(_stem(name), seconds + _OVERHEAD_S)
                 self._requests.setdefault(_stem(name), manifest.row_counts.get("requests", 0))
@@ -111,8 +121,17 @@ class Pace:
             if ready is not None:
                 self._starts.setdefault(manifest.cell.target, float(ready))
 
-    def saw_cell(self, step: Step, seconds: float) -> None:
+    def saw_cell(self, step: Step, seconds: float, cool_down_s: float | None) -> None:
+        """`seconds`: without the pause before it; `cool_down_s`: that pause, None where nothing was waited for."""
         self._cells[_stem(step.name)] = seconds
+        if cool_down_s is not None:
+            self._pauses.append(cool_down_s)
+        else:
+            self._longest_s = 0.0
+
+    def cool_down_s(self) -> float:
+        """The pause before a cell: the mean of those seen, else the longest that may be."""
+        return fmean(self._pauses) if self._pauses else self._longest_s
 
     def saw_start(self, target: str, seconds: float) -> None:
         self._starts[target] = seconds
@@ -121,7 +140,7 @@ class Pace:
         return self._starts.get(target.name, _START_S.get(target.kind, _ASK_S))
 
     def cell(self, step: Step, size: PlanSize) -> tuple[float, str, int]:
-        """(seconds, basis, requests) of one cell."""
+        """(seconds without the pause before it, basis, requests) of one cell."""
         stem = _stem(step.name)
         if stem in self._cells:
             return self._cells[stem], "earlier run", self._requests.get(stem, size.requests)
@@ -140,8 +159,9 @@ class Pace:
         return one_s * size.requests / (slots or 1) + _WARMUP_S + _OVERHEAD_S, "guess", size.requests
 
     def seconds(self, steps: Sequence[Step], sizes: Mapping[Key, PlanSize], spec: ExperimentSpec) -> float:
-        """Of these steps, server starts included."""
-        return sum(self.cell(step, sizes[key_of(step)])[0] for step in steps) + self.starts_s(steps, spec)
+        """Of these steps, server starts and pauses included."""
+        cells_s = sum(self.cell(step, sizes[key_of(step)])[0] + self.cool_down_s() for step in steps)
+        return cells_s + self.starts_s(steps, spec)
 
     def starts_s(self, steps: Sequence[Step], spec: ExperimentSpec) -> float:
         targets = {target.name: target for target in spec.targets}
@@ -167,6 +187,12 @@ def _manifests(out: Path) -> Iterable[tuple[str, Manifest]]:
             continue
 
 
+def longest_cool_down_s(spec: ExperimentSpec) -> float:
+    """cool_down.timeout_s where boards are read, or the config requires them (a dry run elsewhere); else nothing is waited for."""
+    boards = spec.observe.gpu == "required" or nvidia_driver.boards() > 0
+    return spec.cool_down.timeout_s if boards else 0.0
+
+
 def _seconds(manifest: Manifest) -> float | None:
     phases: Sequence[Mapping[str, Any]] = [p for p in manifest.drive.values() if p.get("ended_ns")]
     return sum((p["ended_ns"] - p["started_ns"]) / clock.NS for p in phases) if phases else None
@@ -179,7 +205,8 @@ def forecast(
     spec: ExperimentSpec, out: Path, steps: Sequence[Step], sizes: Mapping[Key, PlanSize], campaign_id: str | None
 ) -> Forecast:
     """The steps in their order with what each will take. Raises ConfigError for a price that is not known."""
-    pace = Pace(out)
+    pace = Pace(out, longest_cool_down_s(spec))
+    pause_s = pace.cool_down_s()
     targets = {target.name: target for target in spec.targets}
     prices = {name: price_of(spec, target) for name, target in targets.items() if target.kind == "hosted"}
     cells = []
@@ -190,7 +217,18 @@ def forecast(
         usd = None if price is None else _usd(price, size, requests)
         disk = disk_of(size, requests, seconds)
         cells.append(
-            CellForecast(step.index, step.name, step.block, seconds, basis, requests, disk.stays, disk.beside, usd)
+            CellForecast(
+                step.index,
+                step.name,
+                step.block,
+                seconds + pause_s,
+                basis,
+                requests,
+                disk.stays,
+                disk.beside,
+                usd,
+                pause_s,
+            )
         )
     start_s = pace.starts_s(steps, spec)
     billed = [cell.usd for cell in cells if cell.usd is not None]
@@ -211,6 +249,7 @@ def forecast(
         sum(billed, Decimal(0)) if billed else None,
         unpriced,
         unpriced + more,
+        pause_s * len(cells),
     )
 
 

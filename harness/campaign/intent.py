@@ -9,9 +9,10 @@ NEWEST = "newest"
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What the command line says beside the config: globs on cell names, the campaign to resume (an id, or NEWEST), and
-    whether to wait for one that holds the GPU."""
+    """What the command line says beside the config: globs on cell names, the campaign to resume (an id, or NEWEST), whether to
+    wait for one that holds the GPU, and whether a resumption runs failed cells again."""
 
     only: tuple[str, ...] = ()
     resume: str | None = None
     wait_lock: bool = False
+    failed: bool = False

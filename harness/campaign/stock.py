@@ -26,9 +26,9 @@ def run_dir(out: Path, campaign_id: str, cell_name: str) -> Path:
     return out / f"{campaign_id}_{cell_name}"
 
 
-def take_stock(out: Path, campaign_id: str, names: Sequence[str]) -> Stock:
-    """Look at every cell's run directory; an attempt that was broken off is moved into `interrupted/`, where no report
-    looks. Raises StoreError: a run of the campaign is still going on, or a directory holds another campaign's run.
+def take_stock(out: Path, campaign_id: str, names: Sequence[str], *, again: bool = False) -> Stock:
+    """Look at every cell's run directory; an attempt that was broken off, and with `again` one that failed, is moved into
+    `interrupted/`, where no report looks. Raises StoreError: a run of the campaign is still going on, or a directory holds another campaign's run.
     """
     done: set[str] = set()
     moved: list[Path] = []
@@ -36,17 +36,19 @@ def take_stock(out: Path, campaign_id: str, names: Sequence[str]) -> Stock:
         path = run_dir(out, campaign_id, name)
         if not path.is_dir():
             continue
-        if _is_done(path, campaign_id):
+        if _is_done(path, campaign_id) and not (again and failure(path) is not None):
             done.add(name)
         else:
             moved.append(move_aside(out, path))
     return Stock(frozenset(done), tuple(moved))
 
 
-def finished(out: Path, campaign_id: str, names: Sequence[str]) -> frozenset[str]:
-    """Names of the cells that have a finished run; changes nothing. Raises StoreError as `take_stock`."""
+def finished(out: Path, campaign_id: str, names: Sequence[str], *, again: bool = False) -> frozenset[str]:
+    """Names of the cells that have a finished run, with `again` without those that failed; changes nothing. Raises StoreError
+    as `take_stock`."""
     paths = {name: run_dir(out, campaign_id, name) for name in names}
-    return frozenset(name for name, path in paths.items() if path.is_dir() and _is_done(path, campaign_id))
+    done = {name: path for name, path in paths.items() if path.is_dir() and _is_done(path, campaign_id)}
+    return frozenset(name for name, path in done.items() if not again or failure(path) is None)
 
 
 def _is_done(path: Path, campaign_id: str) -> bool:
@@ -81,5 +83,5 @@ def move_aside(out: Path, path: Path) -> Path:
             number += 1
         path.rename(kept)
     except OSError as error:
-        raise StoreError("a broken-off attempt cannot be moved aside", path, str(error.strerror)) from error
+        raise StoreError("an attempt cannot be moved aside", path, str(error.strerror)) from error
     return kept

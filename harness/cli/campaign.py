@@ -108,7 +108,7 @@ def show_forecast(forecast: Forecast, *, as_json: bool) -> None:
     console().print(table)
     resumed = f" left of campaign {forecast.campaign_id}" if forecast.campaign_id else ""
     click.echo(f"{len(forecast.cells)} cells{resumed}, about {duration(forecast.total_s)}", nl=False)
-    click.echo(f" ({duration(forecast.start_s)} of it starting servers; cool-downs come on top)")
+    click.echo(f" ({duration(forecast.start_s)} of it starting servers, {duration(forecast.cool_down_s)} cooling down)")
     click.echo(f"disk: about {forecast.disk_bytes / _GIB:.2f} GiB of {forecast.free_bytes / _GIB:.1f} GiB free")
     if forecast.hosted_usd is not None:
         click.echo(f"hosted APIs: about ${forecast.hosted_usd:.2f}")

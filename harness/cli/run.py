@@ -40,6 +40,9 @@ from harness.errors import ConfigError
     metavar="[CAMPAIGN_ID]",
     help="Go on with a campaign that was broken off  [default: the newest such]",
 )
+@click.option(
+    "--failed", is_flag=True, help="With --resume: run its failed cells again too, if it is finished as well."
+)
 @click.option("--wait-lock", is_flag=True, help="Wait while another campaign has the GPU, or this machine's server.")
 @click.option(
     "--dry-run", is_flag=True, help="Show the cells in order, with time, hosted dollars and disk; run nothing."
@@ -51,6 +54,7 @@ def run(
     results: Path,
     only: tuple[str, ...],
     resume: str | None,
+    failed: bool,
     wait_lock: bool,
     dry_run: bool,
     allow_invalid: bool,
@@ -67,6 +71,8 @@ def run(
         raise ConfigError(
             "nothing to run", "neither CONFIG nor --url was given", "harness run configs/experiments/quickstart.yaml"
         )
+    if failed and resume is None:
+        raise ConfigError("--failed goes with --resume", "--failed", "add --resume [CAMPAIGN_ID], or leave it out")
     single = words["config"] is None
     if single and (only or resume or words["repetitions"] or words["max_hours"]):
         given = "--only, --resume, --repetitions or --max-hours"
@@ -75,7 +81,7 @@ def run(
     directory = out or (
         results / spec.experiment / f"{clock.utc_stamp()}_adhoc" if single else results / spec.experiment
     )
-    intent = Intent(only, resume, wait_lock)
+    intent = Intent(only, resume, wait_lock, failed)
     if dry_run:
         show_forecast(pipeline.foresee(spec, directory, intent), as_json=as_json)
         return 0

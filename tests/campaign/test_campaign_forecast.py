@@ -11,7 +11,7 @@ from campaign_values import Quiet, spec
 from test_campaign_file import run_of
 
 from harness import pipeline
-from harness.campaign import forecast, preflight
+from harness.campaign import forecast, order, preflight
 from harness.campaign.flags import read_back
 from harness.errors import ConfigError, StoreError
 from harness.store.manifest import read_manifest, write_manifest
@@ -39,6 +39,33 @@ def test_times_say_what_they_rest_on(tmp_path):
     assert 60 < seen["a_fixed-16x4_c2_rep1"][0] < 70
     assert 29 < seen["a_fixed-16x4_r2_rep1"][0] < 40
     assert [p.name for p in tmp_path.iterdir()] == [earlier.name]  # nothing was written
+
+
+def test_pauses_until_the_gpus_are_cool_are_in_the_estimate(tmp_path):
+    """Without a GPU none; where the config requires one, cool_down.timeout_s before each of 16 cells; once pauses were seen, their mean."""
+    assert pipeline.foresee(spec(), tmp_path).cool_down_s == 0
+    wanted = {"observe": {"gpu": "required"}, "cool_down": {"timeout_s": 90}}
+    warm, cold = pipeline.foresee(spec(**wanted), tmp_path), pipeline.foresee(spec(), tmp_path)
+    assert warm.cool_down_s == 16 * 90
+    assert warm.total_s == pytest.approx(cold.total_s + 16 * 90)
+    assert warm.cells[3].seconds == pytest.approx(cold.cells[3].seconds + 90)
+    for name, waited_s in (("a_fixed-16x4_c1_rep1", 10.0), ("a_fixed-16x4_c2_rep1", 30.0)):
+        earlier = run_of(tmp_path, name, "20260101T000000Z", "failed")
+        pause = {"cool_down": {"state": "back", "waited_s": waited_s, "why": ""}}
+        write_manifest(earlier, replace(read_manifest(earlier), environment=pause))
+    assert pipeline.foresee(spec(**wanted), tmp_path).cool_down_s == 16 * 20
+
+
+def test_a_campaign_learns_how_long_its_pauses_are(tmp_path):
+    """Until a cell was seen it is the longest that may be; a cell without a pause says that there are none."""
+    (step,) = order.ordered(spec(), ["a_fixed-16x4_c1_rep1"])
+    pace = forecast.Pace(tmp_path, 120)
+    assert pace.cool_down_s() == 120
+    pace.saw_cell(step, 5, None)
+    assert pace.cool_down_s() == 0
+    pace.saw_cell(step, 5, 40)
+    size = {forecast.key_of(step): forecast.PlanSize(1, 1, 1, None)}
+    assert pace.seconds([step], size, spec()) == 5 + 40 + forecast._ASK_S
 
 
 def test_hosted_dollars_are_the_plans_tokens_at_the_declared_price(tmp_path):

@@ -191,6 +191,45 @@ def test_an_interrupted_campaign_goes_on_where_it_stopped(golden, tmp_path):
         run(made, tmp_path, resume="newest")
 
 
+def test_failed_cells_of_a_finished_campaign_are_run_again(tmp_path):
+    """One of two cells did not fit the server's context. --resume --failed, with a server that takes it, runs that cell alone,
+    keeps its first attempt aside and finishes the campaign again; a third time there is nothing to do, as for a plain --resume."""
+    loads = [{"concurrency": [1], "requests": 3}]
+    with GoldenServer(ttft_s=0.002, itl_s=0.001, max_model_len=64) as server:
+        made = small(server.url, workloads=["fixed:100x4", "fixed:16x4"], loads=loads, repetitions=1)
+        ran = run(made, tmp_path)
+        assert sorted(states(tmp_path).values()) == ["complete", "failed"]
+        with pytest.raises(ConfigError, match="no unfinished"):
+            run(made, tmp_path, resume="newest")
+        with pytest.raises(ConfigError, match="--resume --failed"):
+            run(made, tmp_path, resume=ran.campaign_id)
+        assert [
+            cell.name for cell in pipeline.foresee(made, tmp_path, pipeline.Intent((), "newest", failed=True)).cells
+        ] == ["own_fixed-100x4_c1_rep1"]
+        server.max_model_len = 4096
+        display = Quiet()
+        again = run(made, tmp_path, resume="newest", failed=True, display=display)
+    assert display.cells == ["own_fixed-100x4_c1_rep1"]
+    assert again.failures == []
+    assert set(states(tmp_path).values()) == {"complete"}
+    assert [p.name.rpartition(".")[0] for p in (tmp_path / "interrupted").iterdir()] == [
+        f"{ran.campaign_id}_own_fixed-100x4_c1_rep1"
+    ]
+    closed = file.read(file.path_of(tmp_path, ran.campaign_id))
+    assert (closed.state, closed.summary["failed"], len(closed.attempts)) == ("finished", 0, 2)
+    with pytest.raises(ConfigError, match="no failed cell"):
+        run(made, tmp_path, resume="newest", failed=True)
+
+
+def test_failed_goes_with_resume(tmp_path):
+    """--failed alone would start a new campaign: it is refused with the way out."""
+    config = tmp_path / "x.yaml"
+    config.write_text("experiment: x\n")
+    done = CliRunner().invoke(cli, ["run", str(config), "--failed"])
+    assert done.exception is not None
+    assert "add --resume" in str(done.exception)
+
+
 def test_a_full_disk_stops_the_campaign_and_the_cell_is_run_again(golden, tmp_path, monkeypatch):
     """StoreError in a cell: the campaign ends at once, the attempt is aside, and a resumption runs every cell."""
     made = small(golden.url, repetitions=1)
