@@ -6,7 +6,7 @@ import hashlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -92,6 +92,7 @@ class Run:
     display: Display
     stop: Stop
     probe: Probe | None = None
+    used_before: Mapping[str, int] = field(default_factory=dict)  # board's uuid -> bytes, before its server was started
 
     @property
     def target_spec(self) -> TargetSpec:
@@ -139,7 +140,7 @@ def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -
     with RunWriter.create(run.run_dir, manifest) as writer:
         writer.write_plan(drawn)
         link_log(target.log_path, run.run_dir)
-        with Observers(target.info, spec.observe, writer.add) as observers:
+        with Observers(target.info, spec.observe, writer.add, run.target_spec, run.used_before) as observers:
             calibration = calibration_limit(spec.workers) if spec.driver == "wire" else None
             extra = {"plan_notes": list(notes), "calibration": calibration, **(facts or {})}
             environment = collect(observers.gpu_static, extra)

@@ -86,6 +86,11 @@ class TargetSpec(Spec):
     env: dict[str, str] = Field(default_factory=dict)
     port: int | None = Field(default=None, ge=1, le=65535)
     start_timeout_s: bounds.Seconds = 900
+    gpus: list[str] = Field(
+        default_factory=list,
+        max_length=1024,
+        description="boards that the server computes on: indices of nvidia-smi, GPU or MIG UUIDs",
+    )
     batch_order: Literal["as_planned", "grouped_by_length", "sorted"] = "as_planned"
     batch_size: bounds.Requests = Field(default=256, description="requests in a group of grouped_by_length")
     hardware: HardwareSpec | str | None = Field(
@@ -98,6 +103,19 @@ class TargetSpec(Spec):
         if url is not None and (what := redaction.url_secret(url)):
             raise ValueError(f"it carries {what}: put the key into an environment variable, name that in api_key_env")
         return url
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _boards(cls, gpus: Any) -> Any:
+        """An index may be written as a number, and one board without a list."""
+        given = gpus if isinstance(gpus, list) else [gpus]
+        words = [
+            str(word).strip() if isinstance(word, int | str) and not isinstance(word, bool) else word for word in given
+        ]
+        for word in words:
+            if not isinstance(word, str) or not re.fullmatch(r"\d{1,4}|(GPU|MIG)-[\w/-]+", word):
+                raise ValueError("a board is an index (0), a GPU UUID (GPU-..) or a MIG UUID (MIG-..)")
+        return words
 
     @field_validator("api_key_env")
     @classmethod

@@ -374,7 +374,7 @@ class Manifest:
     environment: Mapping[str, Any]
     target: Mapping[str, Any]  # TargetInfo as JSON
     drive: Mapping[str, Any]  # phase -> DriveReport as JSON
-    telemetry: Mapping[str, str]  # gpu | server | host -> "ok" or why it is absent
+    telemetry: Mapping[str, Any]  # gpu | server | host -> "ok" or why it is absent; gpu_facts, server_facts
     row_counts: Mapping[str, int]
     error: str | None
 

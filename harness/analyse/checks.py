@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from harness.analyse.columns import BoolArray, ints
+from harness.analyse.columns import BoolArray
 from harness.analyse.evidence import Evidence, invalid, unknown, warning
+from harness.analyse.gpu_checks import GPU_CHECKS
 from harness.analyse.prefix_hits import prefix_cache
 from harness.analyse.telemetry import foreign_cpu_share
 from harness.records import Reason
@@ -15,11 +14,6 @@ from harness.records import Reason
 MAX_LENGTH_MISMATCH = 0.01  # of ok requests whose length is another than asked for
 MAX_HARNESS_CPU = 0.05  # of the server's CPU time: both may share the cores
 MAX_FOREIGN_CPU = 0.10  # of the machine's CPU time, used by neither harness nor server
-MAX_THROTTLED = 0.01  # of the GPU samples in the window
-
-# NVML clocks-event-reasons, nvml.h: a board that is held back by heat or by its power supply, not by its set power limit
-_THROTTLED = 0x08 | 0x20 | 0x40 | 0x80  # HwSlowdown, SwThermalSlowdown, HwThermalSlowdown, HwPowerBrakeSlowdown
-_POWER_CAPPED = 0x04  # SwPowerCap: usual under full load
 
 _OURS = ("vllm", "adopt", "offline")  # vLLM servers: lengths can be forced and prompts given as token ids
 
@@ -186,69 +180,6 @@ def host_telemetry_missing(e: Evidence) -> Reason | None:
     )
 
 
-def _in_window(e: Evidence) -> Any | None:
-    if e.run.gpu is None or e.window is None:
-        return None
-    stamps = ints(e.run.gpu, "stamp_ns")
-    rows = e.run.gpu[stamps.inside(e.window)]
-    return rows if len(rows) else None
-
-
-def gpu_throttled(e: Evidence) -> Reason | None:
-    rows = _in_window(e)
-    if rows is None:
-        return None
-    bits = ints(rows, "throttle_reasons")
-    known = max(1, int(bits.present.sum()))
-    held = int(((bits.data & _THROTTLED) != 0).sum()) / known
-    if held > MAX_THROTTLED:
-        return invalid(
-            "gpu_throttled",
-            f"in {held:.1%} of the GPU samples the clocks were held down by heat or the power supply",
-            "cool the machine, check nvidia-smi -q -d PERFORMANCE, run again",
-        )
-    capped = int(((bits.data & _POWER_CAPPED) != 0).sum()) / known
-    if capped > MAX_THROTTLED:
-        return warning(
-            "gpu_power_capped",
-            f"in {capped:.1%} of the GPU samples the power limit held the clocks down",
-            "compare only with runs under the same power limit (nvidia-smi -q -d POWER)",
-        )
-    return None
-
-
-def other_gpu_processes(e: Evidence) -> Reason | None:
-    rows = _in_window(e)
-    if rows is None:
-        return None
-    others = int(ints(rows, "other_process_count").data.max(initial=0))
-    if not others:
-        return None
-    message = f"up to {others} other processes had work on the target's GPUs"
-    advice = "end them (nvidia-smi shows their ids) and run again"
-    # of a server that we did not start we do not know the processes: they may be its own
-    return (
-        invalid("other_gpu_processes", message, advice)
-        if e.kind in ("vllm", "offline")
-        else warning("other_gpu_processes", message, advice)
-    )
-
-
-def gpu_board_failed(e: Evidence) -> Reason | None:
-    rows = _in_window(e)
-    if rows is None or "error" not in rows:
-        return None
-    failed = rows[rows["error"].notna()]
-    if failed.empty:
-        return None
-    boards = ", ".join(str(i) for i in np.unique(failed["gpu_index"]))
-    return unknown(
-        "gpu_board_failed",
-        f"GPU {boards} stopped answering in the window: {failed['error'].iloc[0]}",
-        "look at dmesg for Xid errors; throttling and energy of this run are not known",
-    )
-
-
 TOKEN_CHECKS = (
     output_length,
     prompt_length,
@@ -260,9 +191,7 @@ TOKEN_CHECKS = (
     server_counters_missing,
 )
 TELEMETRY_CHECKS = (
-    gpu_throttled,
-    other_gpu_processes,
-    gpu_board_failed,
+    *GPU_CHECKS,
     harness_cpu,
     foreign_cpu,
     host_telemetry_missing,

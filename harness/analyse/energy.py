@@ -7,6 +7,7 @@ the two samples around it. Power is never integrated: on A100 and H100 the power
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,16 +48,39 @@ def _board_mj(board: Any, window: Window, name: str) -> float | str:
     return _at(stamps, energy_mj, window.end_ns) - _at(stamps, energy_mj, window.start_ns)
 
 
-def gpu_energy(gpu: Any | None, window: Window | None) -> Energy:
+SHARED = "board, shared: the counter is the whole board's and the target has a MIG slice of it"
+
+
+def slices_in(gpu: Any) -> bool:
+    """Whether there are rows of MIG slices."""
+    return bool(gpu["gpu_uuid"].str.startswith("MIG-").any())
+
+
+def withheld(telemetry: Mapping[str, Any]) -> str | None:
+    """Why a manifest's telemetry says that the boards' energy is not the target's; None where it is."""
+    told = (telemetry.get("gpu_facts") or {}).get("no_energy")
+    if told is None and str(telemetry.get("gpu", "")).startswith(_OLD_DOUBT):
+        told = "which boards are the target's is not known"
+    return None if told is None else str(told)
+
+
+# how a run from before gpu_facts says that it summed every board of the machine
+_OLD_DOUBT = "partial: no process of the target was found"
+
+
+def gpu_energy(gpu: Any | None, window: Window | None, why_not: str | None = None) -> Energy:
     """Energy over the window, summed over the boards in `gpu` (rows of GpuSample).
 
-    MIG slices of one board share its counter: a board is counted once, by `gpu_index`. A board that stopped answering and
+    None where `why_not` says that it is not the target's, and where the target has a MIG slice: its board's counter is of all
+    slices. A board that stopped answering and
     did not come back before the window's end makes the sum unknown: the others' sum would be too small.
     """
     if gpu is None or not len(gpu):
         return Energy(None, 0, "no GPU telemetry")
     if window is None:
         return Energy(None, 0, "no window")
+    if why_not is not None or slices_in(gpu):
+        return Energy(None, 0, why_not or SHARED)
     total_mj, boards = 0.0, 0
     for index, rows in gpu.groupby("gpu_index", sort=True):
         with_counter = rows[rows["energy_mj"].notna()]

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.analyse.columns import BoolArray, Requests, measured
 from harness.analyse.distributions import NAMES, distribution, distributions, per_request
-from harness.analyse.energy import Energy, gpu_energy
+from harness.analyse.energy import Energy, gpu_energy, withheld
 from harness.analyse.evidence import Evidence
 from harness.analyse.rates import rates, slo_of
 from harness.analyse.telemetry import harness_cpu_share, timeline, token_checks
@@ -87,7 +87,7 @@ def summarise(run: RunData) -> RunSummary:
     values = per_request(requests)
     population: BoolArray = requests.ok & requests.sent.inside(window) if window else np.zeros(requests.count, np.bool_)
     slo = slo_of(manifest.config)
-    energy = gpu_energy(run.gpu, window)
+    energy = gpu_energy(run.gpu, window, withheld(manifest.telemetry))
     rated = rates(requests, values, window, manifest.cell.load, slo)
     scalars = _scalars(rated, energy, window, harness_cpu_share(run.host, requests))
     tokens = token_checks(requests, run.server)

@@ -124,6 +124,17 @@ def container() -> str | None:
     return os.environ.get("container") or None  # noqa: SIM112 - systemd's and LXC's own spelling
 
 
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h: the same since Linux 3.8
+
+
+def sees_all_processes() -> bool:
+    """Whether every process of the machine has a pid here: not in a container, whose pid namespace is one of its own."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink()) == _FIRST_PID_NAMESPACE
+    except OSError:
+        return False
+
+
 def virtualisation() -> str | None:
     """What the firmware calls the machine (cloud and hypervisor names show there); None if it is not readable."""
     parts = [read_text(f"/sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name")]

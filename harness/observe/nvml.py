@@ -7,12 +7,14 @@ in bytes, utilisation in percent of NVML's own sample period. All bits set means
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pynvml as nvml
 
 from harness.observe.boards import BoardError, Gpus, Memory, Unit, Utilisation
+from harness.observe.call_times import CallTimes
 
 __all__ = ["Gpus", "open_gpus", "throttle_names"]
 
@@ -31,6 +33,7 @@ _UNSUPPORTED = frozenset(
 _NOT_NOW = frozenset(
     {nvml.NVML_ERROR_INSUFFICIENT_SIZE, nvml.NVML_ERROR_NO_DATA, nvml.NVML_ERROR_NOT_READY, nvml.NVML_ERROR_IN_USE}
 )
+_MOST_XIDS = 100  # in one reading: a board that fails for good repeats its Xid
 _NOT_AVAILABLE = frozenset({nvml.NVML_VALUE_NOT_AVAILABLE_uint.value, nvml.NVML_VALUE_NOT_AVAILABLE_ulonglong.value})
 
 _REASONS: Mapping[int, str] = {
@@ -73,9 +76,31 @@ def _memory_v1(handle: Any) -> Memory:
     return Memory(_known(memory.total), _known(memory.used), reserved_in_used=True)
 
 
-def _processes(function: Callable[[Any], Any]) -> Callable[[Any], frozenset[int]]:
-    """Process ids as this process's PID namespace sees them."""
-    return lambda handle: frozenset(int(process.pid) for process in function(handle))
+def _processes(function: Callable[[Any], Any]) -> Callable[[Any], dict[int, int | None]]:
+    """Process ids as this process's PID namespace sees them, with the bytes that each holds (None: not told)."""
+
+    def read(handle: Any) -> dict[int, int | None]:
+        found: dict[int, int | None] = {}
+        for process in function(handle):  # one with two contexts is listed twice
+            held = None if process.usedGpuMemory is None else _known(process.usedGpuMemory)
+            before = found.get(int(process.pid))
+            found[int(process.pid)] = held if before is None else before + (held or 0)
+        return found
+
+    return read
+
+
+def _active_nvlinks(handle: Any) -> int:
+    """Links that are up; raises NVMLError (not supported) for a board without any."""
+    active = 0
+    for link in range(nvml.NVML_NVLINK_MAX_LINKS):
+        try:
+            active += nvml.nvmlDeviceGetNvLinkState(handle, link) == nvml.NVML_FEATURE_ENABLED
+        except nvml.NVMLError as error:
+            if link == 0 or error.value not in _UNSUPPORTED:
+                raise
+            break
+    return active
 
 
 # Each counter's readers, newest first: the next one is tried where the driver lacks a function.
@@ -100,13 +125,23 @@ _READERS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     ),
     "name": (nvml.nvmlDeviceGetName,),
     "power limit": (nvml.nvmlDeviceGetEnforcedPowerLimit,),
+    "default power limit": (nvml.nvmlDeviceGetPowerManagementDefaultLimit,),
+    "SM clock limit": (lambda h: nvml.nvmlDeviceGetMaxClockInfo(h, nvml.NVML_CLOCK_SM),),
     "persistence mode": (nvml.nvmlDeviceGetPersistenceMode,),
     "ECC mode": (nvml.nvmlDeviceGetCurrentEccMode,),
+    "uncorrected ECC errors": (
+        lambda h: nvml.nvmlDeviceGetTotalEccErrors(h, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC),
+    ),
     "MIG mode": (lambda h: nvml.nvmlDeviceGetMigMode(h)[0],),
+    "active NVLinks": (_active_nvlinks,),
+    "PCIe width": (nvml.nvmlDeviceGetCurrPcieLinkWidth,),
+    "PCIe width limit": (nvml.nvmlDeviceGetMaxPcieLinkWidth,),
+    "PCIe generation limit": (nvml.nvmlDeviceGetMaxPcieLinkGeneration,),
+    "PCI bus": (lambda h: nvml.nvmlDeviceGetPciInfo(h).busId,),
 }
 
 
-def _unit(handle: Any, index: int, parent: Unit | None = None) -> Unit:
+def _unit(handle: Any, index: int, times: CallTimes, parent: Unit | None = None) -> Unit:
     """A board or slice whose `ask` remembers which reader of a counter works for it."""
     reader: dict[str, int] = {}
     unsupported: set[str] = set()
@@ -115,7 +150,8 @@ def _unit(handle: Any, index: int, parent: Unit | None = None) -> Unit:
         readers = _READERS[counter]
         while (at := reader.get(counter, 0)) < len(readers):
             try:
-                value = readers[at](handle)
+                with times.of(counter):
+                    value = readers[at](handle)
             except nvml.NVMLError as error:
                 if error.value in _UNSUPPORTED:
                     reader[counter] = at + 1
@@ -139,12 +175,13 @@ def open_gpus(pids: Collection[int] = (), devices: Sequence[str] | None = None) 
         nvml.nvmlInit()
     except nvml.NVMLError as error:
         return _why_not(error)
+    times = CallTimes()
     try:
-        boards, notes = _open_boards()
+        handles, boards, notes = _open_boards(times)
     except nvml.NVMLError as error:
         _shut_down()
         return _why_not(error)
-    gpus = Gpus(boards, notes, _driver(), _shut_down)
+    gpus = Gpus(boards, notes, _driver(), _shut_down, times=times, xids=_xid_reader(handles))
     reason = gpus.watch(pids, devices) if boards else "; ".join(("NVML works but has no usable GPU", *notes))
     if reason is None:
         return gpus
@@ -152,30 +189,63 @@ def open_gpus(pids: Collection[int] = (), devices: Sequence[str] | None = None) 
     return reason
 
 
-def _open_boards() -> tuple[list[Unit], list[str]]:
+def _open_boards(times: CallTimes) -> tuple[dict[int, Any], list[Unit], list[str]]:
+    """Handles by index, boards, and what could not be opened."""
+    handles: dict[int, Any] = {}
     boards, notes = [], []
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            board = _unit(handle, index)
+            board = _unit(handle, index, times)
             if board.ask("MIG mode") == nvml.NVML_DEVICE_MIG_ENABLE:
-                board.slices.extend(_open_slices(handle, board))
+                board.slices.extend(_open_slices(handle, board, times))
         except (nvml.NVMLError, BoardError) as error:
             notes.append(f"GPU {index} could not be opened: {error}")
         else:
+            handles[index] = handle
             boards.append(board)
-    return boards, notes
+    return handles, boards, notes
 
 
-def _open_slices(handle: Any, board: Unit) -> list[Unit]:
+def _open_slices(handle: Any, board: Unit, times: CallTimes) -> list[Unit]:
     found = []
     for position in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
         try:
             slice_handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, position)
         except nvml.NVMLError_NotFound:  # positions may have gaps
             continue
-        found.append(_unit(slice_handle, board.index, parent=board))
+        found.append(_unit(slice_handle, board.index, times, parent=board))
     return found
+
+
+def _xid_reader(handles: Mapping[int, Any]) -> Callable[[], list[tuple[int, int]]]:
+    """A function that gives the (board, Xid) of critical errors since its last call; always empty where NVML has no events."""
+    events = _or_none(nvml.nvmlEventSetCreate)
+    if events is None:
+        return list
+    index_of: dict[int | None, int] = {}
+    for index, handle in handles.items():
+        try:
+            nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, events)
+        except nvml.NVMLError:
+            continue
+        index_of[_address(handle)] = index
+
+    def read() -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        while index_of and len(found) < _MOST_XIDS:
+            try:
+                event = nvml.nvmlEventSetWait_v2(events, 0)
+            except nvml.NVMLError:  # a timeout: none is left
+                break
+            found.append((index_of.get(_address(event.device), -1), int(event.eventData)))
+        return found
+
+    return read
+
+
+def _address(handle: Any) -> int | None:
+    return ctypes.cast(handle, ctypes.c_void_p).value
 
 
 def _driver() -> dict[str, str | None]:

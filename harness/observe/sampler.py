@@ -19,9 +19,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from harness import clock
-from harness.config import ObserveSpec
+from harness.config import ObserveSpec, TargetSpec
 from harness.errors import TelemetryError
-from harness.observe.sources import GpuSource, HostSource, ServerSource, Source, open_gpu_source
+from harness.observe.gpu_source import GpuSource, open_gpu_source
+from harness.observe.sources import HostSource, ServerSource, Source
 from harness.records import TargetInfo
 
 Sink = Callable[[str, list[Any]], None]
@@ -88,11 +89,19 @@ class Observers:
     """Context manager that samples from entry to exit and hands rows to `sink(table, rows)`, table in gpu | server | host.
 
     `sink` is never called by two threads at once. Raises TelemetryError on entry if spec.gpu is "required" and this machine
-    has no NVML for the target. `gpu_static` holds what NVML says of the watched boards, for provenance.
+    has no NVML for the target. `gpu_static` holds what NVML says of the watched boards, for provenance. `target` may name
+    boards and pages; `used_before`: bytes in use on each board, by uuid, before the target was started.
     """
 
-    def __init__(self, info: TargetInfo, spec: ObserveSpec, sink: Sink) -> None:
-        self._info, self._spec = info, spec
+    def __init__(
+        self,
+        info: TargetInfo,
+        spec: ObserveSpec,
+        sink: Sink,
+        target: TargetSpec | None = None,
+        used_before: Mapping[str, int] | None = None,
+    ) -> None:
+        self._info, self._spec, self._target, self._used_before = info, spec, target, used_before
         self._raw_sink = sink
         self._storing = threading.Lock()
         self._tickers: list[_Ticker] = []
@@ -117,7 +126,8 @@ class Observers:
         if self._spec.gpu == "off":
             self._absent["gpu"] = "absent: switched off (observe.gpu: off)"
             return
-        source = open_gpu_source(self._info)
+        declared = self._target.gpus if self._target is not None else []
+        source = open_gpu_source(self._info, declared, self._used_before)
         if isinstance(source, GpuSource):
             self.gpu_static = source.static
             self._add("gpu", source, self._spec.gpu_hz)
@@ -155,9 +165,12 @@ class Observers:
         return all(source.settle(limit_s) for source in servers) if servers else False
 
     @property
-    def telemetry(self) -> Mapping[str, str]:
-        """gpu | server | host -> "ok: ..", "partial: .." or "absent: .." with the reason; true at the time of asking."""
-        return {**self._absent, **{ticker.table: ticker.state() for ticker in self._tickers}}
+    def telemetry(self) -> Mapping[str, Any]:
+        """gpu | server | host -> "ok: ..", "partial: .." or "absent: .." with the reason; true at the time of asking. Under
+        gpu_facts, server_facts what must be known to read their rows."""
+        states = {ticker.table: ticker.state() for ticker in self._tickers}
+        facts = {f"{ticker.table}_facts": dict(found) for ticker in self._tickers if (found := ticker.source.facts())}
+        return {**self._absent, **states, **facts}
 
     def _raise_sink_error(self) -> None:
         for ticker in self._tickers:

@@ -135,7 +135,9 @@ MANIFEST_DOCS = {
     "environment": "Versions, hardware, driver, git state and the like",
     "target": "What the server really is, read back from it",
     "drive": "Per phase, what the load generator says of itself, clock anchors included",
-    "telemetry": "gpu, server, host: ok, or why there is none",
+    "telemetry": "gpu, server, host: ok, or why there is none; gpu_facts: how surely the boards are the target's (`certain`), why "
+    "their energy is not its own (`no_energy`), why other processes cannot be known (`others_unknown`), Xids, and what calls to "
+    "NVML took",
     "row_counts": "Rows per table",
     "error": "Why the run failed or stopped; null if it did not",
 }

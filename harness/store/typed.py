@@ -90,6 +90,25 @@ class _Environment(TypedDict, total=False):
     cool_down: dict[str, Any] | None
 
 
+class _GpuFacts(TypedDict, total=False):
+    no_energy: str | None
+    others_unknown: str | None
+    certain: bool
+    xids: list[list[int]]
+
+
+class _ServerFacts(TypedDict, total=False):
+    pages: list[str]
+
+
+class _Telemetry(TypedDict, total=False):
+    gpu: str
+    server: str
+    host: str
+    gpu_facts: _GpuFacts
+    server_facts: _ServerFacts
+
+
 def _any_of(record: type, **others: Any) -> Any:
     """The fields of a record, each of its type where it is there."""
     return TypedDict(f"_{record.__name__}", {**get_type_hints(record), **others}, total=False)  # type: ignore[operator]
@@ -108,6 +127,7 @@ def _free() -> dict[str, Any]:
         "environment": _Environment,
         "target": _any_of(TargetInfo, startup=_any_of(Startup) | None),
         "drive": dict[str, _any_of(DriveReport)],  # type: ignore[misc]
+        "telemetry": _Telemetry,
     }
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.analyse.energy import Energy, gpu_energy
+from harness.analyse.energy import SHARED, Energy, gpu_energy
 from harness.analyse.summary import summarise
 from harness.records import GpuSample, Load, Window
 from tests.analyse.run_builder import closed_loop, frame, gpu, ns, run
@@ -65,10 +65,30 @@ def test_samples_that_do_not_reach_the_edges_make_energy_unknown():
     assert "after the window" in energy(gpu(5), Window(ns(0), ns(9), "", 1, 0, 0)).reason
 
 
-def test_mig_slices_of_one_board_count_its_energy_once():
-    """Two slices on board 0 share its counter."""
-    rows = [replace(r, gpu_index=0, gpu_uuid=f"MIG-{r.gpu_index}") for r in gpu(5, (100.0, 100.0))]
-    assert energy(rows).energy_j == pytest.approx(258, abs=0.002)
+def test_a_boards_energy_is_not_a_slices():
+    """A run with rows of a MIG slice has no energy: the board's counter is of all its slices."""
+    slices = [replace(r, gpu_index=0, gpu_uuid="MIG-1", energy_mj=None) for r in gpu(5, (100.0,))]
+    assert energy([*gpu(5, (100.0,)), *slices]) == Energy(None, 0, SHARED)
+
+
+@pytest.mark.parametrize(
+    ("telemetry", "known"),
+    [
+        ({"gpu": "ok: 2 boards", "gpu_facts": {"no_energy": None}}, True),
+        ({"gpu": "ok: 2 boards"}, True),
+        ({"gpu": "partial: ..", "gpu_facts": {"no_energy": "boards not known"}}, False),
+        (
+            {"gpu": "partial: no process of the target was found on a board, so these may not be the target's boards"},
+            False,
+        ),
+    ],
+    ids=["certain", "old", "uncertain", "old and in doubt"],
+)
+def test_energy_of_boards_that_may_be_others_is_none(telemetry, known):
+    """What the sampler said of its boards decides, in runs from before its facts by its sentence; the reason is a note."""
+    summary = summarise(run(closed_loop(4, 400), Load(concurrency=4), gpu_rows=gpu(14), telemetry=telemetry))
+    assert (summary.scalars["energy_j"] is not None) == known
+    assert any(note.startswith("GPU energy unknown") for note in summary.notes) != known
 
 
 def test_energy_per_output_token():
@@ -143,9 +163,3 @@ def test_a_counter_that_falls_beside_the_window_does_no_harm():
     assert joules(board([(0.0, 9000), (0.9, 0), (3.1, 2200), (4.0, 0)])) == Energy(pytest.approx(2.0), 1, None)
     assert gpu_energy(None, None) == Energy(None, 0, "no GPU telemetry")
     assert gpu_energy(frame(gpu(5), GpuSample), None) == Energy(None, 0, "no window")
-    slices = [
-        *board([(0.0, None), (4.0, None)], uuid="MIG-1"),
-        *board([(0.0, 0), (4.0, 4000)], uuid="MIG-2"),
-        *board([(0.0, 0), (2.0, 9)], uuid="MIG-3"),
-    ]
-    assert joules(slices) == Energy(pytest.approx(2.0), 1, None)

@@ -139,7 +139,7 @@ def test_cpu_of_others():
 
 
 @pytest.mark.parametrize(
-    ("bit", "code", "severity"), [(0x40, "gpu_throttled", "invalid"), (0x04, "gpu_power_capped", "warning")]
+    ("bit", "code", "severity"), [(0x40, "gpu_throttled", "warning"), (0x04, "gpu_power_capped", "warning")]
 )
 def test_samples_of_slowed_boards(bit, code, severity):
     """1 % of the window's samples may show it, one sample more may not."""
@@ -156,6 +156,22 @@ def test_samples_of_slowed_boards(bit, code, severity):
 
     assert found(allowed) == {}
     assert found(allowed + 1) == {code: severity}
+
+
+@pytest.mark.parametrize(
+    ("held", "held_mhz", "severity"),
+    [(0.2, 1276, "warning"), (0.2, 1274, "invalid"), (1.0, 1456, "warning"), (1.0, 1454, "invalid")],
+    ids=["a fifth below 15 % slower", "a fifth above it", "all below 3 % slower", "all above it"],
+)
+def test_a_throttled_run_is_judged_by_the_clock_that_was_lost(held, held_mhz, severity):
+    """1,500 MHz without, of one board of two: 3 % of the clock over the window may be lost, above it the run is INVALID."""
+    window = summarise(run(OPEN, R10)).window
+    rows = gpu(22)
+    inside = [i for i, r in enumerate(rows) if window.start_ns < r.stamp_ns <= window.end_ns and r.gpu_index == 0]
+    slow = set(inside[: round(held * len(inside))])
+    assert len(slow) == pytest.approx(held * len(inside))
+    slowed = [replace(r, throttle_reasons=0x40, sm_clock_mhz=held_mhz) if i in slow else r for i, r in enumerate(rows)]
+    assert codes(OPEN, R10, gpu_rows=slowed) == {"gpu_throttled": severity}
 
 
 @pytest.mark.parametrize("of", ["tokens_per_s", "requests_per_s"])

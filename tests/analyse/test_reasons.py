@@ -96,9 +96,9 @@ CASES = {
     "no host": ({"host_rows": None, "telemetry": {"host": "error 5"}}, [("host_telemetry_missing", "warning", ["5"])]),
     "no host of a batch": ({"host_rows": [], "kind": "offline"}, [("host_telemetry_missing", "warning", [])]),
     "no host of an adopted one": ({"host_rows": None, "kind": "adopt"}, []),
-    "heat": ({"gpu_rows": gpu(14, throttle_reasons=0x40)}, [("gpu_throttled", "invalid", ["100.0%"])]),
+    "heat": ({"gpu_rows": gpu(14, throttle_reasons=0x40)}, [("gpu_throttled", "unknown", ["100.0%"])]),
     "power": ({"gpu_rows": gpu(14, throttle_reasons=0x05)}, [("gpu_power_capped", "warning", ["100.0%"])]),
-    "both": ({"gpu_rows": gpu(14, throttle_reasons=0x0C)}, [("gpu_throttled", "invalid", ["100.0%"])]),
+    "both": ({"gpu_rows": gpu(14, throttle_reasons=0x0C), "environment": {"gpus": [{"index": i, "sm_clock_limit_mhz": 2000} for i in range(2)]}}, [("gpu_throttled", "invalid", ["100.0%", "0", "25.0%", "1,500", "2,000", "3%"])]),
     "clocks not told": ({"gpu_rows": gpu(14, throttle_reasons=None)}, []),
     "processes": ({"gpu_rows": gpu(14, other_process_count=3)}, [("other_gpu_processes", "invalid", ["3"])]),
     "processes beside a batch": ({"gpu_rows": gpu(14, other_process_count=3), "kind": "offline"}, [("other_gpu_processes", "invalid", ["3"])]),
@@ -130,8 +130,8 @@ def test_a_third_of_the_boards_samples():
     ]
     share = f"{sum(bits > 0 for bits in known) / len(known):.1%}"
     assert told(reasons(gpu_rows=thirds)) == [
-        ("gpu_throttled", "invalid", [share]),
         ("other_gpu_processes", "invalid", ["2"]),
+        ("gpu_throttled", "warning", [share, "0", "0.0%", "1,500", "1,500"]),
     ]
 
 

@@ -6,12 +6,21 @@
  *   FAKE_NVML_GPUS         boards (default 8, at most 16)
  *   FAKE_NVML_POWER_MW     power of board 0 (default 300000); board i draws 10 W x i more, constant
  *   FAKE_NVML_PERIOD_MS    the energy counter moves once in this many ms of CLOCK_MONOTONIC (default 100)
- *   FAKE_NVML_PROCESSES    "board:pid,board:pid": compute processes; "board.slice:pid" puts one on a MIG slice
+ *   FAKE_NVML_PROCESSES    "board:pid,board:pid": compute processes; "board.slice:pid" puts one on a MIG slice, "board:pid=MiB"
+ *                          says what it holds (default 1024 MiB)
+ *   FAKE_NVML_USED         "board:MiB,board:MiB": memory in use (default 71680 MiB; of slice i 5 + i GiB)
+ *   FAKE_NVML_NAME         name of every board (default Fake H100); a slice's adds " MIG 1g.10gb"
+ *   FAKE_NVML_OTHER_NAME   name of the last board, where it is another
+ *   FAKE_NVML_STATE        file with lines "board MHz reasons degC" read at every question for one of them; the last line of a
+ *                          board counts (default 1755 MHz, 0x4, 61 degC)
+ *   FAKE_NVML_SLOW_MS      a list of processes takes this long
+ *   FAKE_NVML_XID          "board:Xid": one critical error, waiting from the start
+ *   FAKE_NVML_LIMIT_MW     enforced power limit (default 700000)
  *   FAKE_NVML_LOST         "board:path": that board answers GPU_IS_LOST while that file exists
  *   FAKE_NVML_UNKNOWN      "board:path": the same with NVML_ERROR_UNKNOWN
  *   FAKE_NVML_INIT         error code returned by nvmlInit (18: driver and library versions differ)
  *   FAKE_NVML_MIG          slices of board 0, which is then in MIG mode
- *   FAKE_NVML_FLAGS        words: no_energy, bare (no utilisation, clocks, temperature, reasons: not supported; process
+ *   FAKE_NVML_FLAGS        words: hidden (process lists are empty: those of another pid namespace), no_energy, bare (no utilisation, clocks, temperature, reasons: not supported; process
  *                          list: no permission), old (functions of newer drivers missing), unavailable (power all ones)
  *
  * Counter of board i, in mJ: 1e9 + power_mw(i) x (CLOCK_MONOTONIC in ms rounded down to the period) / 1000.
@@ -23,7 +32,7 @@
 #include <unistd.h>
 
 enum { OK = 0, UNINITIALIZED = 1, BAD_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6,
-       TOO_SMALL = 7, FUNCTION_NOT_FOUND = 13, GPU_IS_LOST = 15, UNKNOWN = 999 };
+       TOO_SMALL = 7, TIMEOUT = 10, FUNCTION_NOT_FOUND = 13, GPU_IS_LOST = 15, UNKNOWN = 999 };
 enum { MAX_BOARDS = 16, MAX_SLICES = 7, MAX_PROCESSES = 64 };
 
 typedef unsigned long long u64;
@@ -33,13 +42,17 @@ typedef struct { unsigned version; u64 total, reserved, free, used; } memory_v2;
 typedef struct { unsigned gpu, memory; } utilization;
 typedef struct { unsigned pid; u64 used; unsigned gpu_instance, compute_instance; } process;
 typedef struct { unsigned version, sensor; int celsius; } temperature_v1;
+typedef struct { device *device; u64 type, data; unsigned gpu_instance, compute_instance; } event_data;
+typedef struct { char legacy[16]; unsigned domain, bus, slot, id, subsystem; char bus_id[32]; } pci_info;
 
 static device boards[MAX_BOARDS], slices[MAX_BOARDS][MAX_SLICES];
-static struct { int board, slice; unsigned pid; } processes[MAX_PROCESSES];
+static struct { int board, slice; unsigned pid; u64 bytes; } processes[MAX_PROCESSES];
 static int started, board_count, mig_slices, process_count, lost_board, unknown_board;
 static u64 power_mw, period_ms;
 static char lost_file[4096], unknown_file[4096];
-static int no_energy, bare, old, unavailable;
+static int no_energy, bare, old, unavailable, hidden;
+static int xid_board, xid, xids_left;
+static u64 used_bytes[MAX_BOARDS];
 
 static u64 now_ms(void) {
     struct timespec t;
@@ -70,12 +83,43 @@ static void read_processes(void) {
             slice = -1;
             sscanf(text, "%d:%u", &board, &pid);
         }
+        unsigned mib = 1024;
+        const char *end = strchr(text, ','), *held = strchr(text, '=');
+        if (held && (!end || held < end)) sscanf(held, "=%u", &mib);
+        processes[process_count].bytes = (u64)mib << 20;
         processes[process_count].board = board;
         processes[process_count].slice = slice;
         processes[process_count++].pid = pid;
         text = strchr(text, ',');
         if (text) text++;
     }
+}
+
+static void read_used(void) {
+    const char *text = getenv("FAKE_NVML_USED");
+    for (int i = 0; i < MAX_BOARDS; i++) used_bytes[i] = 70ull << 30;
+    while (text && *text) {
+        int board = -1;
+        unsigned mib = 0;
+        if (sscanf(text, "%d:%u", &board, &mib) == 2 && board >= 0 && board < MAX_BOARDS) used_bytes[board] = (u64)mib << 20;
+        text = strchr(text, ',');
+        if (text) text++;
+    }
+}
+
+/* Clock, reasons and temperature of a board now. */
+static void state_now(int board, unsigned *mhz, unsigned *reasons, int *celsius) {
+    const char *path = getenv("FAKE_NVML_STATE");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    int which, c;
+    unsigned m, r;
+    *mhz = 1755u;
+    *reasons = 0x4u;
+    *celsius = 61;
+    if (!file) return;
+    while (fscanf(file, "%d %u %x %d", &which, &m, &r, &c) == 4)
+        if (which == board) { *mhz = m; *reasons = r; *celsius = c; }
+    fclose(file);
 }
 
 int nvmlInitWithFlags(unsigned flags) {
@@ -88,6 +132,9 @@ int nvmlInitWithFlags(unsigned flags) {
     bare = strstr(words, "bare") != NULL;
     old = strstr(words, "old") != NULL;
     unavailable = strstr(words, "unavailable") != NULL;
+    hidden = strstr(words, "hidden") != NULL;
+    xid_board = -1;
+    xids_left = getenv("FAKE_NVML_XID") && sscanf(getenv("FAKE_NVML_XID"), "%d:%d", &xid_board, &xid) == 2;
     board_count = (int)number("FAKE_NVML_GPUS", 8);
     if (board_count > MAX_BOARDS) board_count = MAX_BOARDS;
     mig_slices = (int)number("FAKE_NVML_MIG", 0);
@@ -101,6 +148,7 @@ int nvmlInitWithFlags(unsigned flags) {
         for (int j = 0; j < MAX_SLICES; j++) slices[i][j] = (device){i, j};
     }
     read_processes();
+    read_used();
     started++;
     return OK;
 }
@@ -142,9 +190,13 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, device **out) {
 }
 
 int nvmlDeviceGetName(device *d, char *out, unsigned size) {
+    const char *name = getenv("FAKE_NVML_NAME"), *other = getenv("FAKE_NVML_OTHER_NAME");
     int s = state(d);
-    if (!s) snprintf(out, size, "Fake H100");
-    return s;
+    if (s) return s;
+    if (!name) name = "Fake H100";
+    if (other && d->board == board_count - 1) name = other;
+    snprintf(out, size, d->slice < 0 ? "%s" : "%s MIG 1g.10gb", name);
+    return OK;
 }
 
 int nvmlDeviceGetUUID(device *d, char *out, unsigned size) {
@@ -206,7 +258,7 @@ int nvmlDeviceGetMemoryInfo_v2(device *d, memory_v2 *out) {
     if (out->version != (sizeof(memory_v2) | 2u << 24)) return BAD_ARGUMENT;
     out->total = 80ull << 30;
     out->reserved = 1ull << 30;
-    out->used = d->slice < 0 ? 70ull << 30 : (u64)(5 + d->slice) << 30;
+    out->used = d->slice < 0 ? used_bytes[d->board] : (u64)(5 + d->slice) << 30;
     out->free = out->total - out->reserved - out->used;
     return OK;
 }
@@ -223,7 +275,10 @@ int nvmlDeviceGetMemoryInfo(device *d, memory_v1 *out) {
 int nvmlDeviceGetClockInfo(device *d, unsigned kind, unsigned *out) {
     ON_BOARD(d);
     if (bare) return NOT_SUPPORTED;
-    *out = kind == 1 ? 1755u : kind == 2 ? 2619u : 0u;
+    unsigned mhz, reasons;
+    int celsius;
+    state_now(d->board, &mhz, &reasons, &celsius);
+    *out = kind == 1 ? mhz : kind == 2 ? 2619u : 0u;
     return OK;
 }
 
@@ -232,7 +287,8 @@ int nvmlDeviceGetTemperatureV(device *d, temperature_v1 *out) {
     if (old) return FUNCTION_NOT_FOUND;
     if (bare) return NOT_SUPPORTED;
     if (out->version != (sizeof(temperature_v1) | 1u << 24)) return BAD_ARGUMENT;
-    out->celsius = 61;
+    unsigned mhz, reasons;
+    state_now(d->board, &mhz, &reasons, &out->celsius);
     return OK;
 }
 
@@ -247,7 +303,10 @@ int nvmlDeviceGetCurrentClocksEventReasons(device *d, u64 *out) {
     ON_BOARD(d);
     if (old) return FUNCTION_NOT_FOUND;
     if (bare) return NOT_SUPPORTED;
-    *out = 0x4;
+    unsigned mhz, reasons;
+    int celsius;
+    state_now(d->board, &mhz, &reasons, &celsius);
+    *out = reasons;
     return OK;
 }
 
@@ -263,9 +322,11 @@ static int list_processes(device *d, unsigned *count, process *out) {
     int s = state(d);
     if (s) return s;
     if (bare) return NO_PERMISSION;
-    for (int i = 0; i < process_count; i++) {
+    long slow_ms = number("FAKE_NVML_SLOW_MS", 0);
+    if (slow_ms) usleep((useconds_t)slow_ms * 1000u);
+    for (int i = 0; i < process_count && !hidden; i++) {
         if (processes[i].board != d->board || (d->slice >= 0 && processes[i].slice != d->slice)) continue;
-        if (out && found < *count) out[found] = (process){processes[i].pid, 1ull << 30, 0u, 0u};
+        if (out && found < *count) out[found] = (process){processes[i].pid, processes[i].bytes, 0u, 0u};
         found++;
     }
     s = found > *count ? TOO_SMALL : OK;
@@ -281,7 +342,59 @@ int nvmlDeviceGetComputeRunningProcesses_v2(device *d, unsigned *count, process 
     return list_processes(d, count, out);
 }
 
-int nvmlDeviceGetEnforcedPowerLimit(device *d, unsigned *out) { ON_BOARD(d); *out = 700000u; return OK; }
+int nvmlDeviceGetEnforcedPowerLimit(device *d, unsigned *out) {
+    ON_BOARD(d);
+    *out = (unsigned)number("FAKE_NVML_LIMIT_MW", 700000);
+    return OK;
+}
+
+int nvmlDeviceGetPowerManagementDefaultLimit(device *d, unsigned *out) { ON_BOARD(d); *out = 700000u; return OK; }
+int nvmlDeviceGetMaxClockInfo(device *d, unsigned kind, unsigned *out) { ON_BOARD(d); *out = kind == 1 ? 1980u : 2619u; return OK; }
+int nvmlDeviceGetCurrPcieLinkWidth(device *d, unsigned *out) { ON_BOARD(d); *out = 16u; return OK; }
+int nvmlDeviceGetMaxPcieLinkWidth(device *d, unsigned *out) { ON_BOARD(d); *out = 16u; return OK; }
+int nvmlDeviceGetMaxPcieLinkGeneration(device *d, unsigned *out) { ON_BOARD(d); *out = 5u; return OK; }
+
+int nvmlDeviceGetNvLinkState(device *d, unsigned link, unsigned *out) {
+    ON_BOARD(d);
+    if (board_count < 2) return NOT_SUPPORTED;
+    if (link >= 18) return BAD_ARGUMENT;
+    *out = 1u;
+    return OK;
+}
+
+int nvmlDeviceGetTotalEccErrors(device *d, int kind, int counter, u64 *out) {
+    ON_BOARD(d);
+    (void)kind;
+    (void)counter;
+    if (bare) return NOT_SUPPORTED;
+    *out = 0;
+    return OK;
+}
+
+int nvmlDeviceGetPciInfo_v3(device *d, pci_info *out) {
+    ON_BOARD(d);
+    memset(out, 0, sizeof *out);
+    snprintf(out->bus_id, sizeof out->bus_id, "00000000:%02X:00.0", 0x3b + d->board);
+    return OK;
+}
+
+int nvmlEventSetCreate(int **out) { static int set; *out = &set; return OK; }
+
+int nvmlDeviceRegisterEvents(device *d, u64 types, int *set) {
+    ON_BOARD(d);
+    (void)set;
+    return types == 8 ? OK : BAD_ARGUMENT; /* nvmlEventTypeXidCriticalError */
+}
+
+int nvmlEventSetWait_v2(int *set, event_data *out, unsigned timeout_ms) {
+    (void)set;
+    (void)timeout_ms;
+    if (!xids_left) return TIMEOUT;
+    xids_left = 0;
+    *out = (event_data){&boards[xid_board], 8, (u64)xid, 0u, 0u};
+    return OK;
+}
+
 int nvmlDeviceGetPersistenceMode(device *d, unsigned *out) { ON_BOARD(d); *out = 1u; return OK; }
 
 int nvmlDeviceGetEccMode(device *d, unsigned *current, unsigned *pending) {
