@@ -25,7 +25,7 @@ _STEADY_CLOCKS = {"tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_ts
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-def doctor(place: Place = Place()) -> list[DoctorLine]:
+def doctor(place: Place = Place()) -> list[DoctorLine]:  # noqa: B008 - frozen
     """Examine this machine; takes about a second, changes nothing, imports neither vLLM nor torch."""
     box = nvidia_driver.look(place.root, place.nvml)
     return [*_gpu(box), *gpu_lines(place, box), *_vllm(), *_tools(), *_kernel(), *_room()]
