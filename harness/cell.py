@@ -23,6 +23,7 @@ from harness.errors import ConfigError, HarnessError, InvalidRunError, TargetErr
 from harness.load_spec import CapacitySpec, LoadSpec
 from harness.no_room import is_no_room, no_room
 from harness.observe.environment import collect
+from harness.observe.inventory import boards
 from harness.observe.sampler import Observers
 from harness.plan.prompts import prompts
 from harness.records import (
@@ -142,7 +143,8 @@ def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -
         link_log(target.log_path, run.run_dir)
         with Observers(target.info, spec.observe, writer.add, run.target_spec, run.used_before) as observers:
             calibration = calibration_limit(spec.workers) if spec.driver == "wire" else None
-            extra = {"plan_notes": list(notes), "calibration": calibration, **(facts or {})}
+            here = {"machine_boards": [board.name for board in boards()]}
+            extra = {"plan_notes": list(notes), "calibration": calibration, **here, **(facts or {})}
             environment = collect(observers.gpu_static, extra)
             writer.update(environment=environment, telemetry=dict(observers.telemetry))
             _measure(run, target, drawn, writer, observers)

@@ -12,7 +12,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from harness import bounds, redaction
 from harness.bounds import Spec, within
@@ -40,6 +48,24 @@ class HardwareSpec(Spec):
     as_of: bounds.Day = Field(description="date of the price, YYYY-MM-DD")
     gpu_model: str | None = Field(default=None, description="what the price is for: H100-SXM, A10G ..")
     gpu_count: bounds.Count | None = Field(default=None, description="GPUs that the price is for")
+    example: bool = Field(
+        default=False,
+        description="made up for an experiment that comes with the harness: it is dropped wherever anything else runs",
+    )
+
+    @model_validator(mode="after")
+    def _example_of_no_gpu(self) -> HardwareSpec:
+        if self.example and (self.gpu_model or self.gpu_count):
+            raise ValueError(
+                "an example price names no GPU: a real machine's price is no example, leave out one of the two"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `example` where it is not one: the config of a campaign that began before the key was known stays the same."""
+        written: dict[str, Any] = write(self)
+        return written if self.example else {k: v for k, v in written.items() if k != "example"}
 
 
 class PriceRef(Spec):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from harness.analyse.capacity import best_probe, over_repetitions
 from harness.analyse.repeats import LEVEL
 from harness.analyse.summary import summarise
 from harness.config import CostSpec, HardwareSpec, of_run
+from harness.cost.example_price import is_example, why_not
 from harness.cost.measured import Measured, measured_capacity
 from harness.cost.prices import day_of, declared, instance_price
+from harness.cost.proposal import MachinePrice, propose
 from harness.cost.report import cost_run
 from harness.errors import ConfigError, InvalidRunError, StoreError
 from harness.records import CapacityResult, Cell, CostReport, Hardware, Manifest, RunSummary, SearchedCapacity
@@ -145,7 +148,8 @@ def cost(
     for summary in analysis.summaries:
         spec = overrides or of_run(CostSpec, summary.config.get("cost", {}), summary.run_id)
         try:
-            reports.append(cost_run(summary, hardware or declared_hardware(summary), spec, allow_invalid=allow_invalid))
+            price = machine_price(summary) if hardware is None else MachinePrice(hardware)
+            reports.append(cost_run(summary, price.hardware, spec, allow_invalid=allow_invalid, no_price=price.why))
         except InvalidRunError as error:
             refused.append(error)
     if refused and not reports:
@@ -154,16 +158,39 @@ def cost(
 
 
 def declared_hardware(summary: RunSummary) -> Hardware | None:
-    """The hardware price that the run's config declares for its target, None if it declares none.
+    """The price that the run's config declares for its target's machine, None if it declares none, or an example that does not hold.
 
     It is either written out, or the name of an instance in configs/prices/instances.csv, at its price of the run's date.
     """
-    for target in summary.config.get("targets", []):
-        if target.get("name") == summary.cell.target and (found := target.get("hardware")):
-            if isinstance(found, str):
-                return instance_price(found, day_of(summary.created_utc))
-            return declared(of_run(HardwareSpec, found, summary.run_id))
-    return None
+    return _declared(summary).hardware
+
+
+def machine_price(summary: RunSummary) -> MachinePrice:
+    """The price of the run's machine: what its config declares, else what is proposed for the boards it ran on, else why none."""
+    found = _declared(summary)
+    if found.hardware is not None:
+        return found
+    proposed = propose(summary, day_of(summary.created_utc))
+    return replace(proposed, why="; ".join(filter(None, (found.why, proposed.why))))
+
+
+def _declared(summary: RunSummary) -> MachinePrice:
+    target: Mapping[str, Any] = next(
+        (t for t in summary.config.get("targets", []) if t.get("name") == summary.cell.target), {}
+    )
+    found = target.get("hardware")
+    if not found:
+        return MachinePrice(None)
+    if isinstance(found, str):
+        return MachinePrice(instance_price(found, day_of(summary.created_utc)))
+    spec = of_run(HardwareSpec, found, summary.run_id)
+    if not is_example(found):
+        return MachinePrice(declared(spec))
+    boards = [str(name) for name in summary.environment.get("machine_boards") or ()]
+    boards += [str(gpu.get("name")) for gpu in summary.environment.get("gpus") or ()]
+    if (why := why_not(summary.experiment, target, boards)) is not None:
+        return MachinePrice(None, f"the example price is left out: {why}")
+    return MachinePrice(replace(declared(spec), basis="example"))
 
 
 def report(

@@ -698,7 +698,8 @@ class SearchedCapacity:
 class Hardware:
     """What the measured machine costs, as declared; `source` and `as_of` are printed beside every dollar.
 
-    `gpu_model`, `gpu_count`: what the price is for; None where it does not say.
+    `gpu_model`, `gpu_count`: what the price is for; None where it does not say. `basis`: declared | proposed (from the price
+    table, by what NVML and the firmware say of the machine; `why` says how it was found) | example.
     """
 
     name: str
@@ -707,6 +708,8 @@ class Hardware:
     as_of: str
     gpu_model: str | None = None
     gpu_count: int | None = None
+    basis: str = "declared"
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -726,7 +729,8 @@ class CostReport:
     """Costs of one run: `own` for the measured machine, `hosted` one group per hosted price.
 
     `price_mismatch`: how the machine that the price is for differs from the one that ran; None where it does not, or is not known.
-    `unpriced`: why this run has no dollar at all; None where it has.
+    `unpriced`: why this run has no dollar at all; None where it has. `no_price`: where the machine has no price, what was looked
+    for and what to declare.
     """
 
     run_id: str
@@ -738,6 +742,7 @@ class CostReport:
     warnings: tuple[str, ...]
     price_mismatch: str | None = None
     unpriced: str | None = None
+    no_price: str | None = None
 
     @property
     def price_dated(self) -> str:

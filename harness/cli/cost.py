@@ -10,12 +10,12 @@ import click
 
 from harness.cli import decisions, fleet
 from harness.cli.attribute import attribute
+from harness.cli.machine_price import given_price, price_options
 from harness.cli.numbers import FloatRange
 from harness.cli.offline import (
     allow_option,
     as_json_option,
     campaign_option,
-    declared_on_command_line,
     directory_argument,
     price_ref,
 )
@@ -47,7 +47,7 @@ def cost_group() -> None:
 @campaign_option
 @allow_option
 @as_json_option
-@click.option("--usd-per-hour", type=FloatRange(min=0), help="Another price of the measured machine.")
+@price_options
 @click.option("--utilisation", type=FloatRange(min=0, max=1, min_open=True), help="Another declared utilisation.")
 @click.option("--hosted-price", multiple=True, metavar="PROVIDER/MODEL")
 def cost_of(
@@ -56,6 +56,7 @@ def cost_of(
     allow_invalid: bool,
     as_json: bool,
     usd_per_hour: float | None,
+    instance: str | None,
     utilisation: float | None,
     hosted_price: tuple[str, ...],
 ) -> None:
@@ -71,7 +72,7 @@ def cost_of(
         changes["utilisation"] = utilisation
     if hosted_price:
         changes["hosted"] = [price_ref(text) for text in hosted_price]
-    hardware = declared_on_command_line(usd_per_hour) if usd_per_hour is not None else None
+    hardware = given_price(usd_per_hour, instance, analysis.summaries[0].created_utc)
     costs = pipeline.cost(analysis, base.model_copy(update=changes), hardware, allow_invalid=allow_invalid)
     if as_json:
         click.echo(

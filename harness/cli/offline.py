@@ -13,9 +13,9 @@ import click
 from rich.console import Console
 
 from harness import clock
+from harness.cli.machine_price import given_price, price_options
 from harness.config import PriceRef
 from harness.errors import ConfigError
-from harness.records import Hardware
 
 if TYPE_CHECKING:
     from harness.pipeline import Analysis
@@ -48,30 +48,42 @@ def analyse_command(directory: Path, campaign: str | None, as_json: bool) -> int
 @directory_argument
 @campaign_option
 @allow_option
+@price_options
 @as_json_option
-def report_command(directory: Path, campaign: str | None, allow_invalid: bool, as_json: bool) -> int:
+def report_command(directory: Path, campaign: str | None, allow_invalid: bool, as_json: bool, **price: Any) -> int:
     """Write report.md and report.html of a run or experiment again, from its raw files."""
-    return finish(directory, campaign, allow_invalid=allow_invalid, as_json=as_json)
+    return finish(directory, campaign, allow_invalid=allow_invalid, as_json=as_json, **price)
 
 
-def finish(directory: Path, campaign: str | None, *, allow_invalid: bool, as_json: bool) -> int:
-    """Analyse, price, report, print; the exit code says whether a run was INVALID."""
+def finish(directory: Path, campaign: str | None, *, allow_invalid: bool, as_json: bool, **price: Any) -> int:
+    """Analyse, price, report, print; the exit code says whether a run was INVALID. `price`: as for publish."""
     from harness.errors import InvalidRunError
 
-    analysis, _, _ = publish(directory, campaign, allow_invalid=allow_invalid, as_json=as_json)
+    analysis, _, _ = publish(directory, campaign, allow_invalid=allow_invalid, as_json=as_json, **price)
     return InvalidRunError.exit_code if any(s.verdict.state == "INVALID" for s in analysis.summaries) else 0
 
 
 def publish(
-    directory: Path, campaign: str | None, *, allow_invalid: bool, as_json: bool
+    directory: Path,
+    campaign: str | None,
+    *,
+    allow_invalid: bool,
+    as_json: bool,
+    usd_per_hour: float | None = None,
+    instance: str | None = None,
 ) -> tuple[Analysis, list[CostReport], dict[str, Path]]:
-    """Analyse, price, report, print: the summaries, the costs, and where the report's files are."""
+    """Analyse, price, report, print: the summaries, the costs, and where the report's files are.
+
+    `usd_per_hour`, `instance`: another price of the measured machine than the runs' own.
+    """
     from harness import pipeline
     from harness.errors import InvalidRunError
 
     analysis = pipeline.analyse(directory, campaign)
+    created = next((summary.created_utc for summary in analysis.summaries), clock.utc_now().isoformat())
+    hardware = given_price(usd_per_hour, instance, created)
     try:
-        costs = pipeline.cost(analysis, allow_invalid=allow_invalid)
+        costs = pipeline.cost(analysis, hardware=hardware, allow_invalid=allow_invalid)
     except InvalidRunError:
         costs = []
     paths = pipeline.report(directory, analysis, costs, allow_invalid=allow_invalid)
@@ -126,10 +138,6 @@ def moment(day: datetime | None) -> datetime:
 def console() -> Console:
     """The terminal as wide as it is; a file or pipe 120 columns wide."""
     return Console(width=None if sys.stdout.isatty() else 120)
-
-
-def declared_on_command_line(usd_per_hour: float) -> Hardware:
-    return Hardware("declared", str(usd_per_hour), "declared on the command line", clock.utc_now().date().isoformat())
 
 
 def price_ref(text: str) -> PriceRef:

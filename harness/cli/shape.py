@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 from pydantic import ValidationError
 
+from harness.cli.machine_price import price_options, set_price
 from harness.cli.numbers import FloatRange
-from harness.cli.offline import declared_on_command_line, price_ref
+from harness.cli.offline import price_ref
 from harness.config import ExperimentSpec, SloSpec, config_error, load_experiment, parse_experiment
 from harness.errors import ConfigError
 
@@ -76,9 +76,7 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="METRIC=SECONDS,..",
                 help="The promise: ttft_from_schedule_s=0.5,tpot_s=0.05,attainment=0.99; replaces the config's.",
             ),
-            click.option(
-                "--usd-per-hour", type=FloatRange(min=0), help="Price of the measured machine, per paid hour."
-            ),
+            price_options,
             click.option(
                 "--utilisation", type=FloatRange(min=0, max=1, min_open=True), help="Served load / paid capacity."
             ),
@@ -124,6 +122,10 @@ def parse_slo(text: str) -> SloSpec:
     return slo
 
 
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
 def spec_of(words: dict[str, Any]) -> ExperimentSpec:
     """The experiment that the words of `run` or `plan` describe."""
     config: Path | None = words["config"]
@@ -152,10 +154,7 @@ def spec_of(words: dict[str, Any]) -> ExperimentSpec:
             if words["url"]:
                 target |= {"kind": "adopt", "url": words["url"], "flags": {}, "env": {}, "port": None}
                 target["model"] = words["model"] or target["model"].removeprefix("embedded:")
-    if words["usd_per_hour"] is not None:
-        hardware = declared_on_command_line(words["usd_per_hour"])
-        for target in data["targets"]:
-            target["hardware"] = {**asdict(hardware), "usd_per_hour": words["usd_per_hour"]}
+    set_price(data, words, _say)
     if words["slo"] is not None:
         data["slo"] = parse_slo(words["slo"]).model_dump(mode="json")
     if words["utilisation"] is not None:

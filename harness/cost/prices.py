@@ -22,6 +22,9 @@ from harness.records import Hardware
 
 STALE_DAYS = 120  # on demand and committed: hyperscalers change list prices once or twice a year
 STALE_SPOT_DAYS = 45  # spot, marketplaces and small clouds: RunPod's H100 rose 14 % in six weeks
+DECLARE = (
+    "declare one: --instance PROVIDER/NAME, --usd-per-hour, or hardware: in the experiment"  # where a price is missing
+)
 _HYPERSCALERS = ("aws", "azure", "gcp")
 _SPOT_WORDS = ("spot", "community", "marketplace", "vast.ai")
 
@@ -141,6 +144,12 @@ def instance_price(name: str, at: datetime, path: Path | None = None) -> Hardwar
             name,
             f"give usd_per_hour, source and as_of yourself. {row.notes}".strip(),
         )
+    return hardware_of(row)
+
+
+def hardware_of(row: Instance) -> Hardware:
+    """A row of the price table as a machine's price, on demand. The row must have one."""
+    assert row.usd_per_hour is not None
     return Hardware(
         f"{row.full_name} ({row.gpu_count} x {row.gpu_model}, {row.region}, on demand)",
         format(row.usd_per_hour, "f"),
@@ -154,7 +163,8 @@ def instance_price(name: str, at: datetime, path: Path | None = None) -> Hardwar
 def declared(spec: HardwareSpec) -> Hardware:
     """The machine as an experiment declares it."""
     usd_per_hour = format(Decimal(repr(spec.usd_per_hour)), "f")
-    return Hardware(spec.name, usd_per_hour, spec.source, spec.as_of, spec.gpu_model, spec.gpu_count)
+    basis = "example" if spec.example else "declared"
+    return Hardware(spec.name, usd_per_hour, spec.source, spec.as_of, spec.gpu_model, spec.gpu_count, basis)
 
 
 def load_hardware(path: Path, at: datetime) -> Hardware:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation, localcontext
 
 from harness.config import CostSpec
+from harness.cost.gpu_share import PREFIX, Share, share_lines, share_of
 from harness.cost.hosted import Bill, HostedPrice, find_price, price_ratio, same_model, usage_problem
 from harness.cost.hosted_cache import bill_of_run
 from harness.cost.machine_match import price_mismatch, ran_on, unchecked
-from harness.cost.prices import day_of, machine_age_words, machine_staleness, staleness
+from harness.cost.prices import DECLARE, day_of, machine_age_words, machine_staleness, staleness
 from harness.cost.unit_cost import split_by_price_ratio, usd_per_served
 from harness.errors import ConfigError, InvalidRunError
 from harness.records import CostLine, CostReport, Hardware, RunSummary
@@ -210,10 +211,16 @@ def _verdict_warnings(summary: RunSummary) -> list[str]:
 
 
 def cost_run(
-    summary: RunSummary, hardware: Hardware | None, spec: CostSpec, *, allow_invalid: bool = False
+    summary: RunSummary,
+    hardware: Hardware | None,
+    spec: CostSpec,
+    *,
+    allow_invalid: bool = False,
+    no_price: str = "",
 ) -> CostReport:
     """Own and hosted costs of one run, each line with its formula and inputs; a line that cannot be computed says why.
 
+    `no_price`: without `hardware`, why there is none and what to declare. Dollars of hosted prices are there all the same.
     Raises InvalidRunError for an INVALID run unless `allow_invalid`, ConfigError for a price or model that is not known.
     """
     if summary.verdict.state == "INVALID" and not allow_invalid:
@@ -240,15 +247,14 @@ def cost_run(
     warnings += _hosted_warnings(summary, [p for _, p in prices], at)
     mismatch = None if hardware is None else price_mismatch(hardware, ran_on(summary))
     if hardware is None:
-        why = (
-            "the machine behind a hosted API is not ours to price"
-            if summary.target_kind == "hosted"
-            else "no price of the machine is declared (hardware: in the experiment)"
-        )
+        ours = summary.target_kind != "hosted"
+        why = "the machine behind a hosted API is not ours to price"
+        why = "no price of the machine is declared (hardware: in the experiment)" if ours else why
+        no_price = no_price or why
         own = _no_own_lines(why, summary.run_id)
     else:
         found = (mismatch, unchecked(hardware, summary), machine_staleness(hardware, at))
-        warnings += [warning for warning in found if warning is not None]
+        warnings += [*_basis_warnings(hardware), *(warning for warning in found if warning is not None)]
         own = _machine_lines(summary, hardware, spec, [p for _, p in prices], at)
         if spec.utilisation == 1:
             warnings.append(
@@ -266,7 +272,18 @@ def cost_run(
         hosted,
         tuple(warnings),
         price_mismatch=mismatch,
+        no_price=no_price if hardware is None else None,
     )
+
+
+def _basis_warnings(hardware: Hardware) -> list[str]:
+    """What is to be known of a price that nobody declared."""
+    if hardware.basis == "proposed":
+        found = f"{hardware.name}, {hardware.why}; {hardware.source}, {hardware.as_of}"
+        return [f"the price of the machine is PROPOSED, not declared: {found}; if you pay another, {DECLARE}"]
+    if hardware.basis == "example":
+        return ["the price of the machine is an EXAMPLE, nobody's quote: declare your own with --usd-per-hour"]
+    return []
 
 
 def _hosted_warnings(summary: RunSummary, prices: list[HostedPrice], at: datetime) -> list[str]:
@@ -291,8 +308,21 @@ def _machine_lines(
         "price source": hardware.source,
         "price as of": hardware.as_of,
         "price age": machine_age_words(hardware, at),
+        **({} if hardware.basis == "declared" else {"price is": hardware.basis}),
         "utilisation": f"{utilisation} (declared)",
         "output:input price ratio": f"{_short(ratio)} ({source})",
         "verdict": summary.verdict.state,
     }
-    return _own_lines(_Own(summary, _usd_per_hour(hardware), utilisation, ratio, inputs))
+    whole = _Own(summary, _usd_per_hour(hardware), utilisation, ratio, inputs)
+    share = share_of(hardware, ran_on(summary))
+    return _own_lines(whole) + (() if share is None else _share_lines(whole, share))
+
+
+def _share_lines(whole: _Own, share: Share) -> tuple[CostLine, ...]:
+    price = share.of(whole.usd_per_hour)
+    inputs = {**whole.inputs, "price taken": f"{decimal_text(price)} USD per hour: {share.words}"}
+    lines = share_lines(_own_lines(replace(whole, usd_per_hour=Decimal(decimal_text(price)), inputs=inputs)))
+    return tuple(
+        replace(line, name=line.name.replace("self_", PREFIX, 1), label=f"{line.label}; {share.words}")
+        for line in lines
+    )

@@ -34,6 +34,7 @@ def board_facts(board: Unit, slices: Sequence[Unit], driver: Mapping[str, Any]) 
         "persistence_enabled": _enabled(ask("persistence mode")),
         "mig_enabled": _enabled(ask("MIG mode")),
         "mig_slices_watched": [unit.uuid for unit in slices],
+        "mig_slices_memory_bytes": [None if (m := unit.ask_or_none("memory")) is None else m.total for unit in slices],
         "mig_profiles": [profile_of(unit.ask_or_none("name")) for unit in slices],
         "nvlinks_active": ask("active NVLinks"),
         "pcie_width": ask("PCIe width"),

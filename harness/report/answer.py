@@ -11,6 +11,7 @@ from harness.cost.hosted import same_model
 from harness.records import CostReport, RunSummary
 from harness.report import formats
 from harness.report.cells import Row, cost_line, rows, slo_target, worst
+from harness.report.price import hourly_words, share_words
 
 _SAME_WITHIN = Decimal("0.03")  # a difference below it is called equal
 
@@ -134,7 +135,8 @@ def _own(row: Row, cost: CostReport | None) -> str:
     output, total = row.middle("usd_per_million_output_tokens"), row.middle("usd_per_million_total_tokens")
     subject = f"{formats.clean(row.model, 80)} on {where}"
     if output is None and total is None:
-        why = row.absent.get("usd_per_million_output_tokens", "no cost was computed")
+        why = f"not computed: {formats.clean(cost.no_price, 900)}" if cost is not None and cost.no_price else ""
+        why = why or row.absent.get("usd_per_million_output_tokens", "no cost was computed")
         return f"{subject}: {tps} at its best measured cell ({formats.load_words(row.load)}, {formats.clean(row.workload, 40)}); no own price per token: {why}."
     line = cost_line(cost.own, "output") if cost is not None else None
     split = line.label.rpartition("output tokens")[2].strip(" ,") if line is not None else ""
@@ -143,7 +145,7 @@ def _own(row: Row, cost: CostReport | None) -> str:
         price += f" ({_usd(total)} per million input + output)"
     terms = ""
     if cost is not None and hardware is not None:
-        terms = f", at a declared {formats.percent(cost.utilisation)} utilisation and ${formats.clean(hardware.usd_per_hour, 20)}/h (price of {formats.clean(cost.price_dated, 60)})"
+        terms = f", at a declared {formats.percent(cost.utilisation)} utilisation and {hourly_words(cost)}"
     return f"{subject}: {price} at its best measured cell ({cell}){terms}."
 
 
@@ -151,7 +153,8 @@ def _mismatch(cost: CostReport | None) -> list[str]:
     """That the price is not of the machine that ran: it stands in the sentence, not below it."""
     if cost is None or cost.price_mismatch is None:
         return []
-    return [f"NOT THE MACHINE PRICED: {formats.clean(cost.price_mismatch, 300)}."]
+    told = f"NOT THE MACHINE PRICED: {formats.clean(cost.price_mismatch, 300)}."
+    return [told, *filter(None, [share_words(cost)])]
 
 
 def _usd(value: Any) -> str:

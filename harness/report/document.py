@@ -16,6 +16,7 @@ from harness.report import capacity, cells, formats, pages, run_figures, section
 from harness.report.answer import Answer, find_answer
 from harness.report.capacity_figures import probes_plot
 from harness.report.markdown import markdown
+from harness.report.price import price_line
 
 _KPIS = (
     ("usd_per_million_output_tokens", "per million output tokens"),
@@ -97,6 +98,7 @@ def html(
         capacities_together=capacity.together(capacities),
         capacity_headers=capacity.HEADERS,
         price_words=cells.price_words(table, costs),
+        price_line=price_line,
         timeline_run=shown,
         anchors=anchors,
         costs=priced[:_MAX_COSTS],

@@ -9,6 +9,7 @@ from harness.report import capacity, formats, sections
 from harness.report.answer import find_answer
 from harness.report.cells import Row, absent_reasons, price_words, rows, shown_columns, spread_text, unit_and_writer
 from harness.report.formats import md_code, md_text
+from harness.report.price import price_line
 
 _MARKS = {"VALID": "✅ VALID", "INVALID": "❌ INVALID", "UNKNOWN": "❔ UNKNOWN", "NONE": "❔ no run"}
 _MAX_LISTED = 12
@@ -94,15 +95,10 @@ def _ids(row: Row) -> str:
 def _cost(costs: Sequence[CostReport]) -> str:
     if not costs:
         return "No cost was computed."
-    cost, hardware = costs[0], costs[0].hardware
-    price = (
-        f"{md_text(hardware.name)} at {md_text('$' + hardware.usd_per_hour)}/h ({md_text(hardware.source)}, {md_text(cost.price_dated)})"
-        if hardware
-        else "no hardware price declared"
-    )
+    cost = costs[0]
     flag = "" if cost.verdict == "VALID" else f" **{md_text(cost.verdict)}**"
     lines = [
-        f"Of run {md_code(cost.run_id)}{flag}: {price}, declared utilisation {formats.percent(cost.utilisation)}.",
+        f"Of run {md_code(cost.run_id)}{flag}: {md_text(price_line(cost))}; declared utilisation {formats.percent(cost.utilisation)}.",
         "",
     ]
     lines += ["| | | | formula | inputs |", "|---|---:|---|---|---|"]

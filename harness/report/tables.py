@@ -26,6 +26,7 @@ from harness.report.cells import (
     spread_text,
     unit_and_writer,
 )
+from harness.report.price import price_line
 
 _STYLES = {"VALID": "green", "INVALID": "bold red", "UNKNOWN": "yellow"}
 _PADDING = 2  # of a rich SIMPLE_HEAD column
@@ -168,15 +169,10 @@ def render_costs(console: Console, costs: Sequence[CostReport]) -> None:
         console.print(Text("no costs: nothing was priced"))
         return
     cost = min(costs, key=lambda one: (one.unpriced is not None, _own_price(one)))
-    hardware = cost.hardware
-    price = (
-        f"{hardware.name} at ${hardware.usd_per_hour}/h ({hardware.source}, {cost.price_dated})"
-        if hardware
-        else "no hardware price declared"
-    )
     console.print(Text(formats.clean(f"costs of {cost.run_id} ({cost.verdict})")), soft_wrap=True)
     console.print(
-        Text(formats.clean(f"{price}; declared utilisation {formats.percent(cost.utilisation)}")), soft_wrap=True
+        Text(formats.clean(f"{price_line(cost)}; declared utilisation {formats.percent(cost.utilisation)}")),
+        soft_wrap=True,
     )
     for name, lines in (("own machine", cost.own), *cost.hosted.items()):
         console.print(Text(f"  {formats.clean(name, 80)}"))
@@ -318,10 +314,12 @@ def _cost_json(cost: CostReport) -> dict[str, Any]:
             "usd_per_hour": hardware.usd_per_hour,
             "source": hardware.source,
             "as_of": hardware.as_of,
+            "basis": hardware.basis,
         },
         "own": [_line_json(line) for line in cost.own],
         "hosted": {name: [_line_json(line) for line in lines] for name, lines in cost.hosted.items()},
         "price_mismatch": cost.price_mismatch,
         "unpriced": cost.unpriced,
+        "no_price": cost.no_price,
         "warnings": list(cost.warnings),
     }

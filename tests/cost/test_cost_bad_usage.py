@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from harness.store.writer import RunWriter
 from tests.analyse import run_builder
 
 BOX = Hardware("box", "3.60", "quote", "2026-11-01")
+PRICE = {"name": "box", "source": "quote", "as_of": "2026-11-01"}
 SPEC = CostSpec(utilisation=0.5, hosted=[PriceRef(provider="openai", model="gpt-5")])
 BAD = {
     "reasoning beyond output": (1000, 0, 200, 201),
@@ -109,7 +110,7 @@ def store(folder: Path, repetition: int, *, bad: bool) -> None:
     cell = Cell("a", "fixed:128x8", Load(concurrency=4), repetition)
     config = {
         "slo": None, "driver": "wire", "cost": {"hosted": [{"provider": "openai", "model": "gpt-5"}]},
-        "targets": [{"name": "a", "kind": "vllm", "model": "m", "hardware": asdict(BOX) | {"usd_per_hour": 3.6}}],
+        "targets": [{"name": "a", "kind": "vllm", "model": "m", "hardware": {**PRICE, "usd_per_hour": 3.6}}],
     }  # fmt: skip
     manifest = run_builder.run(
         records, cell.load, cell=cell, campaign_id="20261120T000000Z", run_id=f"20261120T000000Z_{cell.name}", plan_sha256=f"p{repetition}",

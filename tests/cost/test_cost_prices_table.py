@@ -156,7 +156,9 @@ def test_a_hardware_file_is_a_machine_or_the_name_of_one(tmp_path):
         with pytest.raises(ConfigError, match="not a machine's price") as error:
             load_hardware(file, AT)
         assert error.value.value == key
-        assert error.value.advice.endswith("keys: instance, or name, usd_per_hour, source, as_of, gpu_model, gpu_count")
+        assert error.value.advice.endswith(
+            "keys: instance, or name, usd_per_hour, source, as_of, gpu_model, gpu_count, example"
+        )
 
 
 # ---------------------------------------------------------------- how old a price is

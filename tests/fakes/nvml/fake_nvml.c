@@ -4,6 +4,7 @@
  * test can compute by itself. Everything is set by environment variables, read at nvmlInit:
  *
  *   FAKE_NVML_GPUS         boards (default 8, at most 16)
+ *   FAKE_NVML_MEMORY_MIB   memory of every board (default 81920); FAKE_NVML_SLICE_MIB: of every MIG slice (default the same)
  *   FAKE_NVML_POWER_MW     power of board 0 (default 300000); board i draws 10 W x i more, constant
  *   FAKE_NVML_PERIOD_MS    the energy counter moves once in this many ms of CLOCK_MONOTONIC (default 100)
  *   FAKE_NVML_PROCESSES    "board:pid,board:pid": compute processes; "board.slice:pid" puts one on a MIG slice, "board:pid=MiB"
@@ -52,7 +53,7 @@ static u64 power_mw, period_ms;
 static char lost_file[4096], unknown_file[4096];
 static int no_energy, bare, old, unavailable, hidden;
 static int xid_board, xid, xids_left;
-static u64 used_bytes[MAX_BOARDS];
+static u64 used_bytes[MAX_BOARDS], board_bytes, slice_bytes;
 
 static u64 now_ms(void) {
     struct timespec t;
@@ -139,6 +140,8 @@ int nvmlInitWithFlags(unsigned flags) {
     if (board_count > MAX_BOARDS) board_count = MAX_BOARDS;
     mig_slices = (int)number("FAKE_NVML_MIG", 0);
     if (mig_slices > MAX_SLICES) mig_slices = MAX_SLICES;
+    board_bytes = (u64)number("FAKE_NVML_MEMORY_MIB", 80 << 10) << 20;
+    slice_bytes = (u64)number("FAKE_NVML_SLICE_MIB", (long)(board_bytes >> 20)) << 20;
     power_mw = (u64)number("FAKE_NVML_POWER_MW", 300000);
     period_ms = (u64)number("FAKE_NVML_PERIOD_MS", 100);
     lost_board = fails_with("FAKE_NVML_LOST", lost_file);
@@ -256,7 +259,7 @@ int nvmlDeviceGetMemoryInfo_v2(device *d, memory_v2 *out) {
     if (s) return s;
     if (old) return FUNCTION_NOT_FOUND;
     if (out->version != (sizeof(memory_v2) | 2u << 24)) return BAD_ARGUMENT;
-    out->total = 80ull << 30;
+    out->total = d->slice < 0 ? board_bytes : slice_bytes;
     out->reserved = 1ull << 30;
     out->used = d->slice < 0 ? used_bytes[d->board] : (u64)(5 + d->slice) << 30;
     out->free = out->total - out->reserved - out->used;
@@ -266,7 +269,7 @@ int nvmlDeviceGetMemoryInfo_v2(device *d, memory_v2 *out) {
 int nvmlDeviceGetMemoryInfo(device *d, memory_v1 *out) {
     int s = state(d);
     if (s) return s;
-    out->total = 80ull << 30;
+    out->total = d->slice < 0 ? board_bytes : slice_bytes;
     out->used = 71ull << 30; /* the first version counts reserved memory as used */
     out->free = out->total - out->used;
     return OK;
