@@ -1,9 +1,9 @@
 # Two commands from a bare clone: `make bench` (a measured $/token report of a real vLLM server) and `make test`.
-# Both make .venv themselves. CONFIG=, MODEL=, URL=, SEED= and ARGS= steer `make bench`; CUDA=, WHEELS= and
+# Both make .venv themselves. CONFIG=, MODEL=, URL=, INSTANCE=, SEED= and ARGS= steer `make bench`; CUDA=, WHEELS= and
 # KERNELS= what it installs.
 
 PYTHON ?= python3
-CONFIG ?= configs/experiments/quickstart.yaml
+CONFIG ?= quickstart
 BIN := .venv/bin
 LOCKS := configs/locks
 # Nothing comes that is not listed, no file whose hash is not, and no source archive (its build would fetch what it likes).
@@ -54,7 +54,7 @@ bench: .venv/.vllm
 BENCH_ARGS = $(if $(SEED),--seed '$(SEED)')
 endif
 bench: ## from nothing to a measured $/token report of a real vLLM server
-	@$(BIN)/harness run '$(CONFIG)' $(BENCH_ARGS) $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+	@$(BIN)/harness run '$(CONFIG)' $(BENCH_ARGS) $(if $(MODEL),--model '$(MODEL)') $(if $(INSTANCE),--instance '$(INSTANCE)') $(ARGS)
 
 # What waits or talks to a server runs alone; what only computes, on every core.
 test: .venv/.vllm ## from nothing to a passed test suite, the real vLLM server included; ARGS= for one pytest of your own

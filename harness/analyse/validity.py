@@ -200,10 +200,21 @@ def too_few_requests(e: Evidence) -> Reason | None:
     return unknown("too_few_requests", f"{n} requests in the window, below {MIN_REQUESTS}", e.window.advice)
 
 
+def dummy_weights(e: Evidence) -> Reason | None:
+    flags = {str(k).lstrip("-").replace("-", "_"): v for k, v in (e.run.manifest.target.get("flags") or {}).items()}
+    if flags.get("load_format") != "dummy":
+        return None
+    return warning(
+        "dummy_weights",
+        "the weights are random (load_format dummy): the speed is that of a model of this shape, the text means nothing",
+        "give the real model (its path, or a name in the hub cache) where its text, its drafts or its prefix hits matter",
+    )
+
+
 CHECKS = (
     run_state, stopped_early, rows_missing, ok_requests, failures, send_lag, achieved_rate, client_bottleneck, clock_step,
     *TOKEN_CHECKS,
-    no_window, not_steady, too_few_requests, merged_reads, *COMPILING_CHECKS, *TELEMETRY_CHECKS,
+    no_window, not_steady, too_few_requests, merged_reads, dummy_weights, *COMPILING_CHECKS, *TELEMETRY_CHECKS,
 )  # fmt: skip
 
 

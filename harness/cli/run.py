@@ -61,16 +61,15 @@ def run(
     as_json: bool,
     **words: Any,
 ) -> int:
-    """Run an experiment: CONFIG, or one cell against --url."""
+    """Run an experiment: CONFIG (a file, or the name of one that comes with the harness; `quickstart` is chosen for this machine),
+    or one cell against --url."""
     from harness import pipeline
     from harness.report.live import Live
 
     if words["config"] is None and resume not in (None, NEWEST):  # `run --resume CONFIG`
         words["config"], resume = Path(str(resume)), NEWEST
     if words["config"] is None and not words["url"]:
-        raise ConfigError(
-            "nothing to run", "neither CONFIG nor --url was given", "harness run configs/experiments/quickstart.yaml"
-        )
+        raise ConfigError("nothing to run", "neither CONFIG nor --url was given", "harness run quickstart")
     if failed and resume is None:
         raise ConfigError("--failed goes with --resume", "--failed", "add --resume [CAMPAIGN_ID], or leave it out")
     single = words["config"] is None

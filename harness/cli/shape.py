@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import ValidationError
@@ -14,6 +14,9 @@ from harness.cli.numbers import FloatRange
 from harness.cli.offline import price_ref
 from harness.config import ExperimentSpec, SloSpec, config_error, load_experiment, parse_experiment
 from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from harness.cli.quickstart import Choice
 
 
 def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,7 +135,8 @@ def spec_of(words: dict[str, Any]) -> ExperimentSpec:
     if config and (given := [key for key, word in _TRACE_WORDS.items() if words[word]]):
         advice = "write the workload as FILE?from=60&to=120&limit=1000"
         raise ConfigError("a config's traces are sliced in the config", ", ".join(given), advice)
-    spec = load_experiment(config) if config else _ad_hoc(words)
+    choice = _chosen(config, words) if config else None
+    spec = load_experiment(choice.config) if choice else _ad_hoc(words)
     changes: dict[str, Any] = {
         key: words[word]
         for key, word in (
@@ -147,10 +151,10 @@ def spec_of(words: dict[str, Any]) -> ExperimentSpec:
         if words.get(word) is not None
     }
     data = spec.model_dump(mode="json") | changes
-    if config:
+    if choice:
         for target in data["targets"]:
-            if words["model"]:
-                target["model"] = words["model"]
+            target["model"] = choice.model or target["model"]
+            target["flags"] |= choice.flags
             if words["url"]:
                 target |= {"kind": "adopt", "url": words["url"], "flags": {}, "env": {}, "port": None}
                 target["model"] = words["model"] or target["model"].removeprefix("embedded:")
@@ -162,6 +166,21 @@ def spec_of(words: dict[str, Any]) -> ExperimentSpec:
     if words["hosted_price"]:
         data["cost"]["hosted"] = [price_ref(text).model_dump(mode="json") for text in words["hosted_price"]]
     return parse_experiment(data, str(config or "command line"))
+
+
+def _chosen(config: Path, words: Mapping[str, Any]) -> Choice:
+    """The experiment that CONFIG means: a file, the name of one that comes with the harness, or `quickstart`, chosen for this machine."""
+    from harness.cli import quickstart
+
+    named = not config.suffix and len(config.parts) == 1 and not config.is_file()
+    if named and config.name == quickstart.NAME:
+        priced = words["usd_per_hour"] is not None or words["instance"] is not None
+        choice = quickstart.choose(words["url"], words["model"], priced=priced)
+        for note in choice.notes:
+            _say(f"note: {note}")
+        return choice
+    file = quickstart.experiment(config.name) if named else config
+    return quickstart.Choice(file if file.is_file() else config, words["model"])
 
 
 def _ad_hoc(words: dict[str, Any]) -> ExperimentSpec:

@@ -16,7 +16,6 @@ from harness.cost.machine_match import same_gpu
 from harness.cost.prices import DECLARE, Instance, hardware_of, instances
 from harness.records import Hardware, RunSummary
 
-TARGET_FOUND = "where the target's processes run"  # observe.boards' words in the manifest's telemetry
 _EC2 = "Amazon EC2 "  # before the instance's name in the firmware of Nitro machines
 _VENDORS = {"Amazon EC2": "aws", "Google": "gcp"}
 _MOST_LISTED = 8
@@ -36,20 +35,31 @@ def propose(run: RunSummary, at: datetime) -> MachinePrice:
     watched: Sequence[Mapping[str, Any]] = facts.get("gpus") or ()
     if run.target_kind == "hosted":
         return MachinePrice(None, "the machine behind a hosted API is not ours to price")
-    if run.target_kind == "adopt" and TARGET_FOUND not in str((facts.get("telemetry") or {}).get("gpu", "")):
+    if run.target_kind == "adopt" and not _on_boards_here(facts):
         return MachinePrice(
             None, f"the machine behind the URL is not seen from here, so no price is proposed; {DECLARE}"
         )
     names = [str(name) for name in facts.get("machine_boards") or ()]
     if not watched or not names:
         return MachinePrice(None, f"no price of the machine is declared; {DECLARE}")
-    if any(board.get("mig_enabled") for board in watched):
-        what = f"the run was on a MIG slice of {watched[0].get('name')}"
-        return MachinePrice(None, f"{what}, and the price table sells whole GPUs; {DECLARE}, for the slice")
-    return _by_boards(names, facts, instances(at))
+    return by_boards(names, facts, at, mig=any(board.get("mig_enabled") for board in watched))
 
 
-def _by_boards(names: Sequence[str], facts: Mapping[str, Any], table: Sequence[Instance]) -> MachinePrice:
+def _on_boards_here(facts: Mapping[str, Any]) -> bool:
+    """Whether the boards that were watched are surely the target's, and this machine's: read by NVML, not from an exporter's page."""
+    seen: Mapping[str, Any] = (facts.get("telemetry") or {}).get("gpu_facts") or {}
+    return seen.get("source") == "NVML" and seen.get("certain") is True
+
+
+def by_boards(names: Sequence[str], facts: Mapping[str, Any], at: datetime, *, mig: bool = False) -> MachinePrice:
+    """The same of a machine with these boards. `facts`: what its firmware calls it (`machine`) and the kind of `container` around us.
+
+    Raises ConfigError: no readable price table.
+    """
+    if mig:
+        what = f"on a MIG slice of {names[0]}: the price table sells whole GPUs, so no price is proposed"
+        return MachinePrice(None, f"{what}; {DECLARE}, for the slice")
+    table = instances(at)
     boards = f"{len(names)} x {names[0]}" if len(set(names)) == 1 else ", ".join(names)
     fitting = [row for row in table if row.usd_per_hour is not None and all(same_gpu(row.gpu_model, n) for n in names)]
     same = [row for row in fitting if row.gpu_count == len(names)]

