@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from harness.config import ExperimentSpec, TargetSpec, data_dir, load_experiment
-from harness.pipeline import cells_of, draw_plan
+from harness.cost.prices import instance_price
+from harness.documents import load_yaml
+from harness.pipeline import cells_of, draw_plan, foresee
 from harness.targets import command
 
 FILES = sorted(data_dir("configs").joinpath("experiments").glob("*.yaml"))
@@ -102,6 +105,23 @@ def test_knobs_are_turned_one_at_a_time(name):
         else:
             assert len(changed) == (2 if other.name == "fp8-both" else 1), other.name
     assert len({tuple(sorted(flags(t).items())) for t in (base, *others)}) == 1 + len(others)
+
+
+def test_the_gpu_knobs_are_priced_promised_and_climb_to_1024():
+    """Every target has a dated price of one GPU, the promise is the shipped chat's, the ladder climbs from 1 to 1,024 within the
+    server's sequences, and the estimate holds a pause before each cell."""
+    spec = load("gpu-knobs")
+    for target in spec.targets:
+        priced = instance_price(target.hardware, datetime(2026, 11, 26, tzinfo=UTC))
+        assert (priced.gpu_count, priced.as_of[:4]) == (1, "2026")
+        assert flags(target)["max_num_seqs"] == 1024
+    chat = load_yaml(data_dir("configs") / "slo" / "interactive.yaml")
+    assert {k: v for k, v in spec.slo.model_dump().items() if v is not None} == chat
+    slots = [load.concurrency for load_spec in spec.loads for load in load_spec.points()]
+    assert (slots[0], slots[-1], slots) == (1, 1024, sorted(slots))
+    coming = foresee(spec, Path("/nowhere/at/all"))
+    assert coming.cool_down_s == spec.cool_down.timeout_s * len(coming.cells) > 0
+    assert f"{len(coming.cells)} cells" in (data_dir("configs") / "experiments" / "gpu-knobs.yaml").read_text()
 
 
 def test_the_posts_settings_are_the_posts():
