@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
+from harness.cli.catalogue import doctor as doctor_command
 from harness.cli.compare import compare_command
 from harness.cli.run import run as run_command
 from harness.config import load_experiment, parse_experiment
+from harness.cost.prices import instance_price
 from harness.observe.machine import read_text
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "configs" / "deploy"
 UNITS = sorted((DEPLOY / "systemd").iterdir())
-MANIFESTS = sorted((DEPLOY / "kubernetes").iterdir())
+MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 HARNESS = "/opt/vllm-harness/.venv/bin/harness"
 
 
@@ -81,6 +85,62 @@ def test_the_timers_calendar_is_one_that_systemd_reads():
     code, text = said(program, "calendar", when[1])
     assert code == 0, text
     assert "01:30:00" in text
+
+
+def settings(path: Path, key: str) -> list[str]:
+    """Every value of a key in a unit, in order."""
+    return re.findall(rf"^{key}=(.+)$", path.read_text(), re.MULTILINE)
+
+
+MEASURING = [path for path in UNITS if any("harness run" in line for line in settings(path, "ExecStart"))]
+
+
+def test_three_units_measure():
+    """The night, its resumption after a boot, and the second try of what failed."""
+    assert [path.stem for path in MEASURING] == [f"vllm-harness-{name}" for name in ("nightly", "resume", "retry")]
+
+
+@pytest.mark.parametrize("path", MEASURING, ids=lambda path: path.stem)
+def test_all_that_is_written_lies_in_the_units_own_folders(path):
+    """ProtectHome and ProtectSystem=strict: HOME and each cache are below the State- or CacheDirectory, which systemd makes for the user."""
+    variables = dict(word.split("=", 1) for line in settings(path, "Environment") for word in line.split())
+    allowed = [
+        Path("/var/lib") / settings(path, "StateDirectory")[0],
+        Path("/var/cache") / settings(path, "CacheDirectory")[0],
+    ]
+    caches = {
+        "HOME",
+        "XDG_CACHE_HOME",
+        "HF_HOME",
+        "VLLM_CACHE_ROOT",
+        "TRITON_CACHE_DIR",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "FLASHINFER_WORKSPACE_BASE",
+    }
+    assert settings(path, "ProtectHome") == ["yes"]
+    for name in caches:
+        assert any(Path(variables[name]).is_relative_to(folder) for folder in allowed), name
+
+
+@pytest.mark.parametrize("path", MEASURING, ids=lambda path: path.stem)
+def test_cuda_is_asked_before_the_first_cell(path):
+    """After the fabric manager, and with a command that `harness doctor` has; the unit fails where it fails (no "-" before it)."""
+    assert "nvidia-fabricmanager.service" in " ".join(settings(path, "After")).split()
+    assert "nvidia-fabricmanager.service" in " ".join(settings(path, "Wants")).split()
+    (probe,) = [line for line in settings(path, "ExecStartPre") if line.startswith(HARNESS)]
+    words = shlex.split(probe)[1:]
+    assert words[:3] == ["doctor", "--require", "gpu"]
+    known = {name for parameter in doctor_command.params for name in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_a_failed_night_is_an_alarm_and_one_more_try():
+    """The night starts the retry, which runs failed cells alone, and whose own failure starts nothing but the alarm."""
+    nightly, retry = (DEPLOY / "systemd" / f"vllm-harness-{name}.service" for name in ("nightly", "retry"))
+    assert settings(nightly, "OnFailure")[0].split() == ["vllm-harness-failed@%n.service", "vllm-harness-retry.service"]
+    assert settings(retry, "OnFailure") == ["vllm-harness-failed@%n.service"]
+    assert settings(retry, "ExecStart")[0].endswith("--resume --failed")
+    assert "2" in settings(retry, "SuccessExitStatus")[0].split()
 
 
 # ---------------------------------------------------------------- cron, logrotate
@@ -155,6 +215,7 @@ def test_the_workflows_default_experiment_is_there():
     inputs = yaml.safe_load(WORKFLOW.read_text())[True]["workflow_dispatch"]["inputs"]  # YAML reads `on` as true
     spec = load_experiment(ROOT / inputs["config"]["default"])
     assert spec.repetitions >= 3
+    assert spec.observe.gpu == "required"  # the runner is a GPU box
     assert f"|| '{inputs['config']['default']}'" in WORKFLOW.read_text()
 
 
@@ -162,7 +223,7 @@ def test_the_workflows_scripts_parse():
     """Every `run:` step is shell that bash parses."""
     steps = yaml.safe_load(WORKFLOW.read_text())["jobs"]["campaign"]["steps"]
     scripts = [step["run"] for step in steps if "run" in step]
-    assert len(scripts) == 4
+    assert len(scripts) == 5
     for script in scripts:
         code, text = said("bash", "-n", "-c", re.sub(r"\$\{\{.*?\}\}", "x", script))
         assert code == 0, text
@@ -280,6 +341,55 @@ def test_the_experiment_in_the_config_map_is_one_that_the_harness_reads():
     assert target.url == f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}/v1"
     args = kind("Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
     assert f"--model={target.model}" in args
+
+
+def test_the_campaign_has_a_price_and_a_promise():
+    """Dollars and goodput come out of it: the price is a row for as many GPUs as the server takes, the promise has limits."""
+    spec = parse_experiment(yaml.safe_load(kind("ConfigMap")["data"]["nightly.yaml"]), "nightly.yaml")
+    (target,) = spec.targets
+    pod = kind("Deployment")["spec"]["template"]["spec"]
+    priced = instance_price(target.hardware, datetime(2026, 11, 26, tzinfo=UTC))
+    assert priced.gpu_count == pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
+    assert spec.slo.limits
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+
+
+def patched(overlay: dict, name: str) -> dict:
+    """A manifest with the overlay's JSON patch applied (RFC 6902: add, replace, remove of members)."""
+    document = copy.deepcopy(kind(name))
+    (patch,) = [one["patch"] for one in overlay["patches"] if one["target"]["kind"] == name]
+    assert {one["target"]["name"] for one in overlay["patches"] if one["target"]["kind"] == name} == {
+        document["metadata"]["name"]
+    }
+    for step in yaml.safe_load(patch):
+        *path, last = [word.replace("~1", "/").replace("~0", "~") for word in step["path"].split("/")[1:]]
+        place = document
+        for word in path:
+            place = place[int(word) if isinstance(place, list) else word]
+        assert (last in place) == (step["op"] != "add"), step
+        if step["op"] == "remove":
+            del place[last]
+        else:
+            place[last] = step["value"]
+    return document
+
+
+def test_a_mig_slice_takes_the_place_of_whole_gpus():
+    """The overlay's resources exist, its patches fit, the result is valid, asks for one slice and no GPU, and the campaign is for its model."""
+    validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    folder = DEPLOY / "kubernetes" / "mig"
+    overlay = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    assert all((folder / resource).resolve() in MANIFESTS for resource in overlay["resources"])
+    deployment, config = patched(overlay, "Deployment"), patched(overlay, "ConfigMap")
+    validate.validate(deployment, "1.37", strict=True)
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    for amounts in container["resources"].values():
+        assert {key: value for key, value in amounts.items() if key.startswith("nvidia.com/")} == {
+            "nvidia.com/mig-1g.10gb": 1
+        }
+    spec = parse_experiment(yaml.safe_load(config["data"]["nightly.yaml"]), "nightly.yaml")
+    assert f"--model={spec.targets[0].model}" in container["args"]
+    assert spec.slo.limits
 
 
 # ---------------------------------------------------------------- container
