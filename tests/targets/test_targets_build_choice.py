@@ -165,4 +165,5 @@ def test_flashinfer_is_on_with_cubins_or_both_compilers(tmp_path):
     assert (state(cubins, CUDA_HOME="/nowhere").enabled, state(cubins).complete) == (True, False)
     assert state(cubins | {"flashinfer-jit-cache": "0.7.2+cu130"}).complete
     assert not state(cubins | {"flashinfer-jit-cache": "0.6.6+cu130"}).complete
+    assert not state(alone | {"flashinfer-jit-cache": "0.7.2+cu130"}).complete
     assert not state({"flashinfer-cubin": "0.7.2"}).enabled

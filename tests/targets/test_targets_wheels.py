@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -36,15 +38,40 @@ def lists(folder, digest):
     return locked, unhashed
 
 
-def test_all_comes_from_the_folder(alone):
-    """Both lists, hashes held, and no index asked; without the folder the same pip finds nothing."""
+@pytest.fixture
+def asked(monkeypatch):
+    """Paths that pip asks of an index which has nothing."""
+    paths = []
+
+    class Index(BaseHTTPRequestHandler):
+        def do_GET(self):
+            paths.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
+        yield paths
+        server.shutdown()
+        thread.join()
+
+
+def test_all_comes_from_the_folder(alone, asked):
+    """Both lists, hashes held, and no index asked; without the folder the same pip asks it and finds nothing."""
     wheels = alone / "wheels"
     tiny_wheel.make(wheels, "tiny-torch", "2.0")
     locked, unhashed = lists(alone, tiny_wheel.make(wheels, "tiny-vllm", "1.0"))
     with pytest.raises(install.InstallError):
         install._install(locked, unhashed, (1, 1))
+    assert asked == ["/simple/tiny-torch/"]
+    asked.clear()
     assert install._install(locked, unhashed, (1, 1), wheels) == str(wheels)
     assert {path.name for path in (alone / "site").glob("*.py")} == {"tiny_torch.py", "tiny_vllm.py"}
+    assert asked == []
 
 
 def test_a_file_of_the_folder_is_held_to_its_hash(alone):
