@@ -204,13 +204,13 @@ class TimeoutSpec(Spec):
 
 
 class CoolDownSpec(Spec):
-    """Pause before a cell until the GPUs are back where they were before the campaign; without NVML there is none."""
+    """Pause before a cell until the server's GPUs are back where they were when it stood idle; without NVML there is none."""
 
     margin_c: Annotated[float, within(0, 200, "degrees")] = Field(
-        default=5, description="degrees above the temperature before the campaign"
+        default=5, description="degrees above the temperature beside the idle server"
     )
     margin_mhz: Annotated[float, within(0, 10_000, "MHz")] = Field(
-        default=150, description="SM clock this far from that of the idle server"
+        default=150, description="SM clock this far below that of the idle server"
     )
     timeout_s: bounds.SecondsOrNone = Field(default=120, description="wait no longer than this; 0: never")
 

@@ -26,6 +26,7 @@ from harness.campaign.server import Server
 from harness.cell import Display, Run, Stop, draw_plan, record_failure, record_traceback, run_cell
 from harness.config import ExperimentSpec
 from harness.errors import ConfigError, HarnessError, StoreError, TargetError
+from harness.observe import before_start
 from harness.offline import Analysis, analyse, cost, declared_hardware, report
 from harness.records import CostReport
 from harness.store.writer import write_plan
@@ -101,6 +102,7 @@ def run_experiment(
         todo = [step for step in steps if step.name not in done and step.block not in ran.dropped]
         _say_order(display, campaign.campaign_id, todo, len(steps))
         _say_money(display, coming)
+        used_before = before_start.used_bytes()
         with (
             CoolDown(spec.cool_down) as cool,
             Server(
@@ -121,7 +123,16 @@ def run_experiment(
                     display.cell(step.index, len(steps), step.name)
                     display.say(_eta(len(steps) - len(left), len(steps), pace.seconds(left, sizes, spec)))
                     run_dir = stock.run_dir(out, campaign.campaign_id, step.name)
-                    run = Run(spec, step.cell, step.load, run_dir, campaign.campaign_id, display, stop)
+                    run = Run(
+                        spec,
+                        step.cell,
+                        step.load,
+                        run_dir,
+                        campaign.campaign_id,
+                        display,
+                        stop,
+                        used_before=used_before,
+                    )
                     _run_step(run, step, server, cool, ran, pace)
         ran.stopped = bool(stop.asked)
         ran.duration_s = (clock.monotonic_ns() - begun_ns) / clock.NS
@@ -142,11 +153,13 @@ def _run_single(spec: ExperimentSpec, run_dir: Path, display: Display, stop: Sto
     ran = Ran(None, 1)
     display.phase(f"target {target_spec.name}")
     log_path = run_dir.parent / f"{campaign_id}_{target_spec.name}.log"
+    used_before = before_start.used_bytes()
     with open_target(target_spec, log_path, display.say) as target:
         if not stop.asked:
             display.cell(1, 1, cell.name)
             ran.run_dirs.append(run_dir)
-            run_cell(Run(spec, cell, load_spec, run_dir, campaign_id, display, stop), target)
+            run = Run(spec, cell, load_spec, run_dir, campaign_id, display, stop, used_before=used_before)
+            run_cell(run, target)
     ran.stopped = bool(stop.asked)
     return ran
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, Self
@@ -12,6 +12,7 @@ from harness.campaign.flags import DIFFERS, read_back
 from harness.campaign.order import Step, server_key
 from harness.config import ExperimentSpec, TargetSpec
 from harness.errors import ConfigError, TargetError
+from harness.records import TargetInfo
 from harness.targets import Target, open_target
 
 _RESTARTS = 1  # in one block: a server that dies again would die in every cell
@@ -26,7 +27,7 @@ class _Display(Protocol):
 class Server:
     """Opened for the first cell of a visit, closed when another one's turn comes; opened once more in a block if it died.
 
-    Of every start `started(target_name, seconds)` and then `is_up()` are told.
+    Of every start `started(target_name, seconds)` and then `is_up(info, gpus declared)` are told.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Server:
         log_folder: Path,
         prefix: str,
         started: Callable[[str, float], None],
-        is_up: Callable[[], None],
+        is_up: Callable[[TargetInfo, Sequence[str]], None],
         display: _Display,
     ) -> None:
         self._spec, self._started, self._is_up = spec, started, is_up
@@ -80,7 +81,7 @@ class Server:
         self.log_path = _free(self._log_folder, f"{self._prefix}_{step.cell.target}_rep{step.block}")
         target = self._reach(self._targets[step.cell.target], self.log_path)
         self._started(step.cell.target, (clock.monotonic_ns() - begun_ns) / clock.NS)
-        self._is_up()
+        self._is_up(target.info, self._targets[step.cell.target].gpus)
         seen = read_back(target.info.flags, target.log_path)
         for flag, words in seen.items():
             if words.endswith(DIFFERS):

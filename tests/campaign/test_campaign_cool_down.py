@@ -7,7 +7,7 @@ import pytest
 from harness.campaign import cool_down
 from harness.campaign.cool_down import CoolDown
 from harness.config import CoolDownSpec
-from harness.records import GpuSample
+from harness.records import GpuSample, TargetInfo
 
 pytestmark = pytest.mark.timing
 
@@ -29,15 +29,28 @@ class Board:
         ]  # fmt: skip
 
 
+INFO = TargetInfo(
+    name="t", kind="vllm", base_url="http://127.0.0.1:1/v1", model="m", max_model_len=None, server_version=None, flags={},
+    cache_config={}, pids=(), startup=None, metrics_url=None, checks={},
+)  # fmt: skip
+
+
+def beside_idle(spec: CoolDownSpec, board: Board) -> CoolDown:
+    """With the baseline of the board as it is now."""
+    cool = CoolDown(spec, board.read)
+    cool.server_is_up(INFO)
+    return cool
+
+
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch):
     monkeypatch.setattr(cool_down, "_POLL_S", 0.001)
 
 
 def test_it_waits_until_the_temperature_is_back():
-    """40 degC before, 70 after a cell, 1 degree a look: ends at 45 with margin 5, after some 25 looks."""
+    """40 degC beside the idle server, 70 after a cell, 1 degree a look: ends at 45 with margin 5, after some 25 looks."""
     board = Board()
-    cool = CoolDown(CoolDownSpec(timeout_s=200), board.read)
+    cool = beside_idle(CoolDownSpec(timeout_s=200), board)
     board.celsius, board.step_c = 70, 1
     said: list[str] = []
     pause = cool.wait(said.append)
@@ -48,10 +61,29 @@ def test_it_waits_until_the_temperature_is_back():
     assert "limit 45" in said[0]
 
 
+def test_the_baseline_is_the_idle_servers_not_the_empty_boards():
+    """30 degC before a server stood, 48 with one idle: 52 is back. The start of a second one at 70 is no new baseline."""
+    board = Board(celsius=30)
+    cool = CoolDown(CoolDownSpec(timeout_s=0.02), board.read)
+    board.celsius = 48
+    cool.server_is_up(INFO)
+    board.celsius = 52
+    assert state(cool) == "back"
+    board.celsius = 70
+    cool.server_is_up(INFO)
+    assert state(cool) == "timeout"
+
+
+def state(cool: CoolDown) -> str:
+    pause = cool.wait(lambda _: None)
+    assert pause is not None
+    return pause.state
+
+
 def test_it_gives_up_after_the_timeout():
     """A board that stays hot: timeout, said and recorded with what was not back."""
     board = Board()
-    cool = CoolDown(CoolDownSpec(timeout_s=0.05), board.read)
+    cool = beside_idle(CoolDownSpec(timeout_s=0.05), board)
     board.celsius = 80
     pause = cool.wait(lambda _: None)
     assert pause is not None
@@ -60,19 +92,28 @@ def test_it_gives_up_after_the_timeout():
     assert "80 degC" in pause.why
 
 
-def test_clocks_are_held_against_the_idle_server_not_the_idle_machine():
-    """345 MHz without a server, 1,755 with one: 1,740 is back, 1,200 and 345 are not."""
-    board = Board(mhz=345)
-    cool = CoolDown(CoolDownSpec(timeout_s=0.01), board.read)
-    board.mhz = 1755
-    cool.server_is_up()
+def test_a_board_that_no_longer_cools_is_not_waited_for(monkeypatch):
+    """Above the limit and not a degree less for a while: settled, well before the timeout, with what was not back."""
+    monkeypatch.setattr(cool_down, "_SETTLED_S", 0.02)
+    board = Board()
+    cool = beside_idle(CoolDownSpec(timeout_s=200), board)
+    board.celsius = 60
+    pause = cool.wait(lambda _: None)
+    assert pause is not None
+    assert pause.state == "settled"
+    assert "60 degC, limit 45" in pause.why
+
+
+def test_only_a_clock_that_is_held_down_is_waited_for():
+    """Beside an idle server 1,755 MHz: higher is no harm, nor is a low one of a board that idles; 1,200 at work is."""
+    board = Board(mhz=1755, reasons=0)
+    cool = beside_idle(CoolDownSpec(timeout_s=0.01), board)
     outcome = {}
-    for mhz in (1740, 1200, 345):
-        board.mhz = mhz
-        pause = cool.wait(lambda _: None)
-        assert pause is not None
-        outcome[mhz] = pause.state
-    assert outcome == {1740: "back", 1200: "timeout", 345: "timeout"}
+    for mhz, reasons in ((1740, 0), (1980, 0), (345, 1), (1200, 0), (345, 0)):
+        board.mhz, board.reasons = mhz, reasons
+        outcome[mhz, reasons] = state(cool)
+    expected = {(1740, 0): "back", (1980, 0): "back", (345, 1): "back", (1200, 0): "timeout", (345, 0): "timeout"}
+    assert outcome == expected
 
 
 @pytest.mark.parametrize(
@@ -81,7 +122,7 @@ def test_clocks_are_held_against_the_idle_server_not_the_idle_machine():
 def test_a_slowed_board_is_not_back(reasons, state):
     """Idle and power-cap bits are no slow-down; hardware and thermal ones are."""
     board = Board()
-    cool = CoolDown(CoolDownSpec(timeout_s=0.01), board.read)
+    cool = beside_idle(CoolDownSpec(timeout_s=0.01), board)
     board.reasons = reasons
     pause = cool.wait(lambda _: None)
     assert pause is not None
@@ -95,17 +136,33 @@ def test_without_nvml_and_with_no_timeout_there_is_no_pause():
     assert CoolDown(CoolDownSpec(timeout_s=0), Board().read).wait(print) is None
 
 
-def test_nvmls_boards_through_the_real_binding(with_nvml):
-    """The fake library's boards at 61 degC and 1,755 MHz, never changing: back at once; without the library None."""
-    code = """
+NVML = """
 from harness.campaign.cool_down import CoolDown, as_facts
 from harness.config import CoolDownSpec
+from harness.records import TargetInfo
+info = TargetInfo(name="t", kind="vllm", base_url="http://127.0.0.1:1/v1", model="m", max_model_len=None, server_version=None,
+                  flags={}, cache_config={}, pids=(os.getpid(),), startup=None, metrics_url=None, checks={})
 said = []
-with CoolDown(CoolDownSpec(timeout_s=200)) as cool:
-    cool.server_is_up()
-    print(json.dumps([as_facts(cool.wait(said.append)), said]))
+state = Path(os.environ["FAKE_NVML_STATE"])
+with CoolDown(CoolDownSpec(timeout_s=0.1)) as cool:
+    os.environ["FAKE_NVML_PROCESSES"] = f"1:{os.getpid()}"
+    state.write_text("0 1755 0 40 1 1755 0 40")
+    cool.server_is_up(info, DECLARED)
+    pauses = []
+    for now in ("0 1755 0 90 1 1755 0 44", "0 1755 0 40 1 1755 0 46", "0 1755 0 40 1 345 1 40"):
+        state.write_text(now)
+        pauses.append(as_facts(cool.wait(said.append)))
+print(json.dumps(pauses))
 """
-    seen, said = with_nvml(code, gpus=2)
-    assert seen["state"] == "back"
-    assert said == []  # nothing was waited for
-    assert with_nvml(code, library=False) == [None, []]
+
+
+def test_only_the_servers_own_boards_are_waited_for(with_nvml, tmp_path):
+    """Two boards, the server on the second: the first may be as hot as it likes; `gpus:` names another; without NVML None."""
+    settings = {"gpus": 2, "state": tmp_path / "state"}
+    found = with_nvml(f"DECLARED = ()\n{NVML}", **settings)
+    assert [pause["state"] for pause in found] == ["back", "timeout", "back"]
+    assert found[1]["why"] == "GPU 1 at 46 degC, limit 45"
+    found = with_nvml(f"DECLARED = ['0']\n{NVML}", **settings)
+    assert [pause["state"] for pause in found] == ["timeout", "back", "back"]
+    assert with_nvml(f"DECLARED = ()\n{NVML}", **settings, library=False) == [None, None, None]
+    assert with_nvml(f"DECLARED = ()\n{NVML}", **settings, flags="hidden") == [None, None, None]
