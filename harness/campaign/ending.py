@@ -44,6 +44,7 @@ class Summary:
     report: str | None
     failures: tuple[str, ...] = ()
     exit_code: int = 0
+    price_basis: str = "declared"  # declared | proposed | example, of the best cell
 
 
 def summarise_campaign(
@@ -68,6 +69,7 @@ def summarise_campaign(
     valid = [s for s in ran if s.verdict.state == "VALID"]
     rated = [s for s in valid or unknown if s.scalars.get("output_tps") is not None]
     best = max(rated, key=lambda s: s.scalars["output_tps"] or 0.0, default=None)
+    bases = {c.run_id: c.hardware.basis for c in costs if c.hardware is not None}
     prices = {c.run_id: line.usd for c in costs for line in c.own if line.name == _TOTAL_PRICE}
     return Summary(
         experiment=experiment,
@@ -83,6 +85,7 @@ def summarise_campaign(
         best_cell=None if best is None else best.cell.name,
         best_output_tps=None if best is None else best.scalars["output_tps"],
         best_usd_per_million_tokens=None if best is None else prices.get(best.run_id),
+        price_basis="declared" if best is None else bases.get(best.run_id, "declared"),
         duration_s=duration_s,
         report=report,
         failures=tuple(failures),
@@ -100,7 +103,8 @@ def line(summary: Summary) -> str:
         parts.append(f"repetitions left out for time: {', '.join(map(str, summary.dropped_repetitions))}")
     if summary.best_cell is not None:
         price = summary.best_usd_per_million_tokens
-        money = f", ${float(price):.4g}/M tokens" if price is not None else ""
+        basis = "" if summary.price_basis == "declared" else f" ({summary.price_basis} price)"
+        money = f", ${float(price):.4g}/M tokens{basis}" if price is not None else ""
         parts.append(f"best {summary.best_output_tps:.1f} output tok/s{money} ({summary.best_cell})")
     parts.append(duration(summary.duration_s))
     parts += [summary.report] if summary.report else []

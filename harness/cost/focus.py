@@ -29,7 +29,7 @@ from harness.cost.scenario import ScenarioResult
 from harness.cost.scenario_inputs import base_of
 from harness.cost.scenario_options import HostedSide, hosted_sides
 from harness.errors import ConfigError
-from harness.records import CostReport, RunSummary
+from harness.records import CostReport, Hardware, RunSummary
 
 MANDATORY = (
     "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodStart", "BillingPeriodEnd",
@@ -192,7 +192,7 @@ def charges_of_run(summary: RunSummary, report: CostReport) -> list[EstimatedCha
                 EstimatedCharge(
                     model=summary.model, phase=phase, start=start, end=end, tokens=tokens[phase], usd=Decimal(window) * ratio,
                     provider="self-hosted", host=report.hardware.name, method_id="x-price-ratio", ratio=ratio,
-                    price_as_of=report.hardware.as_of, price_source=report.hardware.source, run_id=summary.run_id,
+                    price_as_of=report.hardware.as_of, price_source=_source(report.hardware), run_id=summary.run_id,
                     utilisation=report.utilisation, slo_attainment=summary.scalars.get("attainment"), replicas=1,
                     energy_kwh=None if energy is None else Decimal(repr(float(energy))) * ratio / 3_600_000,
                 )
@@ -201,6 +201,10 @@ def charges_of_run(summary: RunSummary, report: CostReport) -> list[EstimatedCha
         bill = bill_of_run(ref := _ref_of(name, summary), find_price(ref, day_of(summary.created_utc)), summary).bill
         charges += _as_billed(name, _billed_parts(bill), start, end, lines[0].inputs, run_id=summary.run_id)
     return charges
+
+
+def _source(hardware: Hardware) -> str:
+    return hardware.source if hardware.basis == "declared" else f"{hardware.source} ({hardware.basis}, not declared)"
 
 
 def charges_of_runs(runs: Sequence[tuple[RunSummary, CostReport]]) -> tuple[list[EstimatedCharge], list[str]]:

@@ -424,3 +424,11 @@ def test_load_beyond_the_calibrated_ceiling(ceilings, expected):
         chunks = int(re.search(r": ([\d,]+) chunks/s in the window", v.reasons[0].message)[1].replace(",", ""))
         assert chunks == pytest.approx(summarise(run(CLOSED, C4)).scalars["output_tps"], rel=0.05)
     assert codes(verdict(environment={"calibration": None})) == {}
+
+
+@pytest.mark.parametrize("flag", ["load_format", "--load-format"])
+def test_dummy_weights_are_a_warning(flag):
+    """Random weights: VALID, and said that the speed is real and the text is not; a model's own weights are silent."""
+    v = verdict(target={"flags": {flag: "dummy"}})
+    assert (v.state, codes(v)) == ("VALID", {"dummy_weights": "warning"})
+    assert verdict(target={"flags": {flag: "auto"}}).reasons == ()

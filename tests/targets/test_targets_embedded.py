@@ -139,3 +139,36 @@ def test_a_cache_that_cannot_be_made_is_a_config_error(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="cache directory"):
         embedded.ensure("tiny", str)
+
+
+def test_a_filled_vocabulary_names_every_id_and_reads_texts_as_before(tmp_path):
+    """Up to the size asked for each id has a text of its own; texts, those of the new words too, become the ids they were before."""
+    pytest.importorskip("tokenizers", reason="tokenizers comes with vLLM")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    vocab = {"a": 0, "b": 1, "ab": 2, "</s>": 3, "Ġ": 4, "<": 5, "7": 6, ">": 8}
+    made = Tokenizer(models.BPE(vocab, [("a", "b")]))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    path = tmp_path / "tokenizer.json"
+    made.save(str(path))
+    data = json.loads(path.read_text())
+    data["added_tokens"] = [
+        {"id": 3, "content": "</s>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    ]  # fmt: skip
+    path.write_text(json.dumps(data))
+    before = Tokenizer.from_file(str(path))
+    embedded._fill_vocabulary(path, 12)
+    after = Tokenizer.from_file(str(path))
+    assert after.get_vocab_size() == 12
+    assert sorted(after.get_vocab().values()) == list(range(12))
+    assert len({after.id_to_token(number) for number in range(12)}) == 12
+    assert after.decode([7, 11]) == " <7> <11>"
+    for text in ("ab", "ab </s>a", " <7>"):
+        assert after.encode(text).ids == before.encode(text).ids
+
+
+def test_the_dummy_models_load_no_weights():
+    """Both shapes without weights are started with --load-format dummy, the real model is not."""
+    assert embedded.flags("llama-3.1-8b-dummy") == embedded.flags("tiny") == {"load_format": "dummy"}
+    assert "load_format" not in embedded.flags("smollm2-135m")
+    assert (embedded.data_dir("configs") / "models" / "llama-3.1-8b.json").is_file()
