@@ -94,6 +94,9 @@ class PriceRef(Spec):
         return f"{self.provider}/{self.model}"
 
 
+Flag = str | int | float | bool | Annotated[list[str | int | float], Field(min_length=1)]
+
+
 class TargetSpec(Spec):
     """One server. `vllm`: started by us. `adopt`: a vLLM server at `url` that somebody else started.
     `hosted`: any OpenAI-compatible API at `url`, key in the environment variable `api_key_env`.
@@ -108,14 +111,26 @@ class TargetSpec(Spec):
     api: Literal["completions", "chat"] = "completions"
     api_key_env: str | None = None
     ca_file: str | None = None
-    flags: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    flags: dict[str, Flag] = Field(
+        default_factory=dict, description="of `vllm serve`; a list where it takes several values"
+    )
     env: dict[str, str] = Field(default_factory=dict)
+    python: bounds.Word | None = Field(default=None, description="interpreter whose vLLM is started; None: ours")
+    image: bounds.Word | None = Field(default=None, description="container image whose `vllm serve` is started")
+    container: Literal["docker", "podman"] | None = Field(
+        default=None, description="engine of `image`; None: the first there is"
+    )
     port: int | None = Field(default=None, ge=1, le=65535)
-    start_timeout_s: bounds.Seconds = 900
     gpus: list[str] = Field(
         default_factory=list,
         max_length=1024,
         description="boards that the server computes on: indices of nvidia-smi, GPU or MIG UUIDs",
+    )
+    ready_silence_s: bounds.Seconds = Field(
+        default=600, description="a start whose log says nothing new for so long has failed"
+    )
+    start_timeout_s: bounds.Seconds | None = Field(
+        default=None, description="a start that takes longer has failed; None: no limit"
     )
     batch_order: Literal["as_planned", "grouped_by_length", "sorted"] = "as_planned"
     batch_size: bounds.Requests = Field(default=256, description="requests in a group of grouped_by_length")
@@ -155,6 +170,13 @@ class TargetSpec(Spec):
         ours = self.kind in ("vllm", "offline")
         if self.kind != "offline" and (self.batch_order, self.batch_size) != ("as_planned", 256):
             raise ValueError(f"target {self.name!r}: batch_order and batch_size belong to kind offline")
+        own = {"python": self.python, "image": self.image, "container": self.container}
+        if self.kind != "vllm" and (named := [key for key, value in own.items() if value is not None]):
+            raise ValueError(f"target {self.name!r}: {named[0]} belongs to kind vllm")
+        if self.python is not None and self.image is not None:
+            raise ValueError(f"target {self.name!r}: give python or image, not both")
+        if self.container is not None and self.image is None:
+            raise ValueError(f"target {self.name!r}: container is the engine that runs an image: give image too")
         if not ours and not self.url:
             raise ValueError(f"target {self.name!r} of kind {self.kind} needs a url")
         if ours and self.url:

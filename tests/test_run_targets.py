@@ -14,7 +14,7 @@ import yaml
 
 from harness.store.reader import find_runs, read_run
 from tests.fakes.golden_server import GoldenServer
-from tests.targets.target_spawning import make_package
+from tests.targets.target_spawning import make_package, write_command
 
 pytestmark = pytest.mark.timing
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,11 +152,10 @@ with GoldenServer(ttft_s=0.05, itl_s=0.02, port=known.port, model=known.served_m
 def test_a_server_that_dies_in_mid_run_ends_it_with_its_last_words(tmp_path):
     """Our own server exits after 12 replies: exit 3, its error line shown, the rows so far stored, state failed."""
     model = make_package(tmp_path)
-    server = tmp_path / "fake_site" / "vllm" / "entrypoints" / "openai" / "api_server.py"
-    server.write_text(_DIES.format(root=str(ROOT)))
+    write_command(tmp_path / "fake_site", _DIES.format(root=str(ROOT)))
     config = experiment(
         tmp_path,
-        [{"name": "own", "kind": "vllm", "model": str(model), "env": {"PYTHONPATH": str(tmp_path / "fake_site")}}],
+        [{"name": "own", "kind": "vllm", "model": str(model), "env": {"PYTHONPATH": f"{tmp_path}/fake_site:{ROOT}"}}],
         loads=[{"concurrency": [2], "requests": 500}],
     )
     done = harness("run", str(config), cwd=tmp_path)

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from harness import bounds
 from harness.bounds import Spec
-from harness.config import ExperimentSpec, TargetSpec, data_dir
+from harness.config import ExperimentSpec, Flag, TargetSpec, data_dir
 from harness.cost.model_shape import ModelShape, foreign_shape, load_model
 from harness.documents import exists, load_yaml
 from harness.errors import ConfigError
@@ -94,9 +94,9 @@ class TableTarget(Spec):
     gpus: bounds.Count = 0
     shape: str | dict[str, Any] | None = None
     context_tokens: bounds.Tokens | None = Field(default=None, ge=1)
-    flags: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    flags: dict[str, Flag] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)
-    start_timeout_s: bounds.Seconds = 1800
+    start_timeout_s: bounds.Seconds | None = None
 
     def spec(self, name: str) -> TargetSpec:
         return TargetSpec(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import os
 import random
 import re
@@ -16,9 +16,9 @@ from harness.errors import ConfigError, TargetError
 from harness.targets import embedded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from harness.config import TargetSpec
+    from harness.config import Flag, TargetSpec
 
 HOST = "127.0.0.1"
 _ENV = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
@@ -34,6 +34,9 @@ _NOT_YOURS = {
     "headless": "start it yourself and use kind adopt",
     "config": "write its flags into the target's flags",
 }
+_JSON_LISTS = {"allowed_origins", "allowed_methods", "allowed_headers"}
+_COMMA_LISTS = {"disable_access_log_for_endpoints"}
+_REPEATED = {"middleware"}
 # Outgoing connections take their ports from 32768 up (net.ipv4.ip_local_port_range): one of those could take the port
 # in the seconds until vLLM binds it.
 _PORTS = range(20000, 32768)
@@ -49,14 +52,6 @@ class Model:
     flags: Mapping[str, str]
 
 
-def require_vllm() -> None:
-    """Raises TargetError where this Python has no vLLM."""
-    if importlib.util.find_spec("vllm") is None:
-        raise TargetError(
-            "vLLM is not installed in this Python", sys.executable, "run: python -m harness.targets.install"
-        )
-
-
 def environment(spec: TargetSpec) -> dict[str, str]:
     """The server's environment: ours, then quiet offline defaults where nothing is set, then the spec's."""
     if "VLLM_API_KEY" in spec.env or spec.api_key_env:
@@ -65,14 +60,15 @@ def environment(spec: TargetSpec) -> dict[str, str]:
         )
     env = _ENV | dict(os.environ) | spec.env
     env.pop("VLLM_API_KEY", None)  # it would lock the server against us
-    env["PATH"] = path_with(sys.executable, env)
+    if spec.image is None:
+        env["PATH"] = path_with(spec.python or sys.executable, env)
     return env
 
 
 def path_with(python: str, env: Mapping[str, str]) -> str:
     """PATH with the folder of `python` first: FlashInfer looks for `ninja` on PATH, and a virtual environment that nobody
     activated is not on it."""
-    folder = str(Path(python).parent)
+    folder = str(Path(python).expanduser().parent)
     return os.pathsep.join(
         (folder, *(p for p in env.get("PATH", os.defpath).split(os.pathsep) if p not in ("", folder)))
     )
@@ -119,9 +115,9 @@ def _normal(flag: str) -> str:
     return flag.lstrip("-").replace("-", "_")
 
 
-def flags(spec: TargetSpec, model: Model) -> dict[str, str | int | float | bool]:
+def flags(spec: TargetSpec, model: Model) -> dict[str, Flag]:
     """The spec's flags by normal name, over those that the model and the harness need. Raises ConfigError."""
-    asked: dict[str, str | int | float | bool] = {}
+    asked: dict[str, Flag] = {}
     for raw, value in spec.flags.items():
         # JSON members (--compilation-config.level) keep the spelling after the dot.
         head, dot, rest = raw.partition(".")
@@ -138,25 +134,48 @@ def flags(spec: TargetSpec, model: Model) -> dict[str, str | int | float | bool]
         if known.removeprefix("no_") == "enable_prompt_tokens_details" and known != "enable_prompt_tokens_details":
             name, value = "enable_prompt_tokens_details", not value  # noqa: PLW2901 - the same switch, spelled off
         asked[name] = value
-    defaults: dict[str, str | int | float | bool] = {"served_model_name": model.short_name}
+    defaults: dict[str, Flag] = {"served_model_name": model.short_name}
     return defaults | {"enable_prompt_tokens_details": True} | dict(model.flags) | asked
 
 
-def command(model: Model, port: int, asked: Mapping[str, str | int | float | bool]) -> list[str]:
-    """The server's command line: True is a bare flag, False `--no-flag`, all else `--flag=value`."""
-    words = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
-    words += ["--model", model.argument, "--host", HOST, "--port", str(port)]
+def command(before: Sequence[str], model: Model, port: int, asked: Mapping[str, Flag]) -> list[str]:
+    """The server's command line: `before` (an interpreter's or a container's words), then `serve MODEL` and the flags."""
+    return [*before, "serve", model.argument, "--host", HOST, "--port", str(port), *flag_words(asked)]
+
+
+def flag_words(asked: Mapping[str, Flag]) -> list[str]:
+    """True is a bare flag, False `--no-flag`, a list the words that vLLM's parser takes it in, all else `--flag=value`."""
+    words = []
     for name, value in asked.items():
         head, dot, rest = name.partition(".")
-        flag = head.replace("_", "-") + dot + rest
+        flag = f"--{head.replace('_', '-')}{dot}{rest}"
         match value:
             case True:
-                words.append(f"--{flag}")
+                words.append(flag)
             case False:
-                words.append(f"--no-{flag}")
+                words.append(f"--no-{flag[2:]}")
+            case list():
+                words += _list_words(name, flag, value)
             case _:
-                words.append(f"--{flag}={value}")
+                words.append(f"{flag}={value}")
     return words
+
+
+def _list_words(name: str, flag: str, values: Sequence[str | int | float]) -> list[str]:
+    """`--flag a b` (nargs +) but for the few that vLLM reads otherwise (launchers/cli_args.py at 0.32)."""
+    if "." in name or name in _JSON_LISTS:
+        return [f"{flag}={json.dumps(values)}"]
+    if name in _COMMA_LISTS:
+        return [f"{flag}={','.join(map(str, values))}"]
+    if name in _REPEATED:
+        return [f"{flag}={value}" for value in values]
+    return [flag, *map(str, values)]
+
+
+def served_name(asked: Mapping[str, Flag]) -> str:
+    """The name that requests give: the first, where the model is served under several."""
+    names = asked["served_model_name"]
+    return str(names[0]) if isinstance(names, list) else str(names).split()[0]
 
 
 def _can_bind(port: int) -> bool:

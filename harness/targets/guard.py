@@ -1,12 +1,14 @@
 """The guard: a small process between the harness and a server, which ends the server when the harness is gone.
 
-`python -m harness.targets.guard HARNESS_PID GRACE_S RECORD_DIR LOG_PATH -- COMMAND..` starts COMMAND in a session of
+`python -m harness.targets.guard HARNESS_PID GRACE_S RECORD_DIR LOG_PATH REMOVAL -- COMMAND..` starts COMMAND in a session of
 its own with both outputs on the guard's standard error, by way of a pipe where the secrets that came on standard input (a JSON list)
 are masked, writes its record, prints its pid and waits for the first of:
 
 - the command ends: what it leaves behind is ended too, and the guard exits with its status (128 + signal number);
 - the harness is gone, however it went (the guard looks who its parent is twice a second), or the guard is told to
   stop: every process of the server is ended.
+
+REMOVAL is a JSON list: the command that ends what is no child of ours (a container), run last; [] for none.
 
 PR_SET_PDEATHSIG set by the harness would not do: it follows the *thread* that started the child. Here that is the guard's first
 thread, so its own child can carry it, and `kill -9` of the guard ends the server as well. As a subreaper the guard
@@ -90,12 +92,13 @@ def _bury() -> None:
 def main(argv: list[str]) -> int:
     """See the module's docstring."""
     harness_pid, grace_s, folder, log_path = int(argv[0]), float(argv[1]), Path(argv[2]), Path(argv[3])
+    removal: list[str] = json.loads(argv[4])
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     for value in json.loads(sys.stdin.readline() or "[]"):
         redaction.learn(value)
     log = LogPipe(sys.stderr.fileno(), sys.stdin.fileno(), sys.stdout.fileno())
-    pid = _start(argv[5:], log)
+    pid = _start(argv[6:], log)
     log.start()
     me = os.getpid()
 
@@ -103,7 +106,7 @@ def main(argv: list[str]) -> int:
         return [p for p in proc.family((me,)) if p.pid != me]
 
     status: int | None = None
-    path = servers.write(folder, pid, harness_pid, log_path)
+    path = servers.write(folder, pid, harness_pid, log_path, removal)
     try:
         print(pid, flush=True)
         status = _wait(pid, harness_pid)
@@ -112,6 +115,7 @@ def main(argv: list[str]) -> int:
     finally:
         # Leftovers of a server that ended by itself have lost their head: nothing they do is worth waiting for.
         left = proc.end(server_processes, grace_s if status is None else 0.0)
+        servers.remove(removal)
         _bury()
         log.finish(_BURY_S if not left else 0)
         if not left:

@@ -29,10 +29,11 @@ from harness.records import (
     TargetInfo,
     Vocabulary,
 )
-from harness.targets import command, server_log, servers
+from harness.targets import command, interpreter, server_log, servers
 from harness.targets.offline_batch import POST_BATCH_SIZE, Order, run_batch
 from harness.targets.offline_rows import OfflineReport
 from harness.targets.offline_worker import ARGUMENTS, write_whole
+from harness.targets.patience import Patience
 from harness.targets.process import ServerProcess, spawn
 from harness.targets.target import Target
 from harness.targets.vocabulary import read_words
@@ -58,39 +59,22 @@ class OfflineTarget(Target):
 
 def arguments(model: command.Model, asked: dict[str, Any]) -> list[str]:
     """Engine arguments as command-line words for vLLM's own parser: True is a bare flag, False `--no-flag`."""
-    words = [f"--model={model.argument}"]
-    for name, value in asked.items():
-        match value:
-            case True:
-                words.append(f"--{name}")
-            case False:
-                words.append(f"--no-{name}")
-            case _:
-                words.append(f"--{name}={value}")
-    return [word.replace("_", "-") if "=" not in word else _dashed(word) for word in words]
-
-
-def _dashed(word: str) -> str:
-    name, _, value = word.partition("=")
-    head, dot, rest = name.partition(".")  # a JSON member keeps the spelling after the dot
-    return f"{head.replace('_', '-')}{dot}{rest}={value}"
+    return [f"--model={model.argument}", *command.flag_words(asked)]
 
 
 def _wait(spec: TargetSpec, server: ServerProcess, folder: Path, started_ns: int, say: Callable[[str], None]) -> float:
     """Until ready.json is there; returns seconds from the spawn to the log's first bytes. Raises TargetError."""
     process_s: float | None = None
     said_s, phase, log = -_SAY_EVERY_S, "starting Python", server.log_path
+    patience = Patience(spec.ready_silence_s, spec.start_timeout_s)
     while not (folder / "ready.json").exists():
         elapsed_s = (clock.monotonic_ns() - started_ns) / clock.NS
         if why := server.died():
             raise TargetError("the offline engine died while starting", why, f"{server_log.advice(why)}; log: {log}")
-        if elapsed_s > spec.start_timeout_s:
-            raise TargetError(
-                f"the offline engine was not ready after {spec.start_timeout_s:g} s",
-                f"last seen: {phase}; {server_log.cause(log)}",
-                f"raise start_timeout_s if it was still at work; log: {log}",
-            )
-        if process_s is None and log.stat().st_size:
+        size = log.stat().st_size
+        if lost := patience.lost(elapsed_s, size, "the offline engine"):
+            raise TargetError(lost.what, f"last seen: {phase}; {server_log.cause(log)}", f"{lost.advice}; log: {log}")
+        if process_s is None and size:
             process_s = elapsed_s
         if elapsed_s - said_s >= _SAY_EVERY_S:
             said_s, phase = elapsed_s, server_log.phase(server_log.tail(log)) or phase
@@ -123,8 +107,8 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Offli
     cannot be used, TargetError where vLLM or the model is missing or the engine dies, hangs or is not what was asked for;
     nothing of it is left running then.
     """
-    command.require_vllm()
     env = command.environment(spec)
+    interpreter.find(None, env)
     records = cache_dir("servers")
     servers.reap_orphans(records, say)
     model = command.resolve_model(spec, env, say)
@@ -166,7 +150,7 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Offli
         name=spec.name,
         kind="offline",
         base_url="",
-        model=str(asked["served_model_name"]).split()[0],
+        model=command.served_name(asked),
         max_model_len=int(ready["settings"]["max_model_len"]),
         server_version=ready["version"],
         flags={"model": spec.model, **asked},

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from harness import redaction
+from harness import clock, redaction
 from harness.errors import TargetError
 from harness.targets import proc, server_log, servers
 
@@ -19,21 +19,30 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from harness.targets.container import Container
+
 _GUARD_GRACE_S = 2.0  # what a server gets between SIGTERM and SIGKILL when nobody waits for it any more
 _CLOSE_GRACE_S = 15.0
 _GUARD_EXIT_S = 15.0
+_ASK_AGAIN_NS = 2 * clock.NS  # an engine takes tens of milliseconds to tell a pid
 
 
 class ServerProcess:
-    """One running server: its first process `pid`, everything that it started, and the guard above them."""
+    """One running server: its first process `pid`, everything that it started, and the guard above them. With a `container` the
+    first process is its engine's command, and the server's own are those of the container."""
 
-    def __init__(self, guard: subprocess.Popen[str], pid: int, folder: Path, log_path: Path) -> None:
+    def __init__(
+        self, guard: subprocess.Popen[str], pid: int, folder: Path, log_path: Path, container: Container | None = None
+    ) -> None:
         first = proc.read(pid)
         self._guard = guard
         self._start_ticks = first.start_ticks if first else -1
         self._record = servers.record_path(folder, pid)
         self._members: dict[tuple[int, int], proc.Process] = {}
         self._closed = False
+        self._inside: proc.Process | None = None
+        self._asked_ns = 0
+        self.container = container
         self.pid = pid
         self.log_path = log_path
 
@@ -45,10 +54,19 @@ class ServerProcess:
     def processes(self) -> list[proc.Process]:
         """Every live process of the server, the guard not counted."""
         if self._guard.poll() is None:
-            return [p for p in proc.family((self._guard.pid,)) if p.pid != self._guard.pid]
+            return [p for p in proc.family((self._guard.pid, *self._contained())) if p.pid != self._guard.pid]
         # Without its guard a server has been killed; what it left is told by what was seen before.
         left = [p for p in self._members.values() if proc.alive(p.pid, p.start_ticks)]
         return proc.family([p.pid for p in left]) if left else []
+
+    def _contained(self) -> tuple[int, ...]:
+        """The container's first process, asked for now and then until it is known."""
+        if self.container is None:
+            return ()
+        if self._inside is None and clock.monotonic_ns() - self._asked_ns > _ASK_AGAIN_NS:
+            self._inside = proc.read(pid) if (pid := self.container.pid()) else None
+            self._asked_ns = clock.monotonic_ns()
+        return (self._inside.pid,) if self._inside and proc.alive(self._inside.pid, self._inside.start_ticks) else ()
 
     def log(self) -> str:
         """The log, with all that the server has printed by now."""
@@ -100,6 +118,8 @@ class ServerProcess:
         if self._closed:
             return
         self.note_members()
+        if self.container is not None:
+            self.container.end()
         left = proc.end(self.processes, _CLOSE_GRACE_S)
         try:
             self._guard.wait(_GUARD_EXIT_S)
@@ -120,13 +140,21 @@ class ServerProcess:
         self._record.unlink(missing_ok=True)
 
 
-def spawn(command: Sequence[str], env: Mapping[str, str], folder: Path, log_path: Path) -> ServerProcess:
-    """Start `command` in a session of its own, both outputs to `log_path`, without secrets; its record goes to `folder`.
+def spawn(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    folder: Path,
+    log_path: Path,
+    container: Container | None = None,
+) -> ServerProcess:
+    """Start `command` in a session of its own, both outputs to `log_path`, without secrets; its record goes to `folder`. `container`: what
+    the command runs.
 
     Raises TargetError if it cannot be started.
     """
     redaction.learn_data([dict(env), list(command)])
     options = [str(os.getpid()), str(_GUARD_GRACE_S), str(folder), str(log_path)]
+    options.append(json.dumps(container.removal if container else []))
     with log_path.open("wb") as log:
         guard = subprocess.Popen(
             [sys.executable, "-P", "-m", "harness.targets.guard", *options, "--", *command],
@@ -150,4 +178,4 @@ def spawn(command: Sequence[str], env: Mapping[str, str], folder: Path, log_path
     if not line.isdigit():
         guard.wait()
         raise TargetError("the server could not be started", " ".join(command[:4]), server_log.cause(log_path))
-    return ServerProcess(guard, int(line), folder, log_path)
+    return ServerProcess(guard, int(line), folder, log_path, container)

@@ -30,10 +30,28 @@ _ECHO = re.compile(
 _WEIGHTS = re.compile(r"Loading weights took ([\d.]+) seconds")
 _PHASES = (
     (re.compile(_UP), "up, waiting for the first token"),
-    (re.compile(r"Capturing CUDA graph", re.IGNORECASE), "capturing CUDA graphs"),
-    (re.compile(r"torch\.compile takes|Compiling a graph|Dynamo bytecode|Start compiling", re.IGNORECASE), "compiling"),
+    (re.compile(r"Capturing CUDA graphs[^%]*?(\d+)%"), "capturing CUDA graphs, {} %"),
+    (re.compile(r"Capturing CUDA graph|Graph capturing finished", re.IGNORECASE), "capturing CUDA graphs"),
+    (
+        re.compile(r"(DeepGEMM warmup|Compiling CuTeDSL kernels|JIT kernel warmup)[^%]*?(\d+)%"),
+        "compiling kernels, {}, {} %",
+    ),
+    (
+        re.compile(r"JIT kernel warmup starting|Warming up FlashInfer|Autotuning process starts|Loading JIT ops"),
+        "compiling kernels",
+    ),
+    (
+        re.compile(
+            r"Starting torch\.compile|torch\.compile takes|Compiling a graph|Dynamo bytecode|Start compiling",
+            re.IGNORECASE,
+        ),
+        "compiling",
+    ),
     (re.compile(r"KV cache size: ([\d,]+) tokens"), "warming up, KV cache of {} tokens"),
-    (re.compile(r"Loading safetensors checkpoint shards: +(\d+)% Completed"), "loading weights, {} %"),
+    (re.compile(r"Loading (?:safetensors|pt) checkpoint shards: +(\d+)% Completed"), "loading weights, {} %"),
+    (re.compile(r"Fetching \d+ files: +(\d+)%|\.(?:safetensors|bin|gguf): +(\d+)%\|"), "downloading weights, {} %"),
+    (re.compile(r"Time spent downloading weights for \S+: ([\d.]+) seconds"), "downloaded weights in {} s"),
+    (re.compile(r"Pulling from (\S+)|Trying to pull (\S+)"), "pulling the image {}"),
     (re.compile(r"Loading weights took ([\d.]+) seconds"), "weights loaded in {} s"),
     (re.compile(r"Starting to load model"), "loading weights"),
     (re.compile(r"Initializing a V1 LLM engine"), "starting the engine"),
@@ -48,10 +66,10 @@ def bare(line: str) -> str:
 
 def phase(text: str) -> str | None:
     """What the newest telling line in `text` says the server is doing; None if no line tells."""
-    for line in reversed(text.splitlines()):
+    for line in reversed(text.replace("\r", "\n").splitlines()):
         for pattern, words in _PHASES:
             if found := pattern.search(line):
-                return words.format(*found.groups())
+                return words.format(*(group for group in found.groups() if group is not None))
     return None
 
 
@@ -114,4 +132,4 @@ def advice(why: str) -> str:
         return "lower max_model_len in the target's flags"
     if "offline" in low or "localentrynotfound" in low or "couldn't connect" in low:
         return "the model is not in the local cache: download it first, or set env HF_HUB_OFFLINE: '0' for this target"
-    return "read the log; python -m vllm.entrypoints.openai.api_server --help lists the flags"
+    return "read the log; `vllm serve --help=all` lists the flags"

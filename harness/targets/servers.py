@@ -1,13 +1,15 @@
 """One file per running server of ours, so that a later run can end a server whose harness is gone.
 
 `CACHE/servers/<pid>.json`: pid, start_ticks, harness_pid, harness_start_ticks, log_path, host, boot_id, pid_namespace and
-members (pid and start ticks of every process of the server, once it is up).
+members (pid and start ticks of every process of the server, once it is up), and removal (the command that ends its container, or []).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
+import subprocess
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _REAP_GRACE_S = 5.0
+_REMOVE_S = 60.0
 
 
 def _where() -> dict[str, str]:
@@ -37,7 +40,7 @@ def record_path(folder: Path, pid: int) -> Path:
     return folder / f"{pid}.json"
 
 
-def write(folder: Path, pid: int, harness_pid: int, log_path: Path) -> Path:
+def write(folder: Path, pid: int, harness_pid: int, log_path: Path, removal: Sequence[str] = ()) -> Path:
     """Record a server that was just started; returns the file."""
     server, harness = proc.read(pid), proc.read(harness_pid)
     path = record_path(folder, pid)
@@ -49,6 +52,7 @@ def write(folder: Path, pid: int, harness_pid: int, log_path: Path) -> Path:
         "log_path": str(log_path),
         **_where(),
         "members": [],
+        "removal": list(removal),
     }
     _save(path, data)
     return path
@@ -74,6 +78,13 @@ def _remaining(data: dict[str, Any]) -> list[proc.Process]:
     return noted + (proc.family((leader.pid,)) if leader else [])
 
 
+def remove(removal: Sequence[str]) -> None:
+    """Run the command that ends a container. One that is gone already is none of its concern."""
+    if removal:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(removal, capture_output=True, check=False, timeout=_REMOVE_S)
+
+
 def reap_orphans(folder: Path, say: Callable[[str], None]) -> list[int]:
     """End every server whose harness is gone and forget its file; returns the first pid of each server ended.
 
@@ -92,11 +103,12 @@ def reap_orphans(folder: Path, say: Callable[[str], None]) -> list[int]:
                 continue
             if proc.alive(data["harness_pid"], data["harness_start_ticks"]):
                 continue
-            left = _remaining(data)
+            left, removal = _remaining(data), data.get("removal") or ()
         except (OSError, ValueError, KeyError, TypeError) as error:
             say(f"record of a server cannot be read, skipped: {path.name} ({type(error).__name__})")
             continue
-        if left:
+        remove(removal)
+        if left or removal:
             say(
                 f"ending a server whose harness is gone: pid {data['pid']}, {len(left)} processes, log {data['log_path']}"
             )

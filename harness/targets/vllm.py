@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -13,14 +15,14 @@ from harness import clock
 from harness.cache import cache_dir
 from harness.errors import ConfigError, TargetError
 from harness.records import Endpoint, Startup, TargetInfo
-from harness.targets import command, identity, server_log, servers
+from harness.targets import command, container, identity, interpreter, server_log, servers
+from harness.targets.patience import Patience
 from harness.targets.process import ServerProcess, spawn
 from harness.targets.target import Target
 from harness.targets.vocabulary import read_words, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from harness.config import TargetSpec
 
@@ -43,7 +45,7 @@ class _Start:
 
     name: str
     server: ServerProcess
-    timeout_s: float
+    patience: Patience
     say: Callable[[str], None]
     started_ns: int
     process_s: float | None = None
@@ -63,25 +65,24 @@ class _Start:
         self.read_to += len(new)
         if new and self.process_s is None and not self.healthy:
             self.process_s = self.elapsed_s()
-        phase = server_log.phase(new.decode("utf-8", "replace")) or self.phase
-        if phase != self.phase or self.elapsed_s() - self.said_s >= _SAY_EVERY_S:
-            self.phase, self.said_s = phase, self.elapsed_s()
-            self.say(f"{self.name}: {phase} ({self.said_s:.0f} s)")
+        before = self.phase
+        self.phase = server_log.phase(new.decode("utf-8", "replace")) or before
+        changed = self.phase.partition(",")[0] != before.partition(",")[0]  # a bar that moved on is no other phase
+        if changed or self.elapsed_s() - self.said_s >= _SAY_EVERY_S:
+            self.said_s = self.elapsed_s()
+            self.say(f"{self.name}: {self.phase} ({self.said_s:.0f} s)")
 
     def check(self) -> None:
-        """Raises TargetError if the server died or takes too long."""
+        """Raises TargetError if the server died, has been silent for too long or takes longer than declared."""
         log = self.server.log_path
         if why := self.server.died():
             raise TargetError("the vLLM server died while starting", why, f"{server_log.advice(why)}; log: {log}")
-        if self.elapsed_s() > self.timeout_s:
-            raise TargetError(
-                f"the vLLM server was not ready after {self.timeout_s:g} s",
-                f"last seen: {self.phase}; {server_log.cause(log)}",
-                f"raise start_timeout_s if it was still at work; log: {log}",
-            )
+        if lost := self.patience.lost(self.elapsed_s(), self.read_to, "the vLLM server"):
+            value = f"last seen: {self.phase}; {server_log.cause(log)}"
+            raise TargetError(lost.what, value, f"{lost.advice}; log: {log}")
 
     def left_s(self) -> float:
-        return max(1.0, self.timeout_s - self.elapsed_s())
+        return self.patience.left_s(self.elapsed_s())
 
 
 def _wait_healthy(at: _Start, http: httpx.Client, root: str) -> float:
@@ -135,15 +136,18 @@ def _first_token(at: _Start, http: httpx.Client, base: str, model: str) -> float
     raise TargetError("the first completion held no token", base, f"log: {at.server.log_path}")
 
 
-def _check_listener(pids: tuple[int, ...], port: int) -> str:
+def _check_listener(server: ServerProcess, port: int) -> str:
     """That the port is held by a process of this very server, and not by someone who took it before."""
-    for pid in pids:
+    hidden = server.container is not None  # its processes may be root's, or another machine's
+    for pid in server.note_members():
         try:
             held = psutil.Process(pid).net_connections(kind="tcp")
         except psutil.Error:
             continue
         if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in held):
             return f"port {port} is held by pid {pid}"
+    if hidden and server.alive:
+        return f"port {port}: not known who holds it, the container's processes cannot be looked into"
     raise TargetError("another process answers on the server's port", f"port {port}", "stop it, or choose another port")
 
 
@@ -168,9 +172,8 @@ def _check_flags(asked: Mapping[str, Any], max_model_len: int | None, cache: Map
 def _read_back(
     spec: TargetSpec, at: _Start, http: httpx.Client, base: str, asked: Mapping[str, Any], *, ready_s: float
 ) -> TargetInfo:
-    model = str(asked["served_model_name"]).split()[0]
-    pids = at.server.note_members()
-    checks = {"listener": _check_listener(pids, int(base.rsplit(":", 1)[1].removesuffix("/v1")))}
+    model = command.served_name(asked)
+    checks = {"listener": _check_listener(at.server, int(base.rsplit(":", 1)[1].removesuffix("/v1")))}
     served = identity.models(http, base, model)
     if isinstance(served, int) or model not in served.names:
         names = f"HTTP {served}" if isinstance(served, int) else identity.names_shown(served.names)
@@ -205,29 +208,61 @@ def _read_back(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    """What runs `vllm serve`: the words before it, variables that it needs beside the target's, and what the manifest says of it."""
+
+    before: list[str]
+    env: Mapping[str, str]
+    facts: Mapping[str, str]
+    container: container.Container | None = None
+
+
+def _runner(spec: TargetSpec, env: Mapping[str, str], model: command.Model, log_path: Path) -> _Runner:
+    """Raises TargetError where the interpreter or the container engine is missing."""
+    if spec.image is None:
+        python = interpreter.find(spec.python, env)
+        return _Runner(python.words(), {}, python.facts())
+    box = container.named(spec.image, spec.container, log_path, env.get("PATH", os.defpath))
+    hub = container.hub_folders(env)
+    for folder in hub.values():
+        Path(folder).mkdir(parents=True, exist_ok=True)  # else the engine makes it, as root
+    mounts = dict.fromkeys(hub.values(), "rw")
+    if Path(model.argument).is_absolute():
+        mounts |= {model.argument: "ro"}
+    return _Runner(box.words({**env, **hub}, {*spec.env, *hub}, mounts), hub, {}, box)
+
+
 def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Target:
-    """Start `python -m vllm.entrypoints.openai.api_server` for `spec`, and return when it has made its first token.
+    """Start `vllm serve` for `spec`, by our interpreter, another or a container, and return when it has made its first token.
 
     Servers whose harness is gone are ended first. The server's output goes to `log_path`; `say` takes a line at every
     new phase and every 5 s. Raises ConfigError for words in the spec that cannot be used and TargetError where vLLM is
     missing, the model is missing, the port is taken, or the server dies, hangs or is not what was asked for; nothing
     of the server is left running then.
     """
-    command.require_vllm()
     env = command.environment(spec)
     folder = cache_dir("servers")
     servers.reap_orphans(folder, say)
     model = command.resolve_model(spec, env, say)
     asked = command.flags(spec, model)
     port = command.port(spec)
+    runner = _runner(spec, env, model, log_path)
     base = f"http://{command.HOST}:{port}/v1"
     try:
         log_path.parent.mkdir(parents=True, exist_ok=True)
-        server = spawn(command.command(model, port, asked), env, folder, log_path)
+        server = spawn(
+            command.command(runner.before, model, port, asked),
+            {**env, **runner.env},
+            folder,
+            log_path,
+            runner.container,
+        )
     except OSError as error:
         raise ConfigError("the server's log cannot be written", log_path, str(error.strerror)) from None
     say(f"{spec.name}: starting vLLM with {spec.model} on port {port}, pid {server.pid}, log {log_path}")
-    at = _Start(spec.name, server, spec.start_timeout_s, say, clock.monotonic_ns())
+    patience = Patience(spec.ready_silence_s, spec.start_timeout_s)
+    at = _Start(spec.name, server, patience, say, clock.monotonic_ns())
     try:
         with identity.client(base) as http:
             ready_s = _wait_healthy(at, http, identity.root_url(base))
@@ -241,7 +276,8 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Targe
                 "the server broke off", f"{type(error).__name__}: {error}"[:300], f"log: {log_path}"
             ) from None
         raise
-    info = replace(info, checks={**info.checks, "vocabulary": words.source})
+    facts = runner.container.facts() if runner.container else runner.facts
+    info = replace(info, checks={**info.checks, **facts, "vocabulary": words.source})
     startup = info.startup
     assert startup
     say(f"{spec.name}: ready in {startup.ready_s:.1f} s, first token after {startup.first_token_s:.1f} s")

@@ -137,6 +137,60 @@ def test_flags_are_held_against_the_servers_log(tmp_path):
     assert read_back(asked, tmp_path / "none") == read_back(asked, None) == {}
 
 
+@pytest.mark.parametrize(
+    ("parsed", "asked", "same"),
+    [
+        ("[1, 2, 4]", [1, 2, 4], True),
+        ("[1, 2, 4]", ["1", "2", "4"], True),
+        ("[1, 2]", [1, 2, 4], False),
+        ("[8]", 8, True),
+        ("[8, 16]", 8, False),
+        ("'/health,/metrics'", ["/health", "/metrics"], True),
+        ("'8'", [8, 16], False),
+    ],
+)
+def test_lists_are_compared_as_lists(tmp_path, parsed, asked, same):
+    """Value by value; a single value is a list of one; what vLLM keeps as a text has commas."""
+    log = tmp_path / "server.log"
+    log.write_text(
+        f"(APIServer pid=1) INFO 11-24 12:24:53 [api_utils.py:286] non-default args: {{'some_sizes': {parsed}}}\n"
+    )
+    assert read_back({"some_sizes": asked}, log)["flag some_sizes"].endswith("(differs)") is not same
+
+
+# `vllm serve` 0.24 to 0.33 with --data-parallel-size 4, and the older module, which takes the flag and runs one API server.
+_SERVE = """
+(APIServer pid=1) INFO 11-24 12:24:50 [serve.py:107] Defaulting api_server_count to data_parallel_size (4).
+(APIServer pid=1) INFO 11-24 12:24:53 [api_utils.py:286] non-default args: {'api_server_count': 4, 'data_parallel_size': 4}
+(APIServer pid=1) INFO 11-24 12:24:54 [utils.py:261] Started 4 API server processes
+"""
+_MODULE = "(APIServer pid=1) INFO 11-24 12:24:53 [api_utils.py:286] non-default args: {'api_server_count': 4, 'data_parallel_size': 4}\n"
+
+
+@pytest.mark.parametrize(
+    ("log_text", "asked", "key", "words"),
+    [
+        (_SERVE, {"api_server_count": 4}, "flag api_server_count", "asked 4, log: parsed 4, running 4"),
+        (_MODULE, {"api_server_count": 4}, "flag api_server_count", "asked 4, log: parsed 4, running 1 (differs)"),
+        (_SERVE, {"data_parallel_size": 4}, "API servers", "4 ranks, 4 running"),
+        (_MODULE, {"data_parallel_size": 4}, "API servers", "4 ranks, 1 running (differs)"),
+    ],
+    ids=["asked", "asked of the module", "by the ranks", "by the ranks of the module"],
+)
+def test_api_servers_are_counted_by_what_was_started(tmp_path, log_text, asked, key, words):
+    """The parser repeats the number that it was given, whatever runs."""
+    log = tmp_path / "server.log"
+    log.write_text(log_text)
+    assert read_back(asked, log)[key] == words
+
+
+def test_ranks_behind_a_load_balancer_of_somebody_elses_have_one_api_server(tmp_path):
+    """Nothing is expected of the number then."""
+    log = tmp_path / "server.log"
+    log.write_text(_MODULE)
+    assert "API servers" not in read_back({"data_parallel_size": 4, "data_parallel_rank": 1}, log)
+
+
 def test_a_single_run_that_does_not_fit_is_refused(tmp_path, monkeypatch):
     """One cell against a URL: with no room for its prompts nothing is asked of the server and nothing written."""
     usage = namedtuple("usage", "total used free")  # noqa: PYI024

@@ -19,7 +19,7 @@ from harness.store.manifest import read_manifest
 from harness.store.reader import read_run
 from harness.targets import open_target
 from tests.fakes.golden_server import GoldenServer
-from tests.targets.target_spawning import make_package
+from tests.targets.target_spawning import make_package, write_command
 
 pytestmark = pytest.mark.timing
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,9 +54,8 @@ words.add_argument("--port", type=int)
 words.add_argument("--served-model-name")
 known, _ = words.parse_known_args()
 """
-    path = tmp_path / "fake_site" / "vllm" / "entrypoints" / "openai" / "api_server.py"
-    path.write_text(head + text)
-    return {"name": "own", "kind": "vllm", "model": str(model), "env": {"PYTHONPATH": str(tmp_path / "fake_site")}}
+    write_command(tmp_path / "fake_site", head + text)
+    return {"name": "own", "kind": "vllm", "model": str(model), "env": {"PYTHONPATH": f"{tmp_path}/fake_site:{ROOT}"}}
 
 
 def test_a_server_that_refuses_to_start_is_recorded_and_the_others_go_on(golden, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A stand-in for `vllm.entrypoints.openai.api_server`: its HTTP routes on http.server, and its ways to go wrong.
+"""A stand-in for `vllm serve`: its HTTP routes on http.server, and its ways to go wrong.
 
 As a program it takes vLLM's flags, and FAKE_VLLM_MODE says how it behaves: ok | die | hang | deaf (ignores SIGTERM) |
 child (leaves a child that ignores SIGTERM) | escape (that child also leaves the session) | late (dies after 2 requests
@@ -133,18 +133,19 @@ def serve(fake: Fake) -> Iterator[str]:
 
 def main() -> None:
     """The program: vLLM's flags, FAKE_VLLM_MODE's behaviour."""
-    parser = argparse.ArgumentParser(prog="api_server.py")
-    parser.add_argument("--model")
+    parser = argparse.ArgumentParser(prog="vllm")
+    parser.add_argument("subcommand", choices=["serve"])
+    parser.add_argument("model")
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
-    parser.add_argument("--served-model-name")
+    parser.add_argument("--served-model-name", nargs="+")
     parser.add_argument("--max-model-len", type=int, default=2048)
     parser.add_argument("--enable-prompt-tokens-details", action=argparse.BooleanOptionalAction)
     parser.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction)
     given = parser.parse_args()
     print("INFO 11-24 11:55:26 [model.py:733] Resolved architecture: FakeForCausalLM", flush=True)
     mode = os.environ.get("FAKE_VLLM_MODE", "ok")
-    fake = Fake((given.served_model_name,), int(os.environ.get("FAKE_MAX_MODEL_LEN", given.max_model_len)))
+    fake = Fake(tuple(given.served_model_name), int(os.environ.get("FAKE_MAX_MODEL_LEN", given.max_model_len)))
     match mode:
         case "die":
             print("(EngineCore pid=7) ERROR 11-24 11:55:33 [core.py:9] Traceback (most recent call last):", flush=True)

@@ -19,6 +19,7 @@ from echo_server import echoing
 from keys import found_in, make_keys, texts_of
 
 from harness.cli import main
+from tests.targets.target_spawning import write_command
 
 pytestmark = pytest.mark.timing
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,11 +104,7 @@ def _hosted(place: Place, url: str) -> None:
 
 def _servers(place: Place) -> None:
     """A server of ours that prints its environment and its command, and does not start."""
-    package = place.inputs / "site" / "vllm" / "entrypoints" / "openai"
-    package.mkdir(parents=True)
-    for up in (package, package.parent, package.parent.parent):
-        (up / "__init__.py").touch()
-    (package / "api_server.py").write_text(SERVER)
+    write_command(place.inputs / "site", SERVER)
     model = place.inputs / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")

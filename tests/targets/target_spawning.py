@@ -9,18 +9,32 @@ from harness.config import TargetSpec
 _ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = f"""
 import runpy, sys
-sys.argv[0] = "api_server.py"
-runpy.run_path({str(_ROOT / "tests" / "fakes" / "fake_vllm.py")!r}, run_name="__main__")
+
+def main():
+    sys.argv[0] = "vllm"
+    runpy.run_path({str(_ROOT / "tests" / "fakes" / "fake_vllm.py")!r}, run_name="__main__")
+
+if __name__ == "__main__":
+    main()
 """
+
+
+def write_command(site: Path, program: str) -> Path:
+    """Write a package `vllm` under `site` whose command runs `program`, and metadata that says it is installed; returns the command's file."""
+    package = site / "vllm" / "entrypoints" / "cli"
+    package.mkdir(parents=True, exist_ok=True)
+    for up in (package, package.parent, package.parent.parent):
+        (up / "__init__.py").touch()
+    (package / "main.py").write_text(program)
+    info = site / "vllm-0.0.0.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.0.0\n")
+    return package / "main.py"
 
 
 def make_package(folder: Path) -> Path:
     """Write the package `vllm` under `folder`, and a model directory beside it; returns the model's."""
-    package = folder / "fake_site" / "vllm" / "entrypoints" / "openai"
-    package.mkdir(parents=True)
-    for up in (package, package.parent, package.parent.parent):
-        (up / "__init__.py").touch()
-    (package / "api_server.py").write_text(_PROGRAM)
+    write_command(folder / "fake_site", _PROGRAM)
     model = folder / "some-model"
     model.mkdir()
     (model / "config.json").write_text("{}")

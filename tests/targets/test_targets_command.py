@@ -12,7 +12,7 @@ import pytest
 
 from harness.config import TargetSpec
 from harness.errors import ConfigError, TargetError
-from harness.targets import command, embedded, open_target
+from harness.targets import command, embedded
 from harness.targets.command import Model
 
 
@@ -21,7 +21,7 @@ def spec(**more) -> TargetSpec:
 
 
 def words(flags: dict, model: Model = Model("/m", "m", {})) -> list[str]:  # noqa: B008
-    return command.command(model, 8001, command.flags(spec(flags=flags), model))
+    return command.command(["vllm"], model, 8001, command.flags(spec(flags=flags), model))
 
 
 def test_flags_become_words():
@@ -29,7 +29,7 @@ def test_flags_become_words():
     given = {"enforce_eager": True, "enable-prefix-caching": False, "max_model_len": 512, "gpu-memory-utilization": 0.5,
              "--seed": -1, "compilation-config.use_inductor": "x_y"}  # fmt: skip
     assert words(given) == [
-        sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", "/m", "--host", "127.0.0.1", "--port", "8001",
+        "vllm", "serve", "/m", "--host", "127.0.0.1", "--port", "8001",
         "--served-model-name=m", "--enable-prompt-tokens-details", "--enforce-eager", "--no-enable-prefix-caching",
         "--max-model-len=512", "--gpu-memory-utilization=0.5", "--seed=-1", "--compilation-config.use_inductor=x_y",
     ]  # fmt: skip
@@ -137,11 +137,34 @@ def test_a_hub_name_offline_must_be_in_the_cache(tmp_path):
     assert command.resolve_model(spec(), env, str) == Model("some/model", "model", {})
 
 
-def test_without_vllm_the_error_says_how_to_install_it(monkeypatch, tmp_path):
-    """No vllm in this Python: TargetError with the command."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(TargetError, match=r"harness\.targets\.install"):
-        open_target(spec(), tmp_path / "log", str)
+def test_lists_become_the_words_that_vllms_parser_takes():
+    """nargs + as words after the flag; middleware repeated; origins as JSON; endpoints with commas; a JSON member as JSON."""
+    given = {
+        "cudagraph_capture_sizes": [1, 2, 4], "middleware": ["a.b", "c.d"], "allowed-origins": ["*"],
+        "disable_access_log_for_endpoints": ["/health", "/metrics"], "compilation-config.splitting_ops": ["x_y"], "served_model_name": ["a", "b"],
+    }  # fmt: skip
+    assert words(given)[7:] == [
+        "--served-model-name", "a", "b", "--enable-prompt-tokens-details", "--cudagraph-capture-sizes", "1", "2", "4",
+        "--middleware=a.b", "--middleware=c.d", '--allowed-origins=["*"]', "--disable-access-log-for-endpoints=/health,/metrics",
+        '--compilation-config.splitting_ops=["x_y"]',
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"python": "/usr/bin/python3", "image": "vllm/vllm-openai:v0.32.0"},
+        {"container": "podman"},
+        {"flags": {"middleware": []}},
+        {"kind": "adopt", "url": "http://127.0.0.1:1/v1", "python": "/usr/bin/python3"},
+        {"kind": "offline", "image": "vllm/vllm-openai:v0.32.0"},
+    ],
+    ids=["two ways", "an engine of nothing", "an empty list", "adopted", "offline"],
+)
+def test_what_cannot_be_started_so_is_refused(more):
+    """Another interpreter and an image exclude each other, and belong to a server that we start."""
+    with pytest.raises(ValueError):
+        spec(**more)
 
 
 def test_a_free_port_is_outside_the_range_of_outgoing_connections():

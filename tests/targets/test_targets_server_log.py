@@ -30,7 +30,7 @@ INFO:     Application startup complete.
 (EngineCore pid=8) ERROR 11-24 12:14:00 [core.py:2] RuntimeError: CUDA error: an illegal memory access was encountered
 (APIServer pid=9) ERROR 11-24 12:14:00 [async_llm.py:3] vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.
 """
-USAGE = "usage: api_server.py [-h]\n  [model_tag]\napi_server.py: error: unrecognized arguments: --max-modle-len=3\n"
+USAGE = "usage: vllm serve [-h]\n  [model_tag]\nvllm: error: unrecognized arguments: --max-modle-len=3\n"
 
 
 @pytest.mark.parametrize(
