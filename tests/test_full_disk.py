@@ -17,7 +17,7 @@ from harness.analyse.summary import summarise
 from harness.analyse.validity import stopped_early
 from harness.campaign import preflight
 from harness.config import ExperimentSpec
-from harness.drive import sdk, worker
+from harness.drive import feed, sdk, worker
 from harness.drive.processes import WorkerProcess
 from harness.errors import HarnessError
 from harness.records import DriveProgress
@@ -60,7 +60,7 @@ class Display:
         self.at(progress)
 
 
-def end_of(out: Path, server: GoldenServer, display: Display, **changes) -> tuple[HarnessError, Path]:
+def end_of(out: Path, server: GoldenServer, display: Display, **changes) -> tuple[HarnessError | None, Path]:
     """The error that a run on this disk ends with, and its directory."""
     data = {
         "experiment": "t",
@@ -108,6 +108,24 @@ def test_prompts(disk, server):
     """20 MB of prompts on a disk of 4: nothing was sent, the run says why."""
     plan = {"workloads": ["fixed:2000x4"], "loads": [{"concurrency": [2], "requests": 2000}]}
     assert full(*end_of(disk(4 * MIB), server, Display(), **plan)) == 0
+
+
+def test_prompts_that_are_written_as_they_are_sent(disk, server, monkeypatch):
+    """20 MB of prompts pass through a disk of 8 where 1 MiB may be ahead."""
+    monkeypatch.setattr(feed, "AHEAD_BYTES", MIB)
+    monkeypatch.setattr(feed, "SEGMENT_BYTES", MIB // 4)
+    plan = {"workloads": ["fixed:2000x4"], "loads": [{"concurrency": [2], "requests": 2000}]}
+    error, run_dir = end_of(disk(8 * MIB), server, Display(), **plan)
+    assert error is None, error
+    assert len(read_run(run_dir).requests) == 2000
+
+
+def test_prompts_written_later(disk, server, monkeypatch):
+    """The disk is full when the run has long begun: rows so far are stored, the run says why, its workers are gone."""
+    monkeypatch.setattr(feed, "AHEAD_BYTES", MIB)
+    monkeypatch.setattr(feed, "SEGMENT_BYTES", 16 * MIB)
+    plan = {"workloads": ["fixed:2000x4"], "loads": [{"concurrency": [2], "requests": 2000}]}
+    assert full(*end_of(disk(8 * MIB), server, Display(), **plan)) > 0
 
 
 def test_spool(disk, server):

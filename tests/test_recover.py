@@ -13,12 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli.recover import recover_command
-from harness.drive import driver, leftover, shard, spool
+from harness.drive import driver, leftover, spool
 from harness.errors import StoreError
-from harness.records import Cell, Endpoint, Load, Phase, Plan, PlannedRequest, Prompt
+from harness.records import Cell, Endpoint, Load, Plan, PlannedRequest, Prompt
 from harness.store.parts import append_part, merge
 from harness.store.reader import read_run
 from harness.store.writer import RunWriter
+from tests import shards
 from tests.store.store_values import manifest
 
 REPLIES = 12
@@ -42,7 +43,7 @@ def killed(tmp_path, monkeypatch) -> Path:
     place.mkdir(parents=True)
     prompts = [Prompt(i, None, (1, 2)) for i in range(REPLIES)]
     endpoint = Endpoint("http://h/v1", "m", "completions")
-    shard.write(requests, prompts, [0] * REPLIES, 1, endpoint, "run", Phase.MEASURE, place)
+    shards.write(requests, prompts, [0] * REPLIES, 1, endpoint, "run", place)
     words = {"phase": "measure", "run_id": "run", "workers": 1, "has_key": False}
     (place / driver.ABOUT).write_text(json.dumps(words))
     columns = (1).to_bytes(8, sys.byteorder) + bytes(8), len(DATA).to_bytes(4, sys.byteorder), DATA
@@ -122,12 +123,19 @@ def test_a_damaged_spool_gives_what_can_be_read_and_is_kept(killed, name):
     assert (again, error.exit_code) == (stored, 5)
 
 
-@pytest.mark.parametrize("name", [driver.ABOUT, "shard-0.index"])
-def test_a_spool_whose_other_files_are_damaged_is_kept(killed, name):
+def test_a_spool_whose_other_files_are_damaged_is_kept(killed):
     """What stands beside the spool and is needed to read it: no row, but the spool stays and the error names the damage."""
-    (killed / "scratch" / "drive-x" / name).write_bytes(b"\x00\x01\x02")
+    (killed / "scratch" / "drive-x" / driver.ABOUT).write_bytes(b"\x00\x01\x02")
     stored, error = recovered(killed)
     assert (stored, error.exit_code, len(segments(killed))) == ([], 5, 3)
+
+
+@pytest.mark.parametrize("name", ["index", "sent", "bodies-000000"])
+def test_what_was_sent_is_not_needed_to_recover_what_came(killed, name):
+    """A damaged file of the shard costs no row."""
+    (killed / "scratch" / "drive-x" / f"shard-0.{name}").write_bytes(b"\x00\x01\x02")
+    stored, error = recovered(killed)
+    assert (len(stored), error) == (REPLIES, None)
 
 
 def test_one_damaged_run_does_not_keep_the_others(killed):

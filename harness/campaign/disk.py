@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.drive.feed import AHEAD_BYTES, SEGMENT_BYTES
+
 # What stays: files of a run as such, then a request's and a token's part of them, and telemetry.
 _RUN, _REQUEST, _TOKEN, _SECOND = 60_000, 25, 4, 1_000
 # A prompt as it is sent: head and parameters of a request, its entries in the index, a token (4.0 of ids below 1,000, about 6 of
@@ -29,9 +31,10 @@ def cell_bytes(
     requests: int, prompt_tokens: float, output_tokens: float, turn_tokens: float, planned: float, seconds: float
 ) -> CellBytes:
     """`requests` and `output_tokens`: what will be answered in `seconds`. `planned` requests of `prompt_tokens` are written
-    down before the first is sent, of them `turn_tokens` in later turns."""
+    down as they are sent, so many bytes ahead; of them `turn_tokens` are in later turns, whose plan stays."""
     stays = _RUN + _REQUEST * requests + _TOKEN * output_tokens + _SECOND * seconds
-    prompts = _HEAD * planned + _PROMPT_TOKEN * prompt_tokens + _PLANNED_TOKEN * turn_tokens
+    prompts = min(_HEAD * planned + _PROMPT_TOKEN * prompt_tokens, AHEAD_BYTES + 2 * SEGMENT_BYTES)
+    prompts += _PLANNED_TOKEN * turn_tokens
     received = _REPLY * requests + _REPLY_TOKEN * output_tokens
     received = min(received, received * _KEPT_S / max(seconds, 1e-9) + _SEGMENTS)
     return CellBytes(int(stays), int(prompts + received + _PARTS_SECOND * seconds))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,15 +64,16 @@ class Collector:
         scratch: Path,
         next_turns: turns.NextTurns | None = None,
         *,
+        on_over: Callable[[int, int], None] = lambda *_: None,
         written: bool = True,
     ) -> None:
-        self.requests, self.run_id, self.phase = requests, run_id, phase
+        self.requests, self.run_id, self.phase, self.scratch = requests, run_id, phase, scratch
         self.context = Context(phase, load.concurrency is None, endpoint.api_key)
         self.places = [array("q") for _ in range(workers)]  # worker -> position in `requests` of each of its requests
         for i, w in enumerate(owner):
             self.places[w].append(i)
         self.has_row = [bytearray(len(p)) for p in self.places]
-        self.sent = [shard.load(shard.files(scratch, w)).sent for w in range(workers)]
+        self.on_over = on_over  # hears (worker, index) of every row
         self.tails = [Tail(scratch, w, written=written) for w in range(workers)]
         self.stamps = [StampMap() for _ in range(workers)]
         self.reports: dict[int, dict[str, Any]] = {}
@@ -203,6 +204,7 @@ class Collector:
 
     def _count(self, worker: int, index: int, row: RequestRecord) -> RequestRecord:
         self.has_row[worker][index] = 1
+        self.on_over(worker, index)
         self.done += 1
         self.failed += row.outcome != Outcome.OK
         self.tokens += len(row.chunk_ns)
@@ -216,13 +218,13 @@ class Collector:
         self.in_flight[worker] = 0
         why = dialect.clean_error(why, self.context.api_key)
         self.notes.append(why)
-        rows = []
+        rows, sent_ns = [], shard.open_sent(self.scratch, worker)
         for index, seen in enumerate(self.has_row[worker]):
             if seen:
                 continue
             request, _ = self._request(worker, index)
             due = 0 if request.scheduled_ns is None else self.started_ns + request.scheduled_ns
-            sent = self.sent[worker][index]
+            sent = sent_ns[index]
             outcome = Outcome.CANCELLED if sent else Outcome.DROPPED
             raw = Raw(index, outcome.value, why, due, 0, 0, 0, None, sent, now, False, b"", b"", b"")
             rows.append(self._row(worker, raw))
@@ -266,6 +268,10 @@ class Collector:
         if self.lag_max_ns > LAGGED_S * clock.NS:
             notes.append(
                 f"replies waited up to {self.lag_max_ns / 1e9:.1f} s to be parsed: no core was free for it (the stamps are theirs)"
+            )
+        if unwritten := sum(r.get("unwritten", 0) for r in reports):
+            notes.append(
+                f"{unwritten:,} sends waited for their prompts: this machine writes prompts slower than the load takes them"
             )
         if driver == "wire":
             notes.extend(_about_worker(number, r) for number, r in sorted(self.reports.items()))

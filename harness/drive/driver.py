@@ -1,6 +1,6 @@
 """The driver: offers a plan to an endpoint, one worker process or several, and hands rows out as requests end.
 
-`drive` writes the shards, starts the workers, gives them one start instant, and then only reads what they spool:
+`drive` writes the shards' beginnings, starts the workers, gives them one start instant, and then reads what they spool and writes on:
 parsing happens here, never in a worker's loop. The driver obeys the plan; it decides nothing.
 """
 
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import clock, redaction
-from harness.drive import dialect, shard, turns, wire
+from harness.drive import dialect, turns, wire
 from harness.drive.collect import Collector
+from harness.drive.feed import Feed
 from harness.drive.processes import WorkerProcess, start_workers
 from harness.errors import ConfigError
 from harness.no_room import is_no_room, no_room
@@ -85,21 +86,22 @@ def drive(
     tree = turns.tree_of(requests)
     owner = owners(requests, load, count, tree)
     processes: list[WorkerProcess] = []
-    following = collector = None
+    feed = collector = None
     with _folder(scratch) as folder:
         place = folder.path
         try:
-            planned = turns.Planned(place / "planned") if tree.waiting else None
-            prompts = _until_stopped(prompts, should_stop)
-            shard.write(requests, prompts, owner, count, endpoint, run_id, phase, place, tree, planned)
-            following = None if planned is None else turns.NextTurns(requests, tree, planned, endpoint)
-            collector = Collector(requests, owner, count, load, endpoint, phase, run_id, place, following)
+            feed = Feed(requests, prompts, owner, count, endpoint, run_id, phase, place, tree)
+            _fill_first(feed, should_stop)
+            following = turns.NextTurns(requests, tree, feed.units, endpoint) if tree.waiting else None
+            collector = Collector(
+                requests, owner, count, load, endpoint, phase, run_id, place, following, on_over=feed.over
+            )
             about = {"phase": phase.value, "run_id": run_id, "workers": count, "has_key": endpoint.api_key is not None}
             (place / ABOUT).write_text(json.dumps(about))
             processes = start_workers(
                 place, count, driver, endpoint, head, load, timeouts, duration_s, kernel_stamps=KERNEL_STAMPS
             )
-            session = _Session(processes, collector, on_rows, on_progress, should_stop)
+            session = _Session(processes, collector, feed, on_rows, on_progress, should_stop)
             session.wait_ready()
             session.measure_clocks()
             started_ns = clock.monotonic_ns() + LEAD_NS
@@ -115,10 +117,9 @@ def drive(
         finally:
             for process in processes:
                 process.kill()
-            if following is not None:
-                following.close()
-            if collector is not None:
-                collector.close()
+            for open_files in (collector, feed):
+                if open_files is not None:
+                    open_files.close()
 
 
 @dataclass(slots=True)
@@ -156,15 +157,11 @@ class _StoppedError(Exception):
     """Asked to stop before anything was sent; the text is the stop_reason."""
 
 
-def _until_stopped(prompts: Iterable[Prompt], should_stop: Callable[[], str | None]) -> Iterator[Prompt]:
-    """The prompts, while they are wanted: they may be many, and writing them down takes its time."""
-    asked_ns = clock.monotonic_ns()
-    for prompt in prompts:
-        if (now := clock.monotonic_ns()) - asked_ns > STOP_POLL_NS:
-            asked_ns = now
-            if (word := should_stop()) is not None:
-                raise _StoppedError(_reason_of(word))
-        yield prompt
+def _fill_first(feed: Feed, should_stop: Callable[[], str | None]) -> None:
+    """What may be written ahead before the first send. Raises _StoppedError: it may be much, and not be wanted any more."""
+    while feed.fill(STOP_POLL_NS):
+        if (word := should_stop()) is not None:
+            raise _StoppedError(_reason_of(word))
 
 
 def _reason_of(word: str) -> str:
@@ -194,7 +191,7 @@ def request_head(endpoint: Endpoint) -> bytes:
 
 
 def owners(
-    requests: Sequence[PlannedRequest], load: Load, workers: int, tree: turns.Tree = shard.NO_TURNS
+    requests: Sequence[PlannedRequest], load: Load, workers: int, tree: turns.Tree = turns.NO_TURNS
 ) -> list[int]:
     """Which worker sends each request: by seq in an open loop, by slot in a closed one (so that a worker with more
     slots gets more requests). A session stays with one worker; its first request says which."""
@@ -215,11 +212,12 @@ class _Session:
         self,
         processes: list[WorkerProcess],
         collector: Collector,
+        feed: Feed,
         on_rows: Callable[[list[RequestRecord]], None],
         on_progress: Callable[[DriveProgress], None],
         should_stop: Callable[[], str | None],
     ) -> None:
-        self.processes, self.collector = processes, collector
+        self.processes, self.collector, self.feed = processes, collector, feed
         self.on_rows, self.on_progress, self.should_stop = on_rows, on_progress, should_stop
         self.asked = ""  # "" | drain | abort
         self.stop_word: str | None = None
@@ -288,7 +286,9 @@ class _Session:
             if self.abort_by_ns is not None and now > self.abort_by_ns:
                 for process in self.processes:
                     process.kill()
-            if not self.collector.behind or crowded:  # a few replies at a time are parsed cheaper than each by itself
+            self.feed.fill(SLICE_NS)
+            behind = self.collector.behind or self.feed.is_low
+            if not behind or crowded:  # a few replies at a time are parsed cheaper than each by itself
                 clock.sleep(rest_s)
         self.on_progress(self.collector.progress(clock.monotonic_ns()))
 

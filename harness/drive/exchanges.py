@@ -86,11 +86,10 @@ class Exchanges:
             return
         self._send_rest(conn)
 
-    def _piece(self, index: int) -> Any:
+    def _piece(self, index: int) -> memoryview:
         """The request's own headers and body."""
         late = self.turns.bodies.get(index) if self.turns is not None else None
-        offset = self.shard.offset[index]
-        return self.shard.bodies[offset : offset + self.shard.length[index]] if late is None else memoryview(late)
+        return memoryview(self.shard.piece(index) if late is None else late)
 
     def _send_rest(self, conn: wire.Conn) -> None:
         try:

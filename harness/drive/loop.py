@@ -15,7 +15,7 @@ from harness.drive import priority, reader, wire
 from harness.drive.connections import Connections
 from harness.drive.deadlines import Deadlines
 from harness.drive.exchanges import Exchanges
-from harness.drive.shard import AWAITS, Shard, forget_sent
+from harness.drive.shard import AWAITS, NOT_READY_S, Shard
 from harness.drive.spool import Writer
 from harness.drive.timer import WakeTimer
 from harness.drive.turns import Turns
@@ -31,6 +31,7 @@ TICK_NS = 250_000_000
 ANCHOR_NS = 1_000_000_000
 PREPARE_S = 5.0
 FOREVER_NS = 1 << 62
+NOT_READY_NS = int(1e9 * NOT_READY_S)
 _IN = 1  # EPOLLIN
 
 
@@ -72,6 +73,7 @@ class Loop:
         self.started_ns = FOREVER_NS
         self.stop_at_ns = FOREVER_NS
         self.stopping = False
+        self.unwritten: set[int] = set()  # requests that were due before they were written
         self.cut = False  # the duration ended the sending
         self.next_anchor_ns = self.next_tick_ns = self.look_at_ns = 0
         self.lag_max_ns = 0
@@ -162,6 +164,8 @@ class Loop:
             due = self.started_ns + self.shard.scheduled_ns[self.order[self.next]]
         else:
             due = self.started_ns if ex.freed else FOREVER_NS
+        if due <= now and not self.shard.is_ready(self.order[self.next]):
+            due = now + NOT_READY_NS
         return min(at, due, self.stop_at_ns)
 
     def _tick(self, now: int) -> None:
@@ -171,7 +175,6 @@ class Loop:
             self.deadlines.offset_ns = anchor.offset_ns
             self.spool.preface = ("anchor", anchor.monotonic_ns, anchor.offset_ns, anchor.error_ns)
             self.spool.put(self.spool.preface)
-            forget_sent(self.shard)
         self.spool.put(("status", self.exchanges.sent, self.exchanges.in_flight))
         if self.reader.held_bytes > MAX_HELD_BYTES:
             self.exchanges.end_longest(MAX_HELD_BYTES)
@@ -199,15 +202,20 @@ class Loop:
         order, scheduled = self.order, self.shard.scheduled_ns
         while budget and self.next < len(order):
             budget -= 1
+            index = order[self.next]
             if self.config.slots is None:
-                due = self.started_ns + scheduled[order[self.next]]
+                due = self.started_ns + scheduled[index]
                 if due > now:
                     return
             elif ex.freed:
-                due = ex.freed.popleft()
+                due = ex.freed[0]
             else:
                 return
-            index = order[self.next]
+            if not self.shard.is_ready(index):
+                self.unwritten.add(index)
+                return
+            if self.config.slots is not None:
+                ex.freed.popleft()
             self.next += 1
             ex.in_flight += 1
             ex.start(index, due)

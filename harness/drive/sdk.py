@@ -21,7 +21,7 @@ import openai
 from harness import clock
 from harness.drive import dialect, overrun
 from harness.drive.pauses import Pauses
-from harness.drive.shard import AWAITS, Shard
+from harness.drive.shard import AWAITS, NOT_READY_S, Shard
 from harness.drive.spool import Writer
 from harness.drive.turns import Said, Turns
 from harness.no_room import EXIT_CODE, is_no_room
@@ -216,8 +216,9 @@ class _Driver:
 
     async def _one(self, index: int, due_ns: int) -> None:
         late = self.turns.bodies.get(index) if self.turns is not None else None
-        offset, length = self.share.offset[index], self.share.length[index]
-        name, body = split_piece(late or bytes(self.share.bodies[offset : offset + length]))
+        while late is None and not self.share.is_ready(index):  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(NOT_READY_S)
+        name, body = split_piece(late or self.share.piece(index))
         said = Said() if self.turns is not None and self.turns.followers[index] else None
         call = _Call(self.client, self.config["api"], self.timeouts, name, body, self.share.asked[index], said)
         self.in_flight += 1

@@ -1,48 +1,41 @@
-"""A worker's share of the plan, on disk: request bytes back to back, an index beside them, and a column of send stamps.
+"""A worker's share of the plan, on disk: request bytes in segments, an index beside them, and a column of send stamps.
 
 The bytes begin after the lines that all requests share (those hold the API key and stay in memory):
-`x-request-id`, `content-length`, an empty line, the body. The stamps survive a worker that is killed, so that
-the parent knows which of its requests were on their way.
+`x-request-id`, `content-length`, an empty line, the body. They are written while the run goes on (feed.py); behind the index
+stands how many are. The stamps survive a worker that is killed, so that the parent knows which of its requests were
+on their way.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
+import sys
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from harness.drive import dialect, turns
-from harness.records import Endpoint, Phase, PlannedRequest, Prompt
+from harness.records import Phase
 
 UNSCHEDULED = -1
 AWAITS = -2  # goes out after the reply to another
+NOT_READY_S = 0.001  # then it is looked again whether a request is written
+SEGMENT_BITS = 44  # of a request's place: its segment above them, its offset there below
+_FIELDS = 4  # int64 of an index entry: place, length, scheduled_ns (UNSCHEDULED in a closed loop, AWAITS for a later turn), asked
+_OPEN_SEGMENTS = 2
 
 
-NO_TURNS = turns.Tree({}, {})
+def index_file(scratch: Path, worker: int) -> Path:
+    return scratch / f"shard-{worker}.index"
 
 
-@dataclass(frozen=True, slots=True)
-class ShardFiles:
-    bodies: Path
-    index: Path  # int64, four a request: offset, length, scheduled_ns (UNSCHEDULED in a closed loop, AWAITS for a later turn), asked
-    sent: Path  # int64 per request: CLOCK_MONOTONIC of the send, 0 before it
+def sent_file(scratch: Path, worker: int) -> Path:
+    """int64 per request: CLOCK_MONOTONIC of the send, 0 before it."""
+    return scratch / f"shard-{worker}.sent"
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A shard mapped into memory; `sent` is writable and shared with the parent."""
-
-    bodies: memoryview
-    offset: Sequence[int]
-    length: Sequence[int]
-    scheduled_ns: Sequence[int]
-    asked: Sequence[int]  # output tokens
-    sent: memoryview
-
-    def __len__(self) -> int:
-        return len(self.offset)
+def segment_file(scratch: Path, worker: int, segment: int) -> Path:
+    return scratch / f"shard-{worker}.bodies-{segment:06}"
 
 
 def request_id(run_id: str, phase: Phase, seq: int) -> str:
@@ -51,86 +44,75 @@ def request_id(run_id: str, phase: Phase, seq: int) -> str:
     return f"{safe}-{phase.value[0]}{abs(seq)}"
 
 
-def files(scratch: Path, worker: int) -> ShardFiles:
-    stem = f"shard-{worker}"
-    return ShardFiles(scratch / f"{stem}.bodies", scratch / f"{stem}.index", scratch / f"{stem}.sent")
-
-
-def write(
-    requests: Sequence[PlannedRequest],
-    prompts: Iterable[Prompt],
-    owner: Sequence[int],
-    workers: int,
-    endpoint: Endpoint,
-    run_id: str,
-    phase: Phase,
-    scratch: Path,
-    tree: turns.Tree = NO_TURNS,
-    planned: turns.Planned | None = None,
-) -> list[ShardFiles]:
-    """Encode every request into the shard of its owner; `owner[i]` is the worker of `requests[i]`. Requests that wait for
-    another's reply are left for later: `planned` keeps their prompts."""
-    shards = [files(scratch, w) for w in range(workers)]
-    index = [array("q") for _ in range(workers)]
-    at = [0] * workers
-    out = [shard.bodies.open("wb") for shard in shards]
-    try:
-        for i, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
-            w = owner[i]
-            followed = i in tree.followers
-            if planned is not None and (followed or i in tree.root):
-                planned.add(i, prompt)
-            if i in tree.root:
-                index[w].extend((0, 0, AWAITS, request.target_output_tokens))
-                continue
-            body = dialect.encode(endpoint, request, prompt, followed=followed)
-            piece = with_headers(body, request_id(run_id, phase, request.seq))
-            out[w].write(piece)
-            due = UNSCHEDULED if request.scheduled_ns is None else request.scheduled_ns
-            index[w].extend((at[w], len(piece), due, request.target_output_tokens))
-            at[w] += len(piece)
-    finally:
-        for file in out:
-            file.close()
-    if tree.waiting:
-        _write_tree(tree, owner, workers, scratch)
-    for shard, rows in zip(shards, index, strict=True):
-        shard.index.write_bytes(rows.tobytes())
-        shard.sent.write_bytes(bytes(8 * (len(rows) // 4)))
-    return shards
-
-
 def with_headers(body: bytes, name: str) -> bytes:
     """A request after the lines that all share."""
     return f"x-request-id: {name}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 
 
-def _write_tree(tree: turns.Tree, owner: Sequence[int], workers: int, scratch: Path) -> None:
-    """For every index of each shard: how many wait for its reply, and the index its session began with."""
-    rows = [array("q") for _ in range(workers)]
-    index: list[int] = []
-    for i, w in enumerate(owner):
-        index.append(len(rows[w]) // 2)
-        rows[w].extend((len(tree.followers.get(i, ())), index[tree.root.get(i, i)]))
-    for w, values in enumerate(rows):
-        turns.tree_file(scratch, w).write_bytes(values.tobytes())
+def create(scratch: Path, worker: int, due_ns: Sequence[int], asked: Sequence[int]) -> None:
+    """An index in which no request is written yet, and the stamps beside it."""
+    rows = array("q", bytes(8 * _FIELDS * (len(due_ns) + 1)))
+    for row, (due, tokens) in enumerate(zip(due_ns, asked, strict=True)):
+        rows[_FIELDS * row + 2], rows[_FIELDS * row + 3] = due, tokens
+    index_file(scratch, worker).write_bytes(rows.tobytes())
+    sent_file(scratch, worker).write_bytes(bytes(8 * len(due_ns)))
 
 
-def forget_sent(share: Shard) -> None:
-    """Give back the memory of request bytes that were read so far; they are read from the file again where needed."""
-    mapped = share.bodies.obj
-    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+def publish(index: int, first: int, rows: array[int], count: int) -> None:
+    """Into the index file of `count` requests: the entries of those from `first` on, and then, by itself, that they are there."""
+    os.pwrite(index, rows.tobytes(), 8 * _FIELDS * first)
+    os.pwrite(index, (first + len(rows) // _FIELDS).to_bytes(8, sys.byteorder), 8 * _FIELDS * count)
 
 
-def load(shard: ShardFiles) -> Shard:
-    """Map a shard that `write` made; an empty one has length 0."""
-    rows = array("q")
-    rows.frombytes(shard.index.read_bytes())
-    if not rows:
-        return Shard(memoryview(b""), rows, rows, rows, rows, memoryview(b"").cast("q"))
-    with shard.bodies.open("rb") as file:
-        bodies = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    with shard.sent.open("r+b") as file:
-        sent = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
-    return Shard(bodies, rows[0::4], rows[1::4], rows[2::4], rows[3::4], sent)
+def open_sent(scratch: Path, worker: int) -> memoryview:
+    """The send stamps, shared with whoever else has them open."""
+    return _mapped(sent_file(scratch, worker))
+
+
+class Shard:
+    """A worker's view of its share. `scheduled_ns` and `asked` (output tokens) per request; `sent` is shared with the parent."""
+
+    def __init__(self, scratch: Path, worker: int) -> None:
+        self._scratch, self._worker = scratch, worker
+        self._index = _mapped(index_file(scratch, worker))
+        rows = array("q")
+        rows.frombytes(self._index[:-_FIELDS].tobytes())
+        self.scheduled_ns: Sequence[int] = rows[2::_FIELDS]
+        self.asked: Sequence[int] = rows[3::_FIELDS]
+        self.sent = open_sent(scratch, worker)
+        self._written = 0  # of the requests, when it was last looked
+        self._segments: dict[int, int] = {}  # number -> descriptor
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+    def is_ready(self, index: int) -> bool:
+        """Whether the request's bytes are written."""
+        if index >= self._written:
+            self._written = self._index[-_FIELDS]
+        return index < self._written
+
+    def piece(self, index: int) -> bytes:
+        """The request's own headers and body."""
+        place, length = self._index[_FIELDS * index], self._index[_FIELDS * index + 1]
+        segment = place >> SEGMENT_BITS
+        descriptor = self._segments.get(segment)
+        if descriptor is None:
+            descriptor = self._open(segment)
+        return os.pread(descriptor, length, place & ((1 << SEGMENT_BITS) - 1))
+
+    def _open(self, segment: int) -> int:
+        """A few stay open: a file that is open takes its room, deleted or not."""
+        while len(self._segments) >= _OPEN_SEGMENTS:
+            os.close(self._segments.pop(next(iter(self._segments))))
+        name = segment_file(self._scratch, self._worker, segment)
+        self._segments[segment] = descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        return descriptor
+
+
+def _mapped(path: Path) -> memoryview:
+    """A file of int64 in memory, written through."""
+    with path.open("r+b") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return memoryview(b"").cast("q")
+        return memoryview(mmap.mmap(file.fileno(), 0)).cast("q")

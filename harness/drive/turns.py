@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,9 @@ class Tree:
         return bool(self.root)
 
 
+NO_TURNS = Tree({}, {})
+
+
 def tree_of(requests: Sequence[PlannedRequest]) -> Tree:
     """Positions linked by `after_seq`. A request whose `after_seq` is not in the list begins by itself."""
     tree = Tree({}, {})
@@ -141,11 +144,12 @@ class Planned:
         self._file = path.open("w+b")
         self._at: dict[int, tuple[int, int, bool]] = {}
 
-    def add(self, position: int, prompt: Prompt) -> None:
+    def add(self, position: int, prompt: Prompt) -> int:
+        """Bytes that it took."""
         ids = prompt.token_ids
         data = (prompt.text or "").encode() if ids is None else array("I", ids).tobytes()
         self._at[position] = (self._file.seek(0, os.SEEK_END), len(data), ids is not None)
-        self._file.write(data)
+        return self._file.write(data)
 
     def units(self, position: int) -> list[Any]:
         offset, length, is_ids = self._at[position]
@@ -164,13 +168,15 @@ class Planned:
 class NextTurns:
     """Builds later turns out of planned prompts and real replies."""
 
-    def __init__(self, requests: Sequence[PlannedRequest], tree: Tree, planned: Planned, endpoint: Endpoint) -> None:
-        self.requests, self.tree, self._planned, self._endpoint = requests, tree, planned, endpoint
+    def __init__(
+        self, requests: Sequence[PlannedRequest], tree: Tree, units: Callable[[int], list[Any]], endpoint: Endpoint
+    ) -> None:
+        self.requests, self.tree, self._units, self._endpoint = requests, tree, units, endpoint
         self._splices: dict[int, tuple[Splice, ...]] = {}  # of turns sent whose followers are still to be built
 
     def body(self, position: int, before: int, said: Said) -> bytes:
         """JSON body of the turn at `position` after the reply to the one at `before`."""
-        units, earlier = self._planned.units(position), self._planned.units(before)
+        units, earlier = self._units(position), self._units(before)
         splices = self._splices_of(units, earlier, self._splices.get(before, ()), said)
         if position in self.tree.followers:
             self._splices[position] = splices
@@ -185,9 +191,6 @@ class NextTurns:
         for one in found:  # grows while it is read
             found += self.tree.followers.get(one, ())
         return found
-
-    def close(self) -> None:
-        self._planned.close()
 
     def _splices_of(
         self, units: list[Any], earlier: list[Any], inherited: tuple[Splice, ...], said: Said
@@ -207,6 +210,17 @@ class NextTurns:
             return (*kept, Splice(common, len(content), content))
         tokens = min(room, max(1, len(said.token_ids) or len(said.text)))
         return (*kept, Splice(common, tokens, content))
+
+
+def write_tree(tree: Tree, owner: Sequence[int], workers: int, scratch: Path) -> None:
+    """For every index of each shard: how many wait for its reply, and the index its session began with."""
+    rows = [array("q") for _ in range(workers)]
+    index: list[int] = []
+    for i, w in enumerate(owner):
+        index.append(len(rows[w]) // 2)
+        rows[w].extend((len(tree.followers.get(i, ())), index[tree.root.get(i, i)]))
+    for w, values in enumerate(rows):
+        tree_file(scratch, w).write_bytes(values.tobytes())
 
 
 def _common(one: list[Any], other: list[Any]) -> int:

@@ -75,7 +75,7 @@ def main() -> None:
     scratch, worker = Path(config["scratch"]), int(config["worker"])
     spool = Writer(scratch, worker)
     spool.veil = without_key(config["api_key"]) if config["api_key"] else None
-    share = shard.load(shard.files(scratch, worker))
+    share = shard.Shard(scratch, worker)
     if config["driver"] == "sdk":
         from harness.drive import sdk
 
@@ -112,6 +112,7 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, sessions: t
         "cpu_s": clock.process_cpu_s() - loop.cpu_start_s,
         "loop_lag_max_s": loop.lag_max_ns / 1e9,
         "late_sends": loop.exchanges.late_sends,
+        "unwritten": len(loop.unwritten),
         "user_reads": loop.exchanges.user_reads + loop.reader.user_reads,
         "careful": loop.exchanges.careful_replies,
         "cut": loop.cut,

@@ -40,6 +40,7 @@ from harness.records import (
     Timeouts,
 )
 from harness.store.writer import RunWriter
+from tests import shards
 
 ROOT = Path(__file__).resolve().parents[2]
 ITL_S = TTFT_S = 0.02
@@ -107,8 +108,8 @@ def floor(folder: Path, streams: int, requests: int, tokens: int) -> tuple[float
     plan = [PlannedRequest(0, None, 16, tokens, None, 0)]
     with golden.GoldenProcess(golden.build(folder), TTFT_S, ITL_S, folder) as server:
         end = Endpoint(server.url, golden.MODEL, "completions", vllm_extensions=True)
-        (files,) = shard.write(plan, [PROMPT], [0], 1, end, "floor", Phase.MEASURE, folder)
-        (folder / "request").write_bytes(driver.request_head(end) + files.bodies.read_bytes())
+        shards.write(plan, [PROMPT], [0], 1, end, "floor", folder)
+        (folder / "request").write_bytes(driver.request_head(end) + shard.Shard(folder, 0).piece(0))
         words = [str(folder / "floor_client"), str(server.port), str(streams), str(requests), str(folder / "request")]
         out = subprocess.run(words, capture_output=True, text=True, check=True, preexec_fn=beside)
     ended, _, seconds, cpu_s = out.stdout.split()

@@ -15,6 +15,7 @@ from harness.drive import reader, sdk, shard
 from harness.drive.collect import Collector
 from harness.drive.spool import Writer
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, RequestRecord, Timeouts
+from tests import shards
 from tests.drive.offering import offer
 from tests.fakes.fault_server import FAULTS, FaultServer
 
@@ -74,12 +75,12 @@ def sdk_offer(server: FaultServer, fault: str) -> list[RequestRecord]:
     endpoint = Endpoint(server.url(fault), "golden", api, KEY)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shard.write(plan, [Prompt(0, "a", None)], [0], 1, endpoint, "run", Phase.MEASURE, folder)
+        shards.write(plan, [Prompt(0, "a", None)], [0], 1, endpoint, "run", folder)
         spool, (control, parent) = Writer(folder, 0), os.pipe()
         os.write(parent, b"go %d\n" % clock.monotonic_ns())
         config = {"base_url": endpoint.base_url, "api": api, "api_key": KEY, "ca_file": None, "slots": 1}
         config |= {"timeouts": list(astuple(timeouts)), "duration_ns": None}
-        sdk.run(config, shard.load(shard.files(folder, 0)), spool, control)
+        sdk.run(config, shard.Shard(folder, 0), spool, control)
         spool.close()
         os.close(control)
         os.close(parent)

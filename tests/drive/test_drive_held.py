@@ -11,6 +11,7 @@ from harness.drive import driver, leftover, loop, reader, shard
 from harness.drive.collect import Collector
 from harness.drive.spool import Writer
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
+from tests import shards
 from tests.fakes.fault_server import FaultServer
 from tests.fakes.golden_server import GoldenServer
 
@@ -36,13 +37,13 @@ def test_all_replies_together_hold_no_more_than_they_may(tmp_path, monkeypatch, 
     with FaultServer() as server:
         endpoint = Endpoint(server.url("endless_comments"), "m", "completions")
         prompts = [Prompt(i, "a", None) for i in range(REPLIES)]
-        shard.write(plan, prompts, [0] * REPLIES, 1, endpoint, "run", Phase.MEASURE, tmp_path)
+        shards.write(plan, prompts, [0] * REPLIES, 1, endpoint, "run", tmp_path)
         spool, (control, parent) = Writer(tmp_path, 0), os.pipe()
         os.set_blocking(control, False)
         os.write(parent, b"go %d\n" % clock.monotonic_ns())
         head = driver.request_head(endpoint)
         config = loop.LoopConfig(endpoint.base_url, None, head, REPLIES, Timeouts(60, 60, 60, 120), None, True, library)
-        worker = loop.Loop(config, shard.load(shard.files(tmp_path, 0)), spool, control)
+        worker = loop.Loop(config, shard.Shard(tmp_path, 0), spool, control)
         worker.prepare()
         worker.run()
         spool.close()

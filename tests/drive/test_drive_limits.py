@@ -15,11 +15,11 @@ import psutil
 import pytest
 
 from harness.drive import driver as driver_module
-from harness.drive import shard
 from harness.drive.collect import Collector
 from harness.drive.golden import server as golden
 from harness.drive.spool import Writer
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
+from tests import shards
 from tests.drive.offering import offer
 from tests.fakes.golden_server import GoldenServer
 from tests.waiting import unread_bytes
@@ -43,7 +43,7 @@ def test_a_stepped_clock_moves_no_stamp(tmp_path):
     """The wall clock jumps an hour between two tokens: with the anchors around it both stamps are right, and the report has the step."""
     plan = [PlannedRequest(0, None, 2, 2, None, 0)]
     endpoint = Endpoint("http://h/v1", "m", "completions", vllm_extensions=True)
-    shard.write(plan, [Prompt(0, None, (1, 2))], [0], 1, endpoint, "run", Phase.MEASURE, tmp_path)
+    shards.write(plan, [Prompt(0, None, (1, 2))], [0], 1, endpoint, "run", tmp_path)
     head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
     events = [json.dumps({"choices": [{"text": "a"}], "usage": {"completion_tokens": n}}).encode() for n in (1, 2)]
     chunks = [b"data: %b\n\n" % event for event in events]

@@ -12,11 +12,12 @@ from types import SimpleNamespace
 import pytest
 
 from harness import clock, recover
-from harness.drive import collect, driver, leftover, shard, spool
+from harness.drive import collect, driver, leftover, spool
 from harness.drive.collect import Collector
 from harness.drive.loop import FEW, PACK_SHARE, SENDS_PER_POLL, Loop
 from harness.errors import StoreError
-from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt
+from harness.records import Endpoint, Load, PlannedRequest, Prompt
+from tests import shards
 from tests.drive.offering import offer
 from tests.fakes.golden_server import GoldenServer
 from tests.waiting import until
@@ -79,7 +80,7 @@ def _left(folder, *, has_key: bool, workers: int = 1):
     place.mkdir()
     plan = [PlannedRequest(i, None, 2, 2, None, i) for i in range(2)]
     endpoint = Endpoint("http://h/v1", "m", "completions")
-    shard.write(plan, [Prompt(i, None, (1, 2)) for i in range(2)], [0, 0], 1, endpoint, "run", Phase.MEASURE, place)
+    shards.write(plan, [Prompt(i, None, (1, 2)) for i in range(2)], [0, 0], 1, endpoint, "run", place)
     words = {"phase": "measure", "run_id": "run", "workers": workers, "has_key": has_key}
     (place / driver.ABOUT).write_text(json.dumps(words))
     body = b'{"error": {"message": "bad key: my-own-key"}}'
