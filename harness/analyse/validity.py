@@ -14,6 +14,7 @@ import numpy as np
 from harness.analyse.checks import TELEMETRY_CHECKS, TOKEN_CHECKS
 from harness.analyse.compiling import COMPILING_CHECKS
 from harness.analyse.evidence import Evidence, invalid, unknown, warning
+from harness.analyse.kernels import KERNEL_CHECKS
 from harness.analyse.window import MIN_REQUESTS, MIN_WINDOW_S, TOO_SHORT
 from harness.records import Outcome, Reason, RunState, Verdict
 
@@ -214,7 +215,7 @@ def dummy_weights(e: Evidence) -> Reason | None:
 CHECKS = (
     run_state, stopped_early, rows_missing, ok_requests, failures, send_lag, achieved_rate, client_bottleneck, clock_step,
     *TOKEN_CHECKS,
-    no_window, not_steady, too_few_requests, merged_reads, dummy_weights, *COMPILING_CHECKS, *TELEMETRY_CHECKS,
+    no_window, not_steady, too_few_requests, merged_reads, dummy_weights, *COMPILING_CHECKS, *KERNEL_CHECKS, *TELEMETRY_CHECKS,
 )  # fmt: skip
 
 

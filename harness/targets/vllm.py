@@ -18,6 +18,7 @@ from harness.records import Endpoint, Startup, TargetInfo
 from harness.targets import command, container, identity, interpreter, server_log, servers
 from harness.targets.patience import Patience
 from harness.targets.process import ServerProcess, spawn
+from harness.targets.start_log import start_facts
 from harness.targets.target import Target
 from harness.targets.vocabulary import read_words, vocabulary
 
@@ -192,6 +193,7 @@ def _read_back(
     }
     checks |= _check_flags(asked, served.max_model_len, metrics.cache_config)
     log = at.server.log()
+    checks |= start_facts(log)
     return TargetInfo(
         name=spec.name,
         kind=spec.kind,
