@@ -18,6 +18,10 @@ from harness.errors import ConfigError
 from harness.load_spec import LoadSpec
 from harness.records import Cell
 
+_LONGEST_NAME = (
+    200  # bytes; file systems take 255, and a run directory has a date before the name and a probe's number behind it
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -50,13 +54,17 @@ def cells_of(spec: ExperimentSpec, target: str) -> list[tuple[Cell, LoadSpec]]:
 def ordered(spec: ExperimentSpec, only: Sequence[str] = ()) -> tuple[Step, ...]:
     """The cells in the order they run, a function of the spec and its seed; `only`: those whose name one glob matches.
 
-    The order of the rest is not changed by leaving cells out. Raises ConfigError: nothing matches, or two cells have
-    one name (their directories would be one).
+    The order of the rest is not changed by leaving cells out. Raises ConfigError: nothing matches, two cells have
+    one name (their directories would be one), or a name is too long for a directory.
     """
     cells = [pair for block in range(1, spec.repetitions + 1) for pair in _block(spec, block)]
     twice = [name for name, count in Counter(cell.name for cell, _ in cells).items() if count > 1]
     if twice:
         raise ConfigError("two cells have one name", twice[0], "write every workload and every load point once")
+    longest = max((cell.name for cell, _ in cells), key=lambda name: len(name.encode()), default="")
+    if len(longest.encode()) > _LONGEST_NAME:
+        advice = "shorten the target's name or the workload's path: a link to the file has a shorter one"
+        raise ConfigError(f"a cell's name is longer than {_LONGEST_NAME} bytes", longest, advice)
     if not cells:
         raise ConfigError("the experiment has no cell", spec.experiment, "its loads name no point to measure")
     kept = [pair for pair in cells if not only or any(fnmatchcase(pair[0].name, pattern) for pattern in only)]

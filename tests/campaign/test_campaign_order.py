@@ -75,6 +75,14 @@ def test_two_cells_of_one_name_are_refused():
         ordered(spec(loads=loads))
 
 
+def test_a_name_that_no_directory_takes_is_refused():
+    """In bytes, not letters: found before the first cell, not by the file system in its middle."""
+    ordered(spec(workloads=["/" + "e" * 180]))
+    with pytest.raises(ConfigError, match="longer than 200 bytes") as caught:
+        ordered(spec(workloads=["/" + "e" * 200]))
+    assert "e" * 200 in caught.value.value
+
+
 def test_recorded_names_give_the_same_steps():
     """A recorded order comes back as the same steps; a name that the config has not is named."""
     steps = ordered(spec())
