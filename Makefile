@@ -105,7 +105,7 @@ bench-workloads: .venv/.setup ## traces beside pandas; ARGS=--million for a mill
 bench-memory: .venv/.setup ## a million requests through the whole command: resident size over time
 	@$(BIN)/python -m tests.bench.bench_memory $(ARGS)
 
-fuzz: .venv/.setup ## broken run directories, configs and traces: nothing unforeseen, no hang; ARGS="--minutes 20 --seed 1 --cases 2000"
+fuzz: .venv/.setup ## broken run directories, configs, traces, and the C files under sanitizers: nothing unforeseen, no hang; ARGS="--minutes 20 --seed 1 --cases 2000"
 	@$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 mutants: .venv/.setup ## would a test notice? single changes of the code by themselves; ARGS="--sample 300 --seed 1 [--only harness/plan]"

@@ -14,7 +14,8 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { MAX_EVENTS = 512, MAX_ASKED = 16, MAX_TURNS = 4, RECV_BYTES = 65536, KEEP_BYTES = 1 << 18, LEAST_REST_NS = 50000, MARGIN_NS = 100000 };
+enum { MAX_EVENTS = 512, MAX_ASKED = 16, MAX_TURNS = 4, RECV_BYTES = 65536, LEAST_REST_NS = 50000, MARGIN_NS = 100000 };
+enum { KEEP_BYTES = 1 << 18, KEEP_READS = 1 << 14 }; /* of an unused stream */
 enum { UNUSUAL = 1 << 16, MAY_END = 1 << 17, CLOSED = 1 << 18, LOST = 1 << 19, LONG = 1 << 20 }; /* LOST carries errno below */
 
 struct stream { /* reader.py reads these fields: keep the two alike */
@@ -113,12 +114,13 @@ void reader_release(struct reader *r, int fd) { r->streams[fd] = NULL; }
 /* Take the memory back for another stream, unless it is much: pages that are there already cost no fault. */
 void reader_reuse(struct reader *r, struct stream *s) {
     r->held -= s->bytes;
-    s->reads = s->bytes = s->head = s->queued = s->handed = 0;
-    if (s->bytes_room > KEEP_BYTES) {
+    if (s->bytes_room > KEEP_BYTES || s->reads_room > KEEP_READS) {
         free(s->data);
-        s->data = NULL;
-        s->bytes_room = 0;
+        free(s->stamps);
+        free(s->lengths);
+        *s = (struct stream){0};
     }
+    s->reads = s->bytes = s->head = s->queued = s->handed = 0;
     s->next = r->unused;
     r->unused = s;
 }
@@ -175,6 +177,12 @@ static void queue(struct reader *r, int fd, int what, struct stream *s) {
     r->ended[(r->first + r->waiting++) % r->ended_room] = (struct ended){fd, what, s->serial};
 }
 
+/* Whether the descriptor is among the first k that Python looks at: what it does then may be the end of the stream. */
+static int is_asked(const struct reader *r, int k, int fd) {
+    while (k--) if (r->asked[2 * k] == fd) return 1;
+    return 0;
+}
+
 /* Read until something is Python's, a poll found nothing, or the time is `until_ns`. After a poll that came at once and
  * found less than `enough`, let more arrive for `gather_ns` (less where the caller is due soon); not while stamps are our
  * own. Returns the number of pairs in `asked`: a few, so that the next reads are never far. */
@@ -189,7 +197,7 @@ int reader_wait(struct reader *r, int timeout_ms, int64_t until_ns, int64_t gath
             int fd = events[i].data.fd, what;
             struct stream *s = fd < r->room ? r->streams[fd] : NULL;
             if (!s) {
-                if (k == MAX_ASKED) continue; /* it stays ready */
+                if (k == MAX_ASKED || is_asked(r, k, fd)) continue; /* it stays ready */
                 r->asked[2 * k] = fd;
                 r->asked[2 * k++ + 1] = events[i].events;
             } else if (!s->handed && (what = take(r, s, fd))) queue(r, fd, what, s);
@@ -210,6 +218,7 @@ int reader_wait(struct reader *r, int timeout_ms, int64_t until_ns, int64_t gath
     }
     for (; r->waiting && k < MAX_ASKED; r->waiting--, r->first = (r->first + 1) % r->ended_room) {
         struct ended e = r->ended[r->first];
+        if (is_asked(r, k, e.fd)) break;
         struct stream *s = r->streams[e.fd];
         if (!s || s->serial != e.serial) continue; /* given up meanwhile */
         if (e.what != LONG) s->queued = 0;

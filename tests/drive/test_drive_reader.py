@@ -264,3 +264,24 @@ def test_no_library_means_python(monkeypatch, tmp_path):
     other = Path(tmp_path / "other.so")
     other.write_bytes(b"not a library")
     assert type(reader.make(str(other), tls=False)) is reader.Reader
+
+
+def test_an_end_and_a_close_of_one_stream_never_come_together(reading):
+    """40 replies end at once and their connections are closed: at the end Python may give the stream up, and then the close
+    is not of an exchange any more."""
+    with contextlib.ExitStack() as stack:
+        links = [_link(reading, stack, kernel=True) for _ in range(40)]
+        for _, far in links:
+            far.sendall(HEAD + END)
+        until(lambda: len(select.select([conn.sock for conn, _ in links], [], [], 0)[0]) == len(links))
+        ended, by_fd = [], {conn.fd: conn for conn, _ in links}
+        while turn := asked(reading, 0.05):
+            assert len(dict(turn)) == len(turn)
+            for fd, event in turn:
+                assert event == reader.MAY_END
+                reading.release(by_fd[fd])
+                reading.poll.unregister(fd)
+            ended += turn
+            for _, far in links:
+                far.close()
+        assert len(ended) == len(links)

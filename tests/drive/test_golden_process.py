@@ -36,3 +36,31 @@ def test_a_body_larger_than_the_server_takes_is_refused(tmp_path):
     with GoldenProcess(build(tmp_path), 0.001, 0.001, tmp_path) as server:
         assert asked(server, f"content-length: {2**64 - 10}", "{}").startswith(b"HTTP/1.1 413")
         assert asked(server, "content-length: 16", '{"max_tokens":2}').count(b" tok") == 2
+
+
+def test_requests_that_come_together_are_all_answered(tmp_path):
+    """Two that want no tokens and one that does, in one piece: three replies, in order."""
+    with GoldenProcess(build(tmp_path), 0.001, 0.001, tmp_path) as server:
+        found = asked(
+            server,
+            "content-length: 0\r\n\r\nGET /health HTTP/1.1\r\n\r\nGET /v1/models HTTP/1.1\r\n\r\nPOST /v1/completions HTTP/1.1\r\ncontent-length: 16",
+            '{"max_tokens":2}',
+        )
+        assert found.count(b"HTTP/1.1 200 OK") == 4
+        assert found.count(b" tok") == 18
+
+
+def test_the_log_holds_no_token_that_was_not_sent(tmp_path):
+    """A reply whose client left, and one that SIGTERM cut short: each with the send times of what it came to."""
+    with GoldenProcess(build(tmp_path), 0.001, 3600, tmp_path) as server:
+        request = 'POST /v1/completions HTTP/1.1\r\nx-request-id: %s\r\ncontent-length: 16\r\n\r\n{"max_tokens":5}'
+        with socket.create_connection(("127.0.0.1", server.port)) as stays:
+            with socket.create_connection(("127.0.0.1", server.port)) as leaves:
+                leaves.sendall((request % "leaves").encode())
+            stays.sendall((request % "stays").encode())
+            found = b""
+            while b" tok" not in found:
+                found += stays.recv(1 << 16)
+            served = server.stop()
+        assert len(served["stays"].sent_ns) == 1
+        assert all(one.sent_ns.all() for one in served.values())

@@ -1,6 +1,6 @@
 """`make fuzz`: broken inputs without end, in processes of their own; prints inputs, minutes and findings.
 
-ARGS="--minutes 20 --seed 1 [--only runs | configs | traces] [--cases 2000] [--jobs 2]"
+ARGS="--minutes 20 --seed 1 [--only runs | configs | traces | c] [--cases 2000] [--jobs 2]"
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tests.fuzz import checking, configs, run_directories, stored, traces
+from tests.fuzz import c_files, checking, configs, run_directories, stored, traces
 
 BATCH = 40  # cases of one process: a crash or a leak ends with it
 MEMORY_BYTES = 6 << 30
@@ -103,13 +103,17 @@ def batch(kind: str, folder: Path, seed: int, count: int = BATCH) -> Iterator[On
         process.join()
 
 
+def a_batch(kind: str, folder: Path, seed: int) -> Iterator[One]:
+    return c_files.batch(folder / "c", seed) if kind == "c" else batch(kind, folder, seed)
+
+
 def at_once(jobs: int, folder: Path, wanted: Iterator[tuple[str, int]]) -> Iterator[tuple[str, list[One]]]:
     """Batches (kind, seed), so many at a time, in the order in which they are done."""
     with ThreadPoolExecutor(jobs) as pool:
         going: dict[Future[list[One]], str] = {}
         while True:
             while len(going) < jobs and (one := next(wanted, None)):
-                going[pool.submit(lambda kind, seed: list(batch(kind, folder, seed)), *one)] = one[0]
+                going[pool.submit(lambda kind, seed: list(a_batch(kind, folder, seed)), *one)] = one[0]
             if not going:
                 return
             for done in wait(going, return_when=FIRST_COMPLETED).done:
@@ -122,21 +126,29 @@ def main() -> int:
     words.add_argument("--seed", type=int, default=1)
     words.add_argument("--cases", type=int, default=10**9)
     words.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
-    words.add_argument("--only", choices=[*KINDS])
+    words.add_argument("--only", choices=[*KINDS, "c"])
     words.add_argument("--findings", type=Path, help="also as JSON lines")
     given = words.parse_args()
-    kinds = [given.only] if given.only else ["runs", "configs", "runs", "traces"]
+    kinds = [given.only] if given.only else ["runs", "configs", "runs", "traces", "c"]
     begun = time.monotonic()
     counts, places, commands = Counter[str](), Counter[tuple[str, str, str]](), Counter[str]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if "c" in kinds and (why := c_files.build_all(folder / "c")):
+            print(f"the C files are not fuzzed: {why}", flush=True)
+            kinds.remove("c")
+            if given.only:
+                return 2
         stored.build(folder / "whole")
         for words in run_directories.COMMANDS.values():  # what is imported here is not imported again in every process
             checking.run(words(folder / "whole", folder / "whole"))
 
+        def cases() -> int:  # inputs of C are so many that no others would come
+            return sum(counts.values()) - (0 if given.only else counts["c"])
+
         def more() -> Iterator[tuple[str, int]]:
             number = 0
-            while sum(counts.values()) < given.cases and time.monotonic() - begun < 60 * given.minutes:
+            while kinds and cases() < given.cases and time.monotonic() - begun < 60 * given.minutes:
                 yield kinds[number % len(kinds)], 1000 * given.seed + number
                 number += 1
 

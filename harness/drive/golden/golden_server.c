@@ -97,7 +97,9 @@ static void unschedule(struct peer *p) {
     if (moved != p) sift(moved, at);
 }
 
+/* What it was not sent yet it never is. */
 static void drop(struct peer *p) {
+    if (p->now) p->now->n = p->done;
     unschedule(p);
     peers[p->fd] = NULL;
     close(p->fd);
@@ -155,12 +157,12 @@ static void step(struct peer *p) {
         end = put_event(end, USAGE_ONLY, p, r->n);
         end = PUT(end, "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n");
     }
-    int64_t sent = r->sent[p->done++] = now_ns();
+    int64_t sent = r->sent[p->done] = now_ns();
     if (send(p->fd, out, end - out, MSG_NOSIGNAL) != end - out) {
-        r->n = p->done;
         drop(p);
         return;
     }
+    p->done++;
     if (last) p->now = NULL;
     else { /* a late server does not make up for it in bursts: two tokens that leave together are one read to any client */
         int64_t soonest = sent + itl_ns / 2;
@@ -180,7 +182,8 @@ static int count_prompt(const char *body) {
     return n;
 }
 
-/* All but a completion: the list of models, a health check, 404 for the rest. Not logged. */
+/* All but a completion: the list of models, a health check, 404 for the rest. Not logged. Returns 0 for a completion, < 0
+ * where the answer did not go whole. */
 static int answer_other(struct peer *p) {
     char *line = strchr(p->in, '\r');
     *line = 0;
@@ -192,7 +195,7 @@ static int answer_other(struct peer *p) {
     char out[512];
     int n = sprintf(out, "HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %zu\r\n\r\n%s",
                     found ? "200 OK" : "404 Not Found", strlen(body), body);
-    return send(p->fd, out, n, MSG_NOSIGNAL);
+    return send(p->fd, out, n, MSG_NOSIGNAL) == n ? 1 : -1;
 }
 
 /* Say why a request is not answered, and close: what else came with it is not looked at. */
@@ -203,22 +206,13 @@ static void refuse(struct peer *p, const char *status) {
     drop(p);
 }
 
-/* Take one whole request from the input, if it is there. */
-static void take(struct peer *p) {
-    p->in[p->have] = 0;
-    char *body = p->now ? NULL : strstr(p->in, "\r\n\r\n");
-    if (!body) return;
-    body += 4;
-    char *field = strcasestr(p->in, "content-length:");
-    size_t length = field && field < body ? strtoul(field + 15, NULL, 10) : 0;
-    if (length >= IN_CAP) { refuse(p, "413 Content Too Large"); return; }
-    size_t whole = (size_t)(body - p->in) + length;
-    if (p->have < whole) return;
-    if (answer_other(p)) {
-        memmove(p->in, p->in + whole, p->have - whole);
-        p->have -= whole;
-        return;
-    }
+static void forget(struct peer *p, size_t n) {
+    memmove(p->in, p->in + n, p->have - n);
+    p->have -= n;
+}
+
+/* Begin the reply to the completion request that stands first in the input. */
+static void begin(struct peer *p, const char *body, size_t whole) {
     int64_t received = now_ns();
     char kept = p->in[whole];
     p->in[whole] = 0;
@@ -229,23 +223,39 @@ static void take(struct peer *p) {
     r->n = n;
     r->sent = calloc(n, sizeof *r->sent);
     if (!r->sent) { free(r); refuse(p, "503 Service Unavailable"); return; }
-    field = strcasestr(p->in, "x-request-id:");
+    const char *field = strcasestr(p->in, "x-request-id:");
     if (field && field < body) sscanf(field + 13, " %63[^\r]", r->id);
     p->running_usage = strstr(body, "\"continuous_usage_stats\":true") != NULL;
     p->prompt_tokens = count_prompt(body);
     p->in[whole] = kept;
-    memmove(p->in, p->in + whole, p->have - whole);
-    p->have -= whole;
+    forget(p, whole);
     *last_reply = r;
     last_reply = &r->next;
     p->now = r;
     p->done = 0;
     static const char head[] = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
-    if (send(p->fd, head, sizeof head - 1, MSG_NOSIGNAL) < 0) drop(p);
-    else {
-        if (free_at < r->received) free_at = r->received;
-        free_at += service_ns; /* from stamps, not from when we got round to it: a late wake-up costs no capacity */
-        schedule(p, (service_ns ? free_at : r->received) + ttft_ns);
+    if (send(p->fd, head, sizeof head - 1, MSG_NOSIGNAL) != sizeof head - 1) { drop(p); return; }
+    if (free_at < r->received) free_at = r->received;
+    free_at += service_ns; /* from stamps, not from when we got round to it: a late wake-up costs no capacity */
+    schedule(p, (service_ns ? free_at : r->received) + ttft_ns);
+}
+
+/* Take whole requests from the input, as far as they are there, until one begins a reply. */
+static void take(struct peer *p) {
+    while (!p->now) {
+        p->in[p->have] = 0;
+        char *body = strstr(p->in, "\r\n\r\n");
+        if (!body) return;
+        body += 4;
+        char *field = strcasestr(p->in, "content-length:");
+        size_t length = field && field < body ? strtoul(field + 15, NULL, 10) : 0;
+        size_t whole = (size_t)(body - p->in) + length;
+        if (length >= IN_CAP || whole >= IN_CAP) { refuse(p, "413 Content Too Large"); return; }
+        if (p->have < whole) return;
+        int other = answer_other(p);
+        if (!other) { begin(p, body, whole); return; }
+        if (other < 0) { drop(p); return; }
+        forget(p, whole);
     }
 }
 
@@ -255,6 +265,7 @@ static void welcome(int listener) {
         if (fd >= MAX_FD) { close(fd); continue; }
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         struct peer *p = malloc(sizeof *p);
+        if (!p) { close(fd); continue; }
         p->fd = fd; p->have = 0; p->now = NULL; p->heap_at = -1;
         peers[fd] = p;
         struct epoll_event e = {EPOLLIN, {.fd = fd}};
@@ -265,7 +276,6 @@ static void welcome(int listener) {
 static void hear(struct peer *p) {
     ssize_t got = recv(p->fd, p->in + p->have, IN_CAP - 1 - p->have, 0);
     if (got <= 0) {
-        if (p->now) p->now->n = p->done;
         drop(p);
         return;
     }
@@ -331,6 +341,7 @@ int main(int argc, char **argv) {
         }
         next = heap_size ? heap[0]->due : 0;
     }
+    while (heap_size) drop(heap[0]);
     write_log(argv[3]);
     return 0;
 }
