@@ -15,6 +15,7 @@ from typing import Any
 
 from harness import clock
 from harness.campaign import ending, file, order, preflight, stock
+from harness.campaign.board_room import check_room
 from harness.campaign.claim import claim, release, wanted
 from harness.campaign.cool_down import CoolDown, as_facts
 from harness.campaign.ending import Summary
@@ -154,6 +155,7 @@ def _run_single(spec: ExperimentSpec, run_dir: Path, display: Display, stop: Sto
     display.phase(f"target {target_spec.name}")
     log_path = run_dir.parent / f"{campaign_id}_{target_spec.name}.log"
     used_before = before_start.used_bytes()
+    check_room(target_spec, display.say)
     with open_target(target_spec, log_path, display.say) as target:
         if not stop.asked:
             display.cell(1, 1, cell.name)

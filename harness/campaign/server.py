@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from harness import clock
+from harness.campaign.board_room import check_room
 from harness.campaign.flags import DIFFERS, read_back
 from harness.campaign.order import Step, server_key
 from harness.config import ExperimentSpec, TargetSpec
@@ -90,6 +91,7 @@ class Server:
 
     def _reach(self, spec: TargetSpec, log_path: Path) -> Target:
         """Open the target; one that is only asked what it is, is asked twice: a lost connection must not cost its cells."""
+        check_room(spec, self._say)
         try:
             return open_target(spec, log_path, self._say)
         except TargetError:

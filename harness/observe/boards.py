@@ -164,6 +164,11 @@ class Gpus:
         return {name: n for name, n in count.items() if n}
 
     @property
+    def leaves(self) -> list[Unit]:
+        """What is watched and computed on: boards, or of a board in MIG mode its slices."""
+        return [unit for unit in self._watched if unit.parent is not None or not unit.slices]
+
+    @property
     def names(self) -> list[str | None]:
         """Names of all boards, watched or not."""
         return [board.ask_or_none("name") for board in self._boards]

@@ -74,7 +74,8 @@ def path_with(python: str, env: Mapping[str, str]) -> str:
     )
 
 
-def _hub_copy(name: str, env: Mapping[str, str]) -> Path:
+def hub_copy(name: str, env: Mapping[str, str]) -> Path:
+    """Where the local hub cache keeps a model, whether or not it is there."""
     home = Path(env.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     hub = Path(env.get("HF_HUB_CACHE") or home / "hub")
     return hub / f"models--{name.replace('/', '--')}"
@@ -102,11 +103,11 @@ def resolve_model(spec: TargetSpec, env: Mapping[str, str], say: Callable[[str],
             name,
             f"give a path, a hub name, or {' or '.join(_EMBEDDED + n for n in embedded.NAMES)}",
         )
-    if env.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on") and not _hub_copy(name, env).exists():
+    if env.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on") and not hub_copy(name, env).exists():
         raise TargetError(
             "the model is neither a path nor in the local hub cache",
             name,
-            f"looked at {_hub_copy(name, env)}; to let vLLM download it set env HF_HUB_OFFLINE: '0' for this target",
+            f"looked at {hub_copy(name, env)}; to let vLLM download it set env HF_HUB_OFFLINE: '0' for this target",
         )
     return Model(name, name.rpartition("/")[2], {})
 
