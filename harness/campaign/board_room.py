@@ -27,7 +27,7 @@ _OURS = ("vllm", "offline")
 _SHARE = 0.92  # vLLM's default gpu_memory_utilization, read at 0.24 and 0.32
 _SHARE_OF_ANY = 0.9  # of older ones: a board is refused only where every version would refuse it
 _OVERHEAD_BYTES = 2 * GB  # CUDA context, activations and graphs, as `harness cost memory` takes them unless told
-_RELEASE_S = 20.0  # a driver gives the memory of an ended server back in its own time
+_RELEASE_S = 10.0  # a driver gives the memory of an ended server back in its own time
 _POLL_S = 0.5
 # Flags under which weights or KV cache are not those of the config
 _NOT_MODELLED = ("quantization", "q", "cpu_offload_gb", "hf_overrides", "speculative_config", "enable_expert_parallel", "ep",
@@ -98,7 +98,7 @@ def _check_free(spec: TargetSpec, devices: Sequence[str] | None, asked: int, sha
         short = [room for room in known if room is not None and room.free_bytes < share * room.total_bytes]
         if not short:
             return
-        if any(room.held_by for room in short) or clock.monotonic_ns() > end_ns:
+        if clock.monotonic_ns() > end_ns:
             break
         clock.sleep(_POLL_S)
     raise TargetError(

@@ -97,7 +97,7 @@ def test_a_models_own_config_is_read(check, tmp_path):
 
 
 def test_a_board_held_by_somebody_names_the_process_and_what_it_holds(check):
-    """Its pid, its command and its GiB, largest first; nobody's memory is waited for in vain."""
+    """Its pid, its command and its GiB."""
     pid = os.getpid()
     error, _ = check("x/Qwen3-8B", gpus=2, used="0:30000,1:0", processes=f"0:{pid}=29000")
     assert error[0] == "a GPU has less free memory than the server will ask for"

@@ -114,6 +114,14 @@ def test_a_server_that_hangs_is_given_up_and_ended(place):
     assert any("reading the model's config (FakeForCausalLM)" in line for line in said)
 
 
+def test_a_start_whose_log_falls_silent_is_given_up_and_ended(place):
+    """Nothing new for ready_silence_s: the error says so, with what was last seen; there is no other limit."""
+    with pytest.raises(TargetError, match=r"said nothing for 1 s and was not ready") as error:
+        open_target(spec(place, "hang", ready_silence_s=1, start_timeout_s=None), place / "server.log", str)
+    assert "ready_silence_s" in error.value.advice
+    assert (running(place), records(place)) == ([], [])
+
+
 @pytest.mark.parametrize("mode", ["deaf", "child", "escape"])
 def test_close_ends_whatever_does_not_go_by_itself(place, mode):
     """A server or child that ignores SIGTERM, even in a session of its own, is killed by close."""

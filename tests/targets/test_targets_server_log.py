@@ -87,3 +87,26 @@ def test_phases_and_weights():
     assert server_log.phase("noise\n") is None
     assert server_log.weights_s("Loading weights took 0.86 seconds\nLoading weights took 1.50 seconds") == 1.5
     assert server_log.weights_s("no word of it") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("Fetching 8 files:  12%|#2        | 1/8 [00:02<00:17,  2.48s/it]", "downloading weights, 12 %"),
+        ("model-00001-of-00004.safetensors:  35%|###5      | 1.74G/4.98G [00:20<00:37, 86.1MB/s]", "downloading weights, 35 %"),
+        ("Time spent downloading weights for Qwen/Qwen3-8B: 61.250000 seconds", "downloaded weights in 61.250000 s"),
+        ("v0.33.0: Pulling from vllm/vllm-openai", "pulling the image vllm/vllm-openai"),
+        ("Starting torch.compile", "compiling"),
+        ("Dynamo bytecode transform time: 5.02 s", "compiling"),
+        ("Compiling a graph for compile range (1, 8192) takes 12.40 s", "compiling"),
+        ("DeepGEMM warmup:  42%|####2     | 42/100", "compiling kernels, DeepGEMM warmup, 42 %"),
+        ("JIT kernel warmup starting.", "compiling kernels"),
+        ("Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  51%|#####1    | 26/51", "capturing CUDA graphs, 51 %"),
+        ("Graph capturing finished in 4 secs, took 0.62 GiB", "capturing CUDA graphs"),
+        ("bar:  1%\rCapturing CUDA graphs (decode, FULL):   3%|\rCapturing CUDA graphs (decode, FULL):  88%|", "capturing CUDA graphs, 88 %"),
+    ],
+    ids=range(12),
+)  # fmt: skip
+def test_download_load_compile_and_capture_are_phases(line, words):
+    """By the words of vLLM, of the hub's progress bars and of the container engines."""
+    assert server_log.phase(f"{line}\nnoise") == words
