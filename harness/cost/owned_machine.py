@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +64,10 @@ def capital_recovery(interest: Number, years: Number) -> Decimal:
 
 def _term(interest: Number, years: Number) -> tuple[Decimal, Decimal]:
     rate, life = exact_at_least_zero(interest, "interest per year"), exact_above_zero(years, "years")
+    if rate > 10:
+        raise ConfigError("interest per year is beyond any", interest, "0.1 is 10 %; at most 10")
+    if not Fraction(1, 100) <= life <= 100:
+        raise ConfigError("no machine is used for so long, or so short", f"{years} years", "0.01 to 100")
     return to_decimal(rate), to_decimal(life)
 
 

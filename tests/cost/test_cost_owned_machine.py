@@ -49,6 +49,19 @@ def test_what_is_not_said_costs_nothing():
     assert owned_cost(least) == OwnedCost(hour, D(0), D(0), D(0), hour, D("0.25"))
 
 
+@pytest.mark.parametrize(("interest", "years"), [(0.1, 1e9), (0.1, 1e-9), (1e9, 4), (1e-20, 1e-20)])
+def test_a_term_beyond_any_is_refused(interest, years):
+    """Centuries, seconds and a thousandfold interest would overflow or divide by nothing: they are an error with the value."""
+    with pytest.raises(ConfigError, match=r"beyond any|so long"):
+        capital_recovery(interest, years)
+
+
+def test_the_longest_term_is_computed():
+    """A hundred years at ten times a year, and no interest to speak of in four days."""
+    assert capital_recovery(10, 100) == near("10")
+    assert capital_recovery("1e-20", "0.01") == near("100")
+
+
 def test_capital_recovery_at_its_edges():
     """No interest: a part of it each year; a year: all of it with the interest; half a year too."""
     assert capital_recovery(0, 8) == D("0.125")
