@@ -128,6 +128,38 @@ METRICS: dict[str, Metric] = {
             "server not ours",
             "run",
         ),
+        Metric(
+            "preemptions",
+            "preemptions",
+            "preemptions",
+            "rise of the server's counter over the measured phase, over all engines",
+            "the server does not count them",
+            "run",
+        ),
+        Metric(
+            "kv_cache_use_max",
+            "KV cache in use, highest",
+            "",
+            "highest share of an engine's KV cache in use at a scrape in the window",
+            "the server does not tell",
+            "run",
+        ),
+        Metric(
+            "prefix_hit_share",
+            "prefix cache hits",
+            "",
+            "prefix cache hits / queries by the server's counters over the measured phase",
+            "the server does not count them",
+            "run",
+        ),
+        Metric(
+            "draft_acceptance",
+            "draft acceptance",
+            "",
+            "accepted / drafted tokens by the server's counters over the measured phase",
+            "no speculative decoding",
+            "run",
+        ),
     )
 }
 

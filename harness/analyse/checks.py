@@ -8,6 +8,7 @@ from harness.analyse.columns import BoolArray
 from harness.analyse.evidence import Evidence, invalid, unknown, warning
 from harness.analyse.gpu_checks import GPU_CHECKS
 from harness.analyse.prefix_hits import prefix_cache
+from harness.analyse.server_state import missing, names_in
 from harness.analyse.telemetry import foreign_cpu_share
 from harness.records import Reason
 
@@ -137,9 +138,12 @@ def server_counters_missing(e: Evidence) -> Reason | None:
     if not should or all(t.server_counter is not None for t in e.tokens):
         return None
     why = e.run.manifest.telemetry.get("server", "not recorded")
+    version = e.run.manifest.target.get("server_version")
+    lacking = missing(e.run.server, version, "prompt_tokens", "output_tokens") if names_in(e.run.server) else ""
     return unknown(
         "server_counters_missing",
-        f"no server counters at both edges of the measured phase ({why}): tokens cannot be checked against the server",
+        f"no server counters at both edges of the measured phase ({why}{f'; missing {lacking}' if lacking else ''}): tokens "
+        "cannot be checked against the server",
         "look at /metrics of the server; it must not run with --disable-log-stats",
     )
 

@@ -12,16 +12,20 @@ from collections import Counter
 import numpy as np
 
 from harness.analyse.columns import FloatArray
-from harness.analyse.evidence import Evidence, invalid
-from harness.analyse.telemetry import counter_delta
+from harness.analyse.evidence import Evidence, invalid, unknown
+from harness.analyse.server_state import missing, prefix_cache_off, rise_tokens
 from harness.records import Phase, Reason
 
 MAX_UNPLANNED_HITS = 0.01  # of the prompt tokens
+_COUNTED = ("vllm", "adopt")  # kinds that are vLLM servers with a metrics page
+_MEANINGS = ("prefix_hits", "prefix_queries")
 _SEEN_PROMPTS = 1_000_000  # as many as a server may still hold of earlier runs
 
 
 def prefix_cache(e: Evidence) -> Reason | None:
     """More hits than can be explained: this server has seen the plan before."""
+    if (unseen := _unseen(e)) is not None:
+        return unseen
     vocabulary = e.run.manifest.target.get("vocabulary") or {}
     template = template_tokens(e, int(vocabulary.get("prompt_overhead_tokens") or 0))
     chance = by_chance(int(vocabulary.get("words") or 0), verified=bool(vocabulary.get("verified")))
@@ -51,8 +55,28 @@ def _beyond(e: Evidence, allowed: FloatArray) -> tuple[float, int]:
     if of:
         return float(np.maximum(r.cached.data - allowed, 0)[known].sum()), of
     # no such field in usage: the server's own counters, which tell of all requests together
-    hits, queries = (counter_delta(e.run.server, f"vllm:prefix_cache_{name}_total") for name in ("hits", "queries"))
-    return (hits or 0) - float(allowed[r.ok].sum()), queries or 0
+    hits, queries = (rise_tokens(e.run.server, f"prefix_{name}", e.run.manifest) for name in ("hits", "queries"))
+    return (hits or 0) - float(allowed[r.ok].sum()), round(queries or 0)
+
+
+def _unseen(e: Evidence) -> Reason | None:
+    """UNKNOWN where neither usage nor the counters of a vLLM server tell of hits: 0 of 0 is no pass."""
+    r = e.requests
+    if e.kind not in _COUNTED or not r.ok.any() or (r.ok & r.cached.present).any() or prefix_cache_off(e.run.manifest):
+        return None
+    if all(rise_tokens(e.run.server, meaning, e.run.manifest) is not None for meaning in _MEANINGS):
+        return None
+    lacking = missing(e.run.server, e.run.manifest.target.get("server_version"), *_MEANINGS)
+    return unknown(
+        "prefix_cache_unseen",
+        "whether the server had seen these prompts before cannot be told: no cached tokens in its usage, and "
+        + (
+            f"its metrics lack {lacking}"
+            if lacking
+            else "its counters are not at both edges, or in blocks of an unknown size"
+        ),
+        "start the server with --enable-prompt-tokens-details, or give metrics_urls; a drawn --seed of its own is not proof",
+    )
 
 
 def template_tokens(e: Evidence, overhead_tokens: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.analyse import server_state
 from harness.analyse.columns import BoolArray, Requests, measured
 from harness.analyse.distributions import NAMES, distribution, distributions, per_request
 from harness.analyse.energy import Energy, gpu_energy, withheld
@@ -88,9 +89,11 @@ def summarise(run: RunData) -> RunSummary:
     population: BoolArray = requests.ok & requests.sent.inside(window) if window else np.zeros(requests.count, np.bool_)
     slo = slo_of(manifest.config)
     energy = gpu_energy(run.gpu, window, withheld(manifest.telemetry))
-    rated = rates(requests, values, window, manifest.cell.load, slo)
+    rated = rates(requests, values, window, manifest.cell.load, slo) | server_state.scalars(
+        run.server, manifest, window
+    )
     scalars = _scalars(rated, energy, window, harness_cpu_share(run.host, requests))
-    tokens = token_checks(requests, run.server)
+    tokens = token_checks(requests, run.server, manifest.target.get("server_version"))
     notes = _request_notes(requests, slo) + _telemetry_notes(run, energy)
     target: Mapping[str, Any] = manifest.target
     return RunSummary(
@@ -110,7 +113,7 @@ def summarise(run: RunData) -> RunSummary:
         if window
         else {n: distribution(n, np.zeros(0)) for n in NAMES},
         tokens=tokens,
-        timeline=timeline(requests, run.gpu, run.server, run.host),
+        timeline=timeline(requests, run.gpu, run.server, run.host, target.get("server_version")),
         notes=tuple(notes) if window else (f"no window: {rule}", *notes),
         usage=_usage(requests, population),
         startup=dict(target.get("startup") or {}),

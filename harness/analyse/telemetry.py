@@ -7,39 +7,22 @@ from typing import Any
 import numpy as np
 
 from harness.analyse.columns import FloatArray, IntArray, Requests, floats, ints
+from harness.analyse.server_state import rise, timeline_series
 from harness.records import Timeline, TokenCheck
 
 BINS = 120
-_PROMPT_COUNTER = "vllm:prompt_tokens_total"
-_OUTPUT_COUNTER = "vllm:generation_tokens_total"
 
 
-def summed(server: Any | None, metric: str, edge: str | None = None) -> tuple[IntArray, FloatArray]:
-    """Stamps (ns) and values of a server metric, summed over its labels at each scrape; only scrapes at `edge` if given."""
-    if server is None or not len(server):
-        return np.zeros(0, dtype=np.int64), np.zeros(0)
-    rows = server[server["metric"] == metric]
-    if edge is not None:
-        rows = rows[rows["edge"] == edge]
-    by_scrape = rows.groupby("stamp_ns", sort=True)["value"].sum()
-    return by_scrape.index.to_numpy(dtype=np.int64), by_scrape.to_numpy(dtype=np.float64)
-
-
-def counter_delta(server: Any | None, metric: str) -> int | None:
-    """Rise of a counter between the scrapes at the edges of the measured phase; None if either is missing or it fell."""
-    _, start = summed(server, metric, "start")
-    _, end = summed(server, metric, "end")
-    if not len(start) or not len(end) or end[-1] < start[-1]:
-        return None
-    return round(float(end[-1] - start[-1]))
-
-
-def token_checks(requests: Requests, server: Any | None) -> tuple[TokenCheck, TokenCheck]:
+def token_checks(requests: Requests, server: Any | None, version: str | None = None) -> tuple[TokenCheck, TokenCheck]:
     """Prompt and output tokens of the measured phase's ok requests, counted three ways (the server's count is of all)."""
     ok = requests.ok
 
     def total(column: Any) -> int | None:
         return int(column.data[ok].sum()) if ok.any() and column.present[ok].all() else None
+
+    def counted(meaning: str) -> int | None:
+        risen = rise(server, meaning, version)
+        return None if risen is None else round(risen)
 
     return (
         TokenCheck(
@@ -47,14 +30,14 @@ def token_checks(requests: Requests, server: Any | None) -> tuple[TokenCheck, To
             int(requests.target_prompt.data[ok].sum()),
             None,
             total(requests.prompt),
-            counter_delta(server, _PROMPT_COUNTER),
+            counted("prompt_tokens"),
         ),
         TokenCheck(
             "output",
             int(requests.target_output.data[ok].sum()),
             total(requests.counted),
             total(requests.output),
-            counter_delta(server, _OUTPUT_COUNTER),
+            counted("output_tokens"),
         ),
     )
 
@@ -126,7 +109,9 @@ def _gpu_power(gpu: Any, edges: IntArray) -> tuple[float | None, ...]:
     return tuple(None if None in at else sum(w for w in at if w is not None) for at in zip(*boards, strict=True))
 
 
-def timeline(requests: Requests, gpu: Any | None, server: Any | None, host: Any | None) -> Timeline | None:
+def timeline(
+    requests: Requests, gpu: Any | None, server: Any | None, host: Any | None, version: str | None = None
+) -> Timeline | None:
     """`BINS` even bins over the measured phase; each time is a bin's middle, in seconds from the first send.
 
     output_tps is the rate of the bin, in_flight the number at its middle, the others means of the samples inside.
@@ -157,12 +142,6 @@ def timeline(requests: Requests, gpu: Any | None, server: Any | None, host: Any 
     if gpu is not None and len(gpu):
         series["gpu_power_w"] = _gpu_power(gpu, edges)
         series["gpu_sm_util_pct"] = _binned(ints(gpu, "stamp_ns").data, floats(gpu, "sm_util_pct"), edges)
-    for name, metric in (
-        ("server_running", "vllm:num_requests_running"),
-        ("server_waiting", "vllm:num_requests_waiting"),
-    ):
-        stamps, values = summed(server, metric)
-        if len(stamps):
-            series[name] = _binned(stamps, values, edges)
+    series |= timeline_series(server, version, lambda stamps, values: _binned(stamps, values, edges))
     observed = {name: s for name, s in series.items() if any(v is not None for v in s)}
     return Timeline(tuple(((middle - phase[0]) / 1e9).tolist()), observed)

@@ -20,6 +20,8 @@ _TIMELINE = {  # series of records.Timeline -> (title, unit)
     "gpu_sm_util_pct": ("GPU busy (share of time with a kernel running)", "%"),
     "server_running": ("requests running, by the server", ""),
     "server_waiting": ("requests waiting, by the server", ""),
+    "kv_cache_use": ("KV cache in use, 1 = all of it", ""),
+    "server_preemptions": ("preemptions since the start, by the server", ""),
     "host_cpu_pct": ("host CPU, 100 = all cores", "%"),
 }
 

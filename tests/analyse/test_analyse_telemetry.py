@@ -9,11 +9,9 @@ import pytest
 
 from harness.analyse.columns import measured
 from harness.analyse.telemetry import (
-    counter_delta,
     foreign_cpu_share,
     harness_cpu_share,
     phase_edges,
-    summed,
     timeline,
     token_checks,
 )
@@ -111,40 +109,6 @@ def test_a_phase_shorter_than_its_bins_has_no_timeline():
     for rows in (unsent, unended):
         assert phase_edges(rows) is timeline(rows, None, None, None) is None
     assert phase_edges(REQUESTS) == (ns(0), ns(120))
-
-
-def test_a_metric_is_summed_over_its_labels_at_each_scrape():
-    """In order of time; at an edge only those scrapes; of nothing nothing."""
-    rows = [
-        sample(2, "m", 5.0, "end", "b"),
-        sample(1, "m", 2.0, "start"),
-        sample(2, "m", 1.0, "end", "a"),
-        sample(1, "n", 9.0),
-        sample(3, "m", 4.0),
-    ]
-    stamps, values = summed(frame(rows, ServerSample), "m")
-    assert (stamps.tolist(), values.tolist()) == ([ns(1), ns(2), ns(3)], [2.0, 6.0, 4.0])
-    stamps, values = summed(frame(rows, ServerSample), "m", "end")
-    assert (stamps.tolist(), values.tolist()) == ([ns(2)], [6.0])
-    for server in (None, frame([], ServerSample)):
-        assert [part.tolist() for part in summed(server, "m")] == [[], []]
-
-
-def test_the_rise_of_a_counter():
-    """Between the last scrapes at both edges; none where one is missing or it fell; 0 where it stood still."""
-    rows = [
-        sample(1, "m", 7.0, "start"),
-        sample(2, "m", 10.0, "start"),
-        sample(8, "m", 13.0, "end"),
-        sample(9, "m", 17.6, "end"),
-        sample(5, "m", 99.0),
-    ]
-    assert counter_delta(frame(rows, ServerSample), "m") == 8
-    assert counter_delta(frame([*rows[1:2], replace(rows[1], edge="end")], ServerSample), "m") == 0
-    assert counter_delta(frame([*rows[1:2], sample(9, "m", 9.9, "end")], ServerSample), "m") is None
-    assert (
-        counter_delta(frame(rows[:2], ServerSample), "m") is counter_delta(frame(rows[2:], ServerSample), "m") is None
-    )
 
 
 def test_tokens_are_counted_three_ways():
