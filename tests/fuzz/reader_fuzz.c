@@ -280,11 +280,11 @@ static void write_some(struct link *l, struct input *in) {
 }
 
 static void write_long(struct link *l, unsigned kib) {
-    static char block[1024];
+    static char block[1 << 14];
     if (!*block) memset(block, 'x', sizeof block);
-    for (unsigned i = 0; i < kib; i++) {
-        write_far(l, block, sizeof block);
-        if (i % 64 == 63) wait_once(0, 0, 1);
+    for (size_t left = 1024 * kib, n; left; left -= n) {
+        write_far(l, block, n = left < sizeof block ? left : sizeof block);
+        if (left / sizeof block % 4 == 3) wait_once(0, 0, 1);
     }
 }
 
@@ -295,7 +295,7 @@ static void one_step(struct input *in) {
     case 0: case 1: case 2: write_some(l, in); break;
     case 3: for (struct link *each = links; each < links + n_links; each++) write_far(each, PIECES[2], strlen(PIECES[2])); break;
     case 4: write_long(l, next_byte(in)); break;
-    case 5: for (unsigned n = next_byte(in); n; n--) { write_far(l, &"ab\r\n\r\n"[n % 6], 1); wait_once(0, 0, 1); } break;
+    case 5: for (unsigned n = next_byte(in) % 80; n; n--) { write_far(l, &"ab\r\n\r\n"[n % 6], 1); wait_once(0, 0, 1); } break;
     case 6: case 7: wait_once(which & 1 ? LATER_NS : 0, which & 2 ? LEAST_REST_NS : 0, 1 + which); break;
     case 8: open_link(which); break;
     case 9: for (int i = 0; i < 12; i++) open_link(0); break;

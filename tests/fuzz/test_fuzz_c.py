@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzz import c_files
 
-INPUTS = 1500
+INPUTS = 1000
 PLANTED = {  # program, what stands in its source, what stood there or could have
     "a long read does not fit": ("reader", "while (room < s->bytes + (int64_t)n) room *= 2;", ";"),
     "an end and a close of one stream come together": ("reader", "if (is_asked(r, k, e.fd)) break;", ""),
