@@ -289,7 +289,7 @@ def _drive_phase(
         "phase": phase, "run_id": run.run_dir.name, "scratch": scratch,
         "on_rows": on_rows, "on_progress": on_progress, "should_stop": should_stop,
     }  # fmt: skip
-    made = prompts(requests, target.vocabulary, target.endpoint.api)
+    made = prompts(requests, target.vocabulary, target.endpoint.api, target.endpoint.body)
     stop.driving = True
     try:
         if run.target_spec.kind == "offline":

@@ -109,6 +109,11 @@ class TargetSpec(Spec):
     )
     url: str | None = None
     api: Literal["completions", "chat"] = "completions"
+    body: Literal["exact", "plain"] = Field(
+        default="exact",
+        description="what is asked of a vLLM server beside prompt, max_tokens and ignore_eos: exact: token ids, min_tokens and "
+        "usage in every chunk; plain: text and usage at the end, as other tools send it",
+    )
     api_key_env: str | None = None
     ca_file: str | None = None
     flags: dict[str, Flag] = Field(
@@ -173,6 +178,8 @@ class TargetSpec(Spec):
         own = {"python": self.python, "image": self.image, "container": self.container}
         if self.kind != "vllm" and (named := [key for key, value in own.items() if value is not None]):
             raise ValueError(f"target {self.name!r}: {named[0]} belongs to kind vllm")
+        if self.body == "plain" and self.kind not in ("vllm", "adopt"):
+            raise ValueError(f"target {self.name!r}: body belongs to kinds vllm and adopt; others have only one")
         if self.python is not None and self.image is not None:
             raise ValueError(f"target {self.name!r}: give python or image, not both")
         if self.container is not None and self.image is None:

@@ -162,6 +162,7 @@ class Endpoint:
     api_key: str | None = field(default=None, repr=False)
     vllm_extensions: bool = False  # ignore_eos, min_tokens, return_token_ids, continuous usage are understood
     ca_file: str | None = None
+    body: str = "exact"  # exact | plain: see TargetSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,6 +263,34 @@ def test_fields_in_which_both_agree_are_left_out_and_the_rest_is_named():
     assert got["definition of output_tps"].published is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "server", "here"),
+    [
+        ("vllm", {"vocabulary": {"verified": True}}, "prompts as token ids, min_tokens, usage in every chunk"),
+        ("vllm", {"vocabulary": {"verified": True}, "body": "plain"}, "prompts as text, usage at the end"),
+        ("adopt", {"vocabulary": {"verified": False}, "body": "exact"}, "prompts as text, min_tokens, usage in every chunk"),
+        ("adopt", {"api": "chat", "body": "plain"}, "messages, usage at the end"),
+        ("hosted", {}, "prompts as text, usage at the end"),
+        ("offline", {}, "prompts as token ids, without a server"),
+    ],
+    ids=["exact", "plain", "unverified", "chat", "hosted", "offline"],
+)  # fmt: skip
+def test_what_the_requests_asked_is_a_reason(kind, server, here):
+    """How requests were sent is told beside what the source says of it, and left out where both say the same."""
+    measured = replace(summary(), target_kind=kind, environment={"server": server})
+    for said, expected in ((None, [Difference("requests", None, here)]), (here, [])):
+        found = parsed(published={"requests": said})
+        assert [d for d in differences(found, found.rows[0], [measured]) if d.field == "requests"] == expected
+
+
+def test_a_table_may_ask_for_plain_requests():
+    """`body: plain` of a table's target is that of the experiment's."""
+    found = parsed(
+        targets={"small": {"label": "S", "model": "embedded:tiny", "body": "plain"}}, rows=[row("a", "small")]
+    )
+    assert found.experiment(found.rows).targets[0].body == "plain"
+
+
 def test_hardware_is_said_in_one_line():
     """Two equal boards are counted; without boards it says so."""
     boards = [{"name": "NVIDIA H100"}, {"name": "NVIDIA H100"}]

@@ -85,6 +85,36 @@ def test_two_targets_replay_the_very_same_plan(tmp_path):
     assert KEY not in done.stdout + done.stderr
 
 
+def test_two_bodies_replay_one_plan_and_each_is_recorded(tmp_path):
+    """One server asked with exact and with plain requests: equal plans, the body in the manifest, and chunks that say no number of
+    tokens where it was not asked for, while usage does."""
+    with GoldenServer(ttft_s=0.01, itl_s=0.002) as own:
+        targets = [
+            {"name": b, "kind": "adopt", "url": own.url, "model": "golden", "body": b} for b in ("exact", "plain")
+        ]
+        done = harness("run", str(experiment(tmp_path, targets)), "--json", cwd=tmp_path)
+    assert done.returncode in (0, 7), done.stderr
+    runs = {r.manifest.cell.target: r for r in map(read_run, find_runs(tmp_path / "results" / "t"))}
+    assert runs["exact"].manifest.plan_sha256 == runs["plain"].manifest.plan_sha256
+    for body, run in runs.items():
+        assert run.manifest.target["body"] == body
+        assert (run.requests.output_tokens == 6).all()
+        assert run.requests.counted_output_tokens.isna().all() == (body == "plain")
+
+
+@pytest.mark.parametrize("kind", ["hosted", "offline"])
+def test_a_body_is_chosen_for_vllm_servers_alone(tmp_path, kind):
+    """An API without extensions and an engine without a server have only one: exit 2 that says where it belongs."""
+    url = {} if kind == "offline" else {"url": "http://127.0.0.1:9/v1"}
+    done = harness(
+        "run",
+        str(experiment(tmp_path, [{"name": "x", "kind": kind, "model": "m", "body": "plain"} | url])),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "body belongs to kinds vllm and adopt" in done.stderr
+
+
 def test_a_refused_key_exits_3_without_showing_it(tmp_path):
     """HTTP 401 before anything is sent: exit 3, three lines, no key."""
     with GoldenServer(api_keys=("another",)) as server:

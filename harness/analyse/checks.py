@@ -25,6 +25,10 @@ def _off(e: Evidence, got: Any, asked: Any) -> tuple[int, int]:
     return int((got.data != asked.data)[known].sum()), int(known.sum())
 
 
+def _plain(e: Evidence) -> bool:
+    return bool(e.run.manifest.target.get("body") == "plain")
+
+
 def output_length(e: Evidence) -> Reason | None:
     off, of = _off(e, e.requests.output, e.requests.target_output)
     if off <= MAX_LENGTH_MISMATCH * of:
@@ -36,9 +40,10 @@ def output_length(e: Evidence) -> Reason | None:
             f"{message}: this API cannot be made to write a given number of tokens",
             "compare per token or per request of the measured lengths, not of the planned ones",
         )
+    forced = "ignore_eos forces" if _plain(e) else "ignore_eos and min_tokens force"
     return invalid(
         "output_length",
-        f"{message}, though ignore_eos and min_tokens force it",
+        f"{message}, though {forced} it",
         "check max-model-len against the workload and that the server is vLLM",
     )
 
@@ -49,11 +54,12 @@ def prompt_length(e: Evidence) -> Reason | None:
         return None
     message = f"{off} of {of} prompts have another length by the server's usage than planned"
     plan = e.run.plan
-    if e.run.manifest.target.get("api") == "chat" and plan is not None and plan["after_seq"].notna().any():
+    as_text = e.run.manifest.target.get("api") == "chat" or _plain(e)
+    if as_text and plan is not None and plan["after_seq"].notna().any():
         return warning(
             "prompt_length",
-            f"{message}: later turns of a chat hold real replies, whose tokens the template and the tokenizer count anew",
-            "compare by the measured prompt tokens, or replay sessions over the completions API, where lengths are exact",
+            f"{message}: later turns hold the text of real replies, whose tokens the template and the tokenizer count anew",
+            "compare by the measured prompt tokens, or replay sessions over the completions API with body exact, where lengths are exact",
         )
     said = str((e.run.manifest.target.get("checks") or {}).get("vocabulary", "" if e.kind in _OURS else "unverified"))
     if said.startswith("unverified"):

@@ -12,13 +12,14 @@ from harness.records import Manifest
 
 Matched = tuple[str, Sequence[ComparedRun], Sequence[ComparedRun]]
 
-KEYS = ("workload", "model", "plan", "gpu", "cpu", "api", "driver", "schema", "gpu_driver")
+KEYS = ("workload", "model", "plan", "gpu", "cpu", "api", "body", "driver", "schema", "gpu_driver")
 _ADVICE: Mapping[str, str] = {
     "model": "measure both with the same model",
     "plan": "use the same workload, loads, seed and harness/plan on both sides, so that both replay the same requests",
     "gpu": "measure both on the same kind and number of GPUs",
     "cpu": "a server on the CPU must be measured on the same kind of machine",
     "api": "measure both with the same --api",
+    "body": "measure both with the same body of requests (--body)",
     "driver": "measure both with the same --driver",
     "schema": "measure both with a harness of the same stored format",
     "gpu_driver": "leave out --strict to make it a warning",
@@ -117,6 +118,9 @@ def _values(base: Sequence[ComparedRun], new: Sequence[ComparedRun]) -> Iterable
         ("schema", lambda m: m.schema_version),
     ):
         yield key, _joined(map(read, _manifests(base))), _joined(map(read, _manifests(new)))
+    bodies = [_joined(map(_body, _manifests(runs))) for runs in (base, new)]
+    if all(bodies):  # an API without extensions has only one, and that is not a choice
+        yield "body", bodies[0], bodies[1]
     plans = [{m.cell.repetition: m.plan_sha256 for m in _manifests(runs)} for runs in (base, new)]
     shared = sorted(plans[0].keys() & plans[1].keys())
     if not shared:
@@ -145,6 +149,12 @@ def _gpus(manifest: Manifest) -> str:
 
 def _gpu_driver(manifest: Manifest) -> str:
     return _joined(gpu.get("driver_version") for gpu in manifest.environment.get("gpus") or [])
+
+
+def _body(manifest: Manifest) -> str:
+    """exact | plain; runs made before there was a choice are exact. Empty where nothing of vLLM's own can be asked for."""
+    target = manifest.target
+    return str(target.get("body") or "exact") if target.get("vllm_extensions", True) else ""
 
 
 def _cpu(manifest: Manifest) -> str:

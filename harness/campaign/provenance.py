@@ -23,6 +23,7 @@ def target_facts(spec: TargetSpec, target: Target) -> dict[str, Any]:
     return asdict(target.info) | {
         "api": target.endpoint.api,
         "vllm_extensions": target.endpoint.vllm_extensions,
+        "body": target.endpoint.body if target.endpoint.vllm_extensions else None,
         "vocabulary": {
             "source": vocabulary.source,
             "words": len(vocabulary.words),
@@ -50,7 +51,7 @@ def facts_of_none(spec: TargetSpec, error: HarnessError) -> dict[str, Any]:
         metrics_url=None,
         checks={"start": f"failed: {why}"},
     )
-    return asdict(info) | {"api": spec.api, "hardware": spec.model_dump(mode="json")["hardware"]}
+    return asdict(info) | {"api": spec.api, "body": spec.body, "hardware": spec.model_dump(mode="json")["hardware"]}
 
 
 def one_line(error: HarnessError) -> str:

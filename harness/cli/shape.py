@@ -66,6 +66,12 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--api", type=click.Choice(["completions", "chat"]), default="completions", show_default=True),
             click.option(
+                "--body",
+                type=click.Choice(["exact", "plain"]),
+                help="plain: text prompts, no min_tokens, usage only at the end, as other tools ask a vLLM server "
+                "[default: exact, or the config's]",
+            ),
+            click.option(
                 "--kind",
                 type=click.Choice(["adopt", "hosted"]),
                 help="[default: hosted with --api-key-env, else adopt]",
@@ -158,6 +164,10 @@ def spec_of(words: dict[str, Any]) -> ExperimentSpec:
             if words["url"]:
                 target |= {"kind": "adopt", "url": words["url"], "flags": {}, "env": {}, "port": None}
                 target["model"] = words["model"] or target["model"].removeprefix("embedded:")
+    if words.get("body") is not None:
+        for target in data["targets"]:
+            if not choice or target["kind"] in ("vllm", "adopt"):
+                target["body"] = words["body"]
     set_price(data, words, _say)
     if words["slo"] is not None:
         data["slo"] = parse_slo(words["slo"]).model_dump(mode="json")

@@ -1,7 +1,8 @@
 """The OpenAI wire dialect: a planned request into a body, a streamed event into facts.
 
 `encode` is pure; `Reply` accumulates what one streamed answer said. A chunk bears tokens when it names their ids, when the
-server's running usage grew in it, or, where chunks carry neither, when it holds text, reasoning or a tool call.
+server's running usage grew in it, or, where chunks carry neither (a plain body, an API without extensions), when it holds text,
+reasoning or a tool call: how many tokens are in it is then not known.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def encode(endpoint: Endpoint, request: PlannedRequest, prompt: Prompt, *, follo
             raise ConfigError("unknown API", other, "use completions or chat")
     body |= {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
     if endpoint.vllm_extensions:
-        body |= {"ignore_eos": True, "min_tokens": n}
+        body["ignore_eos"] = True
+    if endpoint.vllm_extensions and endpoint.body == "exact":
+        body["min_tokens"] = n
         body["stream_options"]["continuous_usage_stats"] = True
         if followed:
             body["return_token_ids"] = True

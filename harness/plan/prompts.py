@@ -61,11 +61,13 @@ def _batches(requests: Iterable[PlannedRequest]) -> Iterator[list[PlannedRequest
         yield batch
 
 
-def prompts(requests: Iterable[PlannedRequest], vocabulary: Vocabulary, api: str) -> Iterator[Prompt]:
+def prompts(
+    requests: Iterable[PlannedRequest], vocabulary: Vocabulary, api: str, body: str = "exact"
+) -> Iterator[Prompt]:
     """One Prompt per request, in order, made as they are asked for.
 
-    `api` completions with `vocabulary.token_ids`: exactly `target_prompt_tokens` ids. Otherwise text: that many words
-    less `prompt_overhead_tokens` (0 where unknown), each after one space, as the vocabulary was verified.
+    `api` completions with `vocabulary.token_ids` and an exact `body`: exactly `target_prompt_tokens` ids. Otherwise text: that many
+    words less `prompt_overhead_tokens` (0 where unknown), each after one space, as the vocabulary was verified.
     The same seed, prefix and length give the same prompt; a longer prompt of the same seed begins with the shorter one, and
     prompts whose `prefix` begins alike begin alike. Other prompts have distinct seeds, and two prompts of different seeds agree in their first k tokens with probability V^-k for V
     words: with 2,000 words and a million prompts, some pair shares a prefix of 16 tokens with probability below 1e-40.
@@ -77,7 +79,7 @@ def prompts(requests: Iterable[PlannedRequest], vocabulary: Vocabulary, api: str
             vocabulary.source,
             "its tokenizer could not be used for exact prompts",
         )
-    ids = vocabulary.token_ids if api == "completions" else None
+    ids = vocabulary.token_ids if api == "completions" and body == "exact" else None
     spaced = [f" {word}" for word in vocabulary.words]
     overhead_tokens = 0 if ids is not None else vocabulary.prompt_overhead_tokens or 0
     for batch in _batches(requests):

@@ -142,7 +142,7 @@ def rows(summaries: Sequence[RunSummary], costs: Sequence[CostReport], *, allow_
     for run in summaries:
         cell = run.cell
         cells.setdefault(
-            (cell.target, cell.workload, cell.load, run.experiment, run.model, run.target_kind, _driver(run)), []
+            (cell.target, cell.workload, cell.load, run.experiment, run.model, run.target_kind, _mark(run)), []
         ).append(run)
     groups: list[list[RunSummary]] = []
     for group in cells.values():
@@ -168,10 +168,13 @@ def _order(row: Row) -> tuple[Any, ...]:
     )
 
 
-def _driver(run: RunSummary) -> str:
-    """What marks a run that the wire driver did not make: its stamps mean something else."""
+def _mark(run: RunSummary) -> str:
+    """What marks a run that the wire driver did not make, whose stamps mean something else, and one with plain requests."""
     driver = run.config.get("driver") or "wire"
-    return "" if driver == "wire" else f" ({driver})"
+    marks = [driver] if driver != "wire" else []
+    if (run.environment.get("server") or {}).get("body") == "plain":
+        marks.append("plain body")
+    return f" ({', '.join(marks)})" if marks else ""
 
 
 def worst(states: Sequence[str]) -> str:
@@ -196,7 +199,7 @@ def _row(group: list[RunSummary], costs: Mapping[str, CostReport], allow_invalid
         experiment=first.experiment,
         campaign_id=first.campaign_id,
         model=first.model,
-        target=first.cell.target + _driver(first),
+        target=first.cell.target + _mark(first),
         target_kind=first.target_kind,
         workload=first.cell.workload,
         load=first.cell.load,

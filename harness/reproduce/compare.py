@@ -135,6 +135,7 @@ def differences(table: PublishedTable, row: Row, runs: Sequence[RunSummary]) -> 
         Difference("shape", said.shape, run.cell.workload),
         Difference("load", said.load, _sized_load(row)),
         Difference("server flags", said.flags, _flag_words(run)),
+        Difference("requests", said.requests, _request_words(run)),
     ]
     found += [
         Difference(f"definition of {name}", text, here)
@@ -199,6 +200,17 @@ def _flag_words(run: RunSummary) -> str:
     hidden = ("model", "served_model_name", "enable_prompt_tokens_details")
     shown = [f"{name}={value}" for name, value in sorted(_flags(run).items()) if name not in hidden]
     return ", ".join(shown) or "vLLM's defaults"
+
+
+def _request_words(run: RunSummary) -> str:
+    """What was asked of the server beside a reply of so many tokens: it costs the server work, or spares it some."""
+    if run.target_kind == "offline":
+        return "prompts as token ids, without a server"
+    server = run.environment.get("server") or {}
+    plain = server.get("body") == "plain" or run.target_kind == "hosted"
+    ids = not plain and (server.get("vocabulary") or {}).get("verified")
+    prompt = "messages" if server.get("api") == "chat" else "prompts as token ids" if ids else "prompts as text"
+    return f"{prompt}, {'usage at the end' if plain else 'min_tokens, usage in every chunk'}"
 
 
 def load_text(row: Row) -> str:

@@ -48,6 +48,7 @@ class PublishedSetup(Spec):
     shape: str | None = None
     load: str | None = None
     flags: str | None = None
+    requests: str | None = Field(default=None, description="what the source's client asked of the server")
     definition: str | None = Field(default=None, description="how the source defines its metric")
     repetitions: str | None = None
 
@@ -96,6 +97,7 @@ class TableTarget(Spec):
     context_tokens: bounds.Tokens | None = Field(default=None, ge=1)
     flags: dict[str, Flag] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)
+    body: Literal["exact", "plain"] = "exact"
     start_timeout_s: bounds.Seconds | None = None
 
     def spec(self, name: str) -> TargetSpec:
@@ -105,6 +107,7 @@ class TableTarget(Spec):
             model=self.model,
             flags=self.flags,
             env=self.env,
+            body=self.body,
             start_timeout_s=self.start_timeout_s,
         )
 

@@ -37,7 +37,7 @@ def adopt(spec: TargetSpec, say: Callable[[str], None]) -> Target:
             )
         version, version_seen = identity.version(http, base)
         metrics = identity.metrics(http, base)
-    endpoint = Endpoint(base, spec.model, spec.api, key, vllm_extensions=True, ca_file=spec.ca_file)
+    endpoint = Endpoint(base, spec.model, spec.api, key, vllm_extensions=True, ca_file=spec.ca_file, body=spec.body)
     words = vocabulary(endpoint, read_words())
     checks = {
         "model": f"listed by /v1/models among {len(served.names)}",

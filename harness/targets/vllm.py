@@ -269,7 +269,7 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Targe
         with identity.client(base) as http:
             ready_s = _wait_healthy(at, http, identity.root_url(base))
             info = _read_back(spec, at, http, base, asked, ready_s=ready_s)
-        endpoint = Endpoint(base, info.model, spec.api, None, vllm_extensions=True)
+        endpoint = Endpoint(base, info.model, spec.api, None, vllm_extensions=True, body=spec.body)
         words = vocabulary(endpoint, read_words())
     except BaseException as error:
         server.close()

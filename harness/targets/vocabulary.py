@@ -90,13 +90,21 @@ def _one_token_words(http: httpx.Client, endpoint: Endpoint, words: Sequence[str
     return known, len(lead) - 1
 
 
-def _chat_overhead(http: httpx.Client, endpoint: Endpoint, words: Sequence[str]) -> tuple[int | None, str]:
-    """Tokens the chat template adds to words; None unless it is the same for messages of three lengths and starts."""
+def _as_prompt(http: httpx.Client, endpoint: Endpoint, text: str) -> list[int]:
+    """As the server tokenizes a prompt of the completions API: with what it puts before every text."""
+    return _post(http, endpoint, {"prompt": text})
+
+
+def _overhead(http: httpx.Client, endpoint: Endpoint, words: Sequence[str]) -> tuple[int | None, str]:
+    """Tokens the chat template, or the tokenizer before a plain text, adds to words; None unless it is the same for messages of
+    three lengths and starts."""
     messages = (words[:1], words[1:18], words[::-1])
-    added = [len(_chat(http, endpoint, _spaced(message))) - len(message) for message in messages]
+    tokenize, by = (_chat, "chat template") if endpoint.api == "chat" else (_as_prompt, "tokenizer")
+    added = [len(tokenize(http, endpoint, _spaced(message))) - len(message) for message in messages]
     if len(set(added)) != 1:
-        return None, f"chat overhead unknown: {added} tokens at {[len(m) for m in messages]} words"
-    return added[0], f"chat template adds {added[0]}, same at 3 lengths"
+        what = "chat" if endpoint.api == "chat" else "text"
+        return None, f"{what} overhead unknown: {added} tokens at {[len(m) for m in messages]} words"
+    return added[0], f"{by} adds {added[0]}, same at 3 lengths"
 
 
 def _learn(http: httpx.Client, endpoint: Endpoint, words: Sequence[str]) -> Vocabulary:
@@ -109,14 +117,15 @@ def _learn(http: httpx.Client, endpoint: Endpoint, words: Sequence[str]) -> Voca
         raise _NoTokenizerError(f"{len(kept)} one-token words joined are {len(joined)} tokens or other ones")
     source = f"/tokenize: {len(kept)} of {len(words)} words are one token each, {len(joined)} when joined"
     overhead: int | None = 0
-    if endpoint.api == "chat":
-        overhead, seen = _chat_overhead(http, endpoint, kept)
+    if endpoint.api == "chat" or endpoint.body == "plain":
+        overhead, seen = _overhead(http, endpoint, kept)
         source = f"{source}; {seen}"
     return Vocabulary(kept, tuple(known.values()), overhead, source)
 
 
 def vocabulary(endpoint: Endpoint, words: Sequence[str]) -> Vocabulary:
-    """Ask the server which of `words` are one token, and their ids; in chat also what its template adds to a message.
+    """Ask the server which of `words` are one token, and their ids; in chat also what its template adds to a message, and for a
+    plain body what its tokenizer adds to a text (Llama's begin-of-text mark).
 
     Each after one space, N of the words are N tokens, whichever comes first (one more per text for tokenizers that
     count its leading space; in chat that is part of the overhead). `token_ids` are those of the words after a space. Where the server tells nothing (it is not vLLM, or has no /tokenize), the words are kept, ids and

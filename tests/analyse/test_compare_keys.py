@@ -26,6 +26,7 @@ DIFFERENT = {
     "gpu": {"environment": gpus("NVIDIA H200")},
     "cpu": {"environment": {"cpu_model": "y"}},
     "api": {"server": {"api": "chat"}},
+    "body": {"server": {"body": "plain"}},
     "driver": {"config": {"driver": "sdk"}},
     "schema": {"schema": 2},
 }
@@ -45,6 +46,13 @@ def test_each_key_refuses_and_can_be_ignored(key):
     result = compare(base, new, metrics=[KEY], ignored=[key])
     assert any(f"{key} differs and was ignored" in w for w in result.warnings)
     assert result.ignored == (key,)
+
+
+def test_an_api_without_extensions_has_no_body_to_compare():
+    """Plain requests to a vLLM server may be compared with a hosted API: what it was sent was no choice."""
+    plain = campaign(VALUES, server={"body": "plain"})
+    hosted = campaign(VALUES, server={"body": None, "vllm_extensions": False})
+    assert not compare(plain, hosted, metrics=[KEY]).warnings
 
 
 def test_the_number_of_gpus_is_part_of_the_key():

@@ -1,7 +1,7 @@
-"""The same real server and workload, measured by our two drivers and by `vllm bench serve`, in rotation.
+"""The same real server and workload, measured by our two drivers, with exact and with plain requests, and by `vllm bench serve`.
 
-Both send the same kind of prompts (words from one list, exactly PROMPT tokens), never the same prompt twice, and ask
-for exactly OUTPUT tokens. Throughput is compared over the whole phase (first send to last token), which is what
+They take turns. All send the same kind of prompts (words from one list, exactly PROMPT tokens), never the same prompt twice, and
+ask for exactly OUTPUT tokens. Throughput is compared over the whole phase (first send to last token), which is what
 `vllm bench serve` divides by; TTFT and TPOT by their medians.
 """
 
@@ -24,10 +24,10 @@ from harness.targets import Target, embedded, open_target
 from tests.bench.peers_tools import VLLM
 from tests.campaign.campaign_values import Quiet
 
-THEIRS = "vllm bench serve"
+EXACT, PLAIN, SDK, THEIRS = "wire", "wire, plain body", "sdk", "vllm bench serve"
 
 
-def ours(target: Target, args, seed: int, folder: Path, driver: str) -> dict[str, float]:
+def ours(target: Target, args, seed: int, folder: Path, driver: str, body: str = "exact") -> dict[str, float]:
     """One run by the harness; its whole-phase throughput and medians over all ok requests."""
     from harness.analyse.summary import summarise
     from harness.store.reader import read_run
@@ -37,7 +37,13 @@ def ours(target: Target, args, seed: int, folder: Path, driver: str) -> dict[str
             "experiment": "beside-vllm-bench",
             "seed": seed,
             "targets": [
-                {"name": "same", "kind": "adopt", "url": target.endpoint.base_url, "model": target.endpoint.model}
+                {
+                    "name": "same",
+                    "kind": "adopt",
+                    "url": target.endpoint.base_url,
+                    "model": target.endpoint.model,
+                    "body": body,
+                }
             ],
             "workloads": [f"fixed:{args.prompt}x{args.output}"],
             "loads": [{"concurrency": [args.concurrency], "requests": args.requests}],
@@ -104,7 +110,7 @@ def theirs(target: Target, args, seed: int, folder: Path, tokenizer: str) -> dic
 
 
 def table(rounds: list[dict[str, dict[str, float]]]) -> str:
-    """Per metric and client: median and spread, and the median of the rounds' ratios to `vllm bench serve`."""
+    """Per metric and client: median and spread, and the median of the rounds' ratios to `vllm bench serve`; then plain to exact."""
     lines = [
         f"{'metric':<12}{'client':<18}{'median':>10}{'spread':>9}   ratio to vllm bench serve: median (min .. max)"
     ]
@@ -117,6 +123,11 @@ def table(rounds: list[dict[str, dict[str, float]]]) -> str:
                 f"{metric:<12}{client:<18}{statistics.median(values):>10.2f}{spread:>9.1%}"
                 f"   {statistics.median(ratio):.4f} ({ratio[0]:.4f} .. {ratio[-1]:.4f})"
             )
+    for metric in ("output_tps", "ttft_ms", "tpot_ms"):
+        ratio = sorted(seen[PLAIN][metric] / seen[EXACT][metric] for seen in rounds)
+        lines.append(
+            f"{metric:<12}plain / exact body: {statistics.median(ratio):.4f} ({ratio[0]:.4f} .. {ratio[-1]:.4f})"
+        )
     return "\n".join(lines)
 
 
@@ -142,8 +153,9 @@ def main() -> None:
             rounds = []
             for number in range(args.rounds):
                 clients: list[tuple[str, Callable[[], dict[str, float]]]] = [
-                    ("wire", lambda n=number: ours(target, args, 1000 + n, folder, "wire")),
-                    ("sdk", lambda n=number: ours(target, args, 3000 + n, folder, "sdk")),
+                    (EXACT, lambda n=number: ours(target, args, 1000 + n, folder, "wire")),
+                    (PLAIN, lambda n=number: ours(target, args, 4000 + n, folder, "wire", "plain")),
+                    (SDK, lambda n=number: ours(target, args, 3000 + n, folder, "sdk")),
                     (THEIRS, lambda n=number: theirs(target, args, 2000 + n, folder, tokenizer)),
                 ]
                 first = number % len(clients)  # who goes first rotates, so that drift meets all

@@ -29,6 +29,18 @@ def test_vllm_completions_fix_the_output_length():
     assert (got["temperature"], got["stream"]) == (0, True)
 
 
+@pytest.mark.parametrize(
+    ("api", "more"),
+    [("completions", {"prompt": "a b c"}), ("chat", {"messages": [{"role": "user", "content": "a b c"}]})],
+)
+def test_a_plain_body_asks_for_the_length_and_for_usage_at_the_end(api, more):
+    """Text, max_tokens and ignore_eos, and nothing else of vLLM's own, even where a later turn follows."""
+    endpoint = Endpoint("http://h/v1", "m", api, vllm_extensions=True, body="plain")
+    got = json.loads(encode(endpoint, REQUEST, TEXT, followed=True))
+    usage = {"stream": True, "stream_options": {"include_usage": True}}
+    assert got == {"model": "m", "max_tokens": 7, "temperature": 0, "ignore_eos": True} | more | usage
+
+
 def test_hosted_chat_has_nothing_of_vllm():
     """A hosted API gets standard fields only."""
     got = body("chat", TEXT, vllm=False)

@@ -38,6 +38,7 @@ class Fake:
     models_body: bytes | None = None
     metrics: str = 'vllm:cache_config_info{block_size="16",enable_prefix_caching="True"} 1.0\n'
     chat_overheads: tuple[int, ...] = (CHAT_OVERHEAD,)
+    begins: int = 0  # tokens before every text, where special ones are not refused
     merges: bool = False  # a tokenizer that takes two words together once a text is long
     seen: list[tuple[str, str | None]] = field(default_factory=list)
     chats: int = 0
@@ -108,7 +109,7 @@ def handler(fake: Fake) -> type[BaseHTTPRequestHandler]:
                     fake.chats += 1
                     self.answer(200, json.dumps({"tokens": tokens(text) + [0] * extra}).encode())
                 case "/tokenize":
-                    ids = tokens(body["prompt"])
+                    ids = [1] * (fake.begins if body.get("add_special_tokens", True) else 0) + tokens(body["prompt"])
                     self.answer(200, json.dumps({"tokens": ids[:-1] if fake.merges and len(ids) > 9 else ids}).encode())
                 case "/v1/completions":
                     chunk = json.dumps({"choices": [{"index": 0, "text": "", "token_ids": [7]}]})

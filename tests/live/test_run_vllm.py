@@ -102,6 +102,24 @@ def test_the_prompt_was_not_in_the_prefix_cache(wire):
     assert int(rows.cached_prompt_tokens.fillna(0).sum()) == 0
 
 
+def test_a_plain_run_is_valid_with_exact_tokens(vllm_server, tmp_path):
+    """Text prompts, no min_tokens and usage at the end alone: lengths are those planned, the server's counters agree to the token, chunks
+    say no number of tokens, and the run is VALID but for its length or a busy machine."""
+    out = tmp_path / "plain"
+    words = ("--workload", "uniform:40-90x8-24", "--concurrency", "4", "--requests", "64", "--seed", "16")
+    (one,) = run(vllm_server, out, "--body", "plain", *words)["runs"]
+    data = read_run(out)
+    rows = data.requests
+    assert data.manifest.target["body"] == "plain"
+    assert (rows.prompt_tokens == rows.target_prompt_tokens).all()
+    assert (rows.output_tokens == rows.target_output_tokens).all()
+    assert rows.counted_output_tokens.isna().all()
+    for check in one["tokens"]:
+        assert check["planned"] == check["usage"] == check["server_counter"]
+    found = {reason["code"] for reason in one["reasons"] if reason["severity"] != "warning"}
+    assert found <= BUSY_MACHINE | {"window_too_short"}, one["reasons"]
+
+
 def test_chat_prompts_are_token_exact_with_the_template(vllm_server, tmp_path):
     """Over the chat API the server's usage equals the planned prompt length, template included."""
     run(

@@ -47,6 +47,17 @@ def test_golden_ids():
     )
 
 
+def test_a_plain_body_is_the_text_of_the_same_words():
+    """Text for text: the words whose ids an exact body sends, less what the tokenizer puts before them."""
+    requests = [planned(tokens, seed=seed) for seed, tokens in enumerate((1, 5, 40))]
+    exact = prompts(requests, vocabulary(), "completions")
+    for one, plain in zip(exact, prompts(requests, vocabulary(), "completions", "plain"), strict=True):
+        assert plain.token_ids is None
+        assert plain.text == "".join(f" {WORDS[token - 100]}" for token in one.token_ids)
+    begun = prompts(requests, vocabulary(overhead=1), "completions", "plain")
+    assert [len(prompt.text.split()) for prompt in begun] == [1, 4, 39]
+
+
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 2**63 - 1)), max_size=20), st.integers(0, 40))
 def test_counts_are_exact(pairs, overhead):
     """Ids: as many as asked for. Words: that less the chat template's overhead, at least one, each after one space."""

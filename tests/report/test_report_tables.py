@@ -63,6 +63,14 @@ def test_both_drivers_stand_side_by_side():
     assert [row.target for row in cells.rows([wire, sdk], [])] == ["smollm2-cpu", "smollm2-cpu (sdk)"]
 
 
+def test_plain_requests_are_a_row_of_their_own():
+    """Runs of one target with exact and with plain requests are never averaged, and the row says which it is."""
+    exact, plain = run(Load(concurrency=4), 1), run(Load(concurrency=4), 2)
+    server = {**(plain.environment.get("server") or {}), "body": "plain"}
+    plain = replace(plain, environment={**plain.environment, "server": server})
+    assert [row.target for row in cells.rows([exact, plain], [])] == ["smollm2-cpu", "smollm2-cpu (plain body)"]
+
+
 def test_dollars_are_those_of_the_cost_stage():
     """The table's dollar is the cost line's Decimal, untouched."""
     summary = run(Load(concurrency=4))

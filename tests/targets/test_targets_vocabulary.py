@@ -13,9 +13,9 @@ pytestmark = pytest.mark.timing
 WORDS = (*read_words()[:60], "something", "understanding")
 
 
-def learn(fake: Fake, api: str = "completions", words=WORDS):
+def learn(fake: Fake, api: str = "completions", words=WORDS, body: str = "exact"):
     with serve(fake) as root:
-        return vocabulary(Endpoint(f"{root}/v1", "tiny", api, None, vllm_extensions=True), words)
+        return vocabulary(Endpoint(f"{root}/v1", "tiny", api, None, vllm_extensions=True, body=body), words)
 
 
 def test_words_of_several_tokens_are_left_out_and_ids_are_those_after_a_space():
@@ -31,6 +31,12 @@ def test_words_of_several_tokens_are_left_out_and_ids_are_those_after_a_space():
 def test_the_chat_templates_tokens_are_counted():
     """In chat the overhead is what the template adds to a message, the same at three lengths."""
     assert learn(Fake(), "chat").prompt_overhead_tokens == CHAT_OVERHEAD
+
+
+@pytest.mark.parametrize(("body", "overhead"), [("plain", 1), ("exact", 0)])
+def test_what_the_tokenizer_puts_before_a_plain_text_is_counted(body, overhead):
+    """A begin-of-text mark is part of a plain prompt's length; with token ids the server adds none."""
+    assert learn(Fake(begins=1), body=body).prompt_overhead_tokens == overhead
 
 
 def test_an_overhead_that_changes_with_length_is_unknown():
