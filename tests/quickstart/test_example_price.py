@@ -157,3 +157,12 @@ def test_why_an_example_price_does_not_hold(change, why):
     assert why in why_not("quickstart", target | change)
     assert "mine is not an experiment that comes with" in why_not("mine", target)
     assert "this machine has a GPU (NVIDIA L4)" in why_not("quickstart", target, ["NVIDIA L4"])
+
+
+def test_a_run_from_before_the_machines_boards_were_recorded():
+    """The boards that NVML watched are enough to know that it was not the example's machine."""
+    [(_, _, one)] = runs_of(["quickstart"], (), watched=False)
+    assert offline.machine_price(one).hardware.basis == "example"
+    older = replace(one, environment={"gpus": [{"name": H100}]})
+    assert offline.machine_price(older).hardware is None
+    assert "the example price is left out: this machine has a GPU" in offline.machine_price(older).why
