@@ -43,6 +43,7 @@ from harness.store.parts import SCRATCH
 from harness.store.writer import RunWriter
 from harness.targets import Target, offline
 from harness.targets.jit_log import JitWatch
+from harness.targets.prefix_reset import reset_prefix_cache
 from harness.warm_up import warm_up
 
 TRACEBACK = "traceback.txt"
@@ -138,6 +139,7 @@ def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -
     _fits_context(drawn, target)
     told = target_facts(run.target_spec, target)
     manifest = manifest_of(spec, cell, told, run.run_dir, run.campaign_id, drawn, notes)
+    facts = {**(facts or {}), **_emptied(run, target)}
     with RunWriter.create(run.run_dir, manifest) as writer:
         writer.write_plan(drawn)
         link_log(target.log_path, run.run_dir)
@@ -150,6 +152,15 @@ def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -
             _measure(run, target, drawn, writer, observers)
         writer.update(telemetry=dict(observers.telemetry))
         writer.finish(RunState.INTERRUPTED if run.stop.asked else RunState.COMPLETE)
+
+
+def _emptied(run: Run, target: Target) -> dict[str, str]:
+    """Empty the server's prefix cache where its target asks for it; what came of it, for the manifest."""
+    if not run.target_spec.reset_prefix_cache:
+        return {}
+    came = reset_prefix_cache(target.endpoint)
+    run.display.say(f"{target.info.name}: prefix cache reset: {came}")
+    return {"reset_prefix_cache": came}
 
 
 def _search(run: Run, spec: CapacitySpec, target: Target, facts: Mapping[str, Any]) -> None:

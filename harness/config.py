@@ -131,6 +131,15 @@ class TargetSpec(Spec):
         max_length=1024,
         description="boards that the server computes on: indices of nvidia-smi, GPU or MIG UUIDs",
     )
+    telemetry_url: str | None = Field(
+        default=None, description="a DCGM exporter's /metrics on the server's machine; gpus says which of its boards"
+    )
+    metrics_urls: list[str] = Field(
+        default_factory=list, max_length=256, description="/metrics of every rank or replica behind the URL; summed"
+    )
+    reset_prefix_cache: bool = Field(
+        default=False, description="POST /reset_prefix_cache before a cell; vLLM has it in development mode only"
+    )
     ready_silence_s: bounds.Seconds = Field(
         default=600, description="a start whose log says nothing new for so long has failed"
     )
@@ -143,12 +152,25 @@ class TargetSpec(Spec):
         default=None, description="a price, or an instance's name: aws/g5.12xlarge"
     )
 
-    @field_validator("url")
+    @field_validator("url", "telemetry_url", "metrics_urls")
     @classmethod
-    def _no_credentials(cls, url: str | None) -> str | None:
-        if url is not None and (what := redaction.url_secret(url)):
-            raise ValueError(f"it carries {what}: put the key into an environment variable, name that in api_key_env")
-        return url
+    def _no_credentials(cls, given: str | list[str] | None) -> str | list[str] | None:
+        for url in given if isinstance(given, list) else [given]:
+            if url is not None and (what := redaction.url_secret(url)):
+                raise ValueError(
+                    f"it carries {what}: put the key into an environment variable, name that in api_key_env"
+                )
+        return given
+
+    @field_validator("telemetry_url", "metrics_urls")
+    @classmethod
+    def _is_a_page(cls, given: str | list[str] | None) -> str | list[str] | None:
+        urls = given if isinstance(given, list) else [given]
+        if any(url is not None and not re.match(r"https?://[^/\s]+/\S*$", url) for url in urls):
+            raise ValueError("write the whole address of a metrics page: http://HOST:PORT/metrics")
+        if len(set(urls)) != len(urls):
+            raise ValueError("a page is named twice, and would count twice")
+        return given
 
     @field_validator("gpus", mode="before")
     @classmethod
@@ -348,7 +370,7 @@ def _fields_at(spec: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     return list(spec.model_fields)
 
 
-_MAY_BE_SECRET = (("url",), ("api_key_env",))
+_MAY_BE_SECRET = (("url",), ("api_key_env",), ("telemetry_url",), ("metrics_urls",))
 
 
 def config_error(source: str, error: ValidationError, spec: type[BaseModel] = ExperimentSpec) -> ConfigError:

@@ -21,12 +21,14 @@ from typing import Any, Self
 from harness import clock
 from harness.config import ObserveSpec, TargetSpec
 from harness.errors import TelemetryError
+from harness.observe.dcgm import ExporterError, ExporterSource
 from harness.observe.gpu_source import GpuSource, open_gpu_source
 from harness.observe.sources import HostSource, ServerSource, Source
 from harness.records import TargetInfo
 
 Sink = Callable[[str, list[Any]], None]
 _JOIN_S = 5.0
+_PAGE_HZ = 1.0  # of an exporter's page: it collects more slowly than that
 
 
 class _Ticker(threading.Thread):
@@ -110,10 +112,12 @@ class Observers:
 
     def __enter__(self) -> Self:
         self._add_gpu()
-        if self._info.metrics_url is None:
-            self._absent["server"] = "absent: the target has no metrics page"
+        named = self._target.metrics_urls if self._target is not None else []
+        pages = named or [url for url in (self._info.metrics_url,) if url is not None]
+        if pages:
+            self._add("server", ServerSource(*pages), self._spec.server_hz)
         else:
-            self._add("server", ServerSource(self._info.metrics_url), self._spec.server_hz)
+            self._absent["server"] = "absent: the target has no metrics page"
         self._add("host", HostSource(self._info.pids), self._spec.host_hz)
         for ticker in self._tickers:
             ticker.start()
@@ -126,11 +130,11 @@ class Observers:
         if self._spec.gpu == "off":
             self._absent["gpu"] = "absent: switched off (observe.gpu: off)"
             return
-        declared = self._target.gpus if self._target is not None else []
-        source = open_gpu_source(self._info, declared, self._used_before)
-        if isinstance(source, GpuSource):
+        source = self._boards()
+        if not isinstance(source, str):
             self.gpu_static = source.static
-            self._add("gpu", source, self._spec.gpu_hz)
+            page_hz = min(self._spec.gpu_hz, _PAGE_HZ)
+            self._add("gpu", source, self._spec.gpu_hz if isinstance(source, GpuSource) else page_hz)
             return
         if self._spec.gpu == "required":
             raise TelemetryError(
@@ -139,6 +143,17 @@ class Observers:
                 "run `harness doctor` on the server's machine, or set observe.gpu: auto to run without GPU telemetry",
             )
         self._absent["gpu"] = f"absent: {source}"
+
+    def _boards(self) -> GpuSource | ExporterSource | str:
+        """The target's boards, here or at its telemetry_url, or why there are none to watch."""
+        declared = self._target.gpus if self._target is not None else []
+        url = self._target.telemetry_url if self._target is not None else None
+        if url is None:
+            return open_gpu_source(self._info, declared, self._used_before)
+        try:
+            return ExporterSource(url, declared)
+        except ExporterError as error:
+            return f"telemetry_url: {error}"
 
     def _sink(self, table: str, rows: list[Any]) -> None:
         with self._storing:

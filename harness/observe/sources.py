@@ -29,16 +29,15 @@ class Source(Protocol):
 
 
 class ServerSource:
-    """A vLLM server's /metrics."""
+    """A vLLM server's /metrics, or those of every rank or replica of it."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._client = vllm_metrics.open_client(url)
+    def __init__(self, *urls: str) -> None:
+        self._clients = {url: vllm_metrics.open_client(url) for url in urls}
         self._edges_failed: list[str] = []
 
     def read(self, edge: str | None) -> list[ServerSample]:
         try:
-            return vllm_metrics.scrape(self._client, self._url, edge)
+            return vllm_metrics.scrape_all(self._clients, edge)
         except vllm_metrics.ScrapeError as error:
             if edge is not None:
                 self._edges_failed.append(f"{edge}: {error}")
@@ -52,7 +51,7 @@ class ServerSource:
         end_ns = clock.monotonic_ns() + int(limit_s * clock.NS)
         while True:
             try:
-                left = vllm_metrics.unfinished(vllm_metrics.scrape(self._client, self._url))
+                left = vllm_metrics.unfinished(vllm_metrics.scrape_all(self._clients))
             except vllm_metrics.ScrapeError:
                 return False
             if not left:
@@ -62,16 +61,17 @@ class ServerSource:
             clock.sleep(0.05)
 
     def about(self) -> str:
-        return "Prometheus page"
+        return "Prometheus page" if len(self._clients) == 1 else f"{len(self._clients)} Prometheus pages, summed"
 
     def complaint(self) -> str | None:
         return f"no scrape at an edge ({'; '.join(self._edges_failed)})" if self._edges_failed else None
 
     def facts(self) -> Mapping[str, Any]:
-        return {}
+        return {"pages": list(self._clients)}
 
     def close(self) -> None:
-        self._client.close()
+        for client in self._clients.values():
+            client.close()
 
 
 class HostSource:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import httpx
@@ -71,18 +72,39 @@ def _is_bucket(line: str) -> bool:
     return line.partition("{")[0].endswith("_bucket")
 
 
-def scrape(client: httpx.Client, url: str, edge: str | None = None) -> list[ServerSample]:
-    """One scrape; every row carries the stamp at which the response had arrived. Raises ScrapeError."""
+def page(client: httpx.Client, url: str, limit_s: float) -> str:
+    """Text of a metrics page. Raises ScrapeError."""
     try:
-        limit_s = TICK_TIMEOUT_S if edge is None else EDGE_TIMEOUT_S
         headers = {"accept": "text/plain;version=0.0.4"}
         response = request(client, "GET", url, headers=headers, timeout=limit_s, total_s=limit_s)
     except httpx.HTTPError as error:
         raise ScrapeError(f"{type(error).__name__}: {error}".rstrip(": ")) from None
-    stamp_ns = clock.monotonic_ns()
     if response.status_code != httpx.codes.OK:
         raise ScrapeError(f"HTTP status {response.status_code}")
-    return parse(response.text, stamp_ns, edge)
+    return response.text
+
+
+def scrape(client: httpx.Client, url: str, edge: str | None = None) -> list[ServerSample]:
+    """One scrape; every row carries the stamp at which the response had arrived. Raises ScrapeError."""
+    text = page(client, url, TICK_TIMEOUT_S if edge is None else EDGE_TIMEOUT_S)
+    return parse(text, clock.monotonic_ns(), edge)
+
+
+def scrape_all(clients: Mapping[str, httpx.Client], edge: str | None = None) -> list[ServerSample]:
+    """One scrape of every page (URL -> client), as one: the rows of several have one stamp, that of the last, and the label `replica`
+    (host:port), so that sums over labels are over all. Raises ScrapeError where one page fails: a sum without it would fall."""
+    rows: list[ServerSample] = []
+    for url, client in clients.items():
+        try:
+            found = scrape(client, url, edge)
+        except ScrapeError as error:
+            raise ScrapeError(f"{urlsplit(url).netloc}: {error}" if len(clients) > 1 else str(error)) from None
+        rows += [_labelled(row, urlsplit(url).netloc) for row in found] if len(clients) > 1 else found
+    return [replace(row, stamp_ns=rows[-1].stamp_ns) for row in rows] if len(clients) > 1 else rows
+
+
+def _labelled(row: ServerSample, replica: str) -> ServerSample:
+    return replace(row, labels=json.dumps({**json.loads(row.labels), "replica": replica}, sort_keys=True))
 
 
 def counter(samples: Iterable[ServerSample], metric: str) -> float | None:

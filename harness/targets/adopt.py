@@ -11,7 +11,7 @@ from harness.targets.target import Target
 from harness.targets.vocabulary import read_words, vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from harness.config import TargetSpec
 
@@ -36,7 +36,7 @@ def adopt(spec: TargetSpec, say: Callable[[str], None]) -> Target:
                 f"it serves: {identity.names_shown(served.names)}",
             )
         version, version_seen = identity.version(http, base)
-        metrics = identity.metrics(http, base)
+        metrics = _pages(spec.metrics_urls) if spec.metrics_urls else identity.metrics(http, base)
     endpoint = Endpoint(base, spec.model, spec.api, key, vllm_extensions=True, ca_file=spec.ca_file, body=spec.body)
     words = vocabulary(endpoint, read_words())
     checks = {
@@ -62,3 +62,17 @@ def adopt(spec: TargetSpec, say: Callable[[str], None]) -> Target:
         checks=checks,
     )
     return Target(info, endpoint, words)
+
+
+def _pages(urls: Sequence[str]) -> identity.Metrics:
+    """Every page of `metrics_urls`, asked without the target's key: it may be another host's. Raises TargetError for one that is none
+    of vLLM's: counters summed without it would be too small."""
+    first: identity.Metrics | None = None
+    for url in urls:
+        with identity.client(url) as http:
+            found = identity.metrics_at(http, url)
+        if found.url is None:
+            raise TargetError("a page of metrics_urls is none of a vLLM server", url, f"it is {found.note}")
+        first = first or found
+    assert first is not None
+    return identity.Metrics(first.url, first.cache_config, f"{len(urls)} pages, {first.note} on the first")

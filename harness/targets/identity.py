@@ -188,7 +188,11 @@ def version(http: httpx.Client, base: str) -> tuple[str | None, str]:
 
 def metrics(http: httpx.Client, base: str) -> Metrics:
     """Look for /metrics and read `vllm:cache_config_info` from it."""
-    url = f"{root_url(base)}/metrics"
+    return metrics_at(http, f"{root_url(base)}/metrics")
+
+
+def metrics_at(http: httpx.Client, url: str) -> Metrics:
+    """The same at a page's whole address."""
     answer = get(http, url)
     if answer.status_code != 200:
         return Metrics(None, {}, f"absent (HTTP {answer.status_code})")
