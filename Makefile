@@ -14,7 +14,7 @@ FROM = $(if $(WHEELS),--no-index --find-links '$(WHEELS)')
 VLLM_ARGS = $(if $(CUDA),--cuda '$(CUDA)') $(if $(filter no,$(KERNELS)),--no-kernels)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab bench-peers bench-memory bench-prompts bench-window bench-workloads fuzz mutants locks wheels FORCE sbom audit clean
+.PHONY: help setup vllm bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab gpu-check bench-peers bench-memory bench-prompts bench-window bench-workloads fuzz mutants locks wheels FORCE sbom audit clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -86,6 +86,9 @@ bench-driver: .venv/.setup ## the load generator against a server that knows the
 
 bench-vllm-serve: .venv/.vllm ## the same real server measured by our drivers and by `vllm bench serve`, in rotation
 	@$(BIN)/python -m tests.bench.bench_vllm_serve $(ARGS)
+
+gpu-check: .venv/.vllm ## what to run first on a GPU: 40 minutes of steps with an expectation each, resumable; ARGS="--only STEP --minutes N"
+	@$(BIN)/python -m tests.bench.gpu_check $(ARGS)
 
 bench-ab: .venv/.vllm ## equal and slowed real servers: does `compare` alarm, does it find
 	@$(BIN)/python -m tests.bench.bench_ab_real $(ARGS)

@@ -1,0 +1,350 @@
+"""Steps that a machine without a GPU takes too: doctor, the client's calibration beside busy cores, the lock, kill -9 of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from harness import calibrate, clock
+from harness.calibrate import Calibration
+from harness.observe.boards import UNOWNED_BYTES
+from harness.observe.machine import cores
+from harness.store.reader import read_run
+from tests.bench.gpu_check import experiments
+from tests.bench.gpu_check.nvml_steps import open_all
+from tests.bench.gpu_check.step import HARNESS, Figures, Place, Step, StepError, finish, last_lines, now_s, started
+
+_POLL_S = 0.2
+
+
+def wait_for(condition: Callable[[], Any], what: str, limit_s: float) -> Any:
+    """The first true value. Raises StepError where none comes in time."""
+    end_s = now_s() + limit_s
+    while not (found := condition()):
+        if now_s() > end_s:
+            raise StepError(f"waited {limit_s:.0f} s in vain for {what}")
+        clock.sleep(_POLL_S)
+    return found
+
+
+# ---------------------------------------------------------------- doctor
+
+
+def _doctor(place: Place) -> Figures:
+    folder = place.folder("doctor")
+    codes = {
+        "doctor": finish([*HARNESS, "doctor", "--json"], folder / "doctor.json", 300),
+        "require": finish([*HARNESS, "doctor", "--require", "gpu"], folder / "require.log", 300),
+    }
+    lines = json.loads((folder / "doctor.json").read_text(encoding="utf-8"))
+    bad = [line for line in lines if line["state"] != "ok"]
+    items = ", ".join(dict.fromkeys(line["item"] for line in bad)) or "nothing"
+    said = f"--require gpu: {last_lines(folder / 'require.log')}; missing or to be looked at: {items}"
+    return {"said": said, "gpu": place.no_gpu is None, "codes": codes, "lines": lines}
+
+
+def check_doctor(found: Mapping[str, Any]) -> list[str]:
+    """It ends well, and CUDA works exactly where NVML has a board. On a GPU box nothing may be missing."""
+    wrong = [] if found["codes"]["doctor"] == 0 else [f"harness doctor ends with {found['codes']['doctor']}"]
+    expected = 0 if found["gpu"] else 3
+    if found["codes"]["require"] != expected:
+        where = "NVML has a board" if found["gpu"] else "NVML has none"
+        wrong.append(f"{where}, and --require gpu ends with {found['codes']['require']}, not {expected}")
+    if found["gpu"]:
+        wrong += [
+            f"{line['item']}: {line['detail']} ({line['how_to_get']})"
+            for line in found["lines"]
+            if line["state"] == "missing"
+        ]
+    return wrong
+
+
+# ---------------------------------------------------------------- calibrate beside a busy machine
+
+_BURN = (sys.executable, "-c", "while True: pass")
+
+
+@contextlib.contextmanager
+def _busy(count: int) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(started(_BURN, stderr=subprocess.DEVNULL))
+        yield
+
+
+def _calibrate(place: Place) -> Figures:
+    burning = max(1, (cores()["usable"] or 2) // 2)
+    quiet = calibrate.calibrate(quick=True)
+    with _busy(burning):
+        busy = calibrate.calibrate(quick=True)
+    found: Figures = {"burning": burning, "quiet": _calibration(quiet), "busy": _calibration(busy)}
+    found["said"] = f"quiet: {_ceiling(found['quiet'])}; beside {burning} busy cores: {_ceiling(found['busy'])}"
+    return found
+
+
+def _calibration(made: Calibration) -> Figures:
+    names = ("kind", "streams", "offered_rps", "tokens_per_s", "error_p50_s", "error_p99_s", "whole", "requests")
+    ceiling = next(one for one in made.ceilings if one.error_s == max(calibrate.LIMITS_S))
+    return {
+        "points": [{name: getattr(point, name) for name in names} for point in made.points],
+        "tokens_per_s": ceiling.tokens_per_s,
+        "requests_per_s": ceiling.requests_per_s,
+        "error_s": ceiling.error_s,
+        "load1": made.load1,
+    }
+
+
+def _ceiling(found: Mapping[str, Any]) -> str:
+    tokens, requests = found["tokens_per_s"], found["requests_per_s"]
+    shown = [
+        f"{value:,.0f} {unit}" if value else f"no {unit}"
+        for value, unit in ((tokens, "tok/s"), (requests, "requests/s"))
+    ]
+    return f"{' and '.join(shown)} below {found['error_s'] * 1e3:g} ms"
+
+
+def check_calibrate(found: Mapping[str, Any]) -> list[str]:
+    """The lightest steps are right on a quiet machine, and a busy one loses no token of them, only precision."""
+    wrong = []
+    for name in ("quiet", "busy"):
+        points = found[name]["points"]
+        if not any(point["kind"] == "tokens" for point in points):
+            wrong.append(f"{name}: not even the first step was measured")
+        for kind in ("tokens", "requests"):  # those come second, and a busy machine may have no time left for them
+            for point in [one for one in points if one["kind"] == kind][:1]:
+                if point["whole"] < point["requests"]:
+                    wrong.append(
+                        f"{name}: {point['requests'] - point['whole']} of {point['requests']} replies lost at the lightest step of {kind}"
+                    )
+                elif name == "quiet" and point["error_p99_s"] > found[name]["error_s"]:
+                    wrong.append(
+                        f"quiet: the lightest step of {kind} is already wrong by {point['error_p99_s'] * 1e3:.1f} ms (p99)"
+                    )
+    return wrong
+
+
+# ---------------------------------------------------------------- the lock
+
+_HOLD = """
+import sys
+from harness.campaign.lock import hold, lock_names
+from harness.config import load_experiment
+from pathlib import Path
+names = lock_names(load_experiment(Path(sys.argv[1])).targets)
+with hold(names, "gpu-check-holder", wait=False, say=print):
+    print(" ".join(names), flush=True)
+    sys.stdin.read()
+"""
+
+
+def _server(place: Place, **flags: Any) -> dict[str, Any]:
+    """The GPU's server, or the tiny one where there is none."""
+    return experiments.target(place.on_cpu(), "server", flags)
+
+
+def _lock(place: Place) -> Figures:
+    folder = place.folder("lock")
+    path = experiments.write(place.on_cpu(), "lock", [_server(place)], [{"concurrency": [1], "requests": 4}])
+    env = {"HARNESS_LOCK_DIR": str(folder / "locks")}  # another campaign of this machine is none of this step's affair
+    hold = [sys.executable, "-c", _HOLD, str(path)]
+    with started(hold, stdin=-1, stdout=-1, env=env) as holder:
+        assert holder.stdout is not None
+        names = holder.stdout.readline().split()
+        begun_s, log = now_s(), folder / "second.log"
+        code = finish([*HARNESS, "run", str(path), "--out", str(folder / "runs")], log, 120, env=env)
+        refused_s, told = now_s() - begun_s, log.read_text(encoding="utf-8", errors="replace")
+        holder.kill()
+        holder.wait()
+    with started(hold, stdin=-1, stdout=-1, env=env) as again:
+        assert again.stdout is not None
+        after = again.stdout.readline().split()
+        assert again.stdin is not None
+        again.stdin.close()
+        again.wait()
+    return {
+        "said": f"held {', '.join(names)}; the second run ended with {code} after {refused_s:.1f} s; after kill -9 the lock was "
+        + ("free" if after == names else "not free"),
+        "names": names, "gpu": place.no_gpu is None, "code": code, "holder_pid": holder.pid, "told": told[-1000:], "after_kill": after,
+    }  # fmt: skip
+
+
+def check_lock(found: Mapping[str, Any]) -> list[str]:
+    """One lock for each board (else the machine's), refused with exit 3 and the holder's pid, free when the holder was killed."""
+    wrong = []
+    kinds = {"gpu" if name.startswith("gpu-") else name for name in found["names"]}
+    if kinds != ({"gpu"} if found["gpu"] else {"machine"}):
+        wrong.append(f"locks are {found['names']}")
+    if found["code"] != 3:
+        wrong.append(f"a second run was not refused: exit {found['code']}")
+    if not re.search(rf"\b{found['holder_pid']}\b", found["told"]):
+        wrong.append(f"the refusal does not name the holder, pid {found['holder_pid']}: {found['told'][-200:]}")
+    if found["after_kill"] != found["names"]:
+        wrong.append("the lock outlived its holder")
+    return wrong
+
+
+# ---------------------------------------------------------------- kill -9, and memory back to 0
+
+_BACK_S = 60.0
+
+
+def _kill(place: Place) -> Figures:
+    folder = place.folder("kill")
+    out = folder / f"runs-{len(list(folder.glob('runs-*')))}"
+    load = {"concurrency": [8], "requests": 100_000}
+    path = experiments.write(place.on_cpu(), "kill", [_server(place)], [load], warmup_requests=4)
+    before = _held(place)
+    with started([*HARNESS, "run", str(path), "--out", str(out)], folder / "run.log") as process:
+
+        def measuring() -> list[Path]:
+            if process.poll() is not None:
+                raise StepError(f"harness run ended by itself: {last_lines(folder / 'run.log')}")
+            return [part.parents[1] for part in out.glob("*/parts/requests-*.parquet")]
+
+        run_dir = wait_for(measuring, "the first stored rows", 900)[0]
+        tree = psutil.Process(process.pid).children(recursive=True)
+        during, rss_bytes = _held(place), _rss_bytes(tree)
+        process.send_signal(signal.SIGKILL)
+        killed_s = now_s()
+        process.wait()
+        gone = _gone(tree, killed_s)
+        after = _settled(place, before)
+    code = finish([*HARNESS, "recover", str(run_dir)], folder / "recover.log", 300)
+    rows = len(read_run(run_dir).requests)
+    found = {
+        "processes": len(tree), "rss_bytes": rss_bytes, "gone_s": gone, "left": [p.pid for p in tree if p.is_running()],
+        "held_before_bytes": before, "held_during_bytes": during, "held_after_bytes": after,
+        "recover": code, "rows": rows, "planned": load["requests"],
+    }  # fmt: skip
+    board = "" if not before else f", boards {_gib(before)} before, {_gib(during)} during, {_gib(after)} after"
+    found["said"] = (
+        f"{len(tree)} processes of {rss_bytes / 2**30:.1f} GiB gone {_shown(gone)} after kill -9{board}; {rows:,} rows kept"
+    )
+    return found
+
+
+def _shown(seconds: float | None) -> str:
+    return f"not within {_BACK_S:g} s" if seconds is None else f"{seconds:.1f} s"
+
+
+def _gib(held: Mapping[str, int]) -> str:
+    return f"{sum(held.values()) / 2**30:.1f} GiB"
+
+
+def _held(place: Place) -> dict[str, int]:
+    """Memory in use by board, empty without NVML."""
+    if place.no_gpu is not None:
+        return {}
+    gpus = open_all()
+    try:
+        return gpus.used_bytes()
+    finally:
+        gpus.close()
+
+
+def _rss_bytes(tree: list[psutil.Process]) -> int:
+    total = 0
+    for process in tree:
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_info().rss
+    return total
+
+
+def _gone(tree: list[psutil.Process], since_s: float) -> float | None:
+    """Seconds until no process of the tree was left (a zombie holds nothing); None if some are after _BACK_S."""
+
+    def over() -> bool:
+        return all(not p.is_running() or _status(p) == psutil.STATUS_ZOMBIE for p in tree)
+
+    with contextlib.suppress(StepError):
+        wait_for(over, "the server's end", _BACK_S)
+        return now_s() - since_s
+    return None
+
+
+def _status(process: psutil.Process) -> str:
+    try:
+        return str(process.status())
+    except psutil.Error:
+        return psutil.STATUS_ZOMBIE
+
+
+def _settled(place: Place, before: Mapping[str, int]) -> dict[str, int]:
+    """What the boards hold when that is back, or _BACK_S have passed."""
+    with contextlib.suppress(StepError):
+        wait_for(lambda: not _more(before, _held(place)), "the boards' memory", _BACK_S)
+    return _held(place)
+
+
+def _more(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
+    return [uuid for uuid, held in after.items() if held > before.get(uuid, 0) + UNOWNED_BYTES]
+
+
+def check_kill(found: Mapping[str, Any]) -> list[str]:
+    """Every process of the server is gone, the boards hold what they held before, and the rows of the killed run can be read."""
+    wrong = []
+    if found["gone_s"] is None:
+        wrong.append(f"processes left {_BACK_S:g} s after kill -9: {found['left']}")
+    before, after = found["held_before_bytes"], found["held_after_bytes"]
+    wrong += [
+        f"{uuid} holds {(after[uuid] - before.get(uuid, 0)) / 2**20:,.0f} MiB more than before"
+        for uuid in _more(before, after)
+    ]
+    if before and not _more(before, found["held_during_bytes"]):
+        wrong.append("the boards held no more memory while the server ran than before: was it on them?")
+    if found["recover"] != 0:
+        wrong.append(f"harness recover ends with {found['recover']}")
+    if not 0 < found["rows"] <= found["planned"]:
+        wrong.append(f"{found['rows']} rows of the killed run can be read")
+    return wrong
+
+
+FIRST = (
+    Step(
+        "doctor",
+        "harness doctor, and harness doctor --require gpu",
+        "CUDA works exactly where NVML has a board, and on a GPU box nothing is missing",
+        0.3,
+        (),
+        _doctor,
+        check_doctor,
+    ),
+)
+CALIBRATE = Step(
+    "calibrate",
+    "harness calibrate --quick, on the machine as it is and beside busy loops on half of its cores",
+    f"the lightest steps are right within {max(calibrate.LIMITS_S) * 1e3:g} ms on the quiet machine, and lose no token on the busy one",
+    0.6,
+    (),
+    _calibrate,
+    check_calibrate,
+)
+LAST = (
+    Step(
+        "lock",
+        "harness run while another process holds the lock of the same boards, then again when that was killed",
+        "refused with exit 3 and the holder's pid, free after kill -9",
+        0.2,
+        (),
+        _lock,
+        check_lock,
+    ),
+    Step(
+        "kill",
+        "kill -9 of harness run while it measures, then harness recover",
+        f"all processes of its server are gone within {_BACK_S:g} s, memory is back, the rows are there",
+        3,
+        ("vllm",),
+        _kill,
+        check_kill,
+    ),
+)
