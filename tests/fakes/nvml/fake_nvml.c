@@ -7,6 +7,7 @@
  *   FAKE_NVML_MEMORY_MIB   memory of every board (default 81920); FAKE_NVML_SLICE_MIB: of every MIG slice (default the same)
  *   FAKE_NVML_POWER_MW     power of board 0 (default 300000); board i draws 10 W x i more, constant
  *   FAKE_NVML_PERIOD_MS    the energy counter moves once in this many ms of CLOCK_MONOTONIC (default 100)
+ *   FAKE_NVML_ENERGY_PCT   what the energy counter counts of the power (default 100)
  *   FAKE_NVML_PROCESSES    "board:pid,board:pid": compute processes; "board.slice:pid" puts one on a MIG slice, "board:pid=MiB"
  *                          says what it holds (default 1024 MiB)
  *   FAKE_NVML_USED         "board:MiB,board:MiB": memory in use (default 71680 MiB; of slice i 5 + i GiB)
@@ -235,7 +236,8 @@ int nvmlDeviceGetTotalEnergyConsumption(device *d, u64 *out) {
     int s = state(d);
     if (s) return s;
     if (no_energy) return NOT_SUPPORTED;
-    *out = 1000000000ull + (power_mw + 10000ull * (u64)d->board) * (now_ms() / period_ms * period_ms) / 1000ull;
+    u64 counted_mw = (power_mw + 10000ull * (u64)d->board) * (u64)number("FAKE_NVML_ENERGY_PCT", 100) / 100ull;
+    *out = 1000000000ull + counted_mw * (now_ms() / period_ms * period_ms) / 1000ull;
     return OK;
 }
 
