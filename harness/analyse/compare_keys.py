@@ -12,7 +12,7 @@ from harness.records import Manifest
 
 Matched = tuple[str, Sequence[ComparedRun], Sequence[ComparedRun]]
 
-KEYS = ("workload", "model", "plan", "gpu", "cpu", "api", "body", "driver", "schema", "gpu_driver")
+KEYS = ("workload", "model", "plan", "gpu", "cpu", "api", "body", "driver", "schema", "gpu_setup", "gpu_driver")
 _ADVICE: Mapping[str, str] = {
     "model": "measure both with the same model",
     "plan": "use the same workload, loads, seed and harness/plan on both sides, so that both replay the same requests",
@@ -22,6 +22,7 @@ _ADVICE: Mapping[str, str] = {
     "body": "measure both with the same body of requests (--body)",
     "driver": "measure both with the same --driver",
     "schema": "measure both with a harness of the same stored format",
+    "gpu_setup": "measure both under the same power limit, MIG profile and ECC mode (nvidia-smi -q)",
     "gpu_driver": "leave out --strict to make it a warning",
 }
 
@@ -121,6 +122,7 @@ def _values(base: Sequence[ComparedRun], new: Sequence[ComparedRun]) -> Iterable
     bodies = [_joined(map(_body, _manifests(runs))) for runs in (base, new)]
     if all(bodies):  # an API without extensions has only one, and that is not a choice
         yield "body", bodies[0], bodies[1]
+    yield ("gpu_setup", *_setups(_manifests(base), _manifests(new)))
     plans = [{m.cell.repetition: m.plan_sha256 for m in _manifests(runs)} for runs in (base, new)]
     shared = sorted(plans[0].keys() & plans[1].keys())
     if not shared:
@@ -157,6 +159,39 @@ def _body(manifest: Manifest) -> str:
     return str(target.get("body") or "exact") if target.get("vllm_extensions", True) else ""
 
 
+# What a board is set to and changes its speed: fact of a board (observe/board_facts.py) -> how it is called
+_SETUP: Mapping[str, str] = {
+    "power_limit_mw": "power limit, mW",
+    "mig_profiles": "MIG profiles",
+    "ecc_enabled": "ECC",
+}
+# What may differ between machines of one kind, and is shown
+_PLACE: Mapping[str, str] = {
+    "sm_clock_limit_mhz": "GPU SM clock limit, MHz",
+    "pcie_width": "GPU PCIe width",
+    "pcie_generation": "GPU PCIe generation",
+    "nvlinks_active": "GPU NVLinks",
+    "numa_node": "GPU NUMA node",
+}
+
+
+def _setups(base: Sequence[Manifest], new: Sequence[Manifest]) -> tuple[str, str]:
+    """What the boards were set to on each side, of the facts that both sides know and that differ."""
+    here, there = [], []
+    for fact, name in _SETUP.items():
+        one, other = (_joined(value for m in side for value in _of_boards(m, fact)) for side in (base, new))
+        if one and other and one != other:
+            here.append(f"{name}: {one}")
+            there.append(f"{name}: {other}")
+    return "; ".join(here), "; ".join(there)
+
+
+def _of_boards(manifest: Manifest, fact: str) -> list[str]:
+    """A fact of all boards of a run, those that are known: a list as its words, `whole board` for none."""
+    found = [gpu[fact] for gpu in manifest.environment.get("gpus") or [] if gpu.get(fact) is not None]
+    return [" + ".join(map(str, v)) or "whole board" if isinstance(v, list) else str(v) for v in found]
+
+
 def _cpu(manifest: Manifest) -> str:
     """The machine of a server that we started on the CPU: there it is what the GPU is elsewhere."""
     if manifest.environment.get("gpus") or manifest.target.get("kind") != "vllm":
@@ -187,6 +222,7 @@ def _facts(manifests: Iterable[Manifest]) -> dict[str, str]:
             if git
             else None,
             "GPU driver": _gpu_driver(m),
+            **{name: _joined(_of_boards(m, fact)) for fact, name in _PLACE.items()},
             "kernel": environment.get("kernel"),
             "machine": environment.get("host_sha256"),
         }

@@ -24,7 +24,19 @@ VALUES = {C4: {KEY: [0.02, 0.021, 0.0205]}}
 
 def test_which_keys_there_are():
     """All may be ignored by name, no other word."""
-    assert KEYS == ("workload", "model", "plan", "gpu", "cpu", "api", "body", "driver", "schema", "gpu_driver")
+    assert KEYS == (
+        "workload",
+        "model",
+        "plan",
+        "gpu",
+        "cpu",
+        "api",
+        "body",
+        "driver",
+        "schema",
+        "gpu_setup",
+        "gpu_driver",
+    )
     check_names(KEYS)
     with pytest.raises(ConfigError) as error:
         check_names(["plan", "gpus"])

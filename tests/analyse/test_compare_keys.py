@@ -55,6 +55,49 @@ def test_an_api_without_extensions_has_no_body_to_compare():
     assert not compare(plain, hosted, metrics=[KEY]).warnings
 
 
+def boards(**facts) -> dict:
+    return {"gpus": [{"name": "NVIDIA H100", "driver_version": "580.1", **facts}]}
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "words"),
+    [
+        (
+            {"power_limit_mw": 700_000},
+            {"power_limit_mw": 500_000},
+            "base power limit, mW: 700000, new power limit, mW: 500000",
+        ),
+        (
+            {"mig_profiles": []},
+            {"mig_profiles": ["1g.10gb"]},
+            "base MIG profiles: whole board, new MIG profiles: 1g.10gb",
+        ),
+        ({"ecc_enabled": True}, {"ecc_enabled": False}, "base ECC: True, new ECC: False"),
+    ],
+    ids=["power limit", "MIG profile", "ECC"],
+)
+def test_boards_that_are_set_otherwise_are_not_compared(here, there, words):
+    """Refused with both settings, lifted by --ignore gpu_setup; a run that does not know the fact is compared."""
+    base, new = (campaign(VALUES, environment=boards(**facts)) for facts in (here, there))
+    with pytest.raises(NotComparableError, match="gpu_setup differs") as refused:
+        compare(base, new, metrics=[KEY])
+    assert words in refused.value.value
+    assert compare(base, new, metrics=[KEY], ignored=["gpu_setup"]).warnings
+    assert not compare(base, campaign(VALUES, environment=boards()), metrics=[KEY]).warnings
+    assert not compare(base, base, metrics=[KEY]).warnings
+
+
+def test_where_a_board_sits_may_differ_and_is_shown():
+    """PCIe width, links and NUMA node of both sides, no refusal."""
+    one = {"pcie_width": 16, "pcie_generation": 5, "nvlinks_active": 18, "numa_node": 0, "sm_clock_limit_mhz": 1980}
+    other = {**one, "pcie_width": 8, "numa_node": 1}
+    base, new = (campaign(VALUES, environment=boards(**facts)) for facts in (one, other))
+    changes = compare(base, new, metrics=[KEY]).changes
+    assert ("GPU PCIe width", "16", "8") in changes
+    assert ("GPU NUMA node", "0", "1") in changes
+    assert not [name for name, _, _ in changes if "NVLinks" in name]
+
+
 def test_the_number_of_gpus_is_part_of_the_key():
     """One H100 against two is refused, with both counts in the message."""
     new = campaign(VALUES, environment=gpus("NVIDIA H100", "NVIDIA H100"))
