@@ -129,7 +129,7 @@ def main() -> int:
     words.add_argument("--only", choices=[*KINDS, "c"])
     words.add_argument("--findings", type=Path, help="also as JSON lines")
     given = words.parse_args()
-    kinds = [given.only] if given.only else ["runs", "configs", "runs", "traces", "c"]
+    kinds = [given.only] if given.only else ["c", "runs", "configs", "runs", "traces"]
     begun = time.monotonic()
     counts, places, commands = Counter[str](), Counter[tuple[str, str, str]](), Counter[str]()
     with tempfile.TemporaryDirectory() as name:
