@@ -43,4 +43,4 @@ def share_words(cost: CostReport) -> str:
     total = found.get("usd_per_million_total_tokens")
     more = f", {formats.usd(total.usd)} per million input + output" if total is not None and total.usd else ""
     what = formats.clean(output.label.rpartition("; ")[2], 60)
-    return f"At the whole price as above; as {what}: {formats.usd(output.usd)} per million output tokens{more}."
+    return f"That is the whole price; {what}: {formats.usd(output.usd)} per million output tokens{more}."

@@ -57,7 +57,7 @@ def test_both_figures_stand_in_the_sentence_with_the_mismatch():
     assert (round(whole, 4), round(share, 4)) == (D("1.2741"), D("0.1593"))
     assert "$1.27 per million input + output" in text
     assert "NOT THE MACHINE PRICED: the price is for 8 GPUs and the run used 1" in text
-    assert "as share of 1 of the 8 GPUs priced: $" in text
+    assert "That is the whole price; share of 1 of the 8 GPUs priced: $" in text
     assert "$0.159 per million input + output" in text
     page = document.html("t", [run], [cost])
     assert page.count("share of 1 of the 8 GPUs priced") > 5
@@ -69,7 +69,7 @@ def test_a_price_for_fewer_gpus_than_used_is_multiplied():
     cost = cost_run(measured(8), box(1), CostSpec())
     own = {line.name: line for line in cost.own}
     assert D(own["self_share_usd_per_1000_requests"].usd) == pytest.approx(D(own["self_usd_per_1000_requests"].usd) * 8)
-    assert "as 8 GPUs at the price of 1: $" in find_answer([measured(8)], [cost]).text
+    assert "That is the whole price; 8 GPUs at the price of 1: $" in find_answer([measured(8)], [cost]).text
 
 
 def test_another_model_has_no_share():
