@@ -90,6 +90,22 @@ class _Environment(TypedDict, total=False):
     cool_down: dict[str, Any] | None
 
 
+class _JitLine(TypedDict):
+    """All of it is read where there is one."""
+
+    kind: str
+    seen_ns: int
+    logged_at: str | None
+    text: str
+
+
+class _Compiling(TypedDict, total=False):
+    rounds: list[list[int]]
+    round_lines: list[int]
+    lines: list[_JitLine]
+    count: int
+
+
 class _GpuFacts(TypedDict, total=False):
     no_energy: str | None
     others_unknown: str | None
@@ -122,11 +138,12 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 @cache
 def _free() -> dict[str, Any]:
     """Free fields of a manifest -> what they hold."""
+    report = _any_of(DriveReport)
     return {
         "config": _Config,
         "environment": _Environment,
         "target": _any_of(TargetInfo, startup=_any_of(Startup) | None),
-        "drive": dict[str, _any_of(DriveReport)],  # type: ignore[misc]
+        "drive": TypedDict("_Drive", {"warmup": report, "measure": report, "compiling": _Compiling}, total=False),  # type: ignore[operator]
         "telemetry": _Telemetry,
     }
 

@@ -52,7 +52,14 @@ def _drive() -> dict[str, object]:
         "wire", 1, built.BASE_NS, built.ns(60), "kernel", "done", 900, 0, 0.5, 0.1, 0.001, 0, 7,
         ((built.BASE_NS, 1_700_000_000_000_000_000, 100), (built.ns(60), 1_700_000_000_000_000_000, 100)), ((0, 10),), 4096, ("a note",),
     )  # fmt: skip
-    return {"warmup": asdict(report), "measure": asdict(report)}
+    line = {
+        "kind": "kernel JIT",
+        "seen_ns": report.started_ns,
+        "logged_at": "11-26 04:40:01",
+        "text": "Triton kernel JIT compilation",
+    }
+    compiling = {"rounds": [[8, 4]], "round_lines": [1], "lines": [line], "count": 1}
+    return {"warmup": asdict(report), "measure": asdict(report), "compiling": compiling}
 
 
 def manifest_of(cell: Cell, run_id: str) -> Manifest:
