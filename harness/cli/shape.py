@@ -13,6 +13,7 @@ from harness.cli.machine_price import price_options, set_price
 from harness.cli.numbers import FloatRange
 from harness.cli.offline import price_ref
 from harness.config import ExperimentSpec, SloSpec, config_error, load_experiment, parse_experiment
+from harness.documents import exists
 from harness.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _chosen(config: Path, words: Mapping[str, Any]) -> Choice:
     """The experiment that CONFIG means: a file, the name of one that comes with the harness, or `quickstart`, chosen for this machine."""
     from harness.cli import quickstart
 
-    named = not config.suffix and len(config.parts) == 1 and not config.is_file()
+    named = not config.suffix and len(config.parts) == 1 and not exists(config)
     if named and config.name == quickstart.NAME:
         priced = words["usd_per_hour"] is not None or words["instance"] is not None
         choice = quickstart.choose(words["url"], words["model"], priced=priced)
