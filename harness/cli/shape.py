@@ -191,7 +191,7 @@ def _chosen(config: Path, words: Mapping[str, Any]) -> Choice:
             _say(f"note: {note}")
         return choice
     file = quickstart.experiment(config.name) if named else config
-    return quickstart.Choice(file if file.is_file() else config, words["model"])
+    return quickstart.Choice(file if exists(file) else config, words["model"])
 
 
 def _ad_hoc(words: dict[str, Any]) -> ExperimentSpec:
