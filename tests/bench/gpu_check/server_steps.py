@@ -30,7 +30,7 @@ def _flashinfer(place: Place) -> Figures:
         for name, backend in _BACKENDS.items()
     ]
     loads = (
-        [{"concurrency": [1, 8], "requests": 48}] if place.rehearse else [{"concurrency": [1, 64], "duration_s": 30}]
+        [{"concurrency": [1, 8], "duration_s": 10}] if place.rehearse else [{"concurrency": [1, 64], "duration_s": 30}]
     )
     out = experiments.harness_run(experiments.write(place, "flashinfer", targets, loads), 1500)
     found = experiments.rows(out)
@@ -72,7 +72,7 @@ _FALLS, _COLD_FASTER = 0.97, 1.05
 
 
 def _ladder(place: Place) -> Figures:
-    loads = [{"concurrency": [1, 2, 8], "requests_per_slot": 12}] if place.rehearse else _LADDER
+    loads = [{"concurrency": [1, 2, 8], "duration_s": 10}] if place.rehearse else _LADDER
     path = experiments.write(place, "ladder", [experiments.target(place, "gpu")], loads, warmup_requests=4)
     found: Figures = {}
     # The cold one first: kernels that one server compiled stand in a cache for the next.
