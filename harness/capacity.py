@@ -41,7 +41,9 @@ def search_capacity(
     """
     probes = list(made)
     while not stopped() and (order := next_probe(spec, attainment, probes)) is not None:
-        watch = Watch(order.rate_rps, attainment, order.shortest_s, order.inflation, patient=order.patient)
+        watch = Watch(
+            order.rate_rps, attainment, order.shortest_s, order.inflation, patient=order.patient, stays=order.stays
+        )
         result = probe(order, watch)
         if stopped():
             break  # cut short by the user: neither clear nor as long as it should be

@@ -108,7 +108,9 @@ def draw_plan(
     target replays the same one; different cells send different prompts, so that none finds another's in the cache. Of a
     capacity search: the plan of its first probe."""
     if load_spec.capacity is not None:
-        load_spec = LoadSpec(rate=[load_spec.capacity.start_rps], duration_s=load_spec.capacity.probe_s[1])
+        search = load_spec.capacity
+        _, longest_s = search.lengths_s(search.start_rps, spec.attainment)
+        load_spec = LoadSpec(rate=[search.start_rps], duration_s=longest_s)
         cell = replace(cell, load=load_spec.points()[0])
     requests = load_spec.requests
     if load_spec.requests_per_slot and cell.load.concurrency:
@@ -178,7 +180,7 @@ def _search(run: Run, spec: CapacitySpec, target: Target, facts: Mapping[str, An
     ) -> Path:
         cell = replace(run.cell, load=load.points()[0])
         run_dir = run.run_dir / f"{run.campaign_id}_{cell.name}_probe{order.index:02d}"
-        run.display.say(f"probe {order.index}: {order.rate_rps:.3g} requests/s, {order.longest_s:g} s at most")
+        run.display.say(f"probe {order.index}: {order.rate_rps:.3g} requests/s, {order.longest_s:.3g} s at most")
         probe = Probe(order.index, should_stop, on_rows)
         run_cell(replace(run, cell=cell, load_spec=load, run_dir=run_dir, probe=probe), target, facts)
         return run_dir
@@ -188,9 +190,8 @@ def _search(run: Run, spec: CapacitySpec, target: Target, facts: Mapping[str, An
         run.display.say(f"probe {probe.index}: {probe.verdict}, attainment {share} ({probe.stopped})")
 
     with RunWriter.create(run.run_dir, manifest) as writer:
-        attainment = run.spec.slo.attainment if run.spec.slo else 0.99
         result = search_capacity(
-            spec, attainment, lambda order, watch: probe_by_run(order, watch, slo, run_probe), say,
+            spec, run.spec.attainment, lambda order, watch: probe_by_run(order, watch, slo, run_probe), say,
             stopped=lambda: bool(run.stop.asked),
         )  # fmt: skip
         if not run.stop.asked:

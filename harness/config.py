@@ -316,6 +316,11 @@ class ExperimentSpec(Spec):
     )
     notify: NotifySpec = NotifySpec()
 
+    @property
+    def attainment(self) -> float:
+        """Share of requests that are to be within the promise."""
+        return self.slo.attainment if self.slo else 0.99
+
     def public(self) -> dict[str, Any]:
         """As plain JSON values without secrets: what is written down."""
         plain: dict[str, Any] = redaction.data(self.model_dump(mode="json"))

@@ -18,11 +18,17 @@ _ARRIVALS = re.compile(
 )
 _OWN_TIMES = ("batch", "preset", "trace")  # arrivals that need no rate
 
+# Of a probe whose length was not declared, shortest and longest: requests that tell a share of 99 % (120 misses at the target in the
+# longest); E2ELs that hold a window (it needs 6.5 settling times, each up to 3 E2EL); seconds that hold one of 5 s; and the most.
+_REQUESTS, _STAYS, _LEAST_S, _MOST_S = (1_200, 12_000), (7, 20), (10.0, 30.0), (60.0, 600.0)
+_UNKNOWN_STAY_S = 4.0  # E2EL before a probe has told it
+
 
 class CapacitySpec(Spec):
     """A search for the highest Poisson rate whose attainment is at `slo.attainment`; rates in requests/s.
 
-    A probe that is not clear lasts `probe_s[1]` seconds of schedule; one that passes lasts `probe_s[0]` at least.
+    A probe that is not clear lasts `probe_s[1]` seconds of schedule; one that passes lasts `probe_s[0]` at least. Without `probe_s`
+    they follow from the rate and from the E2EL seen, see `lengths_s`.
     """
 
     start_rps: bounds.Rate = Field(
@@ -30,8 +36,9 @@ class CapacitySpec(Spec):
     )
     min_rps: bounds.Rate | None = Field(default=None, description="lowest rate tried; default start_rps / 64")
     max_rps: bounds.Rate | None = Field(default=None, description="highest rate tried; default 64 x start_rps")
-    probe_s: tuple[bounds.SecondsOrNone, bounds.SecondsOrNone] = Field(
-        default=(60, 600), description="shortest and longest probe, seconds"
+    probe_s: tuple[bounds.SecondsOrNone, bounds.SecondsOrNone] | None = Field(
+        default=None,
+        description="shortest and longest probe, seconds; None: 1,200 and 12,000 requests, 7 and 20 E2EL, at most 60 and 600 s",
     )
     probes: int = Field(default=12, ge=2, le=12)
     tolerance: Annotated[float, within(1e-3, 0.5, "half an interval as a share of the capacity")] = Field(
@@ -46,11 +53,32 @@ class CapacitySpec(Spec):
     def highest_rps(self) -> float:
         return self.start_rps * 64 if self.max_rps is None else self.max_rps
 
+    def lengths_s(self, rate_rps: float, attainment: float, stay_s: float | None = None) -> tuple[float, float]:
+        """(shortest, longest) probe at a rate, seconds of schedule: as declared, else what the requests take that tell a share of
+        `attainment` (as many misses as at 99 %, where it is higher), and several E2EL, `stay_s`; no longer than a minute and ten,
+        but as many E2EL as they hold."""
+        if self.probe_s is not None:
+            return self.probe_s
+        stay_s = _UNKNOWN_STAY_S if stay_s is None else stay_s
+        rarer = max(1.0, 0.01 / max(1 - attainment, 1e-6))
+        by_requests = [min(most, count * rarer / rate_rps) for most, count in zip(_MOST_S, _REQUESTS, strict=True)]
+        shortest, longest = (
+            max(least, stays * stay_s, of_requests)
+            for least, stays, of_requests in zip(_LEAST_S, _STAYS, by_requests, strict=True)
+        )
+        longest = min(longest, _MOST_S[1])
+        return min(shortest, longest), longest
+
+    @property
+    def stays(self) -> float:
+        """E2ELs that a probe which passes lasts at least; 0 where its length was declared."""
+        return 0.0 if self.probe_s is not None else float(_STAYS[0])
+
     @model_validator(mode="after")
     def _in_order(self) -> CapacitySpec:
         if not self.lowest_rps <= self.start_rps <= self.highest_rps:
             raise ValueError("a capacity search needs min_rps <= start_rps <= max_rps")
-        if not 0 < self.probe_s[0] <= self.probe_s[1]:
+        if self.probe_s is not None and not 0 < self.probe_s[0] <= self.probe_s[1]:
             raise ValueError("probe_s is [shortest, longest] in seconds, both above 0")
         return self
 

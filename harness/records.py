@@ -647,6 +647,7 @@ class ProbeResult:
     stopped: str  # clearly above | clearly below | queue growing | longest probe | what made it invalid
     run_id: str | None = None
     work_cv2: float | None = None  # square of (sd / mean) of tokens a request: prompt (uncached) or output, the larger
+    stay_s: float | None = None  # median seconds from schedule to end of the judged requests
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,17 @@ def test_the_interval_covers_the_truth_with_short_probes(limit_s):
     assert sum(one.state == "found" for one in results) >= 25
 
 
+def test_a_fast_server_is_found_in_a_tenth_of_the_time():
+    """M/D/1 with a capacity of 176/s: within 3 %, in at most 8 minutes of schedule (a search in probes of ten minutes takes 35 at least)."""
+    truth = servers.md1_capacity(0.005, 0.05, 0.95)
+    for seed, start in ((1, 60.0), (2, 500.0)):
+        spec = CapacitySpec(start_rps=start)
+        result = search_capacity(spec, 0.95, servers.probe(servers.fifo(0.005), seed, 0.05))
+        assert result.state == "found"
+        assert result.capacity_rps == pytest.approx(truth, rel=0.03)
+        assert result.seconds <= 8 * 60
+
+
 def test_far_probes_are_short(found):
     """Probes far from the target stop early: none of them takes half as long as the longest one."""
     far = [p for p in found.probes if not 0.8 < p.rate_rps / TRUTH < 1.25]

@@ -46,6 +46,7 @@ class ProbeOrder:
     shortest_s: float
     inflation: float = 1.0
     patient: bool = False
+    stays: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,13 @@ def next_probe(spec: CapacitySpec, attainment: float, probes: Sequence[ProbeResu
     rate = float(f"{rate:.5g}")
     while any(rate == p.rate_rps for p in probes):  # an equal rate would draw an equal plan
         rate = float(f"{rate * 1.0005:.5g}")
-    shortest, longest = spec.probe_s
+    shortest, longest = spec.lengths_s(rate, attainment, _stay_s(probes, attainment))
     if _standing(attainment, probes).curve is None:
-        return ProbeOrder(len(probes) + 1, rate, math.sqrt(shortest * longest), shortest)
+        return ProbeOrder(len(probes) + 1, rate, math.sqrt(shortest * longest), shortest, stays=spec.stays)
     # what is fitted must not be chosen by its luck: near the target a probe that begins badly is heard out
     patience_s = max(shortest, _PATIENCE * longest)
-    return ProbeOrder(len(probes) + 1, rate, longest, patience_s, _inflation(near(probes, rate)), patient=True)
+    inflation = _inflation(near(probes, rate))
+    return ProbeOrder(len(probes) + 1, rate, longest, patience_s, inflation, patient=True, stays=spec.stays)
 
 
 def conclude(spec: CapacitySpec, attainment: float, probes: Sequence[ProbeResult]) -> CapacityResult:
@@ -110,6 +112,13 @@ def _inflation(probes: Sequence[ProbeResult]) -> float:
         if p.effective_requests and sum(good < offered for offered, good in p.batches) >= FEW_MISSES
     ]
     return median(seen) if seen else LEAST_INFLATION * uneven(probes) ** 2
+
+
+def _stay_s(probes: Sequence[ProbeResult], attainment: float) -> float | None:
+    """The longest E2EL (median) of a load that was served; of overloads the shortest, where there is nothing else."""
+    known = [(p.stay_s, _leans_pass(p, attainment)) for p in probes if p.stay_s is not None and p.verdict != "invalid"]
+    served = [stay_s for stay_s, kept_up in known if kept_up]
+    return max(served) if served else min((stay_s for stay_s, _ in known), default=None)
 
 
 def _leans_pass(probe: ProbeResult, attainment: float) -> bool:
@@ -151,7 +160,7 @@ def _next_rate(spec: CapacitySpec, attainment: float, probes: Sequence[ProbeResu
     if at.low_rps is not None and at.high_rps is not None:
         if (
             interval is not None
-            and _told(at, spec, probes)
+            and _told(at, spec, attainment, probes)
             and math.log(interval[2] / interval[0]) / 2 <= _ENOUGH * spec.tolerance
         ):
             return None
@@ -167,12 +176,13 @@ def _next_rate(spec: CapacitySpec, attainment: float, probes: Sequence[ProbeResu
     return max(rate, spec.lowest_rps) if at.high_rps > spec.lowest_rps * (1 + 1e-9) else None
 
 
-def _told(at: _Standing, spec: CapacitySpec, probes: Sequence[ProbeResult]) -> bool:
+def _told(at: _Standing, spec: CapacitySpec, attainment: float, probes: Sequence[ProbeResult]) -> bool:
     """False where the width of a curve's interval rests on too little to be believed."""
     if at.curve is None:
         return True
     around = sum(p.seconds for p in probes if abs(math.log(p.rate_rps / at.curve.rate_rps)) <= _AROUND)
-    return at.curve.batches_with_misses >= _MIN_MISSING and around >= _MIN_LONGEST * spec.probe_s[1]
+    _, longest_s = spec.lengths_s(at.curve.rate_rps, attainment, _stay_s(probes, attainment))
+    return at.curve.batches_with_misses >= _MIN_MISSING and around >= _MIN_LONGEST * longest_s
 
 
 def _inside(at: _Standing, probes: Sequence[ProbeResult]) -> float:

@@ -142,11 +142,19 @@ class Watch:
     """The replies of one probe so far. `decide` is cheap: it looks only when there are 20 % more replies than last time."""
 
     def __init__(
-        self, rate_rps: float, attainment: float, shortest_s: float, inflation: float = 1.0, *, patient: bool = False
+        self,
+        rate_rps: float,
+        attainment: float,
+        shortest_s: float,
+        inflation: float = 1.0,
+        *,
+        patient: bool = False,
+        stays: float = 0.0,
     ) -> None:
         """`inflation`: how much misses clustered in earlier probes; this one is taken to be no better. A probe is clear after
-        `shortest_s` at the earliest, unless its queue grows or, where not `patient`, most requests miss."""
-        self.patient = patient
+        `shortest_s` at the earliest, unless its queue grows or, where not `patient`, most requests miss; it passes after so many
+        `stays` (median E2EL) too: before, the load is still building up."""
+        self.patient, self.stays = patient, stays
         self.rate_rps, self.attainment, self.shortest_s, self.inflation = rate_rps, attainment, shortest_s, inflation
         self._waiting: dict[int, Reply] = {}
         self._settled: list[Reply] = []  # by seq, without a gap
@@ -206,6 +214,7 @@ class Watch:
             stopped=stopped,
             run_id=run_id,
             work_cv2=work_cv2,
+            stay_s=_stay_s(judged) if count else None,
         )
 
     def _work_cv2(self, judged: _Judged) -> float | None:
@@ -255,9 +264,15 @@ class Watch:
         long_enough = self._seconds() >= self.shortest_s
         if below.high < self.attainment and (long_enough or (not self.patient and below.attainment < _HOPELESS)):
             return "fail", "clearly below"
-        if long_enough and estimate(batches, _ABOVE_Z, self.inflation, uneven).low > self.attainment:
+        built_up = not self.stays or self._seconds() >= self.stays * _stay_s(judged)
+        if long_enough and built_up and estimate(batches, _ABOVE_Z, self.inflation, uneven).low > self.attainment:
             return "pass", "clearly above"
         return "undecided", "longest probe"
+
+
+def _stay_s(judged: _Judged) -> float:
+    """Median seconds from the schedule to the end of a judged reply."""
+    return float(np.median(judged.ended - judged.scheduled)) / 1e9
 
 
 def _batches(judged: _Judged) -> tuple[tuple[int, int], ...]:

@@ -139,8 +139,8 @@ class Pace:
     def start_s(self, target: TargetSpec) -> float:
         return self._starts.get(target.name, _START_S.get(target.kind, _ASK_S))
 
-    def cell(self, step: Step, size: PlanSize) -> tuple[float, str, int]:
-        """(seconds without the pause before it, basis, requests) of one cell."""
+    def cell(self, step: Step, size: PlanSize, attainment: float = 0.99) -> tuple[float, str, int]:
+        """(seconds without the pause before it, basis, requests) of one cell; `attainment`: what a capacity search looks for."""
         stem = _stem(step.name)
         if stem in self._cells:
             return self._cells[stem], "earlier run", self._requests.get(stem, size.requests)
@@ -148,8 +148,9 @@ class Pace:
         one_s = (size.output_tokens * _GUESSED_TOKEN_S + size.prompt_tokens * _GUESSED_PROMPT_TOKEN_S) * mean
         if step.load.capacity is not None:
             search = step.load.capacity
-            probes = search.probes * sum(search.probe_s) / 2  # some end early, some are extended
-            return probes, "guess", int(size.requests * probes / search.probe_s[1])
+            shortest_s, longest_s = search.lengths_s(search.start_rps, attainment)
+            probes = search.probes * (shortest_s + longest_s) / 2  # some end early, some are extended
+            return probes, "guess", int(size.requests * probes / longest_s)
         slots = step.cell.load.concurrency
         if step.load.duration_s is not None:
             sent = size.requests if slots is None else int(slots * step.load.duration_s / max(one_s, 1e-3)) + slots
@@ -160,7 +161,7 @@ class Pace:
 
     def seconds(self, steps: Sequence[Step], sizes: Mapping[Key, PlanSize], spec: ExperimentSpec) -> float:
         """Of these steps, server starts and pauses included."""
-        cells_s = sum(self.cell(step, sizes[key_of(step)])[0] + self.cool_down_s() for step in steps)
+        cells_s = sum(self.cell(step, sizes[key_of(step)], spec.attainment)[0] + self.cool_down_s() for step in steps)
         return cells_s + self.starts_s(steps, spec)
 
     def starts_s(self, steps: Sequence[Step], spec: ExperimentSpec) -> float:
@@ -212,7 +213,7 @@ def forecast(
     cells = []
     for step in steps:
         size = sizes[key_of(step)]
-        seconds, basis, requests = pace.cell(step, size)
+        seconds, basis, requests = pace.cell(step, size, spec.attainment)
         price = prices.get(step.cell.target)
         usd = None if price is None else _usd(price, size, requests)
         disk = disk_of(size, requests, seconds)

@@ -95,7 +95,7 @@ def test_the_result_as_a_whole():
     assert watching(given, shortest_s=1e9).result(3, "run") == ProbeResult(
         index=3, rate_rps=10.0, scheduled_rate_rps=pytest.approx(93 / 9.3), seconds=9.9, offered=94, good=92, batches=batches,
         attainment=92 / 94, low=pytest.approx(low), high=pytest.approx(high), effective_requests=pytest.approx(94 / inflated(batches)),
-        output_tokens=940, completed_rps=pytest.approx(95 / 9.9), verdict="undecided", stopped="longest probe", run_id="run", work_cv2=0.0,
+        output_tokens=940, completed_rps=pytest.approx(95 / 9.9), verdict="undecided", stopped="longest probe", run_id="run", work_cv2=0.0, stay_s=0.5,
     )  # fmt: skip
     assert inflated(batches) == pytest.approx(4.0)
 
@@ -130,6 +130,7 @@ def test_a_probe_of_one_or_no_reply():
         None,
         "undecided",
         "longest probe",
+        stay_s=0.5,
     )
     assert (none.verdict, none.offered, none.good, none.batches, none.output_tokens, none.seconds) == (
         "invalid",

@@ -112,6 +112,53 @@ def test_the_order_where_there_is_a_curve(probe_s, patience_s):
     assert order == ProbeOrder(5, rate, 600.0, patience_s, 5.0, patient=True)
 
 
+@pytest.mark.parametrize(
+    ("rate", "attainment", "stay_s", "lengths"),
+    [
+        (2, 0.99, 0.5, (60, 600)),  # no longer than a minute and ten
+        (20, 0.99, 0.5, (60, 600)),
+        (40, 0.99, 0.5, (30, 300)),  # 1,200 and 12,000 requests
+        (200, 0.99, 0.5, (10, 60)),
+        (2000, 0.99, 0.5, (10, 30)),  # a window of 5 s and its settling
+        (200, 0.9, 0.5, (10, 60)),
+        (200, 0.999, 0.5, (60, 600)),  # as many misses are ten times the requests
+        (200, 0.99, 5, (35, 100)),  # 7 and 20 E2EL
+        (200, 0.99, None, (28, 80)),  # E2EL not yet known: 4 s
+        (200, 0.99, 60, (420, 600)),
+        (200, 0.99, 200, (600, 600)),
+    ],
+)
+def test_a_probe_lasts_as_long_as_its_requests_and_several_e2el(rate, attainment, stay_s, lengths):
+    """Without probe_s: requests over the rate, E2ELs where they are longer, between what a window needs and ten minutes."""
+    assert CapacitySpec(start_rps=10).lengths_s(rate, attainment, stay_s) == pytest.approx(lengths)
+
+
+def test_a_declared_probe_s_stays_as_it_is():
+    """Whatever the rate and the E2EL, and a pass asks for no number of E2ELs."""
+    assert SPEC.lengths_s(200, 0.999, 60) == (60, 600)
+    assert (SPEC.stays, next_probe(SPEC, 0.99, []).stays) == (0, 0)
+
+
+FREE = CapacitySpec(start_rps=200)
+
+
+@pytest.mark.parametrize(
+    ("probes", "stay_s"),
+    [
+        ([], 4),
+        ([probe(100, "pass", stay_s=3.0), probe(90, "pass", stay_s=2.0), probe(400, "fail", stay_s=50.0)], 3),
+        ([probe(400, "fail", stay_s=50.0), probe(300, "fail", stay_s=8.0), probe(200, "invalid", stay_s=1.0)], 8),
+        ([probe(100, "pass")], 4),  # of an older harness: not recorded
+    ],
+    ids=["none", "served", "overloads", "unrecorded"],
+)
+def test_the_e2el_is_that_of_a_load_that_was_served(probes, stay_s):
+    """The longest of those that kept the promise, else the shortest of the overloads, never of a probe that cannot be trusted."""
+    order = next_probe(FREE, 0.99, probes)
+    shortest, longest = FREE.lengths_s(order.rate_rps, 0.99, stay_s)
+    assert (order.shortest_s, order.longest_s, order.stays) == (shortest, math.sqrt(shortest * longest), 7)
+
+
 def test_a_curve_is_fitted_within_30_percent_only():
     """13/s failed and 10/s did not: near enough for a curve; with 9.99/s the middle is probed."""
     assert next_probe(SPEC, 0.99, [probe(10.0, good=499), probe(13.0, good=480)]).patient

@@ -44,6 +44,20 @@ def test_a_probe_that_is_clearly_above_passes_but_not_before_its_shortest_time()
     assert 60 <= result.seconds <= 60 * 1.2 + 1
 
 
+def test_a_probe_passes_after_so_many_e2el():
+    """All good, each taking 20 s: with 7 stays asked for it is not passed before 140 s, and its E2EL is told."""
+    given = replies([True] * 5000, stay_s=20.0)
+    watch = Watch(10.0, 0.9, 10.0, stays=7)
+    for one in given:
+        watch.add([one])
+        if watch.decide() is not None:
+            break
+    result = watch.result(1)
+    assert (result.verdict, result.stay_s) == ("pass", 20.0)
+    assert 140 <= result.seconds <= 140 * 1.2 + 1
+    assert watched(given).result(1).seconds < 140
+
+
 def test_a_probe_that_is_clearly_below_fails():
     """Half the requests miss a target of 90 %: failed within its shortest time and a look."""
     rng = random.Random(1)

@@ -41,6 +41,23 @@ def test_times_say_what_they_rest_on(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [earlier.name]  # nothing was written
 
 
+@pytest.mark.parametrize(
+    ("search", "seconds"),
+    [
+        ({"start_rps": 8}, 12 * (60 + 600) / 2),
+        ({"start_rps": 200}, 12 * (28 + 80) / 2),
+        ({"start_rps": 200, "probe_s": [30, 180], "probes": 10}, 10 * (30 + 180) / 2),
+    ],
+    ids=["slow", "fast", "declared"],
+)
+def test_a_capacity_search_takes_what_its_probes_take_at_the_first_rate(tmp_path, search, seconds):
+    """Half of all probes at their longest: longer at a slow server, as declared where it is declared."""
+    made = spec(targets=[spec().targets[0].model_dump()], loads=[{"capacity": search}], repetitions=1, workloads=["fixed:16x4"],
+                slo={"ttft_from_schedule_s": 1})  # fmt: skip
+    (cell,) = pipeline.foresee(made, tmp_path).cells
+    assert (cell.basis, cell.seconds) == ("guess", pytest.approx(seconds))
+
+
 def test_pauses_until_the_gpus_are_cool_are_in_the_estimate(tmp_path):
     """Without a GPU none; where the config requires one, cool_down.timeout_s before each of 16 cells; once pauses were seen, their mean."""
     assert pipeline.foresee(spec(), tmp_path).cool_down_s == 0
