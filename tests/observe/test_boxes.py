@@ -219,6 +219,15 @@ def test_somebody_elses_server_whose_process_is_seen(sampled):
     assert verdict(found, "adopt")[0] == {}
 
 
+@pytest.mark.parametrize(("visible", "certain"), [("1", True), ("1,2", False)], ids=["one board", "two boards"])
+def test_somebody_elses_server_whose_process_is_hidden(sampled, visible, certain):
+    """It has loaded CUDA and NVML does not list it: the one board that it may see is its own; of two nobody knows how many it uses."""
+    found = sampled({"kind": "adopt", "cuda": True, "pod": True}, gpus=4, flags="hidden", CUDA_VISIBLE_DEVICES=visible)
+    assert found["boards"] == [int(word) for word in visible.split(",")]
+    facts = found["telemetry"]["gpu_facts"]
+    assert (facts["certain"], facts["no_energy"] is None) == (certain, certain)
+
+
 def test_calls_are_timed_and_lists_are_rare(with_nvml):
     """Slow lists of processes are asked for at edges only, however often the boards are sampled, and their time is told."""
     code = """
