@@ -28,7 +28,7 @@ from harness.store.manifest import read_manifest
 from harness.store.reader import find_runs
 
 _OVERHEAD_S = 1.5  # of a cell beside its phases: telemetry opened, plan drawn, files merged
-_WARMUP_S = 3.0
+_WARMUP_S = 6.0  # two requests a slot; an open loop in two rounds
 _START_S = {"vllm": 90.0}  # a server of ours that was never started here; others are only asked what they are
 _ASK_S = 1.0
 _GUESSED_TOKEN_S = 0.03  # a token of one stream, where nothing is known

@@ -42,7 +42,7 @@ _PHASES = (
     ),
     (
         re.compile(
-            r"Starting torch\.compile|torch\.compile takes|Compiling a graph|Dynamo bytecode|Start compiling",
+            r"Starting torch\.compile|Warming up model for the compilation|torch\.compile takes|Compiling a graph|Dynamo bytecode|Start compiling",
             re.IGNORECASE,
         ),
         "compiling",

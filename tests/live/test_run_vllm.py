@@ -75,6 +75,18 @@ def test_tokens_agree_exactly_with_the_servers_counters(wire):
     assert output["counted"] == output["usage"] == output["server_counter"] == output["planned"] == count * 24
 
 
+def test_the_server_was_warmed_up_at_the_runs_own_load(wire):
+    """Two requests a slot at the run's four slots, each a row of the warm-up with a prompt of its own; the log of an adopted server tells
+    of no compilation."""
+    out, _, _ = wire
+    data = read_run(out)
+    told = data.manifest.drive["compiling"]
+    assert (told["rounds"], told["round_lines"], told["lines"]) == ([[8, 4]], [0], [])
+    warm = data.requests[data.requests.phase == "warmup"]
+    assert set(warm.seq) == set(range(-8, 0))
+    assert set(warm.outcome) == {"ok"}
+
+
 def test_a_clean_run_is_valid(wire):
     """Nothing is wrong with this run, and the verdict says so (or names the machine's other work)."""
     _, document, _ = wire

@@ -43,6 +43,9 @@ def test_the_real_server_is_read_back(vllm_server):
     assert int(info.cache_config["num_gpu_blocks"]) > 0
     assert info.metrics_url
     assert info.flags["load_format"] == "dummy"
+    assert info.server_version in info.checks["python"]
+    assert info.checks["cuda_graphs"] == "none: eager"
+    assert "non-default args: {'model_tag':" in vllm_server.server.log(), "it was started as vllm serve"
     assert len(info.pids) >= 2, "the API server and its engine"
     assert all(proc.read(pid) for pid in info.pids)
     assert 0 < info.startup.process_s < info.startup.ready_s < info.startup.first_token_s
