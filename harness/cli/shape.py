@@ -183,7 +183,7 @@ def _chosen(config: Path, words: Mapping[str, Any]) -> Choice:
     """The experiment that CONFIG means: a file, the name of one that comes with the harness, or `quickstart`, chosen for this machine."""
     from harness.cli import quickstart
 
-    named = not config.suffix and len(config.parts) == 1 and not exists(config)
+    named = not config.suffix and len(config.parts) == 1 and not (exists(config) and config.is_file())
     if named and config.name == quickstart.NAME:
         priced = words["usd_per_hour"] is not None or words["instance"] is not None
         choice = quickstart.choose(words["url"], words["model"], priced=priced)

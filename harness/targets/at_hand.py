@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +36,8 @@ def models(env: Mapping[str, str], folder: Path = _FOLDER) -> tuple[Found, ...]:
 
 def locate(name: str, env: Mapping[str, str]) -> Path | None:
     """The folder of a model by path or hub name, None where it is not at hand."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
+    if os.path.isdir(path := os.path.expanduser(name)):  # noqa: PTH111, PTH112 - Path raises for a word too long, or ~nobody
+        return Path(path)
     return next((found.folder for found in _hub_copies(hub_folder(env)) if found.name == name), None)
 
 
@@ -49,7 +49,7 @@ def is_whole(folder: Path) -> bool:
         return False
     shards = _mapping(folder / "model.safetensors.index.json").get("weight_map")
     if isinstance(shards, Mapping) and shards:
-        return all((folder / str(name)).is_file() for name in set(shards.values()))
+        return all(os.path.isfile(folder / str(name)) for name in shards.values())  # noqa: PTH113 - as above
     return any(path.is_file() for path in _listed(folder, "*.safetensors"))
 
 

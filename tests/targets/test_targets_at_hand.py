@@ -90,3 +90,12 @@ def test_a_model_is_located_by_path_or_hub_name(whole, tmp_path):
     assert locate("org/a", env) == made
     assert locate(str(made), env) == made
     assert locate("org/b", env) is None
+
+
+@pytest.mark.parametrize("word", ["é" * 300, "~nobody-of-that-name/m", "a\0b"], ids=["long", "nobody", "zero"])
+def test_a_word_that_is_no_path_is_no_model(word, whole, tmp_path):
+    """As the model asked for, and as a shard of an index: not there, and no traceback."""
+    assert locate(word, {"HF_HUB_CACHE": str(tmp_path / "hub")}) is None
+    folder = whole(tmp_path / "m")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": word}}))
+    assert not is_whole(folder)
