@@ -169,7 +169,7 @@ class Exchanges:
             read = (data, wire.user_stamp())
             self.user_reads += 1
         conn.buf.append(read)
-        self.reader.own_bytes += len(data)
+        self.reader.own_bytes += len(data) + reader.READ_BYTES
         if len(conn.buf) >= reader.COMPACT_READS and not self.look(conn):
             return
         if conn.careful is None:

@@ -15,6 +15,7 @@
 #include <time.h>
 
 enum { MAX_EVENTS = 512, MAX_ASKED = 16, MAX_TURNS = 4, RECV_BYTES = 65536, LEAST_REST_NS = 50000, MARGIN_NS = 100000 };
+enum { READ_BYTES = sizeof(struct timespec) + sizeof(uint32_t) }; /* of a read, beside what it brought */
 enum { KEEP_BYTES = 1 << 18, KEEP_READS = 1 << 14 }; /* of an unused stream */
 enum { UNUSUAL = 1 << 16, MAY_END = 1 << 17, CLOSED = 1 << 18, LOST = 1 << 19, LONG = 1 << 20 }; /* LOST carries errno below */
 
@@ -40,7 +41,7 @@ struct reader { /* the first five too */
     int64_t busy_max_ns; /* the longest between waking up and having handled what was there */
     int64_t woke_ns; /* of the last turn */
     int64_t found; /* events of the last turn, whoever took them */
-    int64_t held; /* bytes of all streams, until they come back through reader_reuse */
+    int64_t held; /* bytes of all streams, stamps and lengths too, until they come back through reader_reuse */
     int64_t serial;
     int poll_fd, room;
     struct stream **streams; /* by descriptor; NULL: not adopted */
@@ -86,7 +87,7 @@ static int append(struct reader *r, struct stream *s, struct timespec stamp, con
     s->lengths[s->reads++] = n;
     memcpy(s->data + s->bytes, data, n);
     s->bytes += n;
-    r->held += n;
+    r->held += n + READ_BYTES;
     return 1;
 }
 
@@ -113,7 +114,7 @@ void reader_release(struct reader *r, int fd) { r->streams[fd] = NULL; }
 
 /* Take the memory back for another stream, unless it is much: pages that are there already cost no fault. */
 void reader_reuse(struct reader *r, struct stream *s) {
-    r->held -= s->bytes;
+    r->held -= s->bytes + READ_BYTES * s->reads;
     if (s->bytes_room > KEEP_BYTES || s->reads_room > KEEP_READS) {
         free(s->data);
         free(s->stamps);

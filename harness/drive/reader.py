@@ -28,6 +28,7 @@ UNUSUAL, MAY_END, CLOSED, LOST, LONG = 1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 
 LEAST_REST_NS = 50_000  # shorter rests cost more than they save
 MARGIN_NS = 100_000  # a rest ends so long before the caller is due, for it may end late
 COMPACT_READS = 128
+READ_BYTES = 20  # stamp and length of a read, beside what it brought
 HEAD_BYTES = 65536  # more than a usual head has
 _SHORT = 8  # a read of fewer bytes may be the rest of an end that was split
 _ENOUGH = 256  # reads out of one poll after which the next follows at once: more may wait than one poll gives
@@ -83,7 +84,7 @@ class Reader:
                     read = (data, stamp())
                     self.user_reads += 1
                 buf.append(read)
-                self.own_bytes += len(data)
+                self.own_bytes += len(data) + READ_BYTES
                 if len(buf) == 1:
                     if usual_head(data) is None:
                         asked.append((fd, UNUSUAL))
@@ -130,8 +131,8 @@ class Reader:
 
     def forget(self, packed: list[Packed], buf: list[wire.Stamped]) -> None:
         """What a connection's `packed` and `buf` held is not needed any more."""
-        self.own_bytes -= sum(len(piece[2]) for piece in packed if isinstance(piece, tuple))
-        self.own_bytes -= sum(len(read[0]) for read in buf)
+        self.own_bytes -= sum(_size(piece) for piece in packed if isinstance(piece, tuple))
+        self.own_bytes -= sum(len(read[0]) + READ_BYTES for read in buf)
 
     @property
     def held_bytes(self) -> int:
@@ -164,7 +165,12 @@ class Reader:
             keep = conn.buf[-2:]
             conn.packed.append(pack(conn.buf[:-2]))
             conn.buf[:] = keep  # in place: the loop above holds this list
-        return sum(len(data) for _, _, data in conn.packed)
+        return sum(map(_size, conn.packed))
+
+
+def _size(piece: Packed) -> int:
+    """Bytes of packed reads, their stamps and lengths too."""
+    return sum(map(len, piece))
 
 
 class _Stream(ctypes.Structure):
@@ -300,7 +306,7 @@ class CompiledReader(Reader):
 
     def held(self, conn: wire.Conn) -> int:
         stream = self._streams.get(conn.fd)
-        return super().held(conn) if stream is None else int(stream.bytes)
+        return super().held(conn) if stream is None else int(stream.bytes + READ_BYTES * stream.reads)
 
 
 def pack(buf: list[wire.Stamped]) -> tuple[bytes, bytes, bytes]:

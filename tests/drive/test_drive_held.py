@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 
 from harness import clock
-from harness.drive import driver, leftover, loop, reader, shard
+from harness.drive import driver, leftover, loop, reader, shard, wire
 from harness.drive.collect import Collector
 from harness.drive.spool import Writer
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
@@ -84,3 +85,27 @@ def test_what_nobody_stored_stays_in_the_spool(tmp_path, fails):
     assert {row.outcome for row in kept} == {"ok"}
     assert len({row.seq for row in kept}) == (20 if fails == "on_end" else len(kept))
     assert kept
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_is_held_counts_the_stamps(compiled):
+    """A reply in reads of one byte holds 21 bytes for each, and nothing when it is forgotten."""
+    library = reader.library() if compiled else None
+    if compiled and library is None:
+        pytest.skip("no compiler here")
+    ours, theirs = socket.socketpair()
+    reading = reader.make(library, tls=False)
+    conn = wire.Conn(ours, wire._plain_recv(ours), 0)
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    with ours, theirs:
+        ours.setblocking(False)
+        reading.poll.register(ours, 1)
+        reading.adopt(conn)
+        for piece in (head, *(b"f" for _ in range(200))):
+            theirs.send(piece)
+            assert all(what == reader.MAY_END for _, what in reading.wait(1.0, 0, 0))
+        assert reading.held_bytes == len(head) + 20 + 200 * 21
+        assert reading.held(conn) == pytest.approx(reading.held_bytes, abs=128 * 21)
+        reading.release(conn)
+        reading.forget(conn.packed, conn.buf)
+    assert reading.held_bytes == 0

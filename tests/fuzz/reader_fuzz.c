@@ -191,9 +191,9 @@ static int wait_once(int64_t until_ns, int64_t gather_ns, int enough) {
     for (int i = 0; i < n_links; i++)
         if (links[i].s) {
             replay(&links[i]);
-            sum += links[i].bytes;
+            sum += links[i].bytes + READ_BYTES * links[i].s->reads;
         }
-    for (int i = 0; i < n_held; i++) sum += held[i].s->bytes;
+    for (int i = 0; i < n_held; i++) sum += held[i].s->bytes + READ_BYTES * held[i].s->reads;
     must(r->held == sum);
     must(r->user_reads >= own_stamps && r->user_reads <= own_stamps + failed); /* without memory for it, a read is gone */
     int32_t asked[2 * MAX_ASKED];

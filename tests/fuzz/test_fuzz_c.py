@@ -14,7 +14,7 @@ PLANTED = {  # program, what stands in its source, what stood there or could hav
     "an end and a close of one stream come together": ("reader", "if (is_asked(r, k, e.fd)) break;", ""),
     "an end is told of a stream that was given up": ("reader", "!s || s->serial != e.serial", "!s"),
     "a stream is read after its close": ("reader", "!s->handed && (what = take(r, s, fd))", "(what = take(r, s, fd))"),
-    "bytes are held for ever": ("reader", "r->held -= s->bytes;", ""),
+    "bytes are held for ever": ("reader", "r->held -= s->bytes + READ_BYTES * s->reads;", ""),
     "stamps are kept for ever": ("small-reader", " || s->reads_room > KEEP_READS", ""),
     "a descriptor is told twice": ("small-reader", " || is_asked(r, k, fd)", ""),
     "the ring grows from the wrong end": ("small-reader", "        r->first = 0;\n", ""),
