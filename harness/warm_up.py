@@ -22,6 +22,7 @@ from harness.targets.jit_log import JitWatch
 
 ROUNDS = 5  # at most; a server that still compiles then is measured, and the lines in the window make the run UNKNOWN
 PER_SLOT = 2
+NEAR = 1.25  # an open loop's requests in flight are known this well: near its capacity each round would show a few more
 MOST_IN_FLIGHT = 1024  # of an open loop: what vLLM runs at once by default on the largest GPUs
 _SLOTS = 4  # of an open loop's first round, when its E2EL is not known
 _HOSTED_SLOTS = 8
@@ -86,7 +87,8 @@ def warm_up(
         made.note(len(requests), slots, lines, done)
         needed = in_flight(plan, done, len(requests), slots)
         wanted = min(PER_SLOT * needed, most)
-        if done.stop_reason != "done" or (not lines and needed <= slots and len(requests) >= wanted):
+        enough = needed <= NEAR * slots and len(requests) >= min(wanted, PER_SLOT * slots)
+        if done.stop_reason != "done" or (not lines and enough):
             break
         slots = max(slots, needed)
     return made

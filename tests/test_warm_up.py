@@ -74,6 +74,26 @@ def test_a_slow_open_loop_needs_no_second_round(tmp_path):
     assert rounds(Server(tmp_path / "log"), draw(Load(rate_rps=0.1))) == [(4, 4)]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [((1.0, 1.2), [(4, 4), (20, 10)]), ((1.0, 2.0, 2.2), [(4, 4), (20, 10), (40, 20)])],
+    ids=["a fifth more", "twice as many"],
+)
+def test_an_open_loop_is_warmed_again_only_where_its_load_was_missed_by_more_than_a_quarter(
+    tmp_path, seconds, expected
+):
+    """10 requests/s, whose time grows with the requests in flight."""
+    server = Server(tmp_path / "log")
+    times = iter(seconds)
+
+    def send(requests, load):
+        server.request_s = next(times)
+        return server(requests, load)
+
+    made = warm_up.warm_up(draw(Load(rate_rps=10.0)), "vllm", JitWatch(server.log), send)
+    assert made.rounds == expected
+
+
 def test_an_open_loop_is_not_warmed_with_more_than_it_measures(tmp_path):
     """500 requests/s of 10 s each would be 5,000 at once; 40 are measured."""
     assert rounds(Server(tmp_path / "log", request_s=10), draw(Load(rate_rps=500.0), 40)) == [(4, 4), (40, 40)]
