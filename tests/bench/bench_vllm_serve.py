@@ -2,7 +2,8 @@
 
 They take turns. All send the same kind of prompts (words from one list, exactly PROMPT tokens), never the same prompt twice, and
 ask for exactly OUTPUT tokens. Throughput is compared over the whole phase (first send to last token), which is what
-`vllm bench serve` divides by; TTFT and TPOT by their medians.
+`vllm bench serve` divides by; TTFT and TPOT by their medians. `api_ms` is the CPU time of the server's API process per output token,
+warm-up included: what a body costs there, told on a busy machine too.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import psutil
 
 from harness import pipeline, plan
 from harness.config import TargetSpec, parse_experiment
+from harness.observe import vllm_metrics
 from harness.plan.prompts import prompts
 from harness.records import Load
 from harness.targets import Target, embedded, open_target
@@ -109,12 +113,35 @@ def theirs(target: Target, args, seed: int, folder: Path, tokenizer: str) -> dic
     }
 
 
+def api_used(target: Target) -> tuple[float, float]:
+    """(CPU seconds of the API process, tokens generated) since the server's start."""
+    assert target.server
+    assert target.info.metrics_url
+    times = psutil.Process(target.server.pid).cpu_times()
+    with vllm_metrics.open_client(target.info.metrics_url) as http:
+        tokens = vllm_metrics.counter(
+            vllm_metrics.scrape(http, target.info.metrics_url), "vllm:generation_tokens_total"
+        )
+    return times.user + times.system, float(tokens or 0)
+
+
+def with_cpu(target: Target, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What a client measured, and `api_ms`."""
+    cpu_s, tokens = api_used(target)
+    seen = measure()
+    cpu_after_s, tokens_after = api_used(target)
+    return seen | {"api_ms": (cpu_after_s - cpu_s) / (tokens_after - tokens) * 1e3}
+
+
+METRICS: Sequence[str] = ("output_tps", "ttft_ms", "tpot_ms", "api_ms")
+
+
 def table(rounds: list[dict[str, dict[str, float]]]) -> str:
     """Per metric and client: median and spread, and the median of the rounds' ratios to `vllm bench serve`; then plain to exact."""
     lines = [
         f"{'metric':<12}{'client':<18}{'median':>10}{'spread':>9}   ratio to vllm bench serve: median (min .. max)"
     ]
-    for metric in ("output_tps", "ttft_ms", "tpot_ms"):
+    for metric in METRICS:
         for client in rounds[0]:
             values = [seen[client][metric] for seen in rounds]
             ratio = sorted(seen[client][metric] / seen[THEIRS][metric] for seen in rounds)
@@ -123,7 +150,7 @@ def table(rounds: list[dict[str, dict[str, float]]]) -> str:
                 f"{metric:<12}{client:<18}{statistics.median(values):>10.2f}{spread:>9.1%}"
                 f"   {statistics.median(ratio):.4f} ({ratio[0]:.4f} .. {ratio[-1]:.4f})"
             )
-    for metric in ("output_tps", "ttft_ms", "tpot_ms"):
+    for metric in METRICS:
         ratio = sorted(seen[PLAIN][metric] / seen[EXACT][metric] for seen in rounds)
         lines.append(
             f"{metric:<12}plain / exact body: {statistics.median(ratio):.4f} ({ratio[0]:.4f} .. {ratio[-1]:.4f})"
@@ -159,7 +186,7 @@ def main() -> None:
                     (THEIRS, lambda n=number: theirs(target, args, 2000 + n, folder, tokenizer)),
                 ]
                 first = number % len(clients)  # who goes first rotates, so that drift meets all
-                seen = {name: measure() for name, measure in clients[first:] + clients[:first]}
+                seen = {name: with_cpu(target, measure) for name, measure in clients[first:] + clients[:first]}
                 rounds.append({name: seen[name] for name, _ in clients})
                 print(f"round {number + 1}: {rounds[-1]}", file=sys.stderr, flush=True)
     print(
