@@ -84,7 +84,7 @@ types: .venv/.setup
 bench-driver: .venv/.setup ## the load generator against a server that knows the truth, beside a floor in C
 	@$(BIN)/python -m tests.bench.bench_driver $(ARGS)
 
-bench-vllm-serve: .venv/.vllm ## the same real server measured by our drivers and by `vllm bench serve`, in rotation
+bench-vllm-serve: .venv/.vllm ## the same real server measured by us, with exact and plain requests, and by `vllm bench serve`
 	@$(BIN)/python -m tests.bench.bench_vllm_serve $(ARGS)
 
 gpu-check: .venv/.vllm ## what to run first on a GPU: 40 minutes of steps with an expectation each, resumable; ARGS="--only STEP --minutes N"

@@ -2,8 +2,9 @@
 
 They take turns. All send the same kind of prompts (words from one list, exactly PROMPT tokens), never the same prompt twice, and
 ask for exactly OUTPUT tokens. Throughput is compared over the whole phase (first send to last token), which is what
-`vllm bench serve` divides by; TTFT and TPOT by their medians. `api_ms` is the CPU time of the server's API process per output token,
-warm-up included: what a body costs there, told on a busy machine too.
+`vllm bench serve` divides by; TTFT and TPOT by their medians. `api_ms` is the CPU time of the server's API process per output token:
+what a body costs there, told on a busy machine too. Of our runs it holds warm-up and what the server is asked about its words, so
+compare it between them, and with many --requests.
 """
 
 from __future__ import annotations
