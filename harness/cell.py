@@ -16,7 +16,7 @@ from harness.analyse.rates import slo_of
 from harness.calibrate import calibration_limit
 from harness.campaign.provenance import facts_of_none, link_log, manifest_of, one_line, target_facts
 from harness.capacity import probe_by_run, search_capacity
-from harness.config import ExperimentSpec, TargetSpec
+from harness.config import ExperimentSpec
 from harness.drive.driver import drive
 from harness.drive.refusals import IN_A_ROW, REFUSED, Refusals
 from harness.errors import ConfigError, HarnessError, InvalidRunError, TargetError
@@ -41,6 +41,7 @@ from harness.records import (
 from harness.store.capacity_file import write_capacity
 from harness.store.parts import SCRATCH
 from harness.store.writer import RunWriter
+from harness.target_spec import TargetSpec
 from harness.targets import Target, offline
 from harness.targets.jit_log import JitWatch
 from harness.targets.prefix_reset import reset_prefix_cache

@@ -10,7 +10,7 @@ from typing import Any
 from harness.analyse.capacity import best_probe, over_repetitions
 from harness.analyse.repeats import LEVEL
 from harness.analyse.summary import summarise
-from harness.config import CostSpec, HardwareSpec, of_run
+from harness.config import CostSpec, of_run
 from harness.cost.example_price import is_example, why_not
 from harness.cost.measured import Measured, measured_capacity
 from harness.cost.prices import day_of, declared, instance_price
@@ -22,6 +22,7 @@ from harness.report import document
 from harness.store.capacity_file import read_capacity
 from harness.store.manifest import read_manifest
 from harness.store.reader import find_capacities, find_runs, read_run
+from harness.target_spec import HardwareSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,16 +124,8 @@ def run_experiment(
                     display.cell(step.index, len(steps), step.name)
                     display.say(_eta(len(steps) - len(left), len(steps), pace.seconds(left, sizes, spec)))
                     run_dir = stock.run_dir(out, campaign.campaign_id, step.name)
-                    run = Run(
-                        spec,
-                        step.cell,
-                        step.load,
-                        run_dir,
-                        campaign.campaign_id,
-                        display,
-                        stop,
-                        used_before=used_before,
-                    )
+                    at = (run_dir, campaign.campaign_id, display, stop)
+                    run = Run(spec, step.cell, step.load, *at, used_before=used_before)
                     _run_step(run, step, server, cool, ran, pace)
         ran.stopped = bool(stop.asked)
         ran.duration_s = (clock.monotonic_ns() - begun_ns) / clock.NS

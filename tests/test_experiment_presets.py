@@ -8,10 +8,11 @@ from typing import get_args
 
 import pytest
 
-from harness.config import ExperimentSpec, TargetSpec, data_dir, load_experiment
+from harness.config import ExperimentSpec, data_dir, load_experiment
 from harness.cost.prices import instance_price
 from harness.documents import load_yaml
 from harness.pipeline import cells_of, draw_plan, foresee
+from harness.target_spec import TargetSpec
 from harness.targets import command
 
 FILES = sorted(data_dir("configs").joinpath("experiments").glob("*.yaml"))

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from harness import clock
-from harness.config import TargetSpec
 from harness.cost.memory import GB, sequence_kv_bytes, weight_bytes
 from harness.cost.model_shape import ModelShape, load_model, models
 from harness.errors import ConfigError, TargetError
 from harness.observe.board_choice import boards_asked_for
 from harness.observe.room import Room, Rooms, rooms
+from harness.target_spec import TargetSpec
 from harness.targets import command
 
 _OURS = ("vllm", "offline")

@@ -20,12 +20,13 @@ from typing import Any
 from harness import clock, nvidia_driver
 from harness.campaign.disk import CellBytes, cell_bytes
 from harness.campaign.order import Step, server_key
-from harness.config import ExperimentSpec, TargetSpec
+from harness.config import ExperimentSpec
 from harness.cost.hosted import HostedPrice, bill, find_price, same_model
 from harness.errors import StoreError
 from harness.records import Manifest, Plan, RunState
 from harness.store.manifest import read_manifest
 from harness.store.reader import find_runs
+from harness.target_spec import TargetSpec
 
 _OVERHEAD_S = 1.5  # of a cell beside its phases: telemetry opened, plan drawn, files merged
 _WARMUP_S = 6.0  # two requests a slot; an open loop in two rounds

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import clock
-from harness.config import TargetSpec
 from harness.errors import TargetError
 from harness.lock_file import lock_dir, open_lock, try_lock
 from harness.observe.nvml import open_gpus
+from harness.target_spec import TargetSpec
 from harness.targets.identity import is_loopback
 
 _WAIT_S = 1.0

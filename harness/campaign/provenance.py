@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import __version__, clock
-from harness.config import ExperimentSpec, TargetSpec
+from harness.config import ExperimentSpec
 from harness.errors import HarnessError
 from harness.records import SCHEMA_VERSION, Cell, Manifest, Plan, RunState, TargetInfo
+from harness.target_spec import TargetSpec
 from harness.targets import Target
 
 

@@ -11,9 +11,10 @@ from harness import clock
 from harness.campaign.board_room import check_room
 from harness.campaign.flags import DIFFERS, read_back
 from harness.campaign.order import Step, server_key
-from harness.config import ExperimentSpec, TargetSpec
+from harness.config import ExperimentSpec
 from harness.errors import ConfigError, TargetError
 from harness.records import TargetInfo
+from harness.target_spec import TargetSpec
 from harness.targets import Target, open_target
 
 _RESTARTS = 1  # in one block: a server that dies again would die in every cell

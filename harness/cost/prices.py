@@ -14,11 +14,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from harness.config import HardwareSpec, data_dir
+from harness.config import data_dir
 from harness.cost.quantities import nearest
 from harness.documents import load_yaml
 from harness.errors import ConfigError
 from harness.records import Hardware
+from harness.target_spec import HardwareSpec
 
 STALE_DAYS = 120  # on demand and committed: hyperscalers change list prices once or twice a year
 STALE_SPOT_DAYS = 45  # spot, marketplaces and small clouds: RunPod's H100 rose 14 % in six weeks

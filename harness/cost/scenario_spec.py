@@ -11,10 +11,11 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from harness import bounds
 from harness.bounds import Spec, within
-from harness.config import HardwareSpec, PriceRef, data_dir
+from harness.config import PriceRef, data_dir
 from harness.cost.quantities import nearest
 from harness.documents import exists, load_yaml, parse_yaml
 from harness.errors import ConfigError
+from harness.target_spec import HardwareSpec
 
 Range = Annotated[
     list[Annotated[float, within(0, 1000, "times the base value")]],

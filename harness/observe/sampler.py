@@ -19,12 +19,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from harness import clock
-from harness.config import ObserveSpec, TargetSpec
+from harness.config import ObserveSpec
 from harness.errors import TelemetryError
 from harness.observe.dcgm import ExporterError, ExporterSource
 from harness.observe.gpu_source import GpuSource, open_gpu_source
 from harness.observe.sources import HostSource, ServerSource, Source
 from harness.records import TargetInfo
+from harness.target_spec import TargetSpec
 
 Sink = Callable[[str, list[Any]], None]
 _JOIN_S = 5.0

@@ -9,12 +9,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from harness import bounds
 from harness.bounds import Spec
-from harness.config import ExperimentSpec, Flag, TargetSpec, data_dir
+from harness.config import ExperimentSpec, data_dir
 from harness.cost.model_shape import ModelShape, foreign_shape, load_model
 from harness.documents import exists, load_yaml
 from harness.errors import ConfigError
 from harness.load_spec import LoadSpec
 from harness.metrics import METRICS
+from harness.target_spec import Flag, TargetSpec
 
 # Unit of a published figure -> (unit of the metric in harness.metrics, factor from that to it). "/GPU" divides by the GPUs.
 UNITS: dict[str, tuple[str, float]] = {

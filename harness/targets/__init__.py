@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from harness.config import TargetSpec
+    from harness.target_spec import TargetSpec
 
 __all__ = ["Target", "open_target"]
 

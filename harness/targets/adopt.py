@@ -13,7 +13,7 @@ from harness.targets.vocabulary import read_words, vocabulary
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from harness.config import TargetSpec
+    from harness.target_spec import TargetSpec
 
 
 def adopt(spec: TargetSpec, say: Callable[[str], None]) -> Target:

@@ -18,7 +18,7 @@ from harness.targets import embedded
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from harness.config import Flag, TargetSpec
+    from harness.target_spec import Flag, TargetSpec
 
 HOST = "127.0.0.1"
 _ENV = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}

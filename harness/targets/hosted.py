@@ -13,7 +13,7 @@ from harness.targets.vocabulary import read_words, vocabulary
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harness.config import TargetSpec
+    from harness.target_spec import TargetSpec
 
 # Some gateways have no list of models; that alone says nothing against them.
 _NO_LIST = (404, 405, 501)

@@ -16,7 +16,6 @@ from typing import Any
 
 from harness import clock
 from harness.cache import cache_dir
-from harness.config import TargetSpec
 from harness.errors import ConfigError, TargetError
 from harness.records import (
     DriveProgress,
@@ -29,6 +28,7 @@ from harness.records import (
     TargetInfo,
     Vocabulary,
 )
+from harness.target_spec import TargetSpec
 from harness.targets import command, interpreter, server_log, servers
 from harness.targets.offline_batch import POST_BATCH_SIZE, Order, run_batch
 from harness.targets.offline_rows import OfflineReport

@@ -25,7 +25,7 @@ from harness.targets.vocabulary import read_words, vocabulary
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from harness.config import TargetSpec
+    from harness.target_spec import TargetSpec
 
 _POLL_S = 0.25
 _SAY_EVERY_S = 5.0

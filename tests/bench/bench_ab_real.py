@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import clock, pipeline
-from harness.config import TargetSpec, parse_experiment
+from harness.config import parse_experiment
+from harness.target_spec import TargetSpec
 from harness.targets import Target, open_target
 from tests.campaign.campaign_values import Quiet
 

@@ -22,10 +22,10 @@ from pathlib import Path
 import httpx
 
 from harness import clock, plan
-from harness.config import TargetSpec
 from harness.drive.driver import drive
 from harness.plan.prompts import prompts
 from harness.records import Load, Phase, PlannedRequest, Prompt, RequestRecord, Timeouts
+from harness.target_spec import TargetSpec
 from harness.targets import Target, open_target
 from harness.targets.vocabulary import read_words, vocabulary
 

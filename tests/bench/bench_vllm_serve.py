@@ -21,10 +21,11 @@ from pathlib import Path
 import psutil
 
 from harness import pipeline, plan
-from harness.config import TargetSpec, parse_experiment
+from harness.config import parse_experiment
 from harness.observe import vllm_metrics
 from harness.plan.prompts import prompts
 from harness.records import Load
+from harness.target_spec import TargetSpec
 from harness.targets import Target, embedded, open_target
 from tests.bench.peers_tools import VLLM
 from tests.campaign.campaign_values import Quiet

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from harness.campaign.lock import hold, lock_names
-from harness.config import TargetSpec
 from harness.errors import TargetError
+from harness.target_spec import TargetSpec
 
 pytestmark = pytest.mark.timing
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +93,7 @@ def test_what_is_locked_with_gpus(with_nvml):
     """Two boards: a server on device 1 takes board 1, one that may be anywhere takes both; MIG slices are taken one by one."""
     code = """
 from harness.campaign.lock import lock_names
-from harness.config import TargetSpec
+from harness.target_spec import TargetSpec
 def names(**words):
     return lock_names([TargetSpec.model_validate({"name": "x", "model": "m", "kind": "vllm"} | words)])
 adopt = {"kind": "adopt", "url": "http://localhost:8000/v1"}

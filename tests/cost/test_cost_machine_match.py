@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scenario_values import scenario
 
-from harness.config import CostSpec, HardwareSpec
+from harness.config import CostSpec
 from harness.cost.machine_match import RanOn, gpus_used, price_mismatch, ran_on, same_gpu, unchecked
 from harness.cost.measured import Measured, measured_capacity
 from harness.cost.prices import day_of, declared, instance_price, instances
@@ -21,6 +21,7 @@ from harness.cost.scenario import run_scenario
 from harness.records import Hardware
 from harness.report import tables
 from harness.report.answer import find_answer
+from harness.target_spec import HardwareSpec
 
 NOW = day_of("20261124T113000Z")
 BOARDS = {  # as NVML names them

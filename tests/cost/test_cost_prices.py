@@ -4,7 +4,7 @@ from decimal import Decimal as D
 
 import pytest
 
-from harness.config import HardwareSpec, SloSpec, data_dir, load_yaml
+from harness.config import SloSpec, data_dir, load_yaml
 from harness.cost.prices import (
     STALE_SPOT_DAYS,
     age_words,
@@ -17,6 +17,7 @@ from harness.cost.prices import (
     staleness,
 )
 from harness.errors import ConfigError
+from harness.target_spec import HardwareSpec
 
 NOW = day_of("20261124T113000Z")
 TABLE = {i.name: i for i in instances(NOW)}

@@ -7,7 +7,6 @@ from decimal import Decimal as D
 
 import pytest
 
-from harness.config import HardwareSpec
 from harness.cost.prices import (
     STALE_DAYS,
     STALE_SPOT_DAYS,
@@ -26,6 +25,7 @@ from harness.cost.prices import (
 )
 from harness.errors import ConfigError
 from harness.records import Hardware
+from harness.target_spec import HardwareSpec
 
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 NEEDED = (

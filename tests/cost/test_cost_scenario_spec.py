@@ -9,7 +9,6 @@ import pytest
 import yaml
 from scenario_values import hosted, scenario
 
-from harness.config import HardwareSpec
 from harness.cost.scenario_spec import (
     DedicatedPart,
     DemandPart,
@@ -24,6 +23,7 @@ from harness.cost.scenario_spec import (
     parse_scenario,
 )
 from harness.errors import ConfigError
+from harness.target_spec import HardwareSpec
 
 LEAST = {
     "scenario": "s", "as_of": "2026-11-24", "model": "m", "slo": "none",

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.config import TargetSpec
+from harness.target_spec import TargetSpec
 from harness.targets import Target, embedded, open_target
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import TargetSpec
 from harness.cost.memory import KvBlocks, block_tokens_of, predict_kv_blocks
 from harness.cost.model_shape import model_shape
+from harness.target_spec import TargetSpec
 from harness.targets import Target, embedded, open_target
 
 pytestmark = [

@@ -10,9 +10,10 @@ import sys
 import pytest
 
 from harness import plan
-from harness.config import TargetSpec, data_dir, load_yaml
+from harness.config import data_dir, load_yaml
 from harness.plan.prompts import prompts
 from harness.records import Load
+from harness.target_spec import TargetSpec
 from harness.targets import command, offline, proc
 
 pytestmark = [

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from harness.config import TargetSpec
 from harness.errors import TargetError
 from harness.records import Endpoint
+from harness.target_spec import TargetSpec
 from harness.targets import open_target, proc
 from harness.targets.vocabulary import read_words, vocabulary
 from tests.waiting import until
@@ -130,7 +130,7 @@ def test_the_embedded_model_answers_and_leaves_nothing(tmp_path):
 HARNESS = """
 import sys
 from pathlib import Path
-from harness.config import TargetSpec
+from harness.target_spec import TargetSpec
 from harness.targets import open_target
 spec = TargetSpec(name="k", kind="vllm", model="embedded:tiny", env={"VLLM_CPU_KVCACHE_SPACE": "1"},
                   flags={"enforce_eager": True, "max_model_len": 512, "max_num_seqs": 4})

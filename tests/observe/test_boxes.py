@@ -15,7 +15,8 @@ pytestmark = pytest.mark.timing
 # Runs the sampler of a target once, in a process that loads the fake NVML library, and prints what the manifest would hold.
 SAMPLED = """
 import mmap, socket, subprocess
-from harness.config import ObserveSpec, TargetSpec
+from harness.config import ObserveSpec
+from harness.target_spec import TargetSpec
 from harness.observe import board_choice, machine
 from harness.observe.sampler import Observers
 from harness.records import TargetInfo

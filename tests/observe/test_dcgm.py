@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from harness.config import ObserveSpec, TargetSpec
+from harness.config import ObserveSpec
 from harness.errors import TelemetryError
 from harness.observe.dcgm import ExporterError, ExporterSource, parse
 from harness.observe.sampler import Observers
 from harness.records import TargetInfo
+from harness.target_spec import TargetSpec
 
 GIB = 1 << 30
 FIELDS = {

@@ -8,7 +8,7 @@ import pytest
 
 CODE = """
 from harness.campaign.board_room import check_room
-from harness.config import TargetSpec
+from harness.target_spec import TargetSpec
 from harness.errors import HarnessError
 import harness.campaign.board_room as board_room
 board_room._RELEASE_S = 0.0

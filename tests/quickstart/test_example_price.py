@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from harness import offline
 from harness.cli import quickstart, shape
 from harness.cli.run import run
-from harness.config import HardwareSpec, data_dir, parse_experiment
+from harness.config import data_dir, parse_experiment
 from harness.cost.example_price import is_example, why_not
 from harness.documents import dump_yaml, load_yaml
 from harness.errors import ConfigError
 from harness.observe.inventory import Board
+from harness.target_spec import HardwareSpec
 from tests.cost.cost_summaries import summary
 
 EXPERIMENTS = data_dir("configs") / "experiments"

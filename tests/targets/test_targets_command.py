@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import TargetSpec
 from harness.errors import ConfigError, TargetError
+from harness.target_spec import TargetSpec
 from harness.targets import command, embedded
 from harness.targets.command import Model
 

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from harness.analyse.columns import measured
 from harness.analyse.rates import rates
 from harness.analyse.window import find_window
-from harness.config import TargetSpec
 from harness.errors import ConfigError, TargetError
 from harness.plan.prompts import prompts
 from harness.records import Endpoint, Load, Outcome, Phase, PlannedRequest, Prompt
+from harness.target_spec import TargetSpec
 from harness.targets import offline, proc
 from harness.targets.offline_batch import cut
 from harness.targets.offline_worker import one_token_words

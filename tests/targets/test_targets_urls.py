@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import TargetSpec
 from harness.errors import ConfigError, TargetError
+from harness.target_spec import TargetSpec
 from harness.targets import identity, open_target
 from harness.targets.vocabulary import read_words
 from tests.fakes.fake_vllm import Fake, serve

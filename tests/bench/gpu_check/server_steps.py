@@ -9,8 +9,8 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from harness.config import TargetSpec
 from harness.observe.inventory import boards
+from harness.target_spec import TargetSpec
 from harness.targets import Target, embedded, open_target
 from tests.bench.gpu_check import experiments
 from tests.bench.gpu_check.step import Figures, Place, Step
