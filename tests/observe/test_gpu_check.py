@@ -84,6 +84,9 @@ def test_ctrl_c_keeps_what_was_done(tmp_path):
     assert not whole
     assert states(outcomes) == {"first": OK}
     assert read(tmp_path, "broken") is None
+    gpu_check.run([steps[0], step("broken", lambda _: {})], place(tmp_path), minutes=45)
+    outcomes, _ = gpu_check.run(steps, place(tmp_path), minutes=45, only=["broken"])
+    assert states(outcomes) == {"first": OK, "broken": OK}
 
 
 def test_a_rehearsal_is_no_result(tmp_path):

@@ -94,6 +94,8 @@ def run(steps: Sequence[Step], place: Place, *, minutes: float, only: Sequence[s
         except KeyboardInterrupt:
             place.say(f"{step.name}: interrupted; what was done before it is kept")
             whole = False
+            if before is not None:
+                outcomes[step.name] = before
             continue
         if not (made.state == SKIPPED and before is not None and before.done):
             write(place.out, made)

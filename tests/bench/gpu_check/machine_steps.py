@@ -87,7 +87,7 @@ def _calibrate(place: Place) -> Figures:
     with _busy(burning):
         busy = calibrate.calibrate(quick=True)
     found: Figures = {"burning": burning, "quiet": _calibration(quiet), "busy": _calibration(busy)}
-    found["said"] = f"quiet: {_ceiling(found['quiet'])}; beside {burning} busy cores: {_ceiling(found['busy'])}"
+    found["said"] = f"quiet: {_ceiling(found['quiet'])}; beside busy loops on {burning}: {_ceiling(found['busy'])}"
     return found
 
 
@@ -104,12 +104,20 @@ def _calibration(made: Calibration) -> Figures:
 
 
 def _ceiling(found: Mapping[str, Any]) -> str:
-    tokens, requests = found["tokens_per_s"], found["requests_per_s"]
-    shown = [
-        f"{value:,.0f} {unit}" if value else f"no {unit}"
-        for value, unit in ((tokens, "tok/s"), (requests, "requests/s"))
-    ]
-    return f"{' and '.join(shown)} below {found['error_s'] * 1e3:g} ms"
+    shown = []
+    for kind, value, unit in (
+        ("tokens", found["tokens_per_s"], "tok/s"),
+        ("requests", found["requests_per_s"], "requests/s"),
+    ):
+        measured = any(point["kind"] == kind for point in found["points"])
+        shown.append(
+            f"{value:,.0f} {unit}"
+            if value
+            else f"not even the first step of {kind}"
+            if measured
+            else f"no time for {kind}"
+        )
+    return f"below {found['error_s'] * 1e3:g} ms: {', '.join(shown)}"
 
 
 def check_calibrate(found: Mapping[str, Any]) -> list[str]:

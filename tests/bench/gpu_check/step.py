@@ -77,7 +77,8 @@ class Place:
     def figures(self, name: str) -> Figures:
         """Those of a step that was done, empty if it was not."""
         found = read(self.out, name)
-        return found.figures if found is not None and found.state in (OK, DIFFERS) else {}
+        usable = found is not None and found.done and found.rehearsal == self.rehearse
+        return found.figures if found is not None and usable else {}
 
 
 def here(out: Path, *, rehearse: bool, say: Callable[[str], None]) -> Place:
