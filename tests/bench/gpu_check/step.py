@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -31,8 +30,8 @@ class StepError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`runs`, `expects`: in words. `minutes`: on a box with one H100. `needs`: gpu | torch | server (a GPU's
-    vLLM, in a rehearsal any) | vllm (any) | flashinfer | root, or nothing.
+    """`runs`, `expects`: in words. `minutes`: on a box with one H100. `needs`: gpu | torch (with CUDA) | server
+    (a GPU and its vLLM, in a rehearsal any) | vllm (the GPU's; without a GPU any) | flashinfer | root, or nothing.
 
     `measure` gives plain figures, with `said`: the one line that a reader wants. `check` is pure: what of the figures is not as
     expected, in words, empty where all is. Figures of an earlier day can so be judged again.
@@ -101,8 +100,8 @@ def _lacking(need: str, place: Place) -> str | None:
         case "gpu":
             return no_gpu
         case "torch":
-            return None if importlib.util.find_spec("torch") else "torch is not installed (make vllm)"
-        case "server" if not place.rehearse:
+            return None if "+cpu" not in (gpu_build.installed("torch") or "+cpu") else "no torch with CUDA (make vllm)"
+        case "server" | "vllm" if not place.rehearse and (need == "server" or no_gpu is None):
             return no_gpu or (None if builds["vllm"] else "the GPU build of vLLM is not installed (make vllm)")
         case "server" | "vllm":
             return None if any(builds.values()) else "vLLM is not installed (make vllm)"
