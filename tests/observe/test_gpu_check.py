@@ -11,7 +11,16 @@ from harness import clock, gpu_build
 from harness.config import load_experiment
 from harness.records import GpuSample
 from tests.bench.gpu_check import __main__ as gpu_check
-from tests.bench.gpu_check import cool_down_step, experiments, machine_steps, nvml_steps, page, server_steps
+from tests.bench.gpu_check import (
+    cool_down_step,
+    experiments,
+    kill_step,
+    machine_steps,
+    namespace_step,
+    nvml_steps,
+    page,
+    server_steps,
+)
 from tests.bench.gpu_check.step import (
     DIFFERS,
     FAILED,
@@ -298,7 +307,7 @@ HIDDEN = {
 )
 def test_verdicts_of_namespaces(changes, words):
     """Who is hidden from whom is as expected, or named."""
-    wrong = nvml_steps.check_namespaces({**HIDDEN, **changes})
+    wrong = namespace_step.check_namespaces({**HIDDEN, **changes})
     assert len(wrong) == bool(words), wrong
     assert words in "".join(wrong)
 
@@ -308,9 +317,7 @@ def test_a_namespace_of_its_own_knows_of_no_others(with_nvml):
     """A process inside a new pid namespace says that it does not see all processes, and not that there are none."""
     if subprocess.run([*in_namespace(), "true"], capture_output=True, check=False).returncode:
         pytest.skip("no pid namespace can be made here")
-    code = (
-        "from tests.bench.gpu_check import nvml_steps, step; print(json.dumps(nvml_steps.listed(step.in_namespace())))"
-    )
+    code = "from tests.bench.gpu_check import namespace_step, step; print(json.dumps(namespace_step.listed(step.in_namespace())))"
     told = with_nvml(code, gpus=1, flags="hidden")
     assert (told["sees_all"], told["pids"], told["others"]) == (False, [], [None])
 
@@ -447,12 +454,12 @@ CASES = {
     "lock of a machine on a GPU box": (machine_steps.check_lock, changed(LOCKED, "gpu", to=True), "locks are ['machine']"),
     "lock without a pid": (machine_steps.check_lock, changed(LOCKED, "told", to="held: pid 777"), "does not name the holder"),
     "lock outlives": (machine_steps.check_lock, changed(LOCKED, "after_kill", to=[]), "outlived its holder"),
-    "kill ok": (machine_steps.check_kill, KILLED, ""),
-    "kill without boards": (machine_steps.check_kill, KILLED | {f"held_{when}_bytes": {} for when in ("before", "during", "after")}, ""),
-    "kill leaves memory": (machine_steps.check_kill, changed(KILLED, "held_after_bytes", "GPU-0", to=9000 * MIB), "GPU-0 holds 9,000 MiB more"),
-    "kill leaves processes": (machine_steps.check_kill, changed(KILLED, "gone_s", to=None), "processes left 60 s after"),
-    "kill of a server elsewhere": (machine_steps.check_kill, changed(KILLED, "held_during_bytes", "GPU-0", to=0), "was it on them"),
-    "kill loses rows": (machine_steps.check_kill, changed(KILLED, "rows", to=0), "0 rows of the killed run"),
+    "kill ok": (kill_step.check_kill, KILLED, ""),
+    "kill without boards": (kill_step.check_kill, KILLED | {f"held_{when}_bytes": {} for when in ("before", "during", "after")}, ""),
+    "kill leaves memory": (kill_step.check_kill, changed(KILLED, "held_after_bytes", "GPU-0", to=9000 * MIB), "GPU-0 holds 9,000 MiB more"),
+    "kill leaves processes": (kill_step.check_kill, changed(KILLED, "gone_s", to=None), "processes left 60 s after"),
+    "kill of a server elsewhere": (kill_step.check_kill, changed(KILLED, "held_during_bytes", "GPU-0", to=0), "was it on them"),
+    "kill loses rows": (kill_step.check_kill, changed(KILLED, "rows", to=0), "0 rows of the killed run"),
     "calibrate ok": (machine_steps.check_calibrate, CALIBRATED, ""),
     "calibrate loses": (machine_steps.check_calibrate, changed(CALIBRATED, "busy", "points", 0, "whole", to=98), "busy: 2 of 100 replies lost"),
     "calibrate wrong": (machine_steps.check_calibrate, changed(CALIBRATED, "quiet", "points", 0, "error_p99_s", to=0.02), "wrong by 20.0 ms"),

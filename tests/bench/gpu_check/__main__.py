@@ -19,7 +19,15 @@ from typing import Any
 
 from harness import clock
 from harness.observe import inventory, machine
-from tests.bench.gpu_check import cool_down_step, machine_steps, nvml_steps, page, server_steps
+from tests.bench.gpu_check import (
+    cool_down_step,
+    kill_step,
+    machine_steps,
+    namespace_step,
+    nvml_steps,
+    page,
+    server_steps,
+)
 from tests.bench.gpu_check.step import (
     DIFFERS,
     FAILED,
@@ -35,11 +43,18 @@ from tests.bench.gpu_check.step import (
     path_of,
     read,
     write,
-)  # fmt: skip
+)
 
 STEPS: tuple[Step, ...] = (
-    *machine_steps.FIRST, *nvml_steps.STEPS, *cool_down_step.STEPS, machine_steps.CALIBRATE, *server_steps.STEPS, *machine_steps.LAST,
-)  # fmt: skip
+    *machine_steps.FIRST,
+    *nvml_steps.STEPS,
+    *namespace_step.STEPS,
+    *cool_down_step.STEPS,
+    machine_steps.CALIBRATE,
+    *server_steps.STEPS,
+    *machine_steps.LAST,
+    *kill_step.STEPS,
+)
 MINUTES = 45.0
 _INTERRUPTED = 130
 
