@@ -11,6 +11,8 @@ from harness.observe.sampler import Observers
 from harness.records import TargetInfo
 from harness.target_spec import TargetSpec
 
+pytestmark = pytest.mark.timing
+
 GIB = 1 << 30
 FIELDS = {
     "DCGM_FI_DEV_SM_CLOCK": 1755, "DCGM_FI_DEV_MEM_CLOCK": 2619, "DCGM_FI_DEV_GPU_TEMP": 61, "DCGM_FI_DEV_POWER_USAGE": 312.345,
@@ -123,7 +125,6 @@ def test_an_xid_that_is_new_is_told(metrics_server):
     source.close()
 
 
-@pytest.mark.timing
 def test_somebody_elses_server_by_url_with_its_exporter(metrics_server):
     """A target on another machine has rows, facts and provenance of its boards; without an exporter it has none, and a required one that
     does not answer is an error."""

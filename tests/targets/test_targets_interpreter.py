@@ -13,6 +13,8 @@ from harness.targets import interpreter
 from harness.targets.interpreter import CPU_BUILD, Interpreter
 from tests.targets.target_spawning import write_command
 
+pytestmark = pytest.mark.timing
+
 
 def site(folder: Path, name: str, version: str, entry: str = "entrypoints/cli/main.py") -> dict[str, str]:
     """An environment whose vLLM is a package of that name and version, with that file for its command."""

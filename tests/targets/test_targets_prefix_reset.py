@@ -12,6 +12,8 @@ from harness.records import Endpoint
 from harness.targets import prefix_reset
 from harness.targets.adopt import _pages
 
+pytestmark = pytest.mark.timing
+
 
 @pytest.fixture
 def server():

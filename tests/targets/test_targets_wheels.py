@@ -15,6 +15,8 @@ from harness.targets import install, kernels
 from tests.supply import tiny_wheel
 from tests.supply.locks import LOCKS
 
+pytestmark = pytest.mark.timing
+
 NOWHERE = "http://127.0.0.1:9/simple"  # the discard port: nothing answers there
 
 
