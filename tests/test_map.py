@@ -1,7 +1,8 @@
-"""The map of the tree is true: what it names is there, and every room is on it."""
+"""The map of the tree is true: what it names is there, every room is on it, and no function is longer than a screen."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -39,3 +40,14 @@ def test_ten_questions_are_answered_in_one_hop():
     for question, file in IN_ONE_HOP.items():
         (line,) = [line for line in MAP.splitlines() if question in line and line.startswith("|")]
         assert f"`{file}`" in line, question
+
+
+def test_no_function_is_longer_than_70_lines():
+    """From `def` to its last line."""
+    long = [
+        f"{path.relative_to(HARNESS)}: {node.name}"
+        for path in HARNESS.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (node.end_lineno or 0) - node.lineno + 1 > 70
+    ]
+    assert long == []

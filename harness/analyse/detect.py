@@ -56,11 +56,8 @@ def detect(
     the change is not above `min_effect`, or no cell has two repetitions; InvalidRunError; with `again` NotComparableError.
     """
     if change <= min_effect:
-        raise ConfigError(
-            "a change that does not count cannot be seen",
-            f"--detect {change:.3g}, --min-effect {min_effect:.3g}",
-            "--detect must be above --min-effect",
-        )
+        value = f"--detect {change:.3g}, --min-effect {min_effect:.3g}"
+        raise ConfigError("a change that does not count cannot be seen", value, "--detect must be above --min-effect")
     require_valid("DIR", side)
     summaries = [run.summary for run in side.runs]
     wanted = points(metrics)

@@ -20,81 +20,82 @@ if TYPE_CHECKING:
     from harness.cli.quickstart import Choice
 
 
+_WHAT = (
+    click.argument("config", required=False, type=click.Path(path_type=Path)),
+    click.option("--url", help="An OpenAI-compatible server that is already running: http://HOST:PORT/v1"),
+    click.option("--model", help="Model name at the URL; with CONFIG, replaces the config's model."),
+    click.option(
+        "--workload",
+        help="Preset, preset or trace file, fixed:PROMPTxOUTPUT or uniform:LO-HIxLO-HI.",
+    ),
+    click.option("--concurrency", type=click.IntRange(min=1), help="Closed loop with N requests in flight."),
+    click.option("--rate", type=FloatRange(min=0, min_open=True), help="Open loop at R requests a second."),
+    click.option(
+        "--arrivals",
+        default="poisson",
+        show_default=True,
+        help="poisson, constant, gamma:SHAPE, onoff:ON_S:OFF_S, diurnal:NAME, ramp, step:A,B,.., trace[:SPEEDUP], "
+        "batch or preset (the last three need no --rate).",
+    ),
+)
+_TRACE = (
+    click.option("--from", "from_s", type=FloatRange(min=0), help="Trace: leave out what is before SECONDS."),
+    click.option("--to", "to_s", type=FloatRange(min=0, min_open=True), help="Trace: stop at SECONDS."),
+    click.option("--limit", type=click.IntRange(min=1), help="Trace: keep N rows at most."),
+    click.option(
+        "--sample",
+        type=FloatRange(min=0, max=1, min_open=True),
+        help="Trace: keep this share of the sessions, whole.",
+    ),
+    click.option("--skip-bad", is_flag=True, help="Trace: count bad rows instead of stopping at the first."),
+    click.option(
+        "--over-context",
+        type=click.Choice(["drop", "truncate"]),
+        help="Trace: what becomes of rows above --context-limit  [default: drop]",
+    ),
+)
+_SIZE = (
+    click.option("--requests", type=click.IntRange(min=1), help="How many requests to measure."),
+    click.option("--duration", "duration_s", type=FloatRange(min=0, min_open=True), help="Seconds of sending."),
+    click.option("--seed", type=click.IntRange(min=0), help="Seed of the plan  [default: 1, or the config's]"),
+    click.option(
+        "--warmup",
+        type=click.IntRange(min=0),
+        help="Warm-up requests at least; a vLLM server gets 2 a slot and more  [default: 4, or the config's]",
+    ),
+    click.option("--context-limit", type=click.IntRange(min=2), help="Redraw requests longer than this many tokens."),
+)
+_HOW = (
+    click.option("--api", type=click.Choice(["completions", "chat"]), default="completions", show_default=True),
+    click.option(
+        "--body",
+        type=click.Choice(["exact", "plain"]),
+        help="plain: text prompts, no min_tokens, usage only at the end, as other tools ask a vLLM server "
+        "[default: exact, or the config's]",
+    ),
+    click.option(
+        "--kind",
+        type=click.Choice(["adopt", "hosted"]),
+        help="[default: hosted with --api-key-env, else adopt]",
+    ),
+    click.option("--api-key-env", help="Environment variable that holds the API key."),
+    click.option("--ca-file", type=click.Path(exists=True), help="Certificates to trust besides the system's."),
+    click.option("--driver", type=click.Choice(["wire", "sdk"]), help="[default: wire, or the config's]"),
+    click.option("--workers", type=click.IntRange(min=1), help="Load-generator processes  [default: 1]"),
+    click.option(
+        "--slo",
+        metavar="METRIC=SECONDS,..",
+        help="The promise: ttft_from_schedule_s=0.5,tpot_s=0.05,attainment=0.99; replaces the config's.",
+    ),
+    price_options,
+    click.option("--utilisation", type=FloatRange(min=0, max=1, min_open=True), help="Served load / paid capacity."),
+    click.option("--hosted-price", multiple=True, metavar="PROVIDER/MODEL", help="Price the same tokens there too."),
+)
+
+
 def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The words that `run` and `plan` share."""
-    for option in reversed(
-        (
-            click.argument("config", required=False, type=click.Path(path_type=Path)),
-            click.option("--url", help="An OpenAI-compatible server that is already running: http://HOST:PORT/v1"),
-            click.option("--model", help="Model name at the URL; with CONFIG, replaces the config's model."),
-            click.option(
-                "--workload",
-                help="Preset, preset or trace file, fixed:PROMPTxOUTPUT or uniform:LO-HIxLO-HI.",
-            ),
-            click.option("--concurrency", type=click.IntRange(min=1), help="Closed loop with N requests in flight."),
-            click.option("--rate", type=FloatRange(min=0, min_open=True), help="Open loop at R requests a second."),
-            click.option(
-                "--arrivals",
-                default="poisson",
-                show_default=True,
-                help="poisson, constant, gamma:SHAPE, onoff:ON_S:OFF_S, diurnal:NAME, ramp, step:A,B,.., trace[:SPEEDUP], "
-                "batch or preset (the last three need no --rate).",
-            ),
-            click.option("--from", "from_s", type=FloatRange(min=0), help="Trace: leave out what is before SECONDS."),
-            click.option("--to", "to_s", type=FloatRange(min=0, min_open=True), help="Trace: stop at SECONDS."),
-            click.option("--limit", type=click.IntRange(min=1), help="Trace: keep N rows at most."),
-            click.option(
-                "--sample",
-                type=FloatRange(min=0, max=1, min_open=True),
-                help="Trace: keep this share of the sessions, whole.",
-            ),
-            click.option("--skip-bad", is_flag=True, help="Trace: count bad rows instead of stopping at the first."),
-            click.option(
-                "--over-context",
-                type=click.Choice(["drop", "truncate"]),
-                help="Trace: what becomes of rows above --context-limit  [default: drop]",
-            ),
-            click.option("--requests", type=click.IntRange(min=1), help="How many requests to measure."),
-            click.option("--duration", "duration_s", type=FloatRange(min=0, min_open=True), help="Seconds of sending."),
-            click.option("--seed", type=click.IntRange(min=0), help="Seed of the plan  [default: 1, or the config's]"),
-            click.option(
-                "--warmup",
-                type=click.IntRange(min=0),
-                help="Warm-up requests at least; a vLLM server gets 2 a slot and more  [default: 4, or the config's]",
-            ),
-            click.option(
-                "--context-limit", type=click.IntRange(min=2), help="Redraw requests longer than this many tokens."
-            ),
-            click.option("--api", type=click.Choice(["completions", "chat"]), default="completions", show_default=True),
-            click.option(
-                "--body",
-                type=click.Choice(["exact", "plain"]),
-                help="plain: text prompts, no min_tokens, usage only at the end, as other tools ask a vLLM server "
-                "[default: exact, or the config's]",
-            ),
-            click.option(
-                "--kind",
-                type=click.Choice(["adopt", "hosted"]),
-                help="[default: hosted with --api-key-env, else adopt]",
-            ),
-            click.option("--api-key-env", help="Environment variable that holds the API key."),
-            click.option("--ca-file", type=click.Path(exists=True), help="Certificates to trust besides the system's."),
-            click.option("--driver", type=click.Choice(["wire", "sdk"]), help="[default: wire, or the config's]"),
-            click.option("--workers", type=click.IntRange(min=1), help="Load-generator processes  [default: 1]"),
-            click.option(
-                "--slo",
-                metavar="METRIC=SECONDS,..",
-                help="The promise: ttft_from_schedule_s=0.5,tpot_s=0.05,attainment=0.99; replaces the config's.",
-            ),
-            price_options,
-            click.option(
-                "--utilisation", type=FloatRange(min=0, max=1, min_open=True), help="Served load / paid capacity."
-            ),
-            click.option(
-                "--hosted-price", multiple=True, metavar="PROVIDER/MODEL", help="Price the same tokens there too."
-            ),
-        )
-    ):
+    for option in reversed((*_WHAT, *_TRACE, *_SIZE, *_HOW)):
         command = option(command)
     return command
 
