@@ -74,7 +74,7 @@ class TargetSpec(Spec):
     gpus: list[str] = Field(
         default_factory=list,
         max_length=1024,
-        description="boards that the server computes on: indices of nvidia-smi, GPU or MIG UUIDs",
+        description="boards that the server computes on: indices of nvidia-smi, GPU or MIG UUIDs; one of ours is shown no others",
     )
     telemetry_url: str | None = Field(
         default=None, description="a DCGM exporter's /metrics on the server's machine; gpus says which of its boards"
@@ -96,6 +96,20 @@ class TargetSpec(Spec):
     hardware: HardwareSpec | str | None = Field(
         default=None, description="a price, or an instance's name: aws/g5.12xlarge"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_boards_alone(cls, data: Any) -> Any:
+        """A server of ours computes on the boards that `gpus` names: it is shown no others, numbered as nvidia-smi does."""
+        if not isinstance(data, dict) or data.get("kind") not in ("vllm", "offline") or not data.get("gpus"):
+            return data
+        gpus, env = data["gpus"], data.get("env") or {}
+        if not isinstance(env, dict):
+            return data
+        shown = ",".join(str(word).strip() for word in (gpus if isinstance(gpus, list) else [gpus]))
+        if env.get("CUDA_VISIBLE_DEVICES", shown) != shown:
+            raise ValueError("gpus and env CUDA_VISIBLE_DEVICES name different boards: leave the second out")
+        return data | {"env": {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | env | {"CUDA_VISIBLE_DEVICES": shown}}
 
     @field_validator("url", "telemetry_url", "metrics_urls")
     @classmethod

@@ -97,14 +97,15 @@ from harness.target_spec import TargetSpec
 def names(**words):
     return lock_names([TargetSpec.model_validate({"name": "x", "model": "m", "kind": "vllm"} | words)])
 adopt = {"kind": "adopt", "url": "http://localhost:8000/v1"}
-print(json.dumps([names(), names(env={"CUDA_VISIBLE_DEVICES": "1"}), names(**adopt), names(env={"CUDA_VISIBLE_DEVICES": ""})]))
+print(json.dumps([names(), names(env={"CUDA_VISIBLE_DEVICES": "1"}), names(**adopt), names(env={"CUDA_VISIBLE_DEVICES": ""}), names(gpus=[1])]))
 """
-    every, one, adopted, none = with_nvml(code, gpus=2)
+    every, one, adopted, none, named = with_nvml(code, gpus=2)
     assert len(every) == 2
     assert len(one) == 1
     assert one[0] in every
     assert adopted == every
     assert none == ["machine"]
+    assert named == one
     sliced, *_ = with_nvml(code, gpus=2, mig=3)
     assert len(sliced) == 4
     assert all(name.startswith("gpu-") for name in every + sliced)

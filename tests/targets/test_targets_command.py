@@ -103,6 +103,30 @@ def test_environment_defaults_give_way(monkeypatch):
             command.environment(spec(**more))
 
 
+@pytest.mark.parametrize("gpus", [[1, "0"], ["GPU-ab", "GPU-cd"], "1"])
+def test_a_server_of_ours_is_shown_its_own_boards_alone(monkeypatch, gpus):
+    """`gpus` decides where it computes, numbered as nvidia-smi does, whatever the shell shows; read again it stays the same."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    spec = TargetSpec.model_validate({"name": "x", "kind": "vllm", "model": "m", "gpus": gpus})
+    env = command.environment(spec)
+    assert env["CUDA_VISIBLE_DEVICES"] == "1" if gpus == "1" else ",".join(map(str, gpus))
+    assert env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert TargetSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+def test_boards_named_twice_must_agree():
+    """What CUDA is shown and what is watched would differ."""
+    words = {"name": "x", "kind": "vllm", "model": "m", "gpus": [1], "env": {"CUDA_VISIBLE_DEVICES": "0"}}
+    with pytest.raises(ValueError, match="different boards"):
+        TargetSpec.model_validate(words)
+
+
+def test_an_adopted_servers_boards_are_only_watched():
+    """It runs already: its environment is its own."""
+    words = {"name": "x", "kind": "adopt", "url": "http://h/v1", "model": "m", "gpus": [1]}
+    assert TargetSpec.model_validate(words).env == {}
+
+
 def test_the_interpreters_folder_is_first_on_the_servers_path(monkeypatch):
     """`ninja` beside an interpreter that nobody activated is found; the folder stands once, the rest keeps its order."""
     folder = str(Path(sys.executable).parent)
