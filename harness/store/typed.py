@@ -72,13 +72,23 @@ class _Git(TypedDict, total=False):
 
 class _Gpu(TypedDict, total=False):
     name: str | None
+    uuid: str | None
     driver_version: str | None
+    power_limit_mw: int | None
+    sm_clock_limit_mhz: int | None
+    ecc_enabled: bool | None
+    mig_enabled: bool | None
+    mig_profiles: list[str | None]
+    ecc_uncorrected_errors: int | None
 
 
 class _Environment(TypedDict, total=False):
     cpu_model: str | None
     kernel: str | None
     host_sha256: str | None
+    machine: str | None
+    container: str | None
+    machine_boards: list[str]
     cores: _Cores | None
     gpus: list[_Gpu]
     packages: dict[str, Any]

@@ -26,6 +26,20 @@ EXPERIMENT = stored.EXPERIMENT | {
     ],
     "workloads": ["fixed:16x8", "lognormal:64x16:0.5", "agent?think=0.5"],
 }  # fmt: skip
+SERVERS = EXPERIMENT | {
+    "targets": [
+        {"name": "ours", "kind": "vllm", "model": "embedded:tiny", "flags": {"max-num-seqs": 8, "cudagraph-capture-sizes": [1, 2, 4]}, "env": {"X": "1"},
+         "python": "/usr/bin/python3", "gpus": [0, 1], "ready_silence_s": 300, "start_timeout_s": 900, "port": 8123, "body": "plain",
+         "hardware": {"name": "box", "usd_per_hour": 6.88, "source": "list", "as_of": "2026-11-01", "gpu_model": "H100-SXM", "gpu_count": 1}},
+        {"name": "box", "kind": "vllm", "model": "embedded:tiny", "image": "vllm/vllm-openai:v0.32.0", "container": "podman",
+         "hardware": {"name": "made up", "usd_per_hour": 0.1, "source": "an example", "as_of": "2026-11-01", "example": True}},
+        {"name": "theirs", "kind": "adopt", "model": "m", "url": "http://127.0.0.1:9/v1", "gpus": ["GPU-0a1b"], "reset_prefix_cache": True,
+         "telemetry_url": "http://127.0.0.1:9400/metrics", "metrics_urls": ["http://127.0.0.1:9/metrics"], "hardware": "aws/g5.12xlarge"},
+        {"name": "paid", "kind": "hosted", "model": "m", "url": "http://127.0.0.1:9/v1", "api": "chat", "api_key_env": "SOME_KEY"},
+    ],
+    "loads": [{"concurrency": [1], "requests": 4}],
+    "workloads": ["fixed:16x8"],
+}  # fmt: skip
 ARRIVALS = [
     "gamma:0", "gamma:1e9", "gamma:99999999999", "onoff:0.000001:1", "onoff:1:9999999999", "onoff:1:0", "diurnal:m-large:0.0000001", "diurnal:x",
     "ramp:0-0", "ramp:1-99999999999999999999", "step:0,0", "step:" + "9" * 400, "trace:0.0000000001", "trace", "preset", "", "poisson:", "constant",
@@ -78,7 +92,9 @@ def _kinds() -> dict[str, list[tuple[Any, Callable[[Path], list[str]], str]]]:
     tables = [load_yaml(p) for p in sorted((configs / "experiments" / "tables").glob("*.yaml"))]
     shapes = [json.loads(p.read_text()) for p in sorted((configs / "models").glob("*.json"))]
     return {
-        "experiment": [(EXPERIMENT, lambda p: ["run", str(p), "--dry-run", "--out", str(p.with_suffix(""))], "e.yaml")],
+        "experiment": [
+            (data, lambda p: ["run", str(p), "--dry-run", "--out", str(p.with_suffix(""))], "e.yaml") for data in (EXPERIMENT, SERVERS)
+        ],
         "preset": [
             (load_yaml(p), lambda p, verb=verb: ["workloads", verb, str(p)], "p.yaml")
             for p in sorted(presets.glob("*.yaml"))

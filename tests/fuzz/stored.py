@@ -47,6 +47,13 @@ EXPERIMENT = {
 }  # fmt: skip
 
 
+TELEMETRY = {
+    "gpu": "ok", "server": "ok", "host": "ok",
+    "gpu_facts": {"source": "NVML", "chosen": "NVML lists the target's process", "certain": True, "no_energy": None, "others_unknown": None,
+                  "sees_all_processes": True, "energy_counter_period_ns": 20_000_000, "xids": [[0, 63]], "calls": {"power": {"count": 9, "p50_us": 3.5, "max_us": 80.0}}},
+}  # fmt: skip
+
+
 def _drive() -> dict[str, object]:
     report = DriveReport(
         "wire", 1, built.BASE_NS, built.ns(60), "kernel", "done", 900, 0, 0.5, 0.1, 0.001, 0, 7,
@@ -68,14 +75,19 @@ def manifest_of(cell: Cell, run_id: str) -> Manifest:
         Startup(1.0, 2.0, 30.0, 31.0), "http://127.0.0.1:9/metrics", {"model": "listed"},
     )  # fmt: skip
     environment = {
-        "cpu_model": "x", "cores": {"usable": 2}, "gpus": [{"name": "NVIDIA H100", "memory_bytes": 85_000_000_000}], "host_sha256": "0",
+        "cpu_model": "x", "cores": {"usable": 2}, "host_sha256": "0", "machine": "Amazon EC2 p5.4xlarge", "container": None,
+        "machine_boards": ["NVIDIA H100 80GB HBM3"], "gpus": [{
+            "index": 0, "uuid": "GPU-0", "name": "NVIDIA H100 80GB HBM3", "driver_version": "580.95.05", "power_limit_mw": 700_000,
+            "sm_clock_limit_mhz": 1980, "memory_total_bytes": 85_000_000_000, "ecc_enabled": True, "mig_enabled": False, "mig_profiles": [],
+            "ecc_uncorrected_errors": 0, "nvlinks_active": 18, "pcie_width": 16, "pcie_width_limit": 16, "pcie_generation": 5, "numa_node": 0,
+        }],
         "memory_bytes": 10**11, "git": {"commit": "c", "dirty": False}, "packages": {"numpy": "2"}, "variables": {}, "plan_notes": ["n"],
         "calibration": None, "cool_down": None,
     }  # fmt: skip
     config = parse_experiment(EXPERIMENT, "x").model_dump(mode="json")
     return Manifest(
         1, run_id, "small", CAMPAIGN, cell, "complete", "2026-11-24T11:30:00+00:00", 1, 1, "0.1.0", config, "c" * 64, "p" * 64, 7,
-        environment, asdict(target), _drive(), {"gpu": "ok", "server": "ok", "host": "ok"}, {}, None,
+        environment, asdict(target), _drive(), TELEMETRY, {}, None,
     )  # fmt: skip
 
 
