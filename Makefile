@@ -6,6 +6,7 @@ PYTHON ?= python3
 CONFIG ?= quickstart
 BIN := .venv/bin
 LOCKS := configs/locks
+CORES = $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 # Nothing comes that is not listed, no file whose hash is not, and no source archive (its build would fetch what it likes).
 LOCKED := -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all:
 # WHEELS=DIR: nothing from a network, all from that folder (`make wheels WHEELS=DIR` fills it where there is one).
@@ -56,13 +57,14 @@ endif
 bench: ## from nothing to a measured $/token report of a real vLLM server
 	@$(BIN)/harness run '$(CONFIG)' $(BENCH_ARGS) $(if $(MODEL),--model '$(MODEL)') $(if $(INSTANCE),--instance '$(INSTANCE)') $(ARGS)
 
-# What waits or talks to a server runs alone; what only computes, on every core.
+# What only computes and what waits run on every core, each file in one process; what talks to the real server, alone with it.
 test: .venv/.vllm ## from nothing to a passed test suite, the real vLLM server included; ARGS= for one pytest of your own
 ifdef ARGS
 	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest $(ARGS)
 else
-	@$(BIN)/python -m pytest -m 'not timing' -n $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest -m timing
+	@$(BIN)/python -m pytest -m 'not timing' -n $(CORES)
+	@$(BIN)/python -m pytest -m 'timing and not vllm' -n $(CORES) --maxprocesses 8 --dist loadfile
+	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest -m vllm
 endif
 
 test-timing: .venv/.vllm ## the tests that wait for something or talk to a real server; ARGS= for pytest
