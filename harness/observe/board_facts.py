@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from harness.observe.boards import Unit
+from typing import Any, Protocol
 
 _PCI_DEVICES = Path("/sys/bus/pci/devices")
 
 
-def board_facts(board: Unit, slices: Sequence[Unit], driver: Mapping[str, Any]) -> dict[str, Any]:
+class Asked(Protocol):
+    """A board or slice that answers: `ask_or_none` gives a counter's value, None where it is not known."""
+
+    index: int
+    uuid: str
+
+    def ask_or_none(self, counter: str) -> Any: ...
+
+
+def board_facts(board: Asked, slices: Sequence[Asked], driver: Mapping[str, Any]) -> dict[str, Any]:
     """One board as NVML tells it, null where it does not; `slices`: those of its MIG slices that are watched.
 
     PCIe: `pcie_width` is that of now, `pcie_generation` the best that board and slot agree on (an idle link goes down to 1).
