@@ -15,16 +15,12 @@ import numpy as np
 from harness.analyse.columns import IntArray, ints
 from harness.analyse.energy import slices_in
 from harness.analyse.evidence import Evidence, invalid, unknown, warning
+from harness.clock_reasons import IDLE, POWER_CAPPED, SLOWED
 from harness.records import Reason
 
 MAX_THROTTLED = 0.01  # of the GPU samples in the window: below it nothing is said
 MAX_LOST_CLOCK = 0.03  # of the SM clock over the window: what heat took away, and with it about as much throughput
 MIN_FREE_SAMPLES = 5  # of a board at its own clock, to know that clock
-
-# NVML clocks-event-reasons, nvml.h: a board that is held back by heat or by its power supply, not by its set power limit
-_THROTTLED = 0x08 | 0x20 | 0x40 | 0x80  # HwSlowdown, SwThermalSlowdown, HwThermalSlowdown, HwPowerBrakeSlowdown
-_POWER_CAPPED = 0x04  # SwPowerCap: usual under full load
-_IDLE = 0x01  # GpuIdle: nothing runs, and the clock says nothing
 
 _STARTED = ("vllm", "offline")  # kinds whose processes are all known
 
@@ -60,10 +56,10 @@ def gpu_throttled(e: Evidence) -> Reason | None:
         return None
     bits = ints(rows, "throttle_reasons")
     known = max(1, int(bits.present.sum()))
-    held = int(((bits.data & _THROTTLED) != 0).sum()) / known
+    held = int(((bits.data & SLOWED) != 0).sum()) / known
     if held > MAX_THROTTLED:
         return _held(e, rows, held)
-    capped = int(((bits.data & _POWER_CAPPED) != 0).sum()) / known
+    capped = int(((bits.data & POWER_CAPPED) != 0).sum()) / known
     if capped > MAX_THROTTLED:
         return warning(
             "gpu_power_capped",
@@ -100,7 +96,7 @@ def throttled(e: Evidence, rows: Any, index: int) -> Throttled | None:
     bits, clock = ints(own, "throttle_reasons"), ints(own, "sm_clock_mhz")
     if not bits.present.any():
         return None
-    held = bits.present & ((bits.data & _THROTTLED) != 0)
+    held = bits.present & ((bits.data & SLOWED) != 0)
     share = float(held.sum() / bits.present.sum())
     if not held.any():
         return Throttled(index, 0.0, None, None, 0.0)
@@ -115,7 +111,7 @@ def throttled(e: Evidence, rows: Any, index: int) -> Throttled | None:
 
 def _free_clock(rows: Any) -> float | None:
     bits, clock = ints(rows, "throttle_reasons"), ints(rows, "sm_clock_mhz")
-    free = bits.present & clock.present & ((bits.data & (_THROTTLED | _IDLE)) == 0)
+    free = bits.present & clock.present & ((bits.data & (SLOWED | IDLE)) == 0)
     seen: IntArray = clock.data[free]
     return float(seen.mean()) if len(seen) >= MIN_FREE_SAMPLES and seen.mean() > 0 else None
 

@@ -11,17 +11,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from math import prod
 from typing import Any
 
 from harness import clock
 from harness.cost.memory import GB, sequence_kv_bytes, weight_bytes
 from harness.cost.model_shape import ModelShape, load_model, models
 from harness.errors import ConfigError, TargetError
-from harness.observe.board_choice import boards_asked_for
+from harness.observe.board_choice import visible_devices
 from harness.observe.room import Room, Rooms, rooms
+from harness.parallel_sizes import parallel_sizes
 from harness.target_spec import TargetSpec
-from harness.targets import command
+from harness.targets import at_hand
 
 _OURS = ("vllm", "offline")
 _SHARE = 0.92  # vLLM's default gpu_memory_utilization, read at 0.24 and 0.32
@@ -42,8 +43,8 @@ def check_room(spec: TargetSpec, say: Callable[[str], None]) -> None:
     if spec.kind not in _OURS:
         return
     flags = {name.lstrip("-").replace("-", "_"): value for name, value in spec.flags.items()}
-    asked = boards_asked_for(flags)
-    devices = _devices(spec)
+    asked = prod(parallel_sizes(flags, here=True).values())
+    devices = visible_devices({**os.environ, **spec.env})
     found = rooms(devices, asked)
     if isinstance(found, str):
         return
@@ -67,19 +68,9 @@ def _uncertain(spec: TargetSpec, devices: Sequence[str] | None, found: Rooms, ta
         return "a board does not tell its memory"
     by_number = devices is None or any(word.isdigit() for word in devices)
     order = spec.env.get("CUDA_DEVICE_ORDER", os.environ.get("CUDA_DEVICE_ORDER"))
-    if by_number and not spec.gpus and len(set(found.names)) > 1 and order != "PCI_BUS_ID":
+    if by_number and len(set(found.names)) > 1 and order != "PCI_BUS_ID":
         return "the boards differ, and CUDA numbers them by their speed (CUDA_DEVICE_ORDER: PCI_BUS_ID makes the order NVML's)"
     return None
-
-
-def _devices(spec: TargetSpec) -> list[str] | None:
-    if spec.gpus:
-        return list(spec.gpus)
-    text = spec.env.get("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES"))
-    if text is None:
-        return None
-    words = (word.strip() for word in text.split(","))
-    return [word for word in words if word and not word.startswith("-")]
 
 
 def _number(value: Any) -> float | None:
@@ -127,7 +118,7 @@ def _check_fit(
         if (
             shape is not None
             and shape.active_parameters < shape.parameters
-            and _first(flags, 1, "data_parallel_size", "dp") != 1
+            and parallel_sizes(flags).get("data_parallel_size", 1) != 1
         ):
             shape, why = None, "how data-parallel ranks share out a model is not modelled"
         needs = None if shape is None else _needs(shape, flags)
@@ -156,14 +147,11 @@ def _shape(spec: TargetSpec, flags: Mapping[str, Any]) -> tuple[ModelShape | Non
     """The model's shape, or why it is not known. Raises ConfigError for a config that is not modelled."""
     if named := [name for name, value in flags.items() if value and name.partition(".")[0] in _NOT_MODELLED]:
         return None, f"{named[0]} changes what its config says"
-    path = Path(spec.model).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
+    folder = at_hand.locate(spec.model, {**os.environ, **spec.env})
+    if folder is not None:
+        if not (folder / "config.json").is_file():
             return None, "the model's directory has no config.json"
-        return load_model(str(path)), ""
-    cached = sorted(command.hub_copy(spec.model, {**os.environ, **spec.env}).glob("snapshots/*/config.json"))
-    if cached:
-        return load_model(str(cached[-1])), ""
+        return load_model(str(folder)), ""
     short = spec.model.removeprefix("embedded:").rpartition("/")[2].lower()
     if short in models():
         return load_model(short), ""
@@ -172,8 +160,8 @@ def _shape(spec: TargetSpec, flags: Mapping[str, Any]) -> tuple[ModelShape | Non
 
 def _needs(shape: ModelShape, flags: Mapping[str, Any]) -> tuple[float, float, int, int]:
     """(weights, KV bytes of one sequence, its tokens, GPUs) of one GPU of one replica."""
-    tensor = int(_first(flags, 1, "tensor_parallel_size", "tp"))
-    pipeline = int(_first(flags, 1, "pipeline_parallel_size", "pp"))
+    sizes = parallel_sizes(flags)
+    tensor, pipeline = sizes.get("tensor_parallel_size", 1), sizes.get("pipeline_parallel_size", 1)
     dtype = {"half": "float16", "float": "float32"}.get(
         str(flags.get("dtype", "auto")), str(flags.get("dtype", "auto"))
     )
@@ -185,10 +173,6 @@ def _needs(shape: ModelShape, flags: Mapping[str, Any]) -> tuple[float, float, i
         shape, context, kv_dtype=str(flags.get("kv_cache_dtype", "auto")), tensor_parallel=tensor, block_tokens=block
     )
     return weights, kv / pipeline, context, tensor * pipeline
-
-
-def _first(flags: Mapping[str, Any], default: int, *names: str) -> Any:
-    return next((flags[name] for name in names if str(flags.get(name)).isdigit()), default)
 
 
 def _tokens(value: Any) -> int | None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from harness import clock
+from harness.clock_reasons import IDLE, SLOWED
 from harness.config import CoolDownSpec
 from harness.observe.board_choice import open_boards
 from harness.observe.boards import Gpus
@@ -18,9 +19,6 @@ from harness.records import GpuSample, TargetInfo
 
 _POLL_S = 0.5
 _SETTLED_S = 20.0  # no degree less in so long: the board is as cool as it gets with a server on it
-# NVML's clocks-event-reasons that slow a board down: HW slowdown, SW thermal, HW thermal, HW power brake.
-_SLOWED = 0x8 | 0x20 | 0x40 | 0x80
-_IDLE = 0x1  # nothing runs: the clock is low because it may be
 
 Read = Callable[[], Sequence[GpuSample]]
 
@@ -119,10 +117,10 @@ class CoolDown:
                 if now.temperature_c > limit:
                     warm.append(f"{name} at {now.temperature_c} degC, limit {limit:g}")
             lost_mhz = (idle.sm_clock_mhz or 0) - (now.sm_clock_mhz or 0)
-            known = now.sm_clock_mhz is not None and not reasons & _IDLE
+            known = now.sm_clock_mhz is not None and not reasons & IDLE
             if known and lost_mhz > self._spec.margin_mhz:  # one-sided: a higher clock is no harm
                 held.append(f"{name} at {now.sm_clock_mhz} MHz, idle server {idle.sm_clock_mhz}")
-            if reasons & _SLOWED & ~idle.throttle_reasons:
+            if reasons & SLOWED & ~idle.throttle_reasons:
                 held.append(f"{name} is slowed down")
         return warm, held, total_c
 

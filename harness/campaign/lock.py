@@ -17,6 +17,7 @@ from typing import Any
 from harness import clock
 from harness.errors import TargetError
 from harness.lock_file import lock_dir, open_lock, try_lock
+from harness.observe.board_choice import visible_devices
 from harness.observe.nvml import open_gpus
 from harness.target_spec import TargetSpec
 from harness.targets.identity import is_loopback
@@ -34,9 +35,7 @@ def lock_names(targets: Sequence[TargetSpec]) -> list[str]:
     for target in targets:
         if target.kind == "hosted" or (target.url is not None and not is_loopback(target.url)):
             continue
-        visible = target.env.get("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES"))
-        devices = None if visible is None or target.url is not None else [w for w in visible.split(",") if w.strip()]
-        gpus = open_gpus((), devices) if devices is None or devices else ""
+        gpus = open_gpus((), None if target.url is not None else visible_devices({**os.environ, **target.env}))
         if isinstance(gpus, str):
             names.add(_MACHINE)
             continue

@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from harness.parallel_sizes import parallel_sizes
 from harness.records import Hardware, RunSummary
 
-_SIZES = {  # vLLM's flags whose product is the number of GPUs of one server
-    "tensor_parallel_size": ("tensor_parallel_size", "tp"),
-    "pipeline_parallel_size": ("pipeline_parallel_size", "pp"),
-    "data_parallel_size": ("data_parallel_size", "dp"),
-}
 _OURS = {"vllm", "offline"}  # kinds whose flags are all known: a size that is not named is 1
 _FORMS = {
     "SXM": "SXM",
@@ -45,10 +41,7 @@ def gpus_used(summary: RunSummary) -> tuple[int, str] | None:
     Tensor x pipeline x data parallel by the server's flags, else the boards that NVML watched.
     """
     server: Mapping[str, Any] = summary.environment.get("server") or {}
-    flags = {str(k).lstrip("-").replace("-", "_"): v for k, v in (server.get("flags") or {}).items()}
-    sizes = {
-        size: int(flags[name]) for size, names in _SIZES.items() for name in names if str(flags.get(name)).isdigit()
-    }
+    sizes = parallel_sizes(server.get("flags") or {})
     if sizes or summary.target_kind in _OURS:
         words = [f"{size.removesuffix('_parallel_size')} {n}" for size, n in sizes.items() if n > 1]
         return prod(sizes.values()), " x ".join(words) + " parallel" if words else "one, by its flags"

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from math import prod
-from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 
 from harness.observe import boards, host, machine, nvml, vllm_metrics
+from harness.parallel_sizes import parallel_sizes
 from harness.records import TargetInfo
 
 _OURS = ("vllm", "offline")
@@ -24,12 +24,6 @@ _TUNNELS = frozenset({"ssh", "sshd", "autossh", "kubectl", "cloudflared", "chise
 _PROXIES = frozenset(
     {"docker-proxy", "rootlessport", "rootlesskit", "slirp4netns", "pasta", "gvproxy", "nginx", "haproxy", "envoy", "socat"}
 )  # fmt: skip
-# vLLM's flags whose product is the boards of one server on one machine; the first name given counts
-_SIZES = (
-    ("tensor_parallel_size", "tp"),
-    ("pipeline_parallel_size", "pp"),
-    ("data_parallel_size_local", "dpl", "data_parallel_size", "dp"),
-)
 
 
 def is_here(info: TargetInfo) -> bool:
@@ -84,7 +78,7 @@ def _without_process(gpus: boards.Gpus, info: TargetInfo, roots: Sequence[int], 
         gpus.why = f"all visible: the listener on the target's port is {listener}" if listener else "all visible"
         return None
     environment = _environment(roots)
-    visible = _visible_devices(environment)
+    visible = visible_devices(environment)
     if ours:
         return _first_of(gpus, info, tree, visible, environment)
     if visible is None:
@@ -104,7 +98,7 @@ def _first_of(
 ) -> str | None:
     """The boards of a server of ours by its flags; uncertain where CUDA's order of them is not NVML's."""
     words = list(visible) if visible is not None else [str(index) for index in gpus.indices]
-    count = boards_asked_for(info.flags)
+    count = prod(parallel_sizes(info.flags, here=True).values())
     if reason := gpus.watch(tree, words[:count]):
         return reason
     same_order = environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len(set(gpus.names)) == 1
@@ -114,13 +108,6 @@ def _first_of(
     elif count < len(words):
         gpus.why += f": the first {count} of CUDA_VISIBLE_DEVICES={','.join(words)}, by the server's flags"
     return None
-
-
-def boards_asked_for(flags: Mapping[str, Any]) -> int:
-    """Boards of one vLLM server on one machine: tensor x pipeline x (local) data parallel, 1 for what is not named."""
-    named = {str(name).lstrip("-").replace("-", "_"): value for name, value in flags.items()}
-    sizes = [next((named[name] for name in names if str(named.get(name)).isdigit()), 1) for names in _SIZES]
-    return prod(map(int, sizes))
 
 
 def _loaded_cuda(pids: Collection[int]) -> bool | None:
@@ -161,7 +148,7 @@ def _environment(roots: Collection[int]) -> Mapping[str, str]:
     return os.environ
 
 
-def _visible_devices(environment: Mapping[str, str]) -> list[str] | None:
+def visible_devices(environment: Mapping[str, str]) -> list[str] | None:
     """CUDA_VISIBLE_DEVICES, None where it is not set; CUDA stops at the first negative one."""
     text = environment.get("CUDA_VISIBLE_DEVICES")
     if text is None:

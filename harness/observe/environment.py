@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from harness import __version__, redaction
+from harness import __version__, gpu_build, redaction
 from harness.observe import machine
 from harness.observe.doctor import DoctorLine, doctor
 
@@ -43,7 +43,7 @@ def collect(gpus_static: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) 
 
     The host's name may be private, so only the beginning of its SHA-256 is kept: equal for equal machines, no more.
     """
-    versions = {name: machine.version(name) for name in machine.PACKAGES}
+    versions = {name: gpu_build.installed(name) for name in machine.PACKAGES}
     return {
         "harness_version": __version__,
         "python": platform.python_version(),

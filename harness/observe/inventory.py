@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.observe import nvml
+from harness.observe.board_choice import visible_devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,7 @@ class Board:
 
 def boards(*, visible: bool = False) -> tuple[Board, ...]:
     """Every board of this machine that NVML shows, none without NVML; with `visible` those that CUDA_VISIBLE_DEVICES leaves."""
-    words = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = nvml.open_gpus(devices=words.split(",") if visible and words is not None else None)
+    gpus = nvml.open_gpus(devices=visible_devices(os.environ) if visible else None)
     if isinstance(gpus, str):
         return ()
     try:

@@ -8,7 +8,6 @@ import re
 import resource
 import shutil
 import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +37,6 @@ def read_text(path: str) -> str | None:
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
-        return None
-
-
-def version(package: str) -> str | None:
-    """Installed version of a package, without importing it."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
         return None
 
 

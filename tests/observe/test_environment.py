@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from harness import gpu_build
 from harness.observe import machine
 from harness.observe.doctor import broken_companions
 from harness.observe.environment import collect, doctor, public_environment
@@ -44,7 +45,7 @@ def test_collect_is_json_and_keeps_the_host_private(monkeypatch):
     assert "secret-host-name" not in text
     assert "s3cret-key" not in text
     assert len(facts["host_sha256"]) == 12
-    assert facts["packages"]["psutil"] == machine.version("psutil")
+    assert facts["packages"]["psutil"] == gpu_build.installed("psutil")
     assert facts["gpus"] == [{"index": 0, "name": "Fake"}]
     assert facts["plan_notes"] == ["x"]
     assert facts["memory_bytes"] > 0
@@ -128,5 +129,5 @@ def test_broken_companions(tmp_path, monkeypatch):
     _install(tmp_path, "torchcodec", "0.9.0", b"\x7fELF..libtorch_cpu.so\0..")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert broken_companions() == ["torchaudio"]
-    monkeypatch.setattr(machine, "version", lambda _: "2.13.0")
+    monkeypatch.setattr(gpu_build, "installed", lambda _: "2.13.0")
     assert broken_companions() == []

