@@ -141,7 +141,7 @@ class TargetSpec(Spec):
         ]
         for word in words:
             if not isinstance(word, str) or not re.fullmatch(r"\d{1,4}|(GPU|MIG)-[\w/-]+", word):
-                raise ValueError("a board is an index (0), a GPU UUID (GPU-..) or a MIG UUID (MIG-..)")
+                raise ValueError(f"{word!r:.60} is no board: an index (0), a GPU UUID (GPU-..) or a MIG UUID (MIG-..)")
         return words
 
     @field_validator("api_key_env")

@@ -137,6 +137,11 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
+_NOT_OURS: dict[str, Any] = {  # what a config says of a server that we would start, or of this machine's boards
+    "flags": {}, "env": {}, "port": None, "python": None, "image": None, "container": None, "gpus": [],
+}  # fmt: skip
+
+
 def spec_of(words: dict[str, Any]) -> ExperimentSpec:
     """The experiment that the words of `run` or `plan` describe."""
     config: Path | None = words["config"]
@@ -164,7 +169,7 @@ def spec_of(words: dict[str, Any]) -> ExperimentSpec:
             target["model"] = choice.model or target["model"]
             target["flags"] |= choice.flags
             if words["url"]:
-                target |= {"kind": "adopt", "url": words["url"], "flags": {}, "env": {}, "port": None}
+                target |= {"kind": "adopt", "url": words["url"], **_NOT_OURS}
                 target["model"] = words["model"] or target["model"].removeprefix("embedded:")
     if words.get("body") is not None:
         for target in data["targets"]:
@@ -181,8 +186,11 @@ def spec_of(words: dict[str, Any]) -> ExperimentSpec:
 
 
 def _chosen(config: Path, words: Mapping[str, Any]) -> Choice:
-    """The experiment that CONFIG means: a file, the name of one that comes with the harness, or `quickstart`, chosen for this machine."""
+    """The experiment that CONFIG means: a file, the name of one that comes with the harness, or `quickstart`, chosen for this machine.
+
+    Raises ConfigError for a name that is none."""
     from harness.cli import quickstart
+    from harness.cost.quantities import nearest
 
     named = not config.suffix and len(config.parts) == 1 and not (exists(config) and config.is_file())
     if named and config.name == quickstart.NAME:
@@ -191,8 +199,13 @@ def _chosen(config: Path, words: Mapping[str, Any]) -> Choice:
         for note in choice.notes:
             _say(f"note: {note}")
         return choice
-    file = quickstart.experiment(config.name) if named else config
-    return quickstart.Choice(file if exists(file) else config, words["model"])
+    if not named:
+        return quickstart.Choice(config, words["model"])
+    known = {path.stem: path for path in quickstart.experiment(quickstart.NAME).parent.glob("*.yaml")}
+    if config.name not in known:
+        have = f"give a file, or one of {', '.join(sorted(known))}"
+        raise ConfigError("no such experiment, and no such file", config.name, nearest(config.name, known, have))
+    return quickstart.Choice(known[config.name], words["model"])
 
 
 def _ad_hoc(words: dict[str, Any]) -> ExperimentSpec:

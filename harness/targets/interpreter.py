@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PROBE_TIMEOUT_S = 60.0
+_GIVE = "give the interpreter of an environment that has vLLM: /opt/vllm/bin/python, or leave python: out"
 _SAFE_PATH = (3, 11)  # from here on Python knows -P: nothing in the working directory shadows a package
 # The CPU build has another package name than the one that its own command line asks the version of; with "cpu" in that version it
 # knows its platform.
@@ -92,8 +93,9 @@ def _asked(path: str, env: Mapping[str, str]) -> dict[str, Any]:
         )  # fmt: skip
         told: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        raise TargetError("the target's python cannot be run", path, f"{type(error).__name__}: {error}"[:200]) from None
+        why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise TargetError("the target's python cannot be run", f"{path}: {why}", _GIVE) from None
     if not told:
         why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise TargetError("the target's python cannot be asked for its vLLM", path, why[:200])
+        raise TargetError("the target's python cannot be asked for its vLLM", f"{path}: {why}"[:300], _GIVE)
     return told

@@ -176,8 +176,8 @@ def test_pages_of_several_replicas_are_one_scrape(metrics_server):
         ("telemetry_url", "gpu-box:9400", "whole address"),
         ("telemetry_url", "http://u:p@gpu-box/metrics", "carries"),
         ("metrics_urls", ["http://a/metrics", "http://a/metrics"], "twice"),
-        ("gpus", ["seven"], "a board is an index"),
-        ("gpus", [True], "a board is an index"),
+        ("gpus", ["seven"], "'seven' is no board"),
+        ("gpus", [True], "True is no board"),
     ],
     ids=["no scheme", "a password", "twice", "no board", "no number"],
 )
