@@ -97,11 +97,6 @@ def _smi_lines() -> int:
     return 0 if done.returncode else len(re.findall(r"^GPU \d+:", done.stdout, re.MULTILINE))
 
 
-def boards(library: str = NVML) -> int:
-    """Boards that NVML opens, 0 where there is none."""
-    return _ask_nvml(library)[1]
-
-
 def _ask_nvml(library: str) -> tuple[str | None, int]:
     """(driver version, boards); (None, 0) where there is no NVML or it does not start."""
     try:

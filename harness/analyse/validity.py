@@ -17,6 +17,7 @@ from harness.analyse.evidence import Evidence, invalid, unknown, warning
 from harness.analyse.kernels import KERNEL_CHECKS
 from harness.analyse.window import MIN_REQUESTS, MIN_WINDOW_S, TOO_SHORT
 from harness.records import Outcome, Reason, RunState, Verdict
+from harness.server_flags import by_name
 
 MAX_FAILED = 0.01  # above it the load that the server really had is another than the one asked for
 MAX_SEND_LAG_S = 0.005  # p99: what an unhurried event loop keeps to on a busy machine
@@ -202,8 +203,7 @@ def too_few_requests(e: Evidence) -> Reason | None:
 
 
 def dummy_weights(e: Evidence) -> Reason | None:
-    flags = {str(k).lstrip("-").replace("-", "_"): v for k, v in (e.run.manifest.target.get("flags") or {}).items()}
-    if flags.get("load_format") != "dummy":
+    if by_name(e.run.manifest.target.get("flags") or {}).get("load_format") != "dummy":
         return None
     return warning(
         "dummy_weights",

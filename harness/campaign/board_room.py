@@ -20,7 +20,7 @@ from harness.cost.model_shape import ModelShape, load_model, models
 from harness.errors import ConfigError, TargetError
 from harness.observe.board_choice import visible_devices
 from harness.observe.room import Room, Rooms, rooms
-from harness.parallel_sizes import parallel_sizes
+from harness.server_flags import by_name, parallel_sizes
 from harness.target_spec import TargetSpec
 from harness.targets import at_hand
 
@@ -42,7 +42,7 @@ def check_room(spec: TargetSpec, say: Callable[[str], None]) -> None:
     there is nothing to check."""
     if spec.kind not in _OURS:
         return
-    flags = {name.lstrip("-").replace("-", "_"): value for name, value in spec.flags.items()}
+    flags = by_name(spec.flags)
     asked = prod(parallel_sizes(flags, here=True).values())
     devices = visible_devices({**os.environ, **spec.env})
     found = rooms(devices, asked)

@@ -17,12 +17,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from harness import clock, nvidia_driver
+from harness import clock
 from harness.campaign.disk import CellBytes, cell_bytes
 from harness.campaign.order import Step, server_key
 from harness.config import ExperimentSpec
 from harness.cost.hosted import HostedPrice, bill, find_price, same_model
 from harness.errors import StoreError
+from harness.observe.inventory import boards
 from harness.records import Manifest, Plan, RunState
 from harness.store.manifest import read_manifest
 from harness.store.reader import find_runs
@@ -191,8 +192,8 @@ def _manifests(out: Path) -> Iterable[tuple[str, Manifest]]:
 
 def longest_cool_down_s(spec: ExperimentSpec) -> float:
     """cool_down.timeout_s where boards are read, or the config requires them (a dry run elsewhere); else nothing is waited for."""
-    boards = spec.observe.gpu == "required" or nvidia_driver.boards() > 0
-    return spec.cool_down.timeout_s if boards else 0.0
+    cooling = spec.observe.gpu == "required" or bool(boards())
+    return spec.cool_down.timeout_s if cooling else 0.0
 
 
 def _seconds(manifest: Manifest) -> float | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from harness.parallel_sizes import parallel_sizes
 from harness.records import Hardware, RunSummary
+from harness.server_flags import parallel_sizes
 
 _OURS = {"vllm", "offline"}  # kinds whose flags are all known: a size that is not named is 1
 _FORMS = {

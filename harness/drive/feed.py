@@ -65,7 +65,6 @@ class Feed:
         """Write what may be ahead, for about so long; True if there is more that may. Raises OSError."""
         until = clock.monotonic_ns() + budget_ns
         self._ahead_bytes -= sum(written.begun() for written in self._of_worker)
-        more = True
         while more := self._next < len(self.requests) and self._ahead_bytes < self._limit_bytes:
             self._write()
             if clock.monotonic_ns() > until:
@@ -119,9 +118,8 @@ class _Written:
         self._scratch, self._worker = scratch, worker
         self._sent = shard.open_sent(scratch, worker)
         self._index = os.open(shard.index_file(scratch, worker), os.O_WRONLY | os.O_CLOEXEC)
-        self._size = array("q")  # per request: bytes written for it, 0 once it was counted as begun
-        self._segment_of = array("q")  # per request; -1: none
-        self._has_row = bytearray(len(self._sent))
+        self._size = array("q")  # per request: bytes written for it
+        self._segment_of = array("q")  # per request; -1: none, or it has its row
         self._left: dict[int, int] = {}  # segment -> requests without a row
         self._begun = 0  # every request before it was begun, or waits for another
         self._file: IO[bytes] | None = None
@@ -158,17 +156,17 @@ class _Written:
         size = 0
         while self._begun < len(self._size):
             i = self._begun
-            if self._segment_of[i] >= 0 and not self._sent[i] and not self._has_row[i]:
+            if self._segment_of[i] >= 0 and not self._sent[i]:
                 break
             size += self._size[i]
             self._begun += 1
         return size
 
     def over(self, index: int) -> None:
-        self._has_row[index] = 1
         segment = self._segment_of[index] if index < len(self._segment_of) else -1
         if segment < 0:
             return
+        self._segment_of[index] = -1
         self._left[segment] -= 1
         if not self._left[segment] and segment != self._segment:
             self._delete(segment)

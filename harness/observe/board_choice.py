@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import psutil
 
 from harness.observe import boards, host, machine, nvml, vllm_metrics
-from harness.parallel_sizes import parallel_sizes
 from harness.records import TargetInfo
+from harness.server_flags import parallel_sizes
 
 _OURS = ("vllm", "offline")
 # Processes that listen for a server which is somewhere else, perhaps on another machine; and for one on this machine.

@@ -152,7 +152,7 @@ def download(name: str, folder: Path) -> None:
     words = ["download", "--dest", str(folder), *_LISTED_ONLY]
     for path in (unhashed, *(lock_files(one)[0] for one in _OURS), locked):
         hashes = () if path == unhashed else ("--require-hashes",)
-        total = len(pins_of(path))
+        total = len(re.findall(r"^[A-Za-z0-9]", path.read_text(encoding="utf-8"), re.MULTILINE))
         arguments = [*words, *hashes, "-r", str(path)]
         code, lines = _pip(arguments, total)
         if code and torch_not_found(lines):
@@ -162,12 +162,6 @@ def download(name: str, folder: Path) -> None:
     say(
         f"{folder} holds the wheels of {name} for {sys.platform}, Python {sys.version_info[0]}.{sys.version_info[1]}: make vllm WHEELS={folder}"
     )
-
-
-def pins_of(path: Path) -> dict[str, str]:
-    """The pins of a list that may hold markers of other kinds than Python's version."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {line.partition("==")[0]: line for line in lines if re.match(r"[A-Za-z0-9]", line)}
 
 
 def _check_import() -> str:

@@ -93,7 +93,8 @@ print(json.dumps({{"tables": {{k: [asdict(r) for r in v] for k, v in tables.item
         span_s = (rows[-1]["stamp_ns"] - rows[0]["stamp_ns"]) / 1e9
         assert abs(rise_mj / (300_000 + 10_000 * board) - span_s) <= 0.101 + 2 * late_s
         assert {r["other_process_count"] for r in rows} == {0, None}  # None between the lists of processes
-        assert rows[-1]["other_process_count"] == 0
+        listed = [r for r in rows if r["stamp_ns"] > answer["ended"] and r["other_process_count"] is not None]
+        assert listed  # at the edge, whether or not a tick came after it
     assert {r["edge"] for r in server} == {"start", "end", None}
     assert any(r["metric"].endswith("_bucket") for r in server if r["edge"] == "end")
     ticks = sum(map(int, re.search(r"(\d+) samples at 10 Hz, (\d+) missed", answer["telemetry"]["gpu"]).groups()))

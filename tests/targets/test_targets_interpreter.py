@@ -78,11 +78,13 @@ def test_without_vllm_the_error_says_how_to_install_it(tmp_path, monkeypatch, ou
     ids=["missing", "fails", "no python"],
 )
 def test_a_python_that_cannot_be_asked_is_named(tmp_path, text):
-    """The path stands in the error."""
+    """The path and the reason stand in the error, and what to give instead."""
     program = tmp_path / "python"
     if text:
         program.write_text(text)
         program.chmod(0o755)
     with pytest.raises(TargetError) as error:
         interpreter.find(str(program), dict(os.environ))
-    assert error.value.value == str(program)
+    path, _, why = error.value.value.partition(": ")
+    assert (path, bool(why)) == (str(program), True)
+    assert "/bin/python" in error.value.advice
