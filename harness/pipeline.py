@@ -1,8 +1,8 @@
 """THE MAIN PATH, top to bottom: config -> cells -> plan -> drive (+ observe) -> store -> analyse -> cost -> report.
 
 This is the only module that knows every stage. The online half stands here: `run_experiment` takes the cells of a campaign in
-their order, `run_cell` measures one. What a campaign needs around its cells is in `harness/campaign/`. The offline half
-(`analyse`, `cost`, `report`) is `harness/offline.py`; the two halves meet only in the files of a run directory.
+their order, `run_cell` measures one. What a campaign needs around its cells is in `harness/measure/campaign/`. The offline half
+(`analyse`, `cost`, `report`) is `harness/judge/runs.py`; the two halves meet only in the files of a run directory.
 """
 
 from __future__ import annotations
@@ -13,29 +13,37 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from harness import clock
-from harness.campaign import ending, file, order, preflight, stock
-from harness.campaign.board_room import check_room
-from harness.campaign.claim import claim, release, wanted
-from harness.campaign.cool_down import CoolDown, as_facts
-from harness.campaign.ending import Summary
-from harness.campaign.forecast import Forecast, Key, Pace, PlanSize, forecast, key_of, longest_cool_down_s, size_of
-from harness.campaign.intent import Intent
-from harness.campaign.order import Step, cells_of
-from harness.campaign.provenance import one_line
-from harness.campaign.server import Server
-from harness.cell import Display, Run, Stop, draw_plan, record_failure, record_traceback, run_cell
-from harness.config import ExperimentSpec
-from harness.errors import ConfigError, HarnessError, StoreError, TargetError
-from harness.observe import before_start
-from harness.offline import Analysis, analyse, cost, declared_hardware, report
+from harness.base import clock
+from harness.base.errors import ConfigError, HarnessError, StoreError, TargetError
+from harness.config.experiment import ExperimentSpec
+from harness.judge.runs import Analysis, analyse
+from harness.measure.campaign import ending, file, order, preflight, stock
+from harness.measure.campaign.board_room import check_room
+from harness.measure.campaign.claim import claim, release, wanted
+from harness.measure.campaign.cool_down import CoolDown, as_facts
+from harness.measure.campaign.ending import Summary
+from harness.measure.campaign.forecast import (
+    Forecast,
+    Key,
+    Pace,
+    PlanSize,
+    forecast,
+    key_of,
+    longest_cool_down_s,
+    size_of,
+)
+from harness.measure.campaign.intent import Intent
+from harness.measure.campaign.order import Step, cells_of
+from harness.measure.campaign.provenance import one_line
+from harness.measure.campaign.server import Server
+from harness.measure.cell import Display, Run, Stop, draw_plan, record_failure, record_traceback, run_cell
+from harness.measure.observe import before_start
+from harness.measure.targets import open_target
 from harness.records import CostReport
 from harness.store.writer import write_plan
-from harness.targets import open_target
 
 __all__ = [
-    "Analysis", "Display", "Intent", "Ran", "Stop", "analyse", "conclude", "cost", "declared_hardware", "foresee",
-    "report", "run_cell", "run_experiment", "write_plans",
+    "Analysis", "Display", "Intent", "Ran", "Stop", "analyse", "conclude", "foresee", "run_cell", "run_experiment", "write_plans",
 ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.drive import feed, turns
+from harness.measure.drive import feed, turns
 from harness.records import Endpoint, Phase, PlannedRequest, Prompt
 
 

@@ -7,11 +7,11 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from harness import calibrate
-from harness.calibrate import Point, Step, calibration_limit, ceiling
+from harness.base.errors import ConfigError
 from harness.cli import cli
-from harness.drive.golden import server as golden
-from harness.errors import ConfigError
+from harness.measure import calibrate
+from harness.measure.calibrate import Point, Step, calibration_limit, ceiling
+from harness.measure.drive.golden import server as golden
 from tests.waiting import Machine
 
 

@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from harness.analyse.capacity import ProbeOrder
-from harness.analyse.capacity_probe import FAIL_NOW, PASS_NOW, Watch
-from harness.capacity import STOPPED_BY_SEARCH, probe_by_run, search_capacity, stop_word, untrusted
-from harness.config import ExperimentSpec
-from harness.drive.golden import server as golden
-from harness.load_spec import CapacitySpec, LoadSpec
+from harness.config.experiment import ExperimentSpec
+from harness.config.load import CapacitySpec, LoadSpec
+from harness.judge.capacity import ProbeOrder
+from harness.judge.capacity_probe import FAIL_NOW, PASS_NOW, Watch
+from harness.measure.capacity_search import STOPPED_BY_SEARCH, probe_by_run, search_capacity, stop_word, untrusted
+from harness.measure.drive.golden import server as golden
 from harness.records import CapacityResult, Cell, Load, ProbeResult, Reason, RequestRecord, Verdict
 from harness.report import capacity as page
 from harness.report.capacity_figures import probes_plot
 from harness.store.capacity_file import NAME, read_capacity, write_capacity
-from tests.analyse import capacity_server as servers
-from tests.analyse.run_builder import request
 from tests.bench import golden_capacity
 from tests.drive.offering import offer
+from tests.judge import capacity_server as servers
+from tests.judge.run_builder import request
 from tests.waiting import Machine
 
 SERVICE_S, LIMIT_S = 0.05, 0.5

@@ -7,9 +7,9 @@ from itertools import combinations
 
 import pytest
 
-from harness.cell import Probe, draw_plan
-from harness.config import ExperimentSpec
-from harness.load_spec import LoadSpec
+from harness.config.experiment import ExperimentSpec
+from harness.config.load import LoadSpec
+from harness.measure.cell import Probe, draw_plan
 from harness.records import Cell, Load
 
 CELL = Cell("t", "lognormal:64x16", Load(concurrency=4), 1)

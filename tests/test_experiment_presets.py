@@ -8,12 +8,13 @@ from typing import get_args
 
 import pytest
 
-from harness.config import ExperimentSpec, data_dir, load_experiment
-from harness.cost.prices import instance_price
-from harness.documents import load_yaml
+from harness.base.data import data_dir
+from harness.base.documents import load_yaml
+from harness.config.experiment import ExperimentSpec, load_experiment
+from harness.config.target import TargetSpec
+from harness.measure.targets import command
 from harness.pipeline import cells_of, draw_plan, foresee
-from harness.target_spec import TargetSpec
-from harness.targets import command
+from harness.price.prices import instance_price
 
 FILES = sorted(data_dir("configs").joinpath("experiments").glob("*.yaml"))
 CELL_OVERHEAD_S = 7.0  # warm-up, draining (4.4 s for 16 replies of 32 tokens at 115 tok/s), edges

@@ -12,14 +12,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import no_room, pipeline
-from harness.analyse.summary import summarise
-from harness.analyse.validity import stopped_early
-from harness.campaign import preflight
-from harness.config import ExperimentSpec
-from harness.drive import feed, sdk, worker
-from harness.drive.processes import WorkerProcess
-from harness.errors import HarnessError
+from harness import pipeline
+from harness.base import no_room
+from harness.base.errors import HarnessError
+from harness.config.experiment import ExperimentSpec
+from harness.judge.summary import summarise
+from harness.judge.validity import stopped_early
+from harness.measure.campaign import preflight
+from harness.measure.drive import feed, sdk, worker
+from harness.measure.drive.processes import WorkerProcess
 from harness.records import DriveProgress
 from harness.store.parts import SCRATCH
 from harness.store.reader import read_run

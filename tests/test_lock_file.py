@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import lock_file, recover
-from harness.campaign import lock
-from harness.drive import spool
-from harness.errors import StoreError
-from harness.lock_file import lock_dir, open_lock, try_lock
+from harness.base import lock_file
+from harness.base.errors import StoreError
+from harness.base.lock_file import lock_dir, open_lock, try_lock
+from harness.measure import recover
+from harness.measure.campaign import lock
+from harness.measure.drive import spool
 
 OTHER = 12345  # a user who is nobody here
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's files")

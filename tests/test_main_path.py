@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.errors import HarnessError
+from harness.base.errors import HarnessError
 from harness.store.reader import read_run
 from tests.fakes.golden_server import GoldenServer, Served
 from tests.waiting import Machine, until

@@ -6,20 +6,22 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 HARNESS = Path(__file__).parents[1] / "harness"
 MAP = (HARNESS / "README.md").read_text(encoding="utf-8")
 PATHS = sorted(set(re.findall(r"`((?:\.\./)?[\w/]+(?:\.(?:py|c|yaml|csv|toml|md)|/))`", MAP)))
 IN_ONE_HOP = {  # what a newcomer asks -> the file that answers it
-    "where a closed loop's window begins": "analyse/window.py",
-    "a new API dialect": "drive/dialect.py",
-    "a rule of validity": "analyse/validity.py",
-    "what is a secret": "redaction/names.py",
-    "a trace format": "plan/trace_formats.py",
-    "which boards are the target's": "observe/board_choice.py",
-    "what a token costs here": "cost/unit_cost.py",
-    "the hot path": "drive/reader.c",
-    "how a campaign is resumed": "campaign/stock.py",
-    "a price of a machine": "cost/proposal.py",
+    "where a closed loop's window begins": "judge/window.py",
+    "a new API dialect": "measure/drive/dialect.py",
+    "a rule of validity": "judge/validity.py",
+    "what is a secret": "base/redaction/names.py",
+    "a trace format": "measure/plan/trace_formats.py",
+    "which boards are the target's": "measure/observe/board_choice.py",
+    "what a token costs here": "price/unit_cost.py",
+    "the hot path": "measure/drive/reader.c",
+    "how a campaign is resumed": "measure/campaign/stock.py",
+    "a price of a machine": "price/proposal.py",
 }
 
 
@@ -40,6 +42,40 @@ def test_ten_questions_are_answered_in_one_hop():
     for question, file in IN_ONE_HOP.items():
         (line,) = [line for line in MAP.splitlines() if question in line and line.startswith("|")]
         assert f"`{file}`" in line, question
+
+
+ONLY_IN = {  # package -> the only places of the harness that may import it
+    "pynvml": "measure/observe/nvml.py",
+    "pyarrow": "store/",
+    "duckdb": "store/",
+    "fsspec": "store/",
+    "time": "base/clock.py",
+    "socket": "measure/drive/wire.py measure/targets/command.py",  # the second asks for a free port
+    "ssl": "measure/",
+    "asyncio": "measure/drive/sdk.py",
+    "openai": "measure/drive/sdk.py",
+    "httpx": "measure/",
+    "subprocess": "measure/",
+    "matplotlib": "report/figures.py",
+    "genai_prices": "price/ planner/hosted_terms.py",
+    "yaml": "base/documents.py",
+    "psutil": "measure/ reproduce/fits.py",
+}
+
+
+def _imports(path: Path) -> set[str]:
+    """First words of what a file imports, wherever in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {name.partition(".")[0] for name in plain | {n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)}}
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_a_library_stays_in_its_room(package):
+    """Sockets, clocks, NVML, Parquet and their like are imported in one place each, by new modules too."""
+    users = [str(path.relative_to(HARNESS)) for path in HARNESS.rglob("*.py") if package in _imports(path)]
+    assert users
+    assert [user for user in users if not user.startswith(tuple(ONLY_IN[package].split()))] == []
 
 
 def test_no_function_is_longer_than_70_lines():

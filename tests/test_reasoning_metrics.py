@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.analyse.capacity_probe import reply
-from harness.analyse.columns import measured
-from harness.analyse.distributions import per_request
-from harness.analyse.rates import good
-from harness.clock import Anchor
-from harness.drive import exchange
+from harness.base.clock import Anchor
+from harness.judge.capacity_probe import reply
+from harness.judge.columns import measured
+from harness.judge.distributions import per_request
+from harness.judge.rates import good
+from harness.measure.drive import exchange
 from harness.records import Phase, PlannedRequest, RequestRecord
-from tests.analyse.run_builder import frame
+from tests.judge.run_builder import frame
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 SENT_NS = 10**15

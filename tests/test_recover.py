@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from harness.base.errors import StoreError
 from harness.cli.recover import recover_command
-from harness.drive import driver, leftover, spool
-from harness.errors import StoreError
+from harness.measure.drive import driver, leftover, spool
 from harness.records import Cell, Endpoint, Load, Plan, PlannedRequest, Prompt
 from harness.store.parts import append_part, merge
 from harness.store.reader import read_run

@@ -11,8 +11,8 @@ import yaml
 from click.testing import CliRunner
 
 from harness import pipeline
+from harness.base.errors import ConfigError, HarnessError, StoreError, TargetError
 from harness.cli.reproduce import reproduce_command
-from harness.errors import ConfigError, HarnessError, StoreError, TargetError
 from harness.pipeline import Analysis, Ran, Stop
 from harness.records import Load, Reason, Verdict
 from harness.report import reproduce as page

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from harness.base.errors import ConfigError
 from harness.cli.run import run
 from harness.cli.shape import spec_of
-from harness.errors import ConfigError
 
 
 def test_a_name_that_is_no_experiment_is_told_the_nearest():

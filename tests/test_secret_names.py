@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from harness.analyse.compare import compare
-from harness.observe.environment import public_environment
+from harness.base.redaction import is_secret
+from harness.judge.compare import compare
+from harness.measure.observe.environment import public_environment
 from harness.records import Load
-from harness.redaction import is_secret
 from harness.report.sections import facts
 from harness.store.history_columns import row_of
-from tests.analyse.compare_campaigns import campaign
+from tests.judge.compare_campaigns import campaign
 
 SECRET = [
     "HF_TOKEN", "hf_token", "--hf-token", "token", "TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_2", "GITHUB_TOKEN",

@@ -1,4 +1,4 @@
-"""Windows by the real driver against a server that writes down what it did: a sample of what tests/analyse/test_analyse_steady.py simulates."""
+"""Windows by the real driver against a server that writes down what it did: a sample of what tests/judge/test_analyse_steady.py simulates."""
 
 import json
 import subprocess

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from harness import plan, warm_up
+from harness.measure import plan, warm_up
+from harness.measure.targets.jit_log import JitWatch
 from harness.records import DriveReport, Load
-from harness.targets.jit_log import JitWatch
 
 JIT = (
     "(EngineCore pid=7) WARNING 11-26 04:40:01 [jit_monitor.py:141] Triton kernel JIT compilation during inference: _k. "

@@ -13,15 +13,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from harness.base.documents import exists
+from harness.base.errors import ConfigError, StoreError
 from harness.cli.as_json import emit
 from harness.cli.numbers import FloatRange
 from harness.cli.offline import as_json_option, campaign_option
 from harness.cli.offline import console as terminal
-from harness.documents import exists
-from harness.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from harness.offline import Analysis
+    from harness.judge.runs import Analysis
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,8 @@ def _of_file(path: Path) -> _Source:
 
 def _black_box(analyses: Sequence[Analysis], usd_per_hour: Decimal) -> tuple[Any, Mapping[str, str]]:
     """The fit over shapes at their capacity (None where fewer than 5 have one), and what is left out with its reason."""
-    from harness.cost.black_box import at_capacity, fit_shapes
-    from harness.offline import searched
+    from harness.judge.runs import searched
+    from harness.planner.black_box import at_capacity, fit_shapes
 
     summaries = [s for found in analyses for s in found.summaries]
     known = at_capacity(summaries, usd_per_hour, searched([c for found in analyses for c in found.capacities]))
@@ -99,11 +99,11 @@ def attribute(
 
     The server must log its steps: flags enable-logging-iteration-details, and best no-async-scheduling.
     """
-    from harness import pipeline
-    from harness.cost.attribution import Traffic, cached_share_of_kv, fit_steps, split_paid, step_shares
-    from harness.cost.step_log import parse, together
+    from harness.judge.runs import analyse
+    from harness.planner.attribution import Traffic, cached_share_of_kv, fit_steps, split_paid, step_shares
+    from harness.planner.step_log import parse, together
 
-    analyses = {path: pipeline.analyse(path, campaign) for path in sources if exists(path) and path.is_dir()}
+    analyses = {path: analyse(path, campaign) for path in sources if exists(path) and path.is_dir()}
     found = [s for path in sources for s in (_of_runs(analyses[path]) if path in analyses else [_of_file(path)])]
     parts = []
     for s in found:
@@ -135,10 +135,10 @@ def attribute(
 
 
 def _declared(analyses: Sequence[Analysis]) -> Decimal:
-    from harness import pipeline
+    from harness.price.runs import declared_hardware
 
     for found in analyses:
-        hardware = pipeline.declared_hardware(found.summaries[0])
+        hardware = declared_hardware(found.summaries[0])
         if hardware is not None:
             return Decimal(hardware.usd_per_hour)
     return Decimal(1)

@@ -7,11 +7,11 @@ from typing import Any
 import click
 from rich.table import Table
 
+from harness.base.errors import ConfigError
 from harness.cli.as_json import emit
 from harness.cli.numbers import Float
 from harness.cli.offline import as_json_option
 from harness.cli.offline import console as terminal
-from harness.errors import ConfigError
 
 _HOURS_PER_MONTH = 730.5
 
@@ -125,9 +125,9 @@ def breakeven(
     **numbers: Any,
 ) -> None:
     """At which volumes self-hosting is cheaper than a hosted API, with whole replicas: every crossing."""
-    from harness.cost import breakeven as model
-    from harness.cost.demand import find_demand, flat, scaled
-    from harness.cost.fleet import FleetSpec
+    from harness.planner import breakeven as model
+    from harness.planner.demand import find_demand, flat, scaled
+    from harness.planner.fleet import FleetSpec
 
     if fixed_fleet and demand_spec is None:
         raise ConfigError(

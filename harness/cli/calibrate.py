@@ -12,7 +12,7 @@ from rich.table import Table
 from harness.cli.offline import as_json_option, console
 
 if TYPE_CHECKING:
-    from harness.calibrate import Calibration, Ceiling, Point
+    from harness.measure.calibrate import Calibration, Ceiling, Point
 
 
 @click.command("calibrate")
@@ -25,7 +25,7 @@ def calibrate_command(workers: int, quick: bool, as_json: bool) -> None:
 
     Needs a C compiler (the server is compiled at first use) and an otherwise idle machine.
     """
-    from harness import calibrate
+    from harness.measure import calibrate
 
     def show(point: Point) -> None:
         click.echo(_line(point), err=True)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from harness.campaign.intent import Intent
+from harness.base.errors import ConfigError, HarnessError, InvalidRunError, StoreError
 from harness.cli.offline import console, publish
 from harness.cli.signals import INTERRUPTED
-from harness.config import ExperimentSpec
-from harness.errors import ConfigError, HarnessError, InvalidRunError, StoreError
+from harness.config.experiment import ExperimentSpec
+from harness.measure.campaign.intent import Intent
 
 if TYPE_CHECKING:
-    from harness.campaign.forecast import Forecast
+    from harness.measure.campaign.forecast import Forecast
     from harness.pipeline import Analysis, Stop
     from harness.records import CostReport
 
@@ -36,7 +36,7 @@ def run_campaign(
 ) -> int:
     """Run, report, close and tell; `history`: the directory of all results, where its history stands. The exit code is that of an INVALID run; raises the worst failure after the report."""
     from harness import pipeline
-    from harness.campaign import ending
+    from harness.measure.campaign import ending
     from harness.report.live import Live
 
     try:
@@ -81,7 +81,7 @@ def _warn(text: str) -> None:
 
 def _tell_of_abort(spec: ExperimentSpec, error: HarnessError) -> None:
     """Whoever wants to be told is told of a campaign that could not go on, too."""
-    from harness.campaign import ending
+    from harness.measure.campaign import ending
 
     why = "; ".join(str(error).splitlines())
     summary = ending.summarise_campaign(
@@ -92,7 +92,7 @@ def _tell_of_abort(spec: ExperimentSpec, error: HarnessError) -> None:
 
 def show_forecast(forecast: Forecast, *, as_json: bool) -> None:
     """The cells in order with time, dollars and disk, and their sums."""
-    from harness.campaign.ending import duration
+    from harness.measure.campaign.ending import duration
 
     if as_json:
         click.echo(json.dumps(asdict(forecast), indent=2, default=str))

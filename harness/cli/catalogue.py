@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from harness import redaction
+from harness.base import redaction
+from harness.base.documents import dump_yaml
+from harness.base.errors import TargetError
 from harness.cli.numbers import FloatRange
 from harness.cli.offline import at_option, console, moment
-from harness.documents import dump_yaml
-from harness.errors import TargetError
 
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 
@@ -28,7 +28,7 @@ def workloads() -> None:
 @_json
 def workloads_list(as_json: bool) -> None:
     """Names of the presets."""
-    from harness import plan
+    from harness.measure import plan
 
     names = plan.presets()
     click.echo(json.dumps(names) if as_json else "\n".join(names))
@@ -39,7 +39,7 @@ def workloads_list(as_json: bool) -> None:
 @_json
 def workloads_show(name: str, as_json: bool) -> None:
     """Quantiles, means, source and licence of a workload SPEC."""
-    from harness import plan
+    from harness.measure import plan
 
     shown = plan.describe(name)
     if as_json:
@@ -77,7 +77,7 @@ def _histogram(what: str, bins: list[tuple[int, int, int]], width: int = 50) -> 
 @_json
 def workloads_check(names: tuple[str, ...], count: int, as_json: bool) -> None:
     """Figures of presets' sources beside those of a sample (all presets without NAMES)."""
-    from harness import plan
+    from harness.measure import plan
 
     found = {name: plan.check(name, count) for name in names or plan.presets()}
     if as_json:
@@ -116,7 +116,7 @@ def workloads_fit(file: str, out: Path | None, name: str, licence: str, skip_bad
     FILE: CSV, JSONL or Parquet with prompt and output tokens per request, a vLLM server's log (debug level, --enable-log-requests
     --enable-log-outputs), or any trace format; `?from=..&to=..` slices it.
     """
-    from harness import plan
+    from harness.measure import plan
 
     data, result = plan.fit(plan.with_options(file, {"skip_bad": skip_bad}), name=name, licence=licence)
     text = dump_yaml(data, sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
@@ -139,7 +139,7 @@ def workloads_fit(file: str, out: Path | None, name: str, licence: str, skip_bad
 @_json
 def workloads_sample(name: str, count: int, seed: int, as_json: bool) -> None:
     """Draw a few requests: prompt and output tokens."""
-    from harness import plan
+    from harness.measure import plan
     from harness.records import Load
 
     drawn, _ = plan.draw(
@@ -171,7 +171,7 @@ def prices() -> None:
 @_json
 def prices_show(pattern: str, at: datetime | None, as_json: bool) -> None:
     """Hosted models and instances whose name contains PATTERN, with USD per million tokens or per hour, as in force at a date."""
-    from harness.cost.catalogue import catalogue
+    from harness.price.catalogue import catalogue
 
     rows = catalogue(pattern, moment(at))
     if as_json:
@@ -204,8 +204,8 @@ def prices_show(pattern: str, at: datetime | None, as_json: bool) -> None:
 @_json
 def doctor(require: str | None, within: float, as_json: bool) -> None:
     """What this machine has, what is missing, and how to get it."""
-    from harness.observe.doctor_gpu import wait_for_cuda
-    from harness.observe.environment import doctor as examine
+    from harness.measure.observe.doctor_gpu import wait_for_cuda
+    from harness.measure.observe.environment import doctor as examine
 
     if require is not None:
         if problem := wait_for_cuda(within):

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from harness.base.errors import ConfigError, RegressionError
 from harness.cli.as_json import emit
 from harness.cli.offline import as_json_option, console
-from harness.errors import ConfigError, RegressionError
 
 
 class Share(click.ParamType[float]):
@@ -102,8 +102,8 @@ def _compare(
     *,
     as_json: bool,
 ) -> int:
-    from harness.analyse.compare import compare
-    from harness.analyse.compare_sides import load_side
+    from harness.judge.compare import compare
+    from harness.judge.compare_sides import load_side
     from harness.report import compare as report
     from harness.report.compare_junit import junit
     from harness.report.compare_markdown import markdown
@@ -129,8 +129,8 @@ def _detect(
     *,
     as_json: bool,
 ) -> int:
-    from harness.analyse.compare_sides import load_side
-    from harness.analyse.detect import detect
+    from harness.judge.compare_sides import load_side
+    from harness.judge.detect import detect
     from harness.report import compare as report
 
     side, other = load_side(*base, with_requests=True), None if again is None else load_side(*again)

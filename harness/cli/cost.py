@@ -21,7 +21,7 @@ from harness.cli.offline import (
 )
 from harness.cli.offline import console as terminal
 from harness.cli.tokens import tokens_command
-from harness.config import CostSpec, of_run
+from harness.config.experiment import CostSpec, of_run
 
 
 class _WithDefault(click.Group):
@@ -61,11 +61,12 @@ def cost_of(
     hosted_price: tuple[str, ...],
 ) -> None:
     """Price the measured tokens of a run or experiment, here and at hosted prices."""
-    from harness import pipeline
+    from harness.judge.runs import analyse
+    from harness.price.runs import price_runs
     from harness.report import tables
     from harness.report.answer import answer
 
-    analysis = pipeline.analyse(directory, campaign)
+    analysis = analyse(directory, campaign)
     base = of_run(CostSpec, analysis.summaries[0].config.get("cost", {}), analysis.summaries[0].run_id)
     changes: dict[str, Any] = {}
     if utilisation is not None:
@@ -73,7 +74,7 @@ def cost_of(
     if hosted_price:
         changes["hosted"] = [price_ref(text) for text in hosted_price]
     hardware = given_price(usd_per_hour, instance, analysis.summaries[0].created_utc)
-    costs = pipeline.cost(analysis, base.model_copy(update=changes), hardware, allow_invalid=allow_invalid)
+    costs = price_runs(analysis.summaries, base.model_copy(update=changes), hardware, allow_invalid=allow_invalid)
     if as_json:
         click.echo(
             json.dumps(

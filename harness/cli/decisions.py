@@ -12,11 +12,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from harness import redaction
+from harness.base import redaction
+from harness.base.errors import ConfigError
 from harness.cli.as_json import emit
 from harness.cli.offline import allow_option, as_json_option, campaign_option
 from harness.cli.offline import console as terminal
-from harness.errors import ConfigError
 
 scenario_argument = click.argument("scenario", type=click.Path(path_type=Path))
 set_option = click.option(
@@ -50,8 +50,8 @@ def load(
     scenario: Path, changes: tuple[str, ...], run_dir: Path | None, campaign: str | None = None
 ) -> tuple[Any, Any]:
     """A scenario's result, and the measured capacity in it (None where it is typed in)."""
-    from harness.cost.scenario import run_scenario
-    from harness.cost.scenario_spec import find_scenario, load_scenario
+    from harness.planner.scenario import run_scenario
+    from harness.planner.scenario_spec import find_scenario, load_scenario
 
     if run_dir is not None:
         given = json.dumps({"run": str(run_dir)})
@@ -59,10 +59,10 @@ def load(
     spec = load_scenario(find_scenario(scenario), changes)
     measured = None
     if spec.capacity.run is not None:
-        from harness import offline
+        from harness.planner.measured import measured as measured_in
 
         part = spec.capacity
-        measured = offline.measured(Path(part.run or ""), campaign, workload=part.workload, target=part.target)
+        measured = measured_in(Path(part.run or ""), campaign, workload=part.workload, target=part.target)
         click.echo(f"capacity: {measured.plan_rps:.4g} requests/s to plan with; {measured.how}", err=True)
     return run_scenario(spec, measured), measured
 
@@ -138,7 +138,7 @@ def scenario_command(
     """Price a workload every way: SCENARIO is a YAML file or a name of configs/scenarios/."""
     result, measured = load(scenario, changes, run_dir, campaign)
     if html is not None or markdown:
-        from harness.cost.decide import decide
+        from harness.planner.decide import decide
 
         _pages(result, decide(result), measured, html, markdown)
     if as_json:
@@ -159,7 +159,7 @@ def decide_command(
     as_json: bool,
 ) -> None:
     """Hosted, self-hosted, hybrid or dedicated, why, and what would flip it."""
-    from harness.cost.decide import decide
+    from harness.planner.decide import decide
 
     result, measured = load(scenario, changes, run_dir, campaign)
     found = decide(result)
@@ -174,7 +174,7 @@ def _pages(result: Any, found: Any, measured: Any, html: Path | None, markdown: 
     """The decision page, as a file and as Markdown on stdout, where asked for."""
     if html is None and not markdown:
         return
-    from harness.cost.scenario_inputs import base_of
+    from harness.planner.scenario_inputs import base_of
     from harness.report import decision_page, pages
 
     base = base_of(result.spec, measured)
@@ -212,7 +212,7 @@ def _render_decision(result: Any, found: Any) -> None:
 @as_json_option
 def audit_command(markdown: bool, as_json: bool) -> None:
     """A published cost comparison, claim by claim: 33 rows, right values computed now, each with its test."""
-    from harness.cost.audit import as_markdown, audit
+    from harness.planner.audit import as_markdown, audit
 
     rows = audit()
     if as_json:
@@ -246,7 +246,7 @@ def export_command(
         click.echo(data if isinstance(data, str) else _focus_csv(data), nl=False)
         return
     if isinstance(data, list) and out.suffix == ".parquet":
-        from harness.cost.focus import COLUMNS, column_kind
+        from harness.planner.focus import COLUMNS, column_kind
         from harness.store.table_file import write_table_file
 
         write_table_file(out, {name: column_kind(name) for name in COLUMNS}, data)
@@ -260,19 +260,20 @@ def export_command(
 
 
 def _focus_csv(rows: list[dict[str, str]]) -> str:
-    from harness.cost.focus import focus_csv
+    from harness.planner.focus import focus_csv
 
     return focus_csv(rows)
 
 
 def _runs(source: Path, form: str, campaign: str | None, allow_invalid: bool) -> str | list[dict[str, str]]:
     """FOCUS rows, or the text of the metrics."""
-    from harness import pipeline
-    from harness.cost.focus import charges_of_runs, focus_rows
-    from harness.cost.opencost import opencost_text
+    from harness.judge.runs import analyse
+    from harness.planner.focus import charges_of_runs, focus_rows
+    from harness.price.opencost import opencost_text
+    from harness.price.runs import price_runs
 
-    analysis = pipeline.analyse(source, campaign)
-    costs = {c.run_id: c for c in pipeline.cost(analysis, allow_invalid=allow_invalid)}
+    analysis = analyse(source, campaign)
+    costs = {c.run_id: c for c in price_runs(analysis.summaries, allow_invalid=allow_invalid)}
     pairs = [(s, costs[s.run_id]) for s in analysis.summaries if s.run_id in costs]
     match form:
         case "focus":
@@ -290,14 +291,14 @@ def _runs(source: Path, form: str, campaign: str | None, allow_invalid: bool) ->
 
 def _scenario(source: Path, form: str, changes: tuple[str, ...]) -> bytes | list[dict[str, str]]:
     """FOCUS rows, or the spreadsheet."""
-    from harness.cost.focus import charges_of_scenario, focus_rows
+    from harness.planner.focus import charges_of_scenario, focus_rows
 
     result, measured = load(source, changes, None)
     match form:
         case "focus":
             return focus_rows(charges_of_scenario(result, measured))
         case "xlsx":
-            from harness.cost.workbook import workbook
+            from harness.planner.workbook import workbook
 
             return workbook(result, measured)
         case _:

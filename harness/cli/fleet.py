@@ -10,13 +10,13 @@ from typing import Any
 import click
 from rich.table import Table
 
+from harness.base.errors import ConfigError
 from harness.cli.as_json import emit
 from harness.cli.breakeven import breakeven, capacity_option, hosted_option, minimum_option
 from harness.cli.machines import instances_command, memory_command
 from harness.cli.numbers import Float, FloatRange
 from harness.cli.offline import as_json_option
 from harness.cli.offline import console as terminal
-from harness.errors import ConfigError
 
 price_option = click.option("--replica-usd-per-hour", type=Float(), help="Dollars per paid hour of one replica.")
 demand_option = click.option(
@@ -78,10 +78,10 @@ def fleet(
     **numbers: Any,
 ) -> None:
     """What a fleet of whole replicas costs over a demand curve, and the ladder from 100 % full to what you pay."""
-    from harness.cost.demand import find_demand
-    from harness.cost.fleet import FleetSpec, cost_ladder, fleet_cost
-    from harness.cost.fleet import labour_usd_per_hour as labour_of
-    from harness.cost.owned_machine import load_owned, owned_cost
+    from harness.planner.demand import find_demand
+    from harness.planner.fleet import FleetSpec, cost_ladder, fleet_cost
+    from harness.planner.fleet import labour_usd_per_hour as labour_of
+    from harness.planner.owned_machine import load_owned, owned_cost
 
     if (replica_usd_per_hour is None) == (owned is None):
         raise ConfigError("a replica needs one price", "--replica-usd-per-hour or --owned", "give exactly one")
@@ -205,10 +205,10 @@ def hybrid(
     **numbers: Any,
 ) -> None:
     """How many replicas to own for the base when the peak bursts to a hosted API, beside the plans it is to beat."""
-    from harness.cost import hybrid as model
-    from harness.cost.demand import find_demand
-    from harness.cost.fleet import FleetSpec
-    from harness.cost.quantities import exact, share
+    from harness.base.quantities import exact, share
+    from harness.planner import hybrid as model
+    from harness.planner.demand import find_demand
+    from harness.planner.fleet import FleetSpec
 
     demand = find_demand(demand_spec, mean_rps)
     share(headroom, "headroom")
@@ -255,8 +255,8 @@ def hybrid(
 
 def _own_usd_per_hour(demand: Any, spec: Any, own_usd_per_request: float) -> dict[str, Decimal]:
     """Fleets without a hosted API: fixed and autoscaled, as `cost fleet` prices them, and the marginal cost of every request."""
-    from harness.cost.fleet import fleet_cost
-    from harness.cost.quantities import to_decimal, usd
+    from harness.base.quantities import to_decimal, usd
+    from harness.planner.fleet import fleet_cost
 
     marginal = usd(own_usd_per_request, "own marginal cost (USD per request)") * to_decimal(demand.mean_rps) * 3600
     spares = f"{spec.spares} spare{'s' * (spec.spares != 1)}"

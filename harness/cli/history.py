@@ -14,9 +14,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from harness import spreadsheet
+from harness.base import spreadsheet
+from harness.base.errors import ConfigError
 from harness.cli.offline import as_json_option, console
-from harness.errors import ConfigError
 
 if TYPE_CHECKING:
     from harness.store.history_prune import Pruned
@@ -63,7 +63,7 @@ def trend(
     page: Path | None,
 ) -> None:
     """Each cell's metric over the nights: first, last, best, worst, changes of level, the first bad night."""
-    from harness.analyse.trends import trends_of
+    from harness.judge.trends import trends_of
     from harness.report import history as words
     from harness.report import history_page
     from harness.store import history
@@ -142,7 +142,7 @@ def sql_command(query: str, results: str, as_json: bool, as_csv: bool) -> None:
 @as_json_option
 def index_command(results: Path, to: str | None, rebuild: bool, as_json: bool) -> None:
     """Put the runs under RESULTS_DIR into the history (harness run does it at the end of a campaign)."""
-    from harness.analyse.indexing import index_runs
+    from harness.judge.indexing import index_runs
 
     done = index_runs(results, to, rebuild=rebuild, say=lambda text: click.echo(text, err=True))
     for problem in done.problems:

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from harness import clock
+from harness.base import clock
+from harness.base.errors import ConfigError
 from harness.cli.numbers import FloatRange
-from harness.cost.example_price import is_example, why_not
-from harness.cost.prices import day_of, instance_price
-from harness.errors import ConfigError
+from harness.price.example_price import is_example, why_not
+from harness.price.prices import day_of, instance_price
 from harness.records import Hardware
 
 

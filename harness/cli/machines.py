@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from harness import clock
+from harness.base import clock
+from harness.base.errors import ConfigError
 from harness.cli.as_json import emit
 from harness.cli.numbers import Float, FloatRange
 from harness.cli.offline import as_json_option, at_option, moment
 from harness.cli.offline import console as terminal
-from harness.errors import ConfigError
 
 if TYPE_CHECKING:
-    from harness.cost.model_shape import ModelShape
+    from harness.model.shape import ModelShape
 
 GB = 10**9
 
@@ -59,9 +59,9 @@ def memory_command(
     as_json: bool,
 ) -> None:
     """Weights, KV cache per token and how many sequences fit. MODEL: a name of configs/models, or a config.json."""
-    from harness.cost import memory
-    from harness.cost.instances import machines
-    from harness.cost.model_shape import load_model
+    from harness.model import memory
+    from harness.model.shape import load_model
+    from harness.planner.instances import machines
 
     shape = load_model(model)
     context = context_tokens or shape.max_tokens
@@ -181,10 +181,10 @@ def instances_command(
     as_json: bool,
 ) -> None:
     """The cheapest fleet from the price table: measured capacities where there are some, marked estimates elsewhere."""
-    from harness.cost import instances
-    from harness.cost.model_shape import load_model
-    from harness.cost.quantities import whole
-    from harness.cost.roofline import Shape
+    from harness.base.quantities import whole
+    from harness.model.shape import load_model
+    from harness.planner import instances
+    from harness.planner.roofline import Shape
 
     shape = None
     if model is not None:
@@ -229,7 +229,7 @@ def instances_command(
 
 def _stale(mix: Any, singles: Any, at: datetime) -> list[str]:
     """Prices of the fleets shown that want looking up again."""
-    from harness.cost.prices import staleness
+    from harness.price.prices import staleness
 
     shown = [c for choice in (mix, *singles) for c, _ in choice.machines]
     found = [
@@ -239,7 +239,7 @@ def _stale(mix: Any, singles: Any, at: datetime) -> list[str]:
 
 
 def _print_choices(mix: Any, singles: Any, rps: float, at: datetime) -> None:
-    from harness.cost.prices import age_words
+    from harness.price.prices import age_words
 
     guessed = any(c.basis == "estimate" for c, _ in mix.machines)
     names = " + ".join(f"{n} x {c.name} ({c.purchase})" for c, n in mix.machines)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from harness import clock
+from harness.base import clock
+from harness.base.errors import ConfigError
 from harness.cli.machine_price import given_price, price_options
-from harness.config import PriceRef
-from harness.errors import ConfigError
+from harness.config.experiment import PriceRef
 
 if TYPE_CHECKING:
-    from harness.pipeline import Analysis
+    from harness.judge.runs import Analysis
     from harness.records import CostReport
 
 directory_argument = click.argument("directory", type=click.Path(path_type=Path))
@@ -36,10 +36,10 @@ allow_option = click.option("--allow-invalid", is_flag=True, help="Show money fo
 @as_json_option
 def analyse_command(directory: Path, campaign: str | None, as_json: bool) -> int:
     """Metrics and verdict of a run or experiment directory, complete or interrupted."""
-    from harness import pipeline
-    from harness.errors import InvalidRunError
+    from harness.base.errors import InvalidRunError
+    from harness.judge.runs import analyse
 
-    analysis = pipeline.analyse(directory, campaign)
+    analysis = analyse(directory, campaign)
     _print(analysis, [], {}, allow_invalid=True, as_json=as_json, money=False)
     return InvalidRunError.exit_code if any(s.verdict.state == "INVALID" for s in analysis.summaries) else 0
 
@@ -57,7 +57,7 @@ def report_command(directory: Path, campaign: str | None, allow_invalid: bool, a
 
 def finish(directory: Path, campaign: str | None, *, allow_invalid: bool, as_json: bool, **price: Any) -> int:
     """Analyse, price, report, print; the exit code says whether a run was INVALID. `price`: as for publish."""
-    from harness.errors import InvalidRunError
+    from harness.base.errors import InvalidRunError
 
     analysis, _, _ = publish(directory, campaign, allow_invalid=allow_invalid, as_json=as_json, **price)
     return InvalidRunError.exit_code if any(s.verdict.state == "INVALID" for s in analysis.summaries) else 0
@@ -76,17 +76,19 @@ def publish(
 
     `usd_per_hour`, `instance`: another price of the measured machine than the runs' own.
     """
-    from harness import pipeline
-    from harness.errors import InvalidRunError
+    from harness.base.errors import InvalidRunError
+    from harness.judge.runs import analyse
+    from harness.price.runs import price_runs
+    from harness.report.document import write_report
 
-    analysis = pipeline.analyse(directory, campaign)
+    analysis = analyse(directory, campaign)
     created = next((summary.created_utc for summary in analysis.summaries), clock.utc_now().isoformat())
     hardware = given_price(usd_per_hour, instance, created)
     try:
-        costs = pipeline.cost(analysis, hardware=hardware, allow_invalid=allow_invalid)
+        costs = price_runs(analysis.summaries, hardware=hardware, allow_invalid=allow_invalid)
     except InvalidRunError:
         costs = []
-    paths = pipeline.report(directory, analysis, costs, allow_invalid=allow_invalid)
+    paths = write_report(directory, analysis, costs, allow_invalid=allow_invalid)
     _print(analysis, costs, paths, allow_invalid=allow_invalid, as_json=as_json)
     return analysis, costs, paths
 

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import clock
-from harness.config import data_dir
-from harness.cost.memory import GB, fit
-from harness.cost.model_shape import ModelShape, load_model
-from harness.cost.proposal import by_boards
-from harness.errors import ConfigError
-from harness.observe import machine
-from harness.observe.inventory import Board, boards
-from harness.targets import at_hand
+from harness.base import clock
+from harness.base.data import data_dir
+from harness.base.errors import ConfigError
+from harness.measure.observe import machine
+from harness.measure.observe.inventory import Board, boards
+from harness.measure.targets import at_hand
+from harness.model.memory import GB, fit
+from harness.model.shape import ModelShape, load_model
+from harness.price.proposal import by_boards
 
 NAME = "quickstart"
 _CONTEXT = 4096  # max-model-len of quickstart-gpu.yaml

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.base.errors import StoreError
 from harness.cli.offline import as_json_option, directory_argument
-from harness.errors import StoreError
 
 if TYPE_CHECKING:
-    from harness.recover import Recovered
+    from harness.measure.recover import Recovered
 
 
 @click.command("recover")
@@ -25,7 +25,7 @@ def recover_command(directory: Path, as_json: bool) -> None:
 
     A run that ended by itself, by Ctrl-C too, has nothing left. Its rows join the part files; the run stays interrupted.
     """
-    from harness.recover import runs_left
+    from harness.measure.recover import runs_left
 
     found, damaged = [], []
     for run_dir in runs_left(directory):
@@ -63,7 +63,7 @@ def _with_progress(run_dir: Path) -> Recovered:
     from rich.console import Console
     from rich.progress import Progress
 
-    from harness.recover import recover
+    from harness.measure.recover import recover
 
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(run_dir.name, total=None)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from harness import redaction
+from harness.base import redaction
+from harness.base.errors import ConfigError, StoreError
 from harness.cli.as_json import emit
 from harness.cli.offline import console
 from harness.cli.signals import INTERRUPTED, signals
-from harness.errors import ConfigError, StoreError
 
 
 @click.command("reproduce")

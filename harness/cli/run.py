@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from harness import clock
-from harness.campaign.intent import NEWEST, Intent
+from harness.base import clock
+from harness.base.errors import ConfigError
 from harness.cli.campaign import run_campaign, show_forecast
 from harness.cli.numbers import FloatRange
 from harness.cli.offline import finish
 from harness.cli.shape import shape_options, spec_of
 from harness.cli.signals import INTERRUPTED, signals
-from harness.errors import ConfigError
+from harness.measure.campaign.intent import NEWEST, Intent
 
 
 @click.command()

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
+from harness.base.documents import exists
+from harness.base.errors import ConfigError
 from harness.cli.machine_price import price_options, set_price
 from harness.cli.numbers import FloatRange
 from harness.cli.offline import price_ref
-from harness.config import ExperimentSpec, SloSpec, config_error, load_experiment, parse_experiment
-from harness.documents import exists
-from harness.errors import ConfigError
+from harness.config.experiment import ExperimentSpec, SloSpec, config_error, load_experiment, parse_experiment
 
 if TYPE_CHECKING:
     from harness.cli.quickstart import Choice
@@ -189,8 +189,8 @@ def _chosen(config: Path, words: Mapping[str, Any]) -> Choice:
     """The experiment that CONFIG means: a file, the name of one that comes with the harness, or `quickstart`, chosen for this machine.
 
     Raises ConfigError for a name that is none."""
+    from harness.base.quantities import nearest
     from harness.cli import quickstart
-    from harness.cost.quantities import nearest
 
     named = not config.suffix and len(config.parts) == 1 and not (exists(config) and config.is_file())
     if named and config.name == quickstart.NAME:
@@ -210,7 +210,7 @@ def _chosen(config: Path, words: Mapping[str, Any]) -> Choice:
 
 def _ad_hoc(words: dict[str, Any]) -> ExperimentSpec:
     """One target, one workload, one load, from the command line alone."""
-    from harness.plan import with_options
+    from harness.measure.plan import with_options
 
     if not words["workload"]:
         raise ConfigError(

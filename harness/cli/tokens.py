@@ -9,11 +9,11 @@ from typing import Any
 import click
 from rich.table import Table
 
-from harness import clock
+from harness.base import clock
+from harness.base.errors import ConfigError
 from harness.cli.as_json import emit
 from harness.cli.offline import as_json_option, price_ref
 from harness.cli.offline import console as terminal
-from harness.errors import ConfigError
 
 _MIXED = "mixed tokenizers: $/M tokens do not compare between them; $/request and $/M characters do"
 
@@ -44,8 +44,8 @@ def tokens_command(
 
     Lines are strings, or objects with prompt (text, input, messages) and, to be counted as output, completion (output, response).
     """
-    from harness.cost import token_exchange as model
-    from harness.cost.hosted import find_price
+    from harness.planner import token_exchange as model
+    from harness.price.hosted import find_price
 
     given = _named(tokenizers, "--tokenizer", "--tokenizer qwen3=models/Qwen3-8B/tokenizer.json")
     if len(dict(given)) < len(given):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from harness.cost.hosted import same_model
+from harness.price.hosted import same_model
 from harness.records import CostReport, RunSummary
 from harness.report import formats
 from harness.report.cells import Row, cost_line, rows, slo_target, worst

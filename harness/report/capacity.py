@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from harness.analyse.capacity import CapacityMean, over_repetitions
+from harness.judge.capacity import CapacityMean, over_repetitions
 from harness.records import CapacityResult, Cell, ProbeResult
 from harness.report import formats
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.analyse.bootstrap import student_t
-from harness.metrics import METRICS
+from harness.judge.bootstrap import student_t
 from harness.records import CostLine, CostReport, Load, RunSummary
+from harness.records.metrics import METRICS
 from harness.report import formats
 
 DEFAULT_ATTAINMENT = 0.99

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness.cost.breakeven import BreakEven
-from harness.cost.uncertainty import Outlook
+from harness.planner.breakeven import BreakEven
+from harness.planner.uncertainty import Outlook
 from harness.report import formats
 from harness.report.figures import GRID, INK, MUTED, PAPER, SERIES, Figure, empty
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from harness.cost.decide import Decision
-from harness.cost.quantities import HOURS_PER_MONTH
-from harness.cost.scenario import ScenarioResult
-from harness.cost.scenario_inputs import MONTH_S, Base
-from harness.cost.scenario_options import Against, Option, self_staircase
+from harness.base.quantities import HOURS_PER_MONTH
+from harness.planner.decide import Decision
+from harness.planner.scenario import ScenarioResult
+from harness.planner.scenario_inputs import MONTH_S, Base
+from harness.planner.scenario_options import Against, Option, self_staircase
 from harness.report import decision_figures, formats, pages
 from harness.report.formats import md_text
 

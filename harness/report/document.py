@@ -9,9 +9,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from harness import spreadsheet
-from harness.metrics import METRICS
+from harness.base import spreadsheet
+from harness.judge.runs import Analysis
 from harness.records import CapacityResult, Cell, CostReport, RunSummary
+from harness.records.metrics import METRICS
 from harness.report import capacity, cells, formats, pages, run_figures, sections
 from harness.report.answer import Answer, find_answer
 from harness.report.capacity_figures import probes_plot
@@ -198,3 +199,15 @@ def results_csv(table: Sequence[cells.Row]) -> str:
 
 def _plain_cell(text: str) -> str:
     return str(spreadsheet.cell(formats.clean(text)))
+
+
+def write_report(
+    directory: Path, analysis: Analysis, costs: Sequence[CostReport], *, allow_invalid: bool = False
+) -> dict[str, Path]:
+    """Write derived/report.md, .html and the rest under `directory`; all of it can be made again from the raw files."""
+    summaries = list(analysis.summaries)
+    title = summaries[0].experiment if summaries else directory.name
+    capacities = [(found.cell, found.result) for found in analysis.capacities]
+    return write(
+        directory / "derived", title, summaries, list(costs), allow_invalid=allow_invalid, capacities=capacities
+    )

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.analyse.changepoints import MIN_NIGHTS
-from harness.analyse.trends import Night, Shift, Trend
+from harness.judge.changepoints import MIN_NIGHTS
+from harness.judge.trends import Night, Shift, Trend
 from harness.report import formats
 
 _BARS = "▁▂▃▄▅▆▇█"

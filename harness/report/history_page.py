@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.analyse.trends import Trend
+from harness.judge.trends import Trend
 from harness.report import formats, history, pages
 from harness.report.figures import INK, MUTED, PAPER, SERIES, Figure, empty
 

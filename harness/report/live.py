@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live as RichLive
 from rich.text import Text
 
-from harness import clock
+from harness.base import clock
 from harness.records import DriveProgress
 from harness.report import formats
 

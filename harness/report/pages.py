@@ -8,8 +8,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness import redaction
-from harness.errors import StoreError
+from harness.base import redaction
+from harness.base.errors import StoreError
 from harness.report import formats
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.cost.gpu_share import PREFIX
+from harness.price.gpu_share import PREFIX
 from harness.records import CostReport
 from harness.report import formats
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness import redaction
+from harness.base import redaction
 from harness.records import CostReport, RunSummary, TokenCheck
 from harness.report import formats
 from harness.report.answer import Answer

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from harness.cost.machine_match import gpus_used
-from harness.metrics import METRICS
+from harness.price.machine_match import gpus_used
 from harness.records import RunSummary
+from harness.records.metrics import METRICS
 from harness.report.formats import load_words
 from harness.report.reproduce_values import Compared, ComparedRow, Difference
 from harness.reproduce.table import STREAM_FORMULA, STREAM_TPS, UNITS, Figure, PublishedTable, Row

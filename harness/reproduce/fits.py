@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import psutil
 
-from harness.cost.memory import GB, fit, weight_bytes
-from harness.errors import HarnessError
-from harness.observe import nvml
-from harness.observe.machine import cgroup_limits
-from harness.plan.workload import read_workload
+from harness.base.errors import HarnessError
+from harness.measure.observe import nvml
+from harness.measure.observe.machine import cgroup_limits
+from harness.measure.plan.workload import read_workload
+from harness.measure.targets import command, embedded
+from harness.model.memory import GB, fit, weight_bytes
 from harness.reproduce.table import Row, TableTarget
-from harness.targets import command, embedded
 
 _EMBEDDED = "embedded:"
 GIB = 1 << 30
@@ -52,7 +52,7 @@ def obstacles(target: TableTarget, row: Row, machine: Machine) -> list[str]:
     """Every reason why the row cannot run here, in words with numbers; empty where it can."""
     found = []
     if not machine.vllm:
-        found.append("vLLM is not installed here (python -m harness.targets.install)")
+        found.append("vLLM is not installed here (python -m harness.measure.targets.install)")
     found += _files(target, row)
     found += _gpus(target, machine)
     return found

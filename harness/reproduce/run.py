@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness import clock, pipeline
-from harness.config import ExperimentSpec
-from harness.errors import ConfigError, HarnessError, InvalidRunError, StoreError, TargetError
+from harness import pipeline
+from harness.base import clock
+from harness.base.errors import ConfigError, HarnessError, InvalidRunError, StoreError, TargetError
+from harness.config.experiment import ExperimentSpec
+from harness.judge.runs import Analysis, analyse
 from harness.records import RunSummary
 from harness.report.reproduce_values import ComparedRow, Reproduced
 from harness.reproduce.compare import compare_row, load_text, unmeasured_row
@@ -91,7 +93,7 @@ def compare_with(table: PublishedTable, results: Path, machine: Machine) -> tupl
 
     A cell is found by workload, load and model. Raises StoreError where `results` holds no readable run.
     """
-    analysis = pipeline.analyse(results, "all")
+    analysis = analyse(results, "all")
     rows = []
     for row in table.rows:
         target = table.targets[row.target]
@@ -120,7 +122,7 @@ def _run_group(spec: ExperimentSpec, out: Path, display: pipeline.Display, stop:
         if path in before:
             continue
         try:
-            analysis = pipeline.analyse(path)
+            analysis = analyse(path)
         except StoreError as error:
             found.problems.append(f"{path.name}: {error.what}: {error.value}")
             continue
@@ -128,7 +130,7 @@ def _run_group(spec: ExperimentSpec, out: Path, display: pipeline.Display, stop:
     if ran is not None:
         worst = ran.worst()
         found.exit_code = worst.exit_code if worst else 0
-        analysis = pipeline.Analysis(out, tuple(found.summaries), tuple(found.problems))
+        analysis = Analysis(out, tuple(found.summaries), tuple(found.problems))
         pipeline.conclude(spec, out, ran, analysis, [], None, found.exit_code)
     return found
 

@@ -7,17 +7,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from harness import bounds
-from harness.bounds import Spec
-from harness.config import ExperimentSpec, data_dir
-from harness.cost.model_shape import ModelShape, foreign_shape, load_model
-from harness.documents import exists, load_yaml
-from harness.errors import ConfigError
-from harness.load_spec import LoadSpec
-from harness.metrics import METRICS
-from harness.target_spec import Flag, TargetSpec
+from harness.base import bounds
+from harness.base.bounds import Spec
+from harness.base.data import data_dir
+from harness.base.documents import exists, load_yaml
+from harness.base.errors import ConfigError
+from harness.config.experiment import ExperimentSpec
+from harness.config.load import LoadSpec
+from harness.config.target import Flag, TargetSpec
+from harness.model.shape import ModelShape, foreign_shape, load_model
+from harness.records.metrics import METRICS
 
-# Unit of a published figure -> (unit of the metric in harness.metrics, factor from that to it). "/GPU" divides by the GPUs.
+# Unit of a published figure -> (unit of the metric in harness.records.metrics, factor from that to it). "/GPU" divides by the GPUs.
 UNITS: dict[str, tuple[str, float]] = {
     "tokens/s": ("tokens/s", 1.0),
     "tokens/s/GPU": ("tokens/s", 1.0),

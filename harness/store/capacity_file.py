@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness import redaction
-from harness.documents import parse_json
-from harness.errors import StoreError
+from harness.base import redaction
+from harness.base.documents import parse_json
+from harness.base.errors import StoreError
 from harness.records import SCHEMA_VERSION, CapacityResult, ProbeResult
 from harness.store.manifest import refuse_newer
 from harness.store.typed import refuse_wrong_types

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harness import redaction
-from harness.errors import StoreError
+from harness.base import redaction
+from harness.base.errors import StoreError
 from harness.store.schema import schema_of
 
 _SAID_BY_A_SERVER = ("error", "finish_reason", "metric", "labels")

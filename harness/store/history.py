@@ -21,8 +21,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import clock
-from harness.errors import ConfigError, StoreError
+from harness.base import clock
+from harness.base.errors import ConfigError, StoreError
 from harness.records import RunSummary
 from harness.store.history_columns import row_of, runs_schema
 from harness.store.manifest import refuse_newer

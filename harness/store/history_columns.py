@@ -19,9 +19,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from harness import redaction
-from harness.metrics import METRICS
+from harness.base import redaction
 from harness.records import SCHEMA_VERSION, RunSummary, col
+from harness.records.metrics import METRICS
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99", "maximum")
 _ARROW: dict[Any, Any] = {

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from harness import clock
-from harness.errors import ConfigError, StoreError
+from harness.base import clock
+from harness.base.errors import ConfigError, StoreError
 from harness.records import Manifest, RunState
 from harness.store import history
 from harness.store.manifest import NAME, from_json

@@ -9,9 +9,9 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import redaction
-from harness.documents import parse_json
-from harness.errors import StoreError
+from harness.base import redaction
+from harness.base.documents import parse_json
+from harness.base.errors import StoreError
 from harness.records import SCHEMA_VERSION, Cell, Load, Manifest
 from harness.store.typed import refuse_broken
 

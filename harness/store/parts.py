@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.errors import StoreError
+from harness.base.errors import StoreError
 from harness.store.columns import to_table
 from harness.store.schema import parquet_options, schema_of
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.documents import parse_json
-from harness.errors import StoreError
+from harness.base.documents import parse_json
+from harness.base.errors import StoreError
 
 MARK = "pruned.json"
 

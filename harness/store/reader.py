@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.errors import StoreError
+from harness.base.errors import StoreError
 from harness.records import RunData, RunState
 from harness.store.capacity_file import holds_capacity
 from harness.store.columns import to_table

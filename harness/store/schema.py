@@ -144,7 +144,7 @@ MANIFEST_DOCS = {
 
 _HEAD = """# Results
 
-Everything here but this page is made by runs. This page is generated from `harness/records.py`:
+Everything here but this page is made by runs. This page is generated from `harness/records/__init__.py`:
 `python -m harness.store.schema > results/README.md`. Schema version {version}.
 
 ## Layout

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import redaction
-from harness.errors import StoreError
+from harness.base import redaction
+from harness.base.errors import StoreError
 
 Kind = Literal["text", "decimal", "whole", "utc"]
 _TYPES = {

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
-from harness.errors import StoreError
+from harness.base.errors import StoreError
 from harness.records import DriveReport, Manifest, RunState, Startup, TargetInfo
 
 _DAMAGED = "the file is damaged, or was not written by this harness; run the cell again"

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from harness import clock
-from harness.errors import HarnessError, StoreError
-from harness.no_room import is_no_room
+from harness.base import clock
+from harness.base.errors import HarnessError, StoreError
+from harness.base.no_room import is_no_room
 from harness.records import Manifest, Plan, RunState
 from harness.store.columns import to_table
 from harness.store.manifest import write_manifest

@@ -21,10 +21,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness import clock, pipeline
-from harness.config import parse_experiment
-from harness.target_spec import TargetSpec
-from harness.targets import Target, open_target
+from harness import pipeline
+from harness.base import clock
+from harness.config.experiment import parse_experiment
+from harness.config.target import TargetSpec
+from harness.measure.targets import Target, open_target
 from tests.campaign.campaign_values import Quiet
 
 NAMES = ("base", "twin", "slow")

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.capacity import search_capacity
-from harness.load_spec import CapacitySpec
+from harness.config.load import CapacitySpec
+from harness.measure.capacity_search import search_capacity
 from harness.records import CapacityResult
-from tests.analyse import capacity_server as servers
+from tests.judge import capacity_server as servers
 
 
 def searches(

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from harness.analyse.changepoints import change_points
+from harness.judge.changepoints import change_points
 
 SEED, NOISE, STEP, AT = 20261124, 0.01, 0.97, 60
 

@@ -11,12 +11,12 @@ import argparse
 
 import numpy as np
 
-from harness import clock
-from harness.analyse import bootstrap
-from harness.analyse.compare import compare
-from harness.analyse.compare_sides import Side
-from harness.analyse.detect import detect
-from tests.analyse.compare_campaigns import campaign, loads, noise
+from harness.base import clock
+from harness.judge import bootstrap
+from harness.judge.compare import compare
+from harness.judge.compare_sides import Side
+from harness.judge.detect import detect
+from tests.judge.compare_campaigns import campaign, loads, noise
 
 KEYS = ("output_tps", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "itl_s.p99", "e2el_s.p50")
 CELLS = loads(12)

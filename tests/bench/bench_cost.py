@@ -6,8 +6,8 @@ import subprocess
 import sys
 from statistics import median
 
-from harness import clock
-from harness.cost.uncertainty import Assumption, Case, outlook
+from harness.base import clock
+from harness.planner.uncertainty import Assumption, Case, outlook
 
 CASE = Case(
     demand_rps=25.0, capacity_rps=32.26, replica_usd_per_hour=3.49, hosted_usd_per_request=6.14e-5, headroom=0.7,

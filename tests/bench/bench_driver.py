@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from harness import clock
-from harness.drive import cc, driver, priority, shard
-from harness.drive.golden import server as golden
-from harness.drive.golden.truth import Comparison, compare
+from harness.base import clock
+from harness.measure.drive import cc, driver, priority, shard
+from harness.measure.drive.golden import server as golden
+from harness.measure.drive.golden.truth import Comparison, compare
 from harness.records import (
     Cell,
     DriveReport,

@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from harness import clock
-from harness.analyse.trends import trends_of
+from harness.base import clock
+from harness.judge.trends import trends_of
 from harness.store import history
 from tests.bench.history_nights import many
 

@@ -19,11 +19,11 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 
-from harness import clock
-from harness.drive import driver
-from harness.drive.golden import server as golden
+from harness.base import clock
+from harness.measure.drive import driver
+from harness.measure.drive.golden import server as golden
+from harness.measure.recover import recover
 from harness.records import Endpoint, Load, Phase, Plan, PlannedRequest, Prompt, RunState, Timeouts
-from harness.recover import recover
 from harness.store.parts import list_parts
 from harness.store.writer import RunWriter
 from tests.bench.bench_driver import manifest

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import clock
-from harness.cache import cache_dir
-from harness.drive.golden import server as golden
-from harness.targets import embedded
+from harness.base import clock
+from harness.base.cache import cache_dir
+from harness.measure.drive.golden import server as golden
+from harness.measure.targets import embedded
 from tests.bench import peers_process
 from tests.bench.peers_tools import Case, Peer, Place, Reported, environment, peers
 

@@ -20,10 +20,11 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness import clock, plan
-from harness.plan.prompts import prompts
+from harness.base import clock
+from harness.measure import plan
+from harness.measure.plan.prompts import prompts
+from harness.measure.targets import Target, open_target
 from harness.records import Load, PlannedRequest
-from harness.targets import Target, open_target
 from tests.bench import bench_prompts
 
 CONTEXT_TOKENS = 24_576

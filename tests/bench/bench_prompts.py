@@ -21,13 +21,14 @@ from pathlib import Path
 
 import httpx
 
-from harness import clock, plan
-from harness.drive.driver import drive
-from harness.plan.prompts import prompts
+from harness.base import clock
+from harness.config.target import TargetSpec
+from harness.measure import plan
+from harness.measure.drive.driver import drive
+from harness.measure.plan.prompts import prompts
+from harness.measure.targets import Target, open_target
+from harness.measure.targets.vocabulary import read_words, vocabulary
 from harness.records import Load, Phase, PlannedRequest, Prompt, RequestRecord, Timeouts
-from harness.target_spec import TargetSpec
-from harness.targets import Target, open_target
-from harness.targets.vocabulary import read_words, vocabulary
 
 NATIVE_CONTEXT = 8192  # of embedded:tiny; above it its position table is made longer (its weights are random anyway)
 MODES = ("ids", "text", "chat")

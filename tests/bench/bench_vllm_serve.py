@@ -20,14 +20,15 @@ from pathlib import Path
 
 import psutil
 
-from harness import pipeline, plan
-from harness.config import parse_experiment
-from harness.observe import vllm_metrics
-from harness.plan.prompts import prompts
+from harness import pipeline
+from harness.config.experiment import parse_experiment
+from harness.config.target import TargetSpec
+from harness.measure import plan
+from harness.measure.observe import vllm_metrics
+from harness.measure.plan.prompts import prompts
+from harness.measure.targets import Target, embedded, open_target
+from harness.measure.targets.interpreter import CPU_BUILD
 from harness.records import Load
-from harness.target_spec import TargetSpec
-from harness.targets import Target, embedded, open_target
-from harness.targets.interpreter import CPU_BUILD
 from tests.campaign.campaign_values import Quiet
 
 EXACT, PLAIN, SDK, THEIRS = "wire", "wire, plain body", "sdk", "vllm bench serve"
@@ -35,7 +36,7 @@ EXACT, PLAIN, SDK, THEIRS = "wire", "wire, plain body", "sdk", "vllm bench serve
 
 def ours(target: Target, args, seed: int, folder: Path, driver: str, body: str = "exact") -> dict[str, float]:
     """One run by the harness; its whole-phase throughput and medians over all ok requests."""
-    from harness.analyse.summary import summarise
+    from harness.judge.summary import summarise
     from harness.store.reader import read_run
 
     spec = parse_experiment(

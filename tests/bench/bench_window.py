@@ -11,7 +11,7 @@ import random
 
 import click
 
-from tests.analyse.steady import judged, random_case
+from tests.judge.steady import judged, random_case
 
 
 @click.command()

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness import clock, plan
+from harness.base import clock
+from harness.measure import plan
 from harness.records import Load
 from tests.bench.bench_prefixes import write_bailian
 
@@ -113,7 +114,8 @@ def compared(name: str, path: Path, by_pandas: Callable[[Path], Frame]) -> str:
 
 _MILLION = """
 import resource, sys
-from harness import clock, plan
+from harness.base import clock
+from harness.measure import plan
 from harness.records import Load
 begun = clock.monotonic_ns()
 load = Load(arrivals="trace") if sys.argv[2] == "trace" else Load(concurrency=8)

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import psutil
 
-from harness import plan
-from harness.analyse.capacity import ProbeOrder
-from harness.analyse.capacity_probe import Watch, reply
-from harness.capacity import search_capacity, stop_word
-from harness.drive.driver import drive
-from harness.drive.golden import server as golden
-from harness.load_spec import CapacitySpec
+from harness.config.load import CapacitySpec
+from harness.judge.capacity import ProbeOrder
+from harness.judge.capacity_probe import Watch, reply
+from harness.measure import plan
+from harness.measure.capacity_search import search_capacity, stop_word
+from harness.measure.drive.driver import drive
+from harness.measure.drive.golden import server as golden
 from harness.records import CapacityResult, Endpoint, Load, Phase, ProbeResult, Prompt, Timeouts
 from harness.report import capacity
 from harness.report.capacity_figures import probes_plot
-from tests.analyse.capacity_server import md1_capacity
+from tests.judge.capacity_server import md1_capacity
 
 PROMPT = Prompt(0, None, tuple(range(8)))
 MAX_LATE_SHARE = 0.1  # of the SLO's limit: a client later than that measures itself

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from harness import clock
+from harness.base import clock
 
 SAMPLE_S = 0.2
 _PR_SET_CHILD_SUBREAPER = 36

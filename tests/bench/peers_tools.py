@@ -14,8 +14,8 @@ from pathlib import Path
 
 import yaml
 
-from harness.cache import cache_dir
-from harness.targets.interpreter import CPU_BUILD
+from harness.base.cache import cache_dir
+from harness.measure.targets.interpreter import CPU_BUILD
 
 PROMPT_TOKENS = 32
 SEED = 1
@@ -125,7 +125,7 @@ def _ours(python: Path, case: Case, at: Place) -> list[str]:
 
 
 def _read_ours(folder: Path) -> Reported:
-    from harness.analyse.summary import summarise
+    from harness.judge.summary import summarise
     from harness.store.reader import read_run
 
     summary = summarise(read_run(folder / "run"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from campaign_values import run
 
-from harness.config import ExperimentSpec
+from harness.config.experiment import ExperimentSpec
 
 
 def main() -> None:

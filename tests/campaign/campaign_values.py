@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness import pipeline
-from harness.config import ExperimentSpec
+from harness.config.experiment import ExperimentSpec
 from harness.records import DriveProgress
 from harness.store.manifest import read_manifest
 

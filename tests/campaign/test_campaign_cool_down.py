@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness.campaign import cool_down
-from harness.campaign.cool_down import CoolDown
-from harness.config import CoolDownSpec
+from harness.config.experiment import CoolDownSpec
+from harness.measure.campaign import cool_down
+from harness.measure.campaign.cool_down import CoolDown
 from harness.records import GpuSample, TargetInfo
 
 pytestmark = pytest.mark.timing
@@ -137,8 +137,8 @@ def test_without_nvml_and_with_no_timeout_there_is_no_pause():
 
 
 NVML = """
-from harness.campaign.cool_down import CoolDown, as_facts
-from harness.config import CoolDownSpec
+from harness.measure.campaign.cool_down import CoolDown, as_facts
+from harness.config.experiment import CoolDownSpec
 from harness.records import TargetInfo
 info = TargetInfo(name="t", kind="vllm", base_url="http://127.0.0.1:1/v1", model="m", max_model_len=None, server_version=None,
                   flags={}, cache_config={}, pids=(os.getpid(),), startup=None, metrics_url=None, checks={})

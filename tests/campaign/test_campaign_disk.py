@@ -9,9 +9,9 @@ import pytest
 from campaign_values import run, small
 
 from harness import pipeline
-from harness.campaign import disk
-from harness.campaign.disk import cell_bytes
-from harness.drive import driver, feed
+from harness.measure.campaign import disk
+from harness.measure.campaign.disk import cell_bytes
+from harness.measure.drive import driver, feed
 
 pytestmark = pytest.mark.timing
 

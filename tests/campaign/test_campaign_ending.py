@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.campaign.ending import Summary, line, notify
-from harness.config import NotifySpec
+from harness.config.experiment import NotifySpec
+from harness.measure.campaign.ending import Summary, line, notify
 
 pytestmark = pytest.mark.timing
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from campaign_values import spec
 
-from harness.campaign import file, stock
-from harness.campaign.order import ordered
-from harness.errors import ConfigError, StoreError
+from harness.base.errors import ConfigError, StoreError
+from harness.measure.campaign import file, stock
+from harness.measure.campaign.order import ordered
 from harness.records import Cell, Load, Plan
 from harness.store.manifest import write_manifest
 from harness.store.owner import start_ticks
@@ -94,8 +94,8 @@ def test_a_damaged_file_is_named(tmp_path, text):
 
 def run_of(out: Path, name: str, campaign: str, state: str, *, pid: int = 1, ticks: int = -1) -> Path:
     """A run directory with that manifest."""
-    from harness.campaign.provenance import facts_of_none, manifest_of
-    from harness.errors import TargetError
+    from harness.base.errors import TargetError
+    from harness.measure.campaign.provenance import facts_of_none, manifest_of
 
     path = stock.run_dir(out, campaign, name)
     path.mkdir(parents=True)

@@ -11,9 +11,9 @@ from campaign_values import Quiet, spec
 from test_campaign_file import run_of
 
 from harness import pipeline
-from harness.campaign import forecast, order, preflight
-from harness.campaign.flags import read_back
-from harness.errors import ConfigError, StoreError
+from harness.base.errors import ConfigError, StoreError
+from harness.measure.campaign import forecast, order, preflight
+from harness.measure.campaign.flags import read_back
 from harness.store.manifest import read_manifest, write_manifest
 
 HOSTED = {"name": "api", "kind": "hosted", "url": "https://api.example.com/v1", "model": "acme/model-x"}

@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 from campaign_values import Quiet, run, small, spec, states
 
-from harness import cell, control_request, pipeline
-from harness.campaign import preflight, stock
-from harness.campaign.order import ordered
-from harness.drive import refusals
-from harness.errors import ConfigError, TargetError
+from harness import pipeline
+from harness.base.errors import ConfigError, TargetError
+from harness.judge.runs import analyse
+from harness.measure import cell, control_request
+from harness.measure.campaign import preflight, stock
+from harness.measure.campaign.order import ordered
+from harness.measure.drive import refusals
+from harness.measure.targets import open_target
 from harness.records import Outcome
+from harness.report.document import write_report
 from harness.store.reader import find_runs, read_run
-from harness.targets import open_target
 from tests.fakes.fault_server import FaultServer
 from tests.fakes.hostile_replies import MODELS
 
@@ -42,10 +45,10 @@ def test_one_hostile_server_in_three_costs_its_own_cells(golden, hostile, tmp_pa
     assert len(good) == 8
     assert all("ok" not in seen for name, seen in outcomes.items() if name not in good)
     assert sum(len(read_run(path).requests) for path in ran.run_dirs) == 12 * 8
-    analysis = pipeline.analyse(tmp_path)
+    analysis = analyse(tmp_path)
     assert len(analysis.summaries) == 12
     assert not analysis.problems
-    paths = pipeline.report(tmp_path, analysis, [])
+    paths = write_report(tmp_path, analysis, [])
     assert paths["html"].exists()
 
 

@@ -15,8 +15,8 @@ import psutil
 import pytest
 from campaign_values import small
 
-from harness.campaign import file, stock
-from harness.campaign.order import ordered
+from harness.measure.campaign import file, stock
+from harness.measure.campaign.order import ordered
 from harness.store.reader import read_run
 from tests.waiting import until
 

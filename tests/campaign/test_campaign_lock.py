@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.campaign.lock import hold, lock_names
-from harness.errors import TargetError
-from harness.target_spec import TargetSpec
+from harness.base.errors import TargetError
+from harness.config.target import TargetSpec
+from harness.measure.campaign.lock import hold, lock_names
 
 pytestmark = pytest.mark.timing
 ROOT = Path(__file__).resolve().parents[2]
 _HOLDER = """
 import sys
-from harness.campaign.lock import hold
+from harness.measure.campaign.lock import hold
 with hold(["machine"], "20261124T000000Z", wait=False, say=print):
     print("held", flush=True)
     sys.stdin.read()
@@ -92,8 +92,8 @@ def test_what_is_locked_without_a_gpu():
 def test_what_is_locked_with_gpus(with_nvml):
     """Two boards: a server on device 1 takes board 1, one that may be anywhere takes both; MIG slices are taken one by one."""
     code = """
-from harness.campaign.lock import lock_names
-from harness.target_spec import TargetSpec
+from harness.measure.campaign.lock import lock_names
+from harness.config.target import TargetSpec
 def names(**words):
     return lock_names([TargetSpec.model_validate({"name": "x", "model": "m", "kind": "vllm"} | words)])
 adopt = {"kind": "adopt", "url": "http://localhost:8000/v1"}

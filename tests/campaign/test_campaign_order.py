@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 from campaign_values import spec
 
-from harness.campaign.order import blocks, from_names, ordered, server_key, visits
-from harness.errors import ConfigError
+from harness.base.errors import ConfigError
+from harness.measure.campaign.order import blocks, from_names, ordered, server_key, visits
 
 
 def test_every_cell_stands_once_and_blocks_are_repetitions():

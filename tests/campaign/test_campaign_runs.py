@@ -11,13 +11,14 @@ from campaign_values import Quiet, run, small, spec, states
 from click.testing import CliRunner
 
 from harness import pipeline
-from harness.campaign import file, server, stock
-from harness.cell import run_cell
+from harness.base.errors import ConfigError, StoreError, TargetError
 from harness.cli import cli
-from harness.errors import ConfigError, StoreError, TargetError
+from harness.judge.runs import analyse
+from harness.measure.campaign import file, server, stock
+from harness.measure.cell import run_cell
+from harness.measure.targets import open_target
 from harness.store.manifest import read_manifest
 from harness.store.reader import read_run
-from harness.targets import open_target
 from tests.fakes.golden_server import GoldenServer
 from tests.targets.target_spawning import make_package, write_command
 
@@ -83,7 +84,7 @@ def test_a_server_that_refuses_to_start_is_recorded_and_the_others_go_on(golden,
     assert worst.exit_code == 3
     assert worst.what.startswith("2 of 4 cells failed")
     assert len(list((out / "server-logs").glob("*_own_rep1*.log"))) == 1  # one try for both cells
-    assert pipeline.analyse(out, ran.campaign_id).problems == ()
+    assert analyse(out, ran.campaign_id).problems == ()
 
 
 _DIES_IN_FIRST = """

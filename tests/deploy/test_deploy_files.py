@@ -18,9 +18,9 @@ import yaml
 from harness.cli.catalogue import doctor as doctor_command
 from harness.cli.compare import compare_command
 from harness.cli.run import run as run_command
-from harness.config import load_experiment, parse_experiment
-from harness.cost.prices import instance_price
-from harness.observe.machine import read_text
+from harness.config.experiment import load_experiment, parse_experiment
+from harness.measure.observe.machine import read_text
+from harness.price.prices import instance_price
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "configs" / "deploy"

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.drive.driver import drive
+from harness.measure.drive.driver import drive
 from harness.records import (
     DriveReport,
     Endpoint,

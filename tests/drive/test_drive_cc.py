@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.cache import cache_dir
-from harness.drive import cc, reader
-from harness.errors import HarnessError
+from harness.base.cache import cache_dir
+from harness.base.errors import HarnessError
+from harness.measure.drive import cc, reader
 
 OTHER = 12345  # a user who is nobody here
 

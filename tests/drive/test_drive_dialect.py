@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from harness.drive.dialect import MAX_ERROR_CHARS, Reply, clean_error, encode, error_message, path
-from harness.drive.turns import Said
-from harness.errors import ConfigError
+from harness.base.errors import ConfigError
+from harness.measure.drive.dialect import MAX_ERROR_CHARS, Reply, clean_error, encode, error_message, path
+from harness.measure.drive.turns import Said
 from harness.records import Endpoint, PlannedRequest, Prompt
 
 REQUEST = PlannedRequest(0, None, 3, 7, None, 1)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.clock import Anchor
-from harness.drive import exchange
+from harness.base.clock import Anchor
+from harness.measure.drive import exchange
 from harness.records import Phase, PlannedRequest
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import clock
-from harness.drive import reader, sdk, shard
-from harness.drive.collect import Collector
-from harness.drive.spool import Writer
+from harness.base import clock
+from harness.measure.drive import reader, sdk, shard
+from harness.measure.drive.collect import Collector
+from harness.measure.drive.spool import Writer
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, RequestRecord, Timeouts
 from tests import shards
 from tests.drive.offering import offer

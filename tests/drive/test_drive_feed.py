@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from offering import LIMITS
 
-from harness.drive import driver, feed
+from harness.measure.drive import driver, feed
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, RequestRecord
 from tests.fakes.golden_server import GoldenServer
 

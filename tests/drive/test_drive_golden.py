@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.drive import driver as driver_module
+from harness.measure.drive import driver as driver_module
 from harness.records import Timeouts
 from tests.drive.offering import PROMPT_TOKENS, offer
 from tests.fakes.golden_server import GoldenServer
@@ -164,7 +164,7 @@ def workers_of(parent: int) -> list[int]:
     out = subprocess.run(
         ["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=False
     ).stdout
-    return [int(line.split()[0]) for line in out.splitlines() if "harness.drive.worker" in line]
+    return [int(line.split()[0]) for line in out.splitlines() if "harness.measure.drive.worker" in line]
 
 
 class Once:
@@ -261,7 +261,7 @@ def test_no_file_descriptor_is_a_dropped_row(monkeypatch):
     def limited(*args, **kwargs):
         return real(*args, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)), **kwargs)
 
-    monkeypatch.setattr("harness.drive.processes.subprocess.Popen", limited)
+    monkeypatch.setattr("harness.measure.drive.processes.subprocess.Popen", limited)
     early: list = []
     with GoldenServer(0.01, 0.01) as server:
         server.hold = lambda _: len(server.log) + len(early) < 40

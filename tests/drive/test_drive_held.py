@@ -7,10 +7,10 @@ import socket
 
 import pytest
 
-from harness import clock
-from harness.drive import driver, leftover, loop, reader, shard, wire
-from harness.drive.collect import Collector
-from harness.drive.spool import Writer
+from harness.base import clock
+from harness.measure.drive import driver, leftover, loop, reader, shard, wire
+from harness.measure.drive.collect import Collector
+from harness.measure.drive.spool import Writer
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
 from tests import shards
 from tests.fakes.fault_server import FaultServer

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.drive import exchanges, overrun
+from harness.measure.drive import exchanges, overrun
 from harness.records import Timeouts
 from tests.drive.offering import offer
 from tests.fakes.fault_server import FaultServer

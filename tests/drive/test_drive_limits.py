@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.drive import driver as driver_module
-from harness.drive.collect import Collector
-from harness.drive.golden import server as golden
-from harness.drive.spool import Writer
+from harness.measure.drive import driver as driver_module
+from harness.measure.drive.collect import Collector
+from harness.measure.drive.golden import server as golden
+from harness.measure.drive.spool import Writer
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
 from tests import shards
 from tests.drive.offering import offer
@@ -96,7 +96,7 @@ def test_a_stopped_worker_is_late_right_and_noted():
         told = [len(served.written_ns) for served in server.log.values()]
         if not stopped and len(told) == 4 and min(told) >= 5:
             stopped.extend(
-                c.pid for c in psutil.Process().children() if "harness.drive.worker" in " ".join(c.cmdline())
+                c.pid for c in psutil.Process().children() if "harness.measure.drive.worker" in " ".join(c.cmdline())
             )
             os.kill(stopped[0], signal.SIGSTOP)
         elif len(stopped) == 1 and min(told) >= 75:

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from harness.drive.dialect import Reply, chunk_of, clean_error, encode, error_message
-from harness.drive.http1 import MAX_HEAD_BYTES, HttpError, Response
-from harness.drive.sse import MAX_LINE_BYTES, Event, SseError, SseParser
-from harness.errors import ConfigError
+from harness.base.errors import ConfigError
+from harness.measure.drive.dialect import Reply, chunk_of, clean_error, encode, error_message
+from harness.measure.drive.http1 import MAX_HEAD_BYTES, HttpError, Response
+from harness.measure.drive.sse import MAX_LINE_BYTES, Event, SseError, SseParser
 from harness.records import Endpoint, PlannedRequest, Prompt
 
 REQUEST = PlannedRequest(4, None, 3, 7, None, 1)

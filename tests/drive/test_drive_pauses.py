@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from harness.drive.pauses import Pauses
+from harness.measure.drive.pauses import Pauses
 
 
 def test_pauses_are_counted_while_entered():

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import clock
-from harness.drive import reader, wire
+from harness.base import clock
+from harness.measure.drive import reader, wire
 from tests.waiting import until
 
 pytestmark = pytest.mark.timing

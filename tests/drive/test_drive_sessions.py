@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.drive.driver import drive
+from harness.measure.drive.driver import drive
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
 from tests.fakes.golden_server import GoldenServer
 from tests.waiting import Machine

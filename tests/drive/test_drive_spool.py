@@ -11,11 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import clock, recover
-from harness.drive import collect, driver, leftover, spool
-from harness.drive.collect import Collector
-from harness.drive.loop import FEW, PACK_SHARE, SENDS_PER_POLL, Loop
-from harness.errors import StoreError
+from harness.base import clock
+from harness.base.errors import StoreError
+from harness.measure import recover
+from harness.measure.drive import collect, driver, leftover, spool
+from harness.measure.drive.collect import Collector
+from harness.measure.drive.loop import FEW, PACK_SHARE, SENDS_PER_POLL, Loop
 from harness.records import Endpoint, Load, PlannedRequest, Prompt
 from tests import shards
 from tests.drive.offering import offer
@@ -63,7 +64,7 @@ def test_segments_are_deleted_when_told_and_not_before(small_segments, tmp_path)
 
 
 def test_a_spool_is_written_until_its_process_ends(tmp_path):
-    words = "import sys; from pathlib import Path; from harness.drive.spool import Writer; w = Writer(Path(sys.argv[1]), 0); print(); input()"
+    words = "import sys; from pathlib import Path; from harness.measure.drive.spool import Writer; w = Writer(Path(sys.argv[1]), 0); print(); input()"
     with subprocess.Popen(
         [sys.executable, "-c", words, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.drive.sse import MAX_LINE_BYTES, Event, SseError, SseParser
+from harness.measure.drive.sse import MAX_LINE_BYTES, Event, SseError, SseParser
 
 CASES = {
     "lf": (b"data: a\n\ndata: b\n\n", [b"a", b"b"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.drive import driver
+from harness.measure.drive import driver
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
 
 

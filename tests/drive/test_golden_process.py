@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from harness.drive.golden.server import GoldenProcess, build
+from harness.measure.drive.golden.server import GoldenProcess, build
 
 pytestmark = pytest.mark.timing
 

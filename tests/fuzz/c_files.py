@@ -15,9 +15,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.drive import cc, reader
-from harness.drive.golden import server
-from harness.errors import ConfigError
+from harness.base.errors import ConfigError
+from harness.measure.drive import cc, reader
+from harness.measure.drive.golden import server
 from tests.fuzz.checking import Came
 
 HERE = Path(__file__).parent

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import click
 
+from harness.base.errors import HarnessError
 from harness.cli import cli
-from harness.errors import HarnessError
 
 HANG_S = 10  # of the processor, so that a busy machine is no hang ..
 STILL_S = 120  # .. and by the clock, for what waits

@@ -59,7 +59,7 @@ static int unix_bind(int fd) { /* to a name of the kernel's choice */
 }
 
 #ifndef SOURCE
-#define SOURCE "../../harness/drive/golden/golden_server.c"
+#define SOURCE "../../harness/measure/drive/golden/golden_server.c"
 #endif
 #define main golden_main
 #define printf(...) ((void)0)

@@ -31,7 +31,7 @@ static void *may_fail_calloc(size_t n, size_t size) {
 }
 
 #ifndef SOURCE
-#define SOURCE "../../harness/drive/reader.c"
+#define SOURCE "../../harness/measure/drive/reader.c"
 #endif
 #define realloc may_fail_realloc
 #define calloc may_fail_calloc

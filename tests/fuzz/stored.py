@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from harness.campaign import file
 from harness.cli import cli
-from harness.config import parse_experiment
+from harness.config.experiment import parse_experiment
+from harness.measure.campaign import file
 from harness.records import (
     CapacityResult,
     Cell,
@@ -28,7 +28,7 @@ from harness.store.capacity_file import write_capacity
 from harness.store.columns import to_table
 from harness.store.manifest import write_manifest
 from harness.store.parts import final_path, part_path, write_file
-from tests.analyse import run_builder as built
+from tests.judge import run_builder as built
 
 CAMPAIGN = "20261124T113000Z"
 EXPERIMENT = {

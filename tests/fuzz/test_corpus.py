@@ -8,15 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from harness.base.documents import dump_yaml, load_yaml, parse_json, parse_yaml
+from harness.base.errors import ConfigError, StoreError
+from harness.base.spreadsheet import cell
 from harness.cli import cli
-from harness.config import load_experiment, parse_experiment
-from harness.documents import dump_yaml, load_yaml, parse_json, parse_yaml
-from harness.errors import ConfigError, StoreError
-from harness.plan import trace_values
-from harness.plan.arrivals import arrivals
+from harness.config.experiment import load_experiment, parse_experiment
+from harness.measure.plan import trace_values
+from harness.measure.plan.arrivals import arrivals
 from harness.records import HostSample
 from harness.report.figures import Figure
-from harness.spreadsheet import cell
 from harness.store.columns import to_table
 from harness.store.manifest import from_json, to_json
 from harness.store.parts import write_file
@@ -304,7 +304,7 @@ def test_a_word_too_long_for_a_file_is_no_file(words):
 
 def test_a_model_of_a_billion_layers_is_refused(tmp_path):
     """Not built in memory: 10,000 layers may be, one more may not."""
-    from harness.cost.model_layers import layer_kinds, read_config
+    from harness.model.layers import layer_kinds, read_config
 
     def kinds(layers: int):
         return layer_kinds(read_config({"model_type": "llama", "num_hidden_layers": layers}, "m"))

@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.target_spec import TargetSpec
-from harness.targets import Target, embedded, open_target
+from harness.config.target import TargetSpec
+from harness.measure.targets import Target, embedded, open_target
 
 
 @pytest.fixture(scope="session")
 def vllm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the model that the server runs."""
     if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vllm is not installed here: python -m harness.targets.install")
+        pytest.skip("vllm is not installed here: python -m harness.measure.targets.install")
     made = embedded.ensure("tiny", print)
     changes = os.environ.get("HARNESS_TEST_MODEL")
     if not changes:

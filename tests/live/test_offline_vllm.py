@@ -9,12 +9,13 @@ import sys
 
 import pytest
 
-from harness import plan
-from harness.config import data_dir, load_yaml
-from harness.plan.prompts import prompts
+from harness.base.data import data_dir
+from harness.config.experiment import load_yaml
+from harness.config.target import TargetSpec
+from harness.measure import plan
+from harness.measure.plan.prompts import prompts
+from harness.measure.targets import command, offline, proc
 from harness.records import Load
-from harness.target_spec import TargetSpec
-from harness.targets import command, offline, proc
 
 pytestmark = [
     pytest.mark.vllm,

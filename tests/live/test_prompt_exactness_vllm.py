@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness import plan
-from harness.plan.prompts import prompts
+from harness.measure import plan
+from harness.measure.plan.prompts import prompts
 from tests.bench import bench_prompts
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timing, pytest.mark.timeout(900)]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.analyse.validity import MIN_WINDOW_S
-from harness.plan.prompts import prompts
+from harness.judge.validity import MIN_WINDOW_S
+from harness.measure.plan.prompts import prompts
 from harness.records import PlannedRequest
 from harness.store.reader import read_run
 from tests.bench import bench_prompts

@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from harness.drive.driver import drive
-from harness.plan.prompts import prompts
+from harness.measure.drive.driver import drive
+from harness.measure.plan.prompts import prompts
 from harness.records import Load, Phase, PlannedRequest, Timeouts
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timing, pytest.mark.timeout(900)]

@@ -12,11 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from harness.errors import TargetError
+from harness.base.errors import TargetError
+from harness.config.target import TargetSpec
+from harness.measure.targets import open_target, proc
+from harness.measure.targets.vocabulary import read_words, vocabulary
 from harness.records import Endpoint
-from harness.target_spec import TargetSpec
-from harness.targets import open_target, proc
-from harness.targets.vocabulary import read_words, vocabulary
 from tests.waiting import until
 
 pytestmark = [
@@ -130,8 +130,8 @@ def test_the_embedded_model_answers_and_leaves_nothing(tmp_path):
 HARNESS = """
 import sys
 from pathlib import Path
-from harness.target_spec import TargetSpec
-from harness.targets import open_target
+from harness.config.target import TargetSpec
+from harness.measure.targets import open_target
 spec = TargetSpec(name="k", kind="vllm", model="embedded:tiny", env={"VLLM_CPU_KVCACHE_SPACE": "1"},
                   flags={"enforce_eager": True, "max_model_len": 512, "max_num_seqs": 4})
 seen = lambda line: print(line, flush=True)

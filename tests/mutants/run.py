@@ -1,7 +1,7 @@
 """Mutation run: a seeded sample of single changes, each against the tests that execute the changed lines.
 
     make mutants ARGS="--sample 300 --seed 1"            over everything in PACKAGES
-    make mutants ARGS="--sample 100 --only harness/plan"  one package, directory or file, with its own tests
+    make mutants ARGS="--sample 100 --only harness/measure/plan"  one package, directory or file, with its own tests
 
 Everything happens in copies of the tree under a temporary folder. Tests run once under coverage (which lines each executes, how
 long it takes, whether it passes); then every mutant has a forked process of its own, which had imported the libraries before.
@@ -34,12 +34,14 @@ from tests.mutants.selecting import Only
 MAY_LIVE = "tests/mutants/may_live.toml"
 PARSERS = ("tests/drive/test_drive_parsers.py", "tests/drive/test_drive_exchange.py")
 PACKAGES = {
-    "harness/analyse": ("tests/analyse", "tests/report", "tests/store/test_store_history.py"),
-    "harness/cost": ("tests/cost",),
-    "harness/plan": ("tests/plan",),
-    "harness/drive/sse.py": ("tests/drive/test_drive_sse.py", *PARSERS),
-    "harness/drive/http1.py": ("tests/drive/test_drive_http1.py", *PARSERS),
-    "harness/drive/dialect.py": ("tests/drive/test_drive_dialect.py", *PARSERS),
+    "harness/judge": ("tests/judge", "tests/report", "tests/store/test_store_history.py"),
+    "harness/price": ("tests/price", "tests/planner"),
+    "harness/model": ("tests/model",),
+    "harness/planner": ("tests/planner",),
+    "harness/measure/plan": ("tests/plan",),
+    "harness/measure/drive/sse.py": ("tests/drive/test_drive_sse.py", *PARSERS),
+    "harness/measure/drive/http1.py": ("tests/drive/test_drive_http1.py", *PARSERS),
+    "harness/measure/drive/dialect.py": ("tests/drive/test_drive_dialect.py", *PARSERS),
 }
 MEMORY_BYTES = 12 << 30
 CONTROL = 20

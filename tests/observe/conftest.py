@@ -17,8 +17,8 @@ PRELUDE = """
 import json, os, sys
 from dataclasses import asdict
 from pathlib import Path
-from harness import clock
-from harness.observe.nvml import open_gpus
+from harness.base import clock
+from harness.measure.observe.nvml import open_gpus
 from tests.waiting import until
 """
 

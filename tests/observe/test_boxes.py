@@ -6,19 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from harness.analyse.summary import summarise
+from harness.judge.summary import summarise
 from harness.records import Load
-from tests.analyse.run_builder import closed_loop, gpu, run
+from tests.judge.run_builder import closed_loop, gpu, run
 
 pytestmark = pytest.mark.timing
 
 # Runs the sampler of a target once, in a process that loads the fake NVML library, and prints what the manifest would hold.
 SAMPLED = """
 import mmap, socket, subprocess
-from harness.config import ObserveSpec
-from harness.target_spec import TargetSpec
-from harness.observe import board_choice, machine
-from harness.observe.sampler import Observers
+from harness.config.experiment import ObserveSpec
+from harness.config.target import TargetSpec
+from harness.measure.observe import board_choice, machine
+from harness.measure.observe.sampler import Observers
 from harness.records import TargetInfo
 
 me, rows = os.getpid(), []
@@ -232,9 +232,9 @@ def test_somebody_elses_server_whose_process_is_hidden(sampled, visible, certain
 def test_calls_are_timed_and_lists_are_rare(with_nvml):
     """Slow lists of processes are asked for at edges only, however often the boards are sampled, and their time is told."""
     code = """
-from harness.config import ObserveSpec
-from harness.observe import gpu_source
-from harness.observe.sampler import Observers
+from harness.config.experiment import ObserveSpec
+from harness.measure.observe import gpu_source
+from harness.measure.observe.sampler import Observers
 from harness.records import TargetInfo
 rows = []
 info = TargetInfo(name="t", kind="vllm", base_url="http://127.0.0.1:1/v1", model="m", max_model_len=None, server_version=None, flags={},

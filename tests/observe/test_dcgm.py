@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from harness.config import ObserveSpec
-from harness.errors import TelemetryError
-from harness.observe.dcgm import ExporterError, ExporterSource, parse
-from harness.observe.sampler import Observers
+from harness.base.errors import TelemetryError
+from harness.config.experiment import ObserveSpec
+from harness.config.target import TargetSpec
+from harness.measure.observe.dcgm import ExporterError, ExporterSource, parse
+from harness.measure.observe.sampler import Observers
 from harness.records import TargetInfo
-from harness.target_spec import TargetSpec
 
 pytestmark = pytest.mark.timing
 
@@ -150,8 +150,8 @@ def test_somebody_elses_server_by_url_with_its_exporter(metrics_server):
 
 def test_pages_of_several_replicas_are_one_scrape(metrics_server):
     """Two pages: the rows of both with one stamp and their replica as a label; one that fails is a failed scrape, not half a sum."""
-    from harness.observe.sources import ServerSource
-    from harness.observe.vllm_metrics import ScrapeError
+    from harness.measure.observe.sources import ServerSource
+    from harness.measure.observe.vllm_metrics import ScrapeError
 
     metrics_server.answer = lambda: (200, 'vllm:num_preemptions_total{engine="0"} 3\n')
     other = metrics_server.url.replace("127.0.0.1", "localhost")

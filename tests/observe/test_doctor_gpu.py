@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from harness import gpu_build
+from harness.base.errors import TargetError
 from harness.cli import cli
-from harness.errors import TargetError
-from harness.gpu_build import FlashInfer
-from harness.nvidia_driver import look
-from harness.observe import doctor_gpu
-from harness.observe.doctor import doctor
-from harness.observe.doctor_gpu import Place, gpu_lines
+from harness.measure import gpu_build
+from harness.measure.gpu_build import FlashInfer
+from harness.measure.nvidia_driver import look
+from harness.measure.observe import doctor_gpu
+from harness.measure.observe.doctor import doctor
+from harness.measure.observe.doctor_gpu import Place, gpu_lines
 from tests.fakes.driver import boxes
 
 NONE = "libno-such.so.1"

@@ -1,4 +1,4 @@
-"""harness.observe.environment and doctor."""
+"""harness.measure.observe.environment and doctor."""
 
 import json
 import platform
@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 
-from harness import gpu_build
-from harness.observe import machine
-from harness.observe.doctor import broken_companions
-from harness.observe.environment import collect, doctor, public_environment
+from harness.measure import gpu_build
+from harness.measure.observe import machine
+from harness.measure.observe.doctor import broken_companions
+from harness.measure.observe.environment import collect, doctor, public_environment
 
 
 def test_secrets_stay_out():
@@ -103,7 +103,7 @@ def test_doctor_covers_what_it_promises(monkeypatch):
 def test_doctor_sees_boards(with_nvml):
     """With NVML every board is a line, and counters that it lacks are told."""
     code = """
-from harness.observe.doctor import doctor
+from harness.measure.observe.doctor import doctor
 print(json.dumps([asdict(l) for l in doctor()]))"""
     lines = with_nvml(code, gpus=2, flags="no_energy")
     assert [line["state"] for line in lines if line["item"] == "GPU"] == ["ok", "ok"]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import clock, gpu_build
-from harness.config import load_experiment
+from harness.base import clock
+from harness.config.experiment import load_experiment
+from harness.measure import gpu_build
 from harness.records import GpuSample
 from tests.bench.gpu_check import __main__ as gpu_check
 from tests.bench.gpu_check import (

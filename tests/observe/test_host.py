@@ -1,4 +1,4 @@
-"""harness.observe.host with real processes."""
+"""harness.measure.observe.host with real processes."""
 
 import subprocess
 import sys
@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from harness import clock
-from harness.observe.host import HostSampler, listener_pids, process_tree
+from harness.base import clock
+from harness.measure.observe.host import HostSampler, listener_pids, process_tree
 
 pytestmark = pytest.mark.timing
 BURN = "import time\nt = time.process_time()\nwhile time.process_time() - t < {s}: pass\n"

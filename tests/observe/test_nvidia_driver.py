@@ -1,11 +1,11 @@
-"""harness.nvidia_driver: what shows of a driver, and which CUDA it runs."""
+"""harness.measure.nvidia_driver: what shows of a driver, and which CUDA it runs."""
 
 from __future__ import annotations
 
 import pytest
 
-from harness import nvidia_driver
-from harness.nvidia_driver import Box, look
+from harness.measure import nvidia_driver
+from harness.measure.nvidia_driver import Box, look
 from tests.fakes.driver import boxes
 
 NONE = "libno-such-nvml.so.1"

@@ -1,8 +1,8 @@
-"""harness.observe.nvml against a C library under NVML's name, through the real nvidia-ml-py."""
+"""harness.measure.observe.nvml against a C library under NVML's name, through the real nvidia-ml-py."""
 
 import pytest
 
-from harness.observe.nvml import throttle_names
+from harness.measure.observe.nvml import throttle_names
 
 pytestmark = pytest.mark.timing
 GIB = 1 << 30
@@ -68,7 +68,7 @@ print(json.dumps([period, machine.worst_ns, still, spent]))"""
 def test_unsupported_counters_are_null_and_not_asked_again(with_nvml):
     """NOT_SUPPORTED and NO_PERMISSION give null in every row, are asked once per board, and are told by missing()."""
     code = """
-from harness.observe import nvml
+from harness.measure.observe import nvml
 calls = []
 real = nvml._READERS["utilisation"][0]
 nvml._READERS["utilisation"] = (lambda h: (calls.append(1), real(h))[1],)

@@ -7,10 +7,10 @@ import os
 import pytest
 
 CODE = """
-from harness.campaign.board_room import check_room
-from harness.target_spec import TargetSpec
-from harness.errors import HarnessError
-import harness.campaign.board_room as board_room
+from harness.measure.campaign.board_room import check_room
+from harness.config.target import TargetSpec
+from harness.base.errors import HarnessError
+import harness.measure.campaign.board_room as board_room
 board_room._RELEASE_S = 0.0
 said = []
 try:
@@ -89,7 +89,7 @@ def test_a_shape_that_is_not_known_refuses_nothing_and_says_so(check, model, fla
 
 def test_a_models_own_config_is_read(check, tmp_path):
     """A directory's config.json, here one too large for the board."""
-    from harness.cost.model_shape import models
+    from harness.model.shape import models
 
     (tmp_path / "config.json").write_text(models()["deepseek-v3"].read_text())
     error, _ = check(str(tmp_path), gpus=1)

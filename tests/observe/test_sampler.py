@@ -1,4 +1,4 @@
-"""harness.observe.sampler: threads, edges, telemetry text and what it costs."""
+"""harness.measure.observe.sampler: threads, edges, telemetry text and what it costs."""
 
 import os
 import re
@@ -6,9 +6,9 @@ from collections import defaultdict
 
 import pytest
 
-from harness import clock
-from harness.config import ObserveSpec
-from harness.observe.sampler import Observers, _Ticker
+from harness.base import clock
+from harness.config.experiment import ObserveSpec
+from harness.measure.observe.sampler import Observers, _Ticker
 from harness.records import TargetInfo
 from tests.waiting import Machine, until
 
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.timing
 QUIET = ObserveSpec(gpu="off", server_hz=10, host_hz=10)
 
 RUN = """
-from harness.config import ObserveSpec
-from harness.errors import TelemetryError
-from harness.observe.sampler import Observers
+from harness.config.experiment import ObserveSpec
+from harness.base.errors import TelemetryError
+from harness.measure.observe.sampler import Observers
 from harness.records import TargetInfo
 def info(**kw):
     base = dict(name="t", kind="vllm", base_url="http://127.0.0.1:1/v1", model="m", max_model_len=None, server_version=None,

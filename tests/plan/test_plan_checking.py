@@ -7,9 +7,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from harness.base.errors import ConfigError
 from harness.cli.catalogue import workloads
-from harness.errors import ConfigError
-from harness.plan import check, describe, presets
+from harness.measure.plan import check, describe, presets
 
 
 @pytest.mark.parametrize("name", presets())

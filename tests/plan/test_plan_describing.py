@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
-from harness.config import data_dir
-from harness.plan import burstiness, describe, draw
-from harness.plan.arrivals import arrivals
-from harness.plan.describing import histogram
-from harness.plan.streams import Purpose, raw, uniform
+from harness.base.data import data_dir
+from harness.measure.plan import burstiness, describe, draw
+from harness.measure.plan.arrivals import arrivals
+from harness.measure.plan.describing import histogram
+from harness.measure.plan.streams import Purpose, raw, uniform
 from harness.records import Load
 
 LEVELS = {f"p{percent}": percent / 100 for percent in (1, 5, 10, 25, 50, 75, 90, 95, 99)}
@@ -24,7 +24,7 @@ OF_NO_PRESET = {"prefix": None, "assumptions": None, "check": {}, "source": None
 @pytest.fixture
 def few(monkeypatch):
     """Rows of a smaller sample, for what takes long to draw."""
-    monkeypatch.setattr("harness.plan.describing._ROWS", 4000)
+    monkeypatch.setattr("harness.measure.plan.describing._ROWS", 4000)
     return 4000
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.errors import ConfigError
-from harness.plan import draw
-from harness.plan.rows import Rows, digest
+from harness.base.errors import ConfigError
+from harness.measure.plan import draw
+from harness.measure.plan.rows import Rows, digest
 from harness.records import Load
 
 CLOSED = Load(concurrency=4)

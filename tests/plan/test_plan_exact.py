@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from harness.errors import ConfigError
-from harness.plan.drafts import MEASURED, of_lengths
-from harness.plan.histograms import Histograms, is_histograms, read_histograms
-from harness.plan.lengths import (
+from harness.base.errors import ConfigError
+from harness.measure.plan.drafts import MEASURED, of_lengths
+from harness.measure.plan.histograms import Histograms, is_histograms, read_histograms
+from harness.measure.plan.lengths import (
     Fixed,
     Joint,
     Lognormal,
@@ -24,9 +24,9 @@ from harness.plan.lengths import (
     sample,
     spec,
 )
-from harness.plan.prefixes import HitRatio, beginning, hit_ratio, reuse
-from harness.plan.preset import PrefixSpec
-from harness.plan.streams import Purpose, interpolate, key, neg_log, raw, uniform
+from harness.measure.plan.prefixes import HitRatio, beginning, hit_ratio, reuse
+from harness.measure.plan.preset import PrefixSpec
+from harness.measure.plan.streams import Purpose, interpolate, key, neg_log, raw, uniform
 
 MASK = 2**64 - 1
 

@@ -9,10 +9,10 @@ from statistics import fmean, median, pstdev, pvariance
 
 import pytest
 
-from harness.errors import ConfigError
-from harness.plan import check, draw
-from harness.plan.checking import Figure
-from harness.plan.streams import Purpose, raw, uniform
+from harness.base.errors import ConfigError
+from harness.measure.plan import check, draw
+from harness.measure.plan.checking import Figure
+from harness.measure.plan.streams import Purpose, raw, uniform
 from harness.records import Load
 
 SOURCE = "source: {name: x, repository: y, licence: CC0}\n"

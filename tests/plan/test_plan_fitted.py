@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from harness.errors import ConfigError
-from harness.plan import burstiness, draw, fit
-from harness.plan.fitting import _arrivals, ks_distance, rank_correlation
+from harness.base.errors import ConfigError
+from harness.measure.plan import burstiness, draw, fit
+from harness.measure.plan.fitting import _arrivals, ks_distance, rank_correlation
 from harness.records import Load
 
 PROMPT_LEVELS = [0.0, 0.01, 0.02, 0.05, *(n / 20 for n in range(2, 20)), 0.97, 0.98, 0.99, 0.995, 0.999, 1.0]
@@ -153,7 +153,7 @@ def test_ticks_of_a_log_are_spread_with_the_seed(tmp_path):
 
 def test_a_sample_is_held_to_a_number(log, monkeypatch):
     """A log of millions is compared with so many requests at most."""
-    monkeypatch.setattr("harness.plan.fitting._MOST_DRAWN", 99)
+    monkeypatch.setattr("harness.measure.plan.fitting._MOST_DRAWN", 99)
     told = fit(str(log[0]), name="mine", licence="CC0")[1]
     assert (told.rows, told.drawn) == (250, 99)
 
@@ -191,7 +191,7 @@ def test_arrivals_of_a_log():
 def test_what_a_log_shares(tmp_path, monkeypatch):
     """Block size of the format or of the option, the share of tokens, quantiles of each prompt's share, and the coupling with which
     as many drawn prompts share as much: just below it they share less, just above it no less."""
-    monkeypatch.setattr("harness.plan.fitting._COUPLING_ROWS", 1000)
+    monkeypatch.setattr("harness.measure.plan.fitting._COUPLING_ROWS", 1000)
     rng = np.random.default_rng(2)
     chains, lines = [[0]], []
     for i in range(300):

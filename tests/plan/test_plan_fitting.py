@@ -9,10 +9,10 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from harness.base.errors import ConfigError
 from harness.cli.catalogue import workloads
-from harness.errors import ConfigError
-from harness.plan import burstiness, describe, draw, fit
-from harness.plan.fitting import ks_distance, rank_correlation
+from harness.measure.plan import burstiness, describe, draw, fit
+from harness.measure.plan.fitting import ks_distance, rank_correlation
 from harness.records import Load
 
 

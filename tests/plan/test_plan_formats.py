@@ -8,9 +8,9 @@ from dataclasses import asdict
 import pandas as pd
 import pytest
 
-from harness.errors import ConfigError
-from harness.plan.trace_formats import Layout, open_text, recognise, session_files, value_at
-from harness.plan.trace_rows import BadRow, TraceRow, rows_of, unreadable
+from harness.base.errors import ConfigError
+from harness.measure.plan.trace_formats import Layout, open_text, recognise, session_files, value_at
+from harness.measure.plan.trace_rows import BadRow, TraceRow, rows_of, unreadable
 
 WEKA = Layout("Claude Code sessions (WEKA)", "weka", hashes="hash_ids", block_tokens=64)
 TEXTS = Layout("chat texts", "texts")

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from harness.errors import ConfigError
-from harness.plan.histograms import Histograms, is_histograms, read_histograms
-from harness.plan.lengths import Joint, Mixture, Part
+from harness.base.errors import ConfigError
+from harness.measure.plan.histograms import Histograms, is_histograms, read_histograms
+from harness.measure.plan.lengths import Joint, Mixture, Part
 
 
 def dataset(folder, window, number=1):

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from harness.errors import ConfigError
-from harness.plan import describe, draw
+from harness.base.errors import ConfigError
+from harness.measure.plan import describe, draw
 from harness.records import Load
 
 

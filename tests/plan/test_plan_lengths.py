@@ -8,12 +8,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.config import data_dir
-from harness.errors import ConfigError
-from harness.plan import presets
-from harness.plan.lengths import Fixed, Lognormal, Uniform, parse_short_form, sample
-from harness.plan.streams import Purpose, raw, uniform
-from harness.plan.workload import read_workload
+from harness.base.data import data_dir
+from harness.base.errors import ConfigError
+from harness.measure.plan import presets
+from harness.measure.plan.lengths import Fixed, Lognormal, Uniform, parse_short_form, sample
+from harness.measure.plan.streams import Purpose, raw, uniform
+from harness.measure.plan.workload import read_workload
 
 
 def lengths_of(text):

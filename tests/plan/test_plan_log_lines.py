@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError
-from harness.plan.trace_formats import recognise
-from harness.plan.trace_rows import BadRow, TraceRow, rows_of
-from harness.plan.trace_server_log import is_server_log, logged_requests
-from harness.plan.trace_texts import _first_turn
-from harness.plan.trace_values import clock_ns
+from harness.base.errors import ConfigError
+from harness.measure.plan.trace_formats import recognise
+from harness.measure.plan.trace_rows import BadRow, TraceRow, rows_of
+from harness.measure.plan.trace_server_log import is_server_log, logged_requests
+from harness.measure.plan.trace_texts import _first_turn
+from harness.measure.plan.trace_values import clock_ns
 
 HERE = Path("server.log")
 PLACE = "07-01 10:00:0{} [a/b.py:5] "

@@ -8,12 +8,12 @@ import math
 import numpy as np
 import pytest
 
-from harness.errors import ConfigError
-from harness.plan import burstiness, draw, hit_ratio
-from harness.plan.lengths import Fixed, parse_short_form
-from harness.plan.rows import prompt_seeds
-from harness.plan.sources import _pool
-from harness.plan.streams import Purpose, key, raw, uniform
+from harness.base.errors import ConfigError
+from harness.measure.plan import burstiness, draw, hit_ratio
+from harness.measure.plan.lengths import Fixed, parse_short_form
+from harness.measure.plan.rows import prompt_seeds
+from harness.measure.plan.sources import _pool
+from harness.measure.plan.streams import Purpose, key, raw, uniform
 from harness.records import Load, PlannedRequest
 
 CLOSED = Load(concurrency=2)
@@ -140,7 +140,7 @@ def test_the_note_of_shared_prefixes(monkeypatch):
         "limits can serve {}"
     )
     assert notes == (words.format("", "45.0%", "36.0%"),)
-    monkeypatch.setattr("harness.plan.drawing._RATIO_ROWS", 10)
+    monkeypatch.setattr("harness.measure.plan.drawing._RATIO_ROWS", 10)
     assert plan_of("fixed:40x1?system=20", requests=10)[1] == notes
     assert plan_of("fixed:40x1?system=20", requests=30)[1] == (
         words.format("of the first 10 requests, ", "45.0%", "36.0%"),

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-import harness.plan
-from harness.config import data_dir
-from harness.errors import ConfigError
-from harness.plan import presets, with_options
-from harness.plan.arrivals import Process
-from harness.plan.lengths import Fixed
-from harness.plan.preset import load_preset
-from harness.plan.workload import Options, Workload, read_workload
+import harness.measure.plan
+from harness.base.data import data_dir
+from harness.base.errors import ConfigError
+from harness.measure.plan import presets, with_options
+from harness.measure.plan.arrivals import Process
+from harness.measure.plan.lengths import Fixed
+from harness.measure.plan.preset import load_preset
+from harness.measure.plan.workload import Options, Workload, read_workload
 
 LEFT_OUT = {
     "from_s": None, "to_s": None, "limit": None, "sample": 1.0, "scale": 1.0, "skip_bad": False, "context": "drop",
@@ -182,6 +182,6 @@ def test_options_added_to_a_spec():
 
 def test_what_the_package_offers():
     """Every name that it says it has is there."""
-    package = importlib.reload(harness.plan)  # read again: which test reads it first is chance
+    package = importlib.reload(harness.measure.plan)  # read again: which test reads it first is chance
     assert all(hasattr(package, name) for name in package.__all__)
     assert {"draw", "describe", "check", "fit", "presets", "with_options"} <= set(package.__all__)

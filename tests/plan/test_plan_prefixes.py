@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.plan import draw, hit_ratio
-from harness.plan.prefixes import Chains
-from harness.plan.prompts import prompts
+from harness.measure.plan import draw, hit_ratio
+from harness.measure.plan.prefixes import Chains
+from harness.measure.plan.prompts import prompts
 from harness.records import Load, PlannedRequest, Vocabulary
 
 WORDS = tuple(f"w{i}" for i in range(2000))

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from harness.errors import ConfigError
-from harness.plan.arrivals import Process
-from harness.plan.lengths import Fixed, Joint
-from harness.plan.preset import Preset, load_preset
+from harness.base.errors import ConfigError
+from harness.measure.plan.arrivals import Process
+from harness.measure.plan.lengths import Fixed, Joint
+from harness.measure.plan.preset import Preset, load_preset
 
 SOURCE = {"name": "x", "repository": "y", "licence": "CC0"}
 SHAPE = {"shape": "fixed:3x2", "source": SOURCE}

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import yaml
 
-from harness.config import data_dir
-from harness.errors import ConfigError
-from harness.plan import describe, draw, hit_ratio, presets
-from harness.plan.preset import _rates, load_preset
+from harness.base.data import data_dir
+from harness.base.errors import ConfigError
+from harness.measure.plan import describe, draw, hit_ratio, presets
+from harness.measure.plan.preset import _rates, load_preset
 from harness.records import Load
 
 ROWS = 100_000

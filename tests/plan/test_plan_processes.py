@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.errors import ConfigError
-from harness.load_spec import LoadSpec
-from harness.plan import burstiness
-from harness.plan.arrivals import arrivals, demand_shapes, parse
-from harness.plan.gamma import gamma_quantiles
+from harness.base.errors import ConfigError
+from harness.config.load import LoadSpec
+from harness.measure.plan import burstiness
+from harness.measure.plan.arrivals import arrivals, demand_shapes, parse
+from harness.measure.plan.gamma import gamma_quantiles
 
 VARYING = ["onoff:5:20", "onoff:2:4:0.3", "diurnal:reason/deepseek-r1:600", "ramp", "ramp:3-1", "step:1,0,3"]
 

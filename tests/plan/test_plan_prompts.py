@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import ConfigError
-from harness.plan import draw
-from harness.plan.prompts import prompts
+from harness.base.errors import ConfigError
+from harness.measure.plan import draw
+from harness.measure.plan.prompts import prompts
 from harness.records import Load, PlannedRequest, Vocabulary
 
 WORDS = tuple(f"w{i}" for i in range(2000))
@@ -91,7 +91,7 @@ def test_batch_size_does_not_show(monkeypatch):
     """Prompts are the same however they are batched."""
     requests = plan().requests
     whole = list(prompts(requests, vocabulary(), "chat"))
-    monkeypatch.setattr("harness.plan.prompts._BATCH_TOKENS", 50)
+    monkeypatch.setattr("harness.measure.plan.prompts._BATCH_TOKENS", 50)
     assert list(prompts(requests, vocabulary(), "chat")) == whole
 
 

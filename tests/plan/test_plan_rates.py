@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import yaml
 
-from harness.config import data_dir
-from harness.errors import ConfigError
-from harness.plan.arrivals import Process, arrivals, parse
-from harness.plan.burstiness import Burstiness, burstiness
-from harness.plan.gamma import gamma_quantiles
-from harness.plan.streams import Purpose, raw, uniform
+from harness.base.data import data_dir
+from harness.base.errors import ConfigError
+from harness.measure.plan.arrivals import Process, arrivals, parse
+from harness.measure.plan.burstiness import Burstiness, burstiness
+from harness.measure.plan.gamma import gamma_quantiles
+from harness.measure.plan.streams import Purpose, raw, uniform
 
 SEED = 11
 
@@ -201,7 +201,7 @@ def test_golden_digests_of_arrivals(text):
 
 def test_as_many_requests_as_one_may(monkeypatch):
     """As many as a plan may hold are drawn, one more is refused."""
-    monkeypatch.setattr("harness.plan.arrivals.MAX_REQUESTS", 50)
+    monkeypatch.setattr("harness.measure.plan.arrivals.MAX_REQUESTS", 50)
     for words in ((50, None), (None, 25.0)):
         assert len(arrivals("constant", 2.0, SEED, *words)) == 50
     for words in ((51, None), (None, 25.5)):

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from harness.errors import ConfigError
-from harness.plan.streams import Purpose, at, key, raw, uniform
-from harness.plan.trace import Trace, _Sessions, read_trace, refuse_gaps, spread_ticks
-from harness.plan.trace_formats import Layout
-from harness.plan.workload import Options
+from harness.base.errors import ConfigError
+from harness.measure.plan.streams import Purpose, at, key, raw, uniform
+from harness.measure.plan.trace import Trace, _Sessions, read_trace, refuse_gaps, spread_ticks
+from harness.measure.plan.trace_formats import Layout
+from harness.measure.plan.workload import Options
 
 PLAIN = Layout("plain CSV", "csv", "prompt_tokens", "output_tokens", "arrival_s", "s", "session")
 ROWS = [(2.0, 10, 1, "a"), (2.5, 20, 2, "b"), (4.0, 30, 3, "a"), (6.0, 40, 4, ""), (6.0, 50, 5, "c")]

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from harness.errors import ConfigError
-from harness.plan import burstiness, draw
-from harness.plan.arrivals import arrivals
-from harness.plan.streams import Purpose, raw, uniform
+from harness.base.errors import ConfigError
+from harness.measure.plan import burstiness, draw
+from harness.measure.plan.arrivals import arrivals
+from harness.measure.plan.streams import Purpose, raw, uniform
 from harness.records import Load
 
 TIMES = [0.0, 1.0, 1.5, 4.0, 8.0]

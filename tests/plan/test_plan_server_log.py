@@ -9,9 +9,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from harness.base.errors import ConfigError
 from harness.cli.catalogue import workloads
-from harness.errors import ConfigError
-from harness.plan import draw
+from harness.measure.plan import draw
 from harness.records import Load
 
 LOG = Path(__file__).parent / "data" / "vllm_0.32_requests.log"

@@ -8,10 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from harness.config import data_dir
-from harness.errors import ConfigError
-from harness.plan import draw, hit_ratio
-from harness.plan.preset import load_preset
+from harness.base.data import data_dir
+from harness.base.errors import ConfigError
+from harness.measure.plan import draw, hit_ratio
+from harness.measure.plan.preset import load_preset
 from harness.records import Load
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.plan.streams import Purpose, at, interpolate, mix64, neg_log, raw, uniform
+from harness.measure.plan.streams import Purpose, at, interpolate, mix64, neg_log, raw, uniform
 
 
 def test_raw_words_are_pcg64s_own():

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.errors import ConfigError
-from harness.plan import draw, hit_ratio, with_options
-from harness.plan.trace_formats import recognise
-from harness.plan.trace_rows import TraceRow, rows_of
-from harness.plan.trace_values import clock_ns
+from harness.base.errors import ConfigError
+from harness.measure.plan import draw, hit_ratio, with_options
+from harness.measure.plan.trace_formats import recognise
+from harness.measure.plan.trace_rows import TraceRow, rows_of
+from harness.measure.plan.trace_values import clock_ns
 from harness.records import Load
 
 TRACE = Load(arrivals="trace")
@@ -382,7 +382,7 @@ def test_a_format_has_all_its_columns(tmp_path, name, left_out):
 
 def test_a_plan_holds_as_many_rows_as_one_may(tmp_path, monkeypatch):
     """A trace of just the most requests is planned whole; one more is refused, never cut."""
-    monkeypatch.setattr("harness.plan.trace.MAX_REQUESTS", 5)
+    monkeypatch.setattr("harness.measure.plan.trace.MAX_REQUESTS", 5)
     rows = [f"{n},4,4" for n in range(6)]
     plan, _ = plan_of(write(tmp_path / "a.csv", "arrival_s,prompt_tokens,output_tokens", *rows[:5]))
     assert len(plan.requests) == 5

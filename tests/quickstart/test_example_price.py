@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import offline
+from harness.base.data import data_dir
+from harness.base.documents import dump_yaml, load_yaml
+from harness.base.errors import ConfigError
 from harness.cli import quickstart, shape
 from harness.cli.run import run
-from harness.config import data_dir, parse_experiment
-from harness.cost.example_price import is_example, why_not
-from harness.documents import dump_yaml, load_yaml
-from harness.errors import ConfigError
-from harness.observe.inventory import Board
-from harness.target_spec import HardwareSpec
-from tests.cost.cost_summaries import summary
+from harness.config.experiment import parse_experiment
+from harness.config.target import HardwareSpec
+from harness.measure.observe.inventory import Board
+from harness.price.example_price import is_example, why_not
+from harness.price.runs import machine_price, price_runs
+from tests.price.cost_summaries import summary
 
 EXPERIMENTS = data_dir("configs") / "experiments"
 EXAMPLES = ("quickstart", "nightly", "attribution")  # those that come with an example price
@@ -93,7 +94,7 @@ def test_no_result_that_is_not_the_example_carries_its_price(configs, data):
     words = [config, *(["--url", url] if url else []), *(["--model", model] if model else []), *price]
     example = configs[config] and not url and model in MODELS[:2] and not BOXES[box] and not price
     for _, target, one in runs_of(words, BOXES[box], watched=watched):
-        [cost] = offline.cost(offline.Analysis(data_dir("configs"), (one,), ()))
+        [cost] = price_runs([one])
         found = cost.hardware
         if example:
             assert (found.basis, found.usd_per_hour) == ("example", "0.1")
@@ -163,7 +164,7 @@ def test_why_an_example_price_does_not_hold(change, why):
 def test_a_run_from_before_the_machines_boards_were_recorded():
     """The boards that NVML watched are enough to know that it was not the example's machine."""
     [(_, _, one)] = runs_of(["quickstart"], (), watched=False)
-    assert offline.machine_price(one).hardware.basis == "example"
+    assert machine_price(one).hardware.basis == "example"
     older = replace(one, environment={"gpus": [{"name": H100}]})
-    assert offline.machine_price(older).hardware is None
-    assert "the example price is left out: this machine has a GPU" in offline.machine_price(older).why
+    assert machine_price(older).hardware is None
+    assert "the example price is left out: this machine has a GPU" in machine_price(older).why

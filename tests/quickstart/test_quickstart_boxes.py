@@ -17,15 +17,15 @@ A10G_MIB = 23028
 CHOOSE = """
 from dataclasses import asdict, replace
 from types import SimpleNamespace
-from harness.observe import machine
+from harness.measure.observe import machine
 machine.container, machine.virtualisation = (lambda: KIND), (lambda: FIRMWARE)
-from harness import clock
+from harness.base import clock
 from harness.cli import shape
 from harness.cli.run import run
-from harness.observe.inventory import boards
-from harness.observe.nvml import open_gpus
-from harness.offline import machine_price
-from tests.cost.cost_summaries import summary
+from harness.measure.observe.inventory import boards
+from harness.measure.observe.nvml import open_gpus
+from harness.price.runs import machine_price
+from tests.price.cost_summaries import summary
 notes = []
 shape._say = notes.append
 spec = shape.spec_of(run.make_context("run", ["quickstart", *WORDS]).params)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from harness.config import CostSpec, PriceRef
-from harness.cost.report import cost_run
+from harness.config.experiment import CostSpec, PriceRef
+from harness.price.run_cost import cost_run
 from harness.records import (
     Cell,
     CostReport,

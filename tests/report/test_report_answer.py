@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from harness.cost.hosted import same_model
+from harness.price.hosted import same_model
 from harness.records import Load
 from harness.report.answer import answer, find_answer
 from tests.report.report_values import INVALID, UNKNOWN, bare, cost, everything, run

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import cli
-from harness.cost.decide import decide
-from harness.cost.scenario import run_scenario
-from harness.cost.scenario_inputs import base_of
+from harness.planner.decide import decide
+from harness.planner.scenario import run_scenario
+from harness.planner.scenario_inputs import base_of
 from harness.report import decision_figures, decision_page
-from tests.cost.scenario_values import hosted, scenario
+from tests.planner.scenario_values import hosted, scenario
 from tests.report.test_report_document import Tree
 
 

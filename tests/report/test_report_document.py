@@ -8,9 +8,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness.errors import StoreError
-from harness.metrics import METRICS
+from harness.base.errors import StoreError
 from harness.records import Load
+from harness.records.metrics import METRICS
 from harness.report import document, run_figures, sections
 from tests.report.report_values import (
     HOSTILE,

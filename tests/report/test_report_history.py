@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.analyse.trends import Night, Trend, trends_of
+from harness.judge.trends import Night, Trend, trends_of
 from harness.report import history, history_page
 from harness.store.history import NightRow
 from tests.bench.history_nights import FIRST, night_id

@@ -1,4 +1,4 @@
-"""harness.redaction: what is a secret by name, place and value, what becomes of it, and what stays."""
+"""harness.base.redaction: what is a secret by name, place and value, what becomes of it, and what stays."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keys import SPELLINGS, found_in, make_keys
 
-from harness import redaction
-from harness.config import parse_experiment
-from harness.drive.spool import Tail, Writer
-from harness.drive.worker import without_key
-from harness.errors import ConfigError
+from harness.base import redaction
+from harness.base.errors import ConfigError
+from harness.config.experiment import parse_experiment
+from harness.measure.drive.spool import Tail, Writer
+from harness.measure.drive.worker import without_key
 
 KEY = "sk-Zq8/W+t5&x\"Yv'7=Kp"
 TARGET = {"name": "a", "kind": "hosted", "url": "http://127.0.0.1:9/v1", "model": "m"}

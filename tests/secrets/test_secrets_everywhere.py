@@ -98,7 +98,7 @@ def _hosted(place: Place, url: str) -> None:
                 raise RuntimeError(f"crash with {OURS[0]} and {quote(OURS[1], safe='')}")
 
             patch.setattr("harness.cli.offline.publish", crash)
-            patch.setattr("harness.pipeline.analyse", crash)
+            patch.setattr("harness.judge.runs.analyse", crash)
             place.run(*debug, "report", "results/hosted")
 
 

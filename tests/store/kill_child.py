@@ -13,7 +13,7 @@ from pathlib import Path
 
 from store_values import manifest, request, server_sample
 
-from harness import clock
+from harness.base import clock
 from harness.store.writer import RunWriter
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_values import T0, request
 
-from harness.errors import StoreError
+from harness.base.errors import StoreError
 from harness.store.columns import to_table
 from harness.store.parts import write_file
 from harness.store.reader import frame_of

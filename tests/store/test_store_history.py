@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from harness import clock
-from harness.analyse.indexing import index_runs
+from harness.base import clock
+from harness.base.errors import ConfigError, StoreError
 from harness.cli import history as history_words
 from harness.cli.history import history_group
-from harness.errors import ConfigError, StoreError
+from harness.judge.indexing import index_runs
 from harness.records import Load
 from harness.store import history
 from harness.store.history_columns import history_section, metric_columns, row_of, runs_schema

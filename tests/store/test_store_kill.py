@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import clock
+from harness.base import clock
 from harness.store.reader import read_run
 from tests.waiting import until
 

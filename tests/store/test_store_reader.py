@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from store_values import T0, manifest, request, server_sample
 
-from harness.errors import StoreError
+from harness.base.errors import StoreError
 from harness.records import SCHEMA_VERSION, PlannedRequest
 from harness.store import parts
 from harness.store.columns import to_table

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from store_values import T0, gpu_sample, manifest, noisy_requests, request, server_sample
 
-from harness.errors import StoreError, TargetError
+from harness.base.errors import StoreError, TargetError
 from harness.records import Load, Plan, PlannedRequest
 from harness.store import parts
 from harness.store.owner import owner

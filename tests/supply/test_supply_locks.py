@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from harness.gpu_build import GPU_LISTS
-from harness.targets import install
+from harness.measure.gpu_build import GPU_LISTS
+from harness.measure.targets import install
 from tests.supply import tiny_wheel
 from tests.supply.locks import CONSTRAINTS, LOCKS, ROOT, UNHASHED, package, pins
 
@@ -170,7 +170,7 @@ def test_make_setup_refuses_a_package_without_a_hash(index, tmp_path):
 
 
 def test_the_vllm_set_up_refuses_a_file_of_another_hash(index, tmp_path):
-    """`harness.targets.install` says that the file is another one than its list names; with the right hash it installs."""
+    """`harness.measure.targets.install` says that the file is another one than its list names; with the right hash it installs."""
     nothing = tmp_path / "unhashed.txt"
     nothing.write_text("# nothing\n")
     with pytest.raises(install.InstallError, match=r"a file is not the one that lock\.txt names"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.target_spec import TargetSpec
+from harness.config.target import TargetSpec
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = f"""

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.targets.at_hand import Found, hub_folder, is_whole, locate, models
+from harness.measure.targets.at_hand import Found, hub_folder, is_whole, locate, models
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from harness import gpu_build
-from harness.gpu_build import GPU_LISTS, InstallError, build
-from harness.nvidia_driver import Box, look
-from harness.targets import install
-from harness.targets.build_choice import check_driver, choose
+from harness.measure import gpu_build
+from harness.measure.gpu_build import GPU_LISTS, InstallError, build
+from harness.measure.nvidia_driver import Box, look
+from harness.measure.targets import install
+from harness.measure.targets.build_choice import check_driver, choose
 from tests.fakes.driver import boxes
 
 NOTHING = Box(None, "", 0, "", 0)

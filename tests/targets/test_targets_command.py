@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError, TargetError
-from harness.target_spec import TargetSpec
-from harness.targets import command, embedded
-from harness.targets.command import Model
+from harness.base.errors import ConfigError, TargetError
+from harness.config.target import TargetSpec
+from harness.measure.targets import command, embedded
+from harness.measure.targets.command import Model
 
 
 def spec(**more) -> TargetSpec:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import TargetError
-from harness.targets import open_target, proc, servers
-from harness.targets.container import Container, hub_folders, named
-from harness.targets.vocabulary import read_words
+from harness.base.errors import TargetError
+from harness.measure.targets import open_target, proc, servers
+from harness.measure.targets.container import Container, hub_folders, named
+from harness.measure.targets.vocabulary import read_words
 from tests.targets.target_spawning import make_package, spec
 from tests.waiting import until
 
@@ -36,8 +36,8 @@ def engine(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setattr("harness.targets.process._CLOSE_GRACE_S", 0.5)
-    monkeypatch.setattr("harness.targets.vllm.read_words", lambda: read_words()[:60])
+    monkeypatch.setattr("harness.measure.targets.process._CLOSE_GRACE_S", 0.5)
+    monkeypatch.setattr("harness.measure.targets.vllm.read_words", lambda: read_words()[:60])
     with subprocess.Popen([sys.executable, str(ENGINE), "daemon", str(folder)], stdout=subprocess.PIPE) as daemon:
         daemon.stdout.readline()
         yield folder
@@ -110,7 +110,7 @@ import signal, sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_targets_container import boxed
-from harness.targets import open_target
+from harness.measure.targets import open_target
 place = Path({place!r})
 target = open_target(boxed(place), place / "server.log", str)
 print(target.server.pid, target.server._guard.pid, flush=True)

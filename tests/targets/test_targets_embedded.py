@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from harness.errors import ConfigError, TargetError
-from harness.targets import embedded
+from harness.base.errors import ConfigError, TargetError
+from harness.measure.targets import embedded
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import tomllib
 import pytest
 from packaging.requirements import Requirement
 
-from harness import gpu_build
-from harness.targets import install
+from harness.measure import gpu_build
+from harness.measure.targets import install
 from tests.supply.locks import CONSTRAINTS, pins
 
 LISTS = {
@@ -169,7 +169,7 @@ def test_breaking_packages_and_the_other_build_are_removed_first(small, monkeypa
 
 def test_the_program_needs_the_standard_library_only():
     """It runs in a Python without site-packages."""
-    code = f"import sys; sys.path.insert(0, {str(CONSTRAINTS.parents[1])!r}); import harness.targets.install"
+    code = f"import sys; sys.path.insert(0, {str(CONSTRAINTS.parents[1])!r}); import harness.measure.targets.install"
     subprocess.run([sys.executable, "-S", "-I", "-c", code], check=True, capture_output=True)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import TargetError
-from harness.targets import interpreter
-from harness.targets.interpreter import CPU_BUILD, Interpreter
+from harness.base.errors import TargetError
+from harness.measure.targets import interpreter
+from harness.measure.targets.interpreter import CPU_BUILD, Interpreter
 from tests.targets.target_spawning import write_command
 
 pytestmark = pytest.mark.timing
@@ -69,7 +69,7 @@ def test_without_vllm_the_error_says_how_to_install_it(tmp_path, monkeypatch, ou
     monkeypatch.setattr(interpreter.sys, "executable", python)
     with pytest.raises(TargetError, match="not installed") as error:
         interpreter.find(None if ours else python, {"PATH": os.environ["PATH"]})
-    assert ("harness.targets.install" if ours else f"{python} -m pip install vllm") in error.value.advice
+    assert ("harness.measure.targets.install" if ours else f"{python} -m pip install vllm") in error.value.advice
 
 
 @pytest.mark.parametrize(

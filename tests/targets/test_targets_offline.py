@@ -19,17 +19,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analyse.columns import measured
-from harness.analyse.rates import rates
-from harness.analyse.window import find_window
-from harness.errors import ConfigError, TargetError
-from harness.plan.prompts import prompts
+from harness.base.errors import ConfigError, TargetError
+from harness.config.target import TargetSpec
+from harness.judge.columns import measured
+from harness.judge.rates import rates
+from harness.judge.window import find_window
+from harness.measure.plan.prompts import prompts
+from harness.measure.targets import offline, proc
+from harness.measure.targets.offline_batch import cut
+from harness.measure.targets.offline_worker import one_token_words
+from harness.measure.targets.vocabulary import read_words, vocabulary
 from harness.records import Endpoint, Load, Outcome, Phase, PlannedRequest, Prompt
-from harness.target_spec import TargetSpec
-from harness.targets import offline, proc
-from harness.targets.offline_batch import cut
-from harness.targets.offline_worker import one_token_words
-from harness.targets.vocabulary import read_words, vocabulary
 from tests.fakes import fake_vllm
 from tests.waiting import until
 
@@ -116,7 +116,7 @@ def place(tmp_path, monkeypatch):
     make_engine(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setattr("harness.targets.process._CLOSE_GRACE_S", 0.5)
+    monkeypatch.setattr("harness.measure.targets.process._CLOSE_GRACE_S", 0.5)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     importlib.invalidate_caches()

@@ -7,10 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from harness.errors import TargetError
+from harness.base.errors import TargetError
+from harness.measure.targets import prefix_reset
+from harness.measure.targets.adopt import _pages
 from harness.records import Endpoint
-from harness.targets import prefix_reset
-from harness.targets.adopt import _pages
 
 pytestmark = pytest.mark.timing
 

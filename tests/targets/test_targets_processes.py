@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from target_spawning import make_package, spec
 
-from harness.errors import ConfigError, TargetError
-from harness.targets import open_target, proc, servers
-from harness.targets.vocabulary import read_words
+from harness.base.errors import ConfigError, TargetError
+from harness.measure.targets import open_target, proc, servers
+from harness.measure.targets.vocabulary import read_words
 from tests.waiting import until
 
 pytestmark = pytest.mark.timing
@@ -30,8 +30,8 @@ def place(tmp_path, monkeypatch):
     make_package(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(str(tmp_path / "fake_site"))
-    monkeypatch.setattr("harness.targets.process._CLOSE_GRACE_S", 0.5)
-    monkeypatch.setattr("harness.targets.vllm.read_words", lambda: read_words()[:60])
+    monkeypatch.setattr("harness.measure.targets.process._CLOSE_GRACE_S", 0.5)
+    monkeypatch.setattr("harness.measure.targets.vllm.read_words", lambda: read_words()[:60])
     importlib.invalidate_caches()
     return tmp_path
 
@@ -179,7 +179,7 @@ import signal, sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from target_spawning import spec
-from harness.targets import open_target
+from harness.measure.targets import open_target
 place = Path({place!r})
 target = open_target(spec(place, {mode!r}), place / "server.log", str)
 print(target.server.pid, target.server._guard.pid, flush=True)

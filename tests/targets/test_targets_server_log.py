@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.targets import server_log
+from harness.measure.targets import server_log
 
 KV = """\
 (APIServer pid=9) WARNING 11-24 12:12:16 [system_utils.py:255] ImportError: survived

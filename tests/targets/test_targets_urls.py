@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError, TargetError
-from harness.target_spec import TargetSpec
-from harness.targets import identity, open_target
-from harness.targets.vocabulary import read_words
+from harness.base.errors import ConfigError, TargetError
+from harness.config.target import TargetSpec
+from harness.measure.targets import identity, open_target
+from harness.measure.targets.vocabulary import read_words
 from tests.fakes.fake_vllm import Fake, serve
 
 pytestmark = pytest.mark.timing
@@ -29,7 +29,7 @@ def opened(kind: str, url: str, **more):
 @pytest.fixture(autouse=True)
 def _few_words(monkeypatch):
     """Adopting asks the tokenizer for 60 words here, not for all."""
-    monkeypatch.setattr("harness.targets.adopt.read_words", lambda: read_words()[:60])
+    monkeypatch.setattr("harness.measure.targets.adopt.read_words", lambda: read_words()[:60])
 
 
 @pytest.fixture

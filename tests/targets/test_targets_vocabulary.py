@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness.errors import TargetError
+from harness.base.errors import TargetError
+from harness.measure.targets.vocabulary import read_words, vocabulary
 from harness.records import Endpoint
-from harness.targets.vocabulary import read_words, vocabulary
 from tests.fakes.fake_vllm import CHAT_OVERHEAD, Fake, serve, tokens
 
 pytestmark = pytest.mark.timing

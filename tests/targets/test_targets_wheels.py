@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from harness import gpu_build
-from harness.targets import install, kernels
+from harness.measure import gpu_build
+from harness.measure.targets import install, kernels
 from tests.supply import tiny_wheel
 from tests.supply.locks import LOCKS
 
@@ -183,5 +183,5 @@ def test_make_hands_folder_build_and_kernels_on():
     said = subprocess.run(words, cwd=LOCKS.parents[1], capture_output=True, text=True, check=True).stdout.splitlines()
     (ours,) = [line for line in said if "--require-hashes" in line]
     assert "--no-index --find-links '/w'" in ours
-    (vllm,) = [line for line in said if "harness.targets.install" in line]
+    (vllm,) = [line for line in said if "harness.measure.targets.install" in line]
     assert vllm.split("install ", 1)[1].split() == ["--cuda", "'12'", "--no-kernels", "--wheels", "'/w'"]

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import clock, gpu_build
-from harness.observe import inventory, machine
+from harness.base import clock
+from harness.measure import gpu_build
+from harness.measure.observe import inventory, machine
 from tests.bench.gpu_check import (
     cool_down_step,
     kill_step,

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from harness import clock
-from harness.campaign.cool_down import CoolDown
-from harness.config import CoolDownSpec
+from harness.base import clock
+from harness.config.experiment import CoolDownSpec
+from harness.measure.campaign.cool_down import CoolDown
 from harness.records import GpuSample, TargetInfo
 from tests.bench.gpu_check.matmul import matmul
 from tests.bench.gpu_check.nvml_steps import on_boards, open_all, watch

@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
-from harness import pipeline
-from harness.campaign import file
-from harness.config import data_dir, parse_experiment
+from harness.base.data import data_dir
+from harness.config.experiment import parse_experiment
+from harness.judge.runs import analyse
+from harness.measure.campaign import file
 from harness.records import RunSummary
 from tests.bench.gpu_check.step import HARNESS, Place, StepError, finish, last_lines
 
@@ -86,7 +87,7 @@ def _is_open(out: Path) -> bool:
 
 def rows(out: Path) -> list[dict[str, Any]]:
     """The newest campaign's runs, as plain values."""
-    return [_row(summary) for summary in pipeline.analyse(out).summaries]
+    return [_row(summary) for summary in analyse(out).summaries]
 
 
 def _row(run: RunSummary) -> dict[str, Any]:

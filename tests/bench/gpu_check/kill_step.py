@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 
-from harness import clock
-from harness.observe.boards import UNOWNED_BYTES
+from harness.base import clock
+from harness.measure.observe.boards import UNOWNED_BYTES
 from harness.store.reader import read_run
 from tests.bench.gpu_check import experiments
 from tests.bench.gpu_check.nvml_steps import open_all

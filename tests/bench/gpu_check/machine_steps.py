@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness import calibrate
-from harness.calibrate import Calibration
-from harness.observe.machine import cores
+from harness.measure import calibrate
+from harness.measure.calibrate import Calibration
+from harness.measure.observe.machine import cores
 from tests.bench.gpu_check import experiments
 from tests.bench.gpu_check.step import HARNESS, Figures, Place, Step, finish, last_lines, now_s, started
 
@@ -124,8 +124,8 @@ def check_calibrate(found: Mapping[str, Any]) -> list[str]:
 
 _HOLD = """
 import sys
-from harness.campaign.lock import hold, lock_names
-from harness.config import load_experiment
+from harness.measure.campaign.lock import hold, lock_names
+from harness.config.experiment import load_experiment
 from pathlib import Path
 names = lock_names(load_experiment(Path(sys.argv[1])).targets)
 with hold(names, "gpu-check-holder", wait=False, say=print):

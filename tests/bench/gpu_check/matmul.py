@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from harness import clock
+from harness.base import clock
 from tests.bench.gpu_check.step import Place, StepError, last_lines, started
 
 _AT_ONCE = 8  # products between two looks at the input: some tens of ms on an H100

@@ -7,8 +7,8 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from harness import clock
-from harness.observe import boards, nvml
+from harness.base import clock
+from harness.measure.observe import boards, nvml
 from harness.records import GpuSample
 from tests.bench.gpu_check.matmul import matmul
 from tests.bench.gpu_check.step import Figures, Place, Step, StepError

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import redaction
-from harness.observe import machine
+from harness.base import redaction
+from harness.measure.observe import machine
 from tests.bench.gpu_check.step import DIFFERS, FAILED, OK, ROOT, SKIPPED, Outcome
 
 _NAMES = (OK, DIFFERS, FAILED, SKIPPED)

@@ -9,9 +9,9 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from harness.observe.inventory import boards
-from harness.target_spec import TargetSpec
-from harness.targets import Target, embedded, open_target
+from harness.config.target import TargetSpec
+from harness.measure.observe.inventory import boards
+from harness.measure.targets import Target, embedded, open_target
 from tests.bench.gpu_check import experiments
 from tests.bench.gpu_check.step import Figures, Place, Step
 
@@ -66,7 +66,7 @@ def check_flashinfer(found: Mapping[str, Any]) -> list[str]:
 
 FOUR, TWICE = "4 warm-ups", "2c warm-ups"
 # The plan's own requests in one round at the cell's concurrency, as before warm-up went by the load.
-_ONLY_FOUR = "from harness import warm_up; warm_up.PER_SLOT, warm_up.ROUNDS = 0, 1; "
+_ONLY_FOUR = "from harness.measure import warm_up; warm_up.PER_SLOT, warm_up.ROUNDS = 0, 1; "
 _LADDER = [{"concurrency": [1, 4, 16, 64], "duration_s": 20}, {"concurrency": [256, 1024], "requests_per_slot": 6}]
 _FALLS, _COLD_FASTER = 0.97, 1.05
 
@@ -208,10 +208,10 @@ def _capacity(place: Place) -> Figures:
     }
     path = experiments.write(place, "capacity", [experiments.target(place, "gpu")], [{"capacity": load}])
     out = experiments.harness_run(path, 1200)
-    from harness import pipeline
+    from harness.judge.runs import analyse
     from harness.report.capacity import headline
 
-    result = next(iter(pipeline.analyse(out).capacities)).result
+    result = next(iter(analyse(out).capacities)).result
     told = {name: getattr(result, name) for name in ("state", "capacity_rps", "low_rps", "high_rps", "seconds", "why")}
     return {"said": headline(result), "ladder_rps": best_rps or None, "start_rps": start_rps, **told}
 

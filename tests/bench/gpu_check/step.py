@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness import clock, gpu_build
-from harness.observe import nvml
+from harness.base import clock
+from harness.measure import gpu_build
+from harness.measure.observe import nvml
 
 Figures = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,5 +1,5 @@
 /* Stand-ins for two of the driver's libraries, in one file: built as libnvidia-ml.so.1 and as libcuda.so.1. Only what
- * harness/nvidia_driver.py calls; set by environment variables:
+ * harness/measure/nvidia_driver.py calls; set by environment variables:
  *
  *   FAKE_DRIVER_VERSION   what nvmlSystemGetDriverVersion says
  *   FAKE_DRIVER_GPUS      boards, of NVML and of CUDA

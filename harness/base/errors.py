@@ -1,0 +1,70 @@
+"""Every error the harness raises on purpose, with the exit code of its branch.
+
+HarnessError
+    ConfigError         2   the user's words or files
+    TargetError         3   a server that does not start, answer or stay alive
+    TelemetryError      4   telemetry that was required is missing
+    StoreError          5   a run directory that cannot be written or read
+    NotComparableError  6   two runs that must not be compared
+    InvalidRunError     7   a run whose numbers are not to be trusted
+    RegressionError     8   a comparison that found a regression
+"""
+
+from __future__ import annotations
+
+from harness.base import redaction
+
+
+class HarnessError(Exception):
+    """Three lines for the user: what happened, the value that caused it, what to try. No secret stands in them."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, value: object = "", advice: str = "") -> None:
+        self.what, self.value, self.advice = (redaction.text(part) for part in (what, value, advice))
+        super().__init__(self.what, self.value, self.advice)
+
+    def __str__(self) -> str:
+        return "\n".join(line for line in (self.what, self.value, self.advice) if line)
+
+
+class ConfigError(HarnessError):
+    """A config key, value or command-line word that cannot be used."""
+
+    exit_code = 2
+
+
+class TargetError(HarnessError):
+    """A server that does not start, does not answer, or answers with the wrong identity."""
+
+    exit_code = 3
+
+
+class TelemetryError(HarnessError):
+    """Telemetry that the config requires and this machine does not give."""
+
+    exit_code = 4
+
+
+class StoreError(HarnessError):
+    """A run directory that cannot be written, or a file in it that cannot be read."""
+
+    exit_code = 5
+
+
+class NotComparableError(HarnessError):
+    """Two runs that differ in a key that must be equal; the key is named."""
+
+    exit_code = 6
+
+
+class InvalidRunError(HarnessError):
+    """A run whose verdict is INVALID was asked for money or a number."""
+
+    exit_code = 7
+
+
+class RegressionError(HarnessError):
+    """A comparison that found a regression."""
+
+    exit_code = 8

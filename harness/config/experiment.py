@@ -1,0 +1,278 @@
+"""YAML -> frozen, validated specs. An unknown key is an error that names the nearest key.
+
+The specs here are what an experiment file may say; `load_experiment` reads one. Workload short forms
+(`fixed:128x32`) stay text here: `plan` reads them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from harness.base import bounds, redaction
+from harness.base.bounds import Spec, within
+from harness.base.documents import load_yaml
+from harness.base.errors import ConfigError, StoreError
+from harness.config.load import LoadSpec
+from harness.config.target import TargetSpec
+from harness.records import Timeouts
+
+_S = TypeVar("_S", bound=BaseModel)
+
+
+class PriceRef(Spec):
+    """A hosted price: provider and model id as genai-prices names them, or an own price per million tokens.
+
+    `cached_input_tokens`, `cache_write_.._tokens`: what the API's own prompt cache does with one request, as declared.
+    """
+
+    provider: bounds.Word
+    model: bounds.Word
+    input_usd_per_million: bounds.UsdPerMillion | None = None
+    output_usd_per_million: bounds.UsdPerMillion | None = None
+    cached_input_usd_per_million: bounds.UsdPerMillion | None = None
+    cache_write_5m_usd_per_million: bounds.UsdPerMillion | None = None
+    cache_write_1h_usd_per_million: bounds.UsdPerMillion | None = None
+    cached_input_tokens: bounds.Tokens | None = Field(
+        default=None, description="of a prompt, read from the API's cache"
+    )
+    cache_write_5m_tokens: bounds.Tokens = Field(default=0, description="of a prompt, written into it for 5 minutes")
+    cache_write_1h_tokens: bounds.Tokens = Field(default=0, description="of a prompt, written into it for an hour")
+    source: str | None = None
+    as_of: bounds.Day | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.provider}/{self.model}"
+
+
+class SloSpec(Spec):
+    """Promise to users, in seconds. Requests meeting all of them are good."""
+
+    ttft_from_schedule_s: bounds.Seconds | None = None
+    ttft_s: bounds.Seconds | None = None
+    ttfvt_s: bounds.Seconds | None = Field(default=None, description="to the first visible token, after any reasoning")
+    tpot_s: bounds.Seconds | None = None
+    e2el_s: bounds.Seconds | None = None
+    attainment: bounds.Share = 0.99
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """metric -> seconds, of those that are set."""
+        return {k: v for k, v in self.model_dump(exclude={"attainment"}).items() if v is not None}
+
+
+class CostSpec(Spec):
+    """What the cost stage is told: never measured, always printed."""
+
+    utilisation: bounds.Share = Field(default=1.0, description="served load / paid capacity, declared")
+    input_output_price_ratio: bounds.Ratio | None = Field(default=None, description="output $/token over input $/token")
+    hosted: list[PriceRef] = Field(default_factory=list)
+
+
+class ObserveSpec(Spec):
+    gpu: Literal["auto", "required", "off"] = "auto"
+    gpu_hz: bounds.Hertz = 10
+    server_hz: bounds.Hertz = Field(default=1, le=10)
+    host_hz: bounds.Hertz = Field(default=2, le=10)
+
+
+class TimeoutSpec(Spec):
+    connect_s: bounds.Seconds | None = 10
+    first_token_s: bounds.Seconds | None = 300
+    idle_s: bounds.Seconds | None = 120
+    total_s: bounds.Seconds | None = 900
+
+    def record(self) -> Timeouts:
+        return Timeouts(self.connect_s, self.first_token_s, self.idle_s, self.total_s)
+
+
+class CoolDownSpec(Spec):
+    """Pause before a cell until the server's GPUs are back where they were when it stood idle; without NVML there is none."""
+
+    margin_c: Annotated[float, within(0, 200, "degrees")] = Field(
+        default=5, description="degrees above the temperature beside the idle server"
+    )
+    margin_mhz: Annotated[float, within(0, 10_000, "MHz")] = Field(
+        default=150, description="SM clock this far below that of the idle server"
+    )
+    timeout_s: bounds.SecondsOrNone = Field(default=120, description="wait no longer than this; 0: never")
+
+
+class NotifySpec(Spec):
+    """Who is told when a campaign ends. A notice that cannot be given is a warning."""
+
+    webhook_env: str | None = Field(
+        default=None, description="environment variable with the URL to POST the summary to"
+    )
+    command: list[str] = Field(default_factory=list, description="program and words; the summary as JSON on its stdin")
+    mail: str | None = Field(default=None, description="address, through this machine's sendmail")
+
+
+class ExperimentSpec(Spec):
+    """An experiment file: every cell of targets x workloads x loads x repetitions."""
+
+    experiment: bounds.Slug
+    description: str = ""
+    seed: int = Field(default=1, ge=0, lt=2**63)
+    targets: list[TargetSpec] = Field(min_length=1, max_length=1000)
+    workloads: list[bounds.Word] = Field(min_length=1, max_length=1000)
+    loads: list[LoadSpec] = Field(min_length=1, max_length=1000)
+    repetitions: int = Field(default=1, ge=1)
+    warmup_requests: bounds.Count = Field(
+        default=4,
+        description="at least; a vLLM server gets 2 a slot, in rounds until its log tells of no compilation; 0: none",
+    )
+    context_limit_tokens: bounds.Tokens | None = Field(
+        default=None, ge=2, description="prompt + output above it are redrawn and counted"
+    )
+    driver: Literal["wire", "sdk"] = "wire"
+    workers: int = Field(default=1, ge=1, le=64)
+    timeouts: TimeoutSpec = TimeoutSpec()
+    observe: ObserveSpec = ObserveSpec()
+    slo: SloSpec | None = None
+    cost: CostSpec = CostSpec()
+    order: Literal["blocked-random", "as-written"] = Field(
+        default="blocked-random",
+        description="a block is one repetition; in it targets, and each target's cells, are shuffled",
+    )
+    restart: Literal["never", "each_repetition"] = Field(
+        default="never",
+        description="of a single target's server; several targets take turns, so theirs start every block",
+    )
+    cool_down: CoolDownSpec = CoolDownSpec()
+    max_hours: Annotated[float, within(1e-3, 24 * 366, "hours, at most a year")] | None = Field(
+        default=None, gt=0, description="whole repetitions that do not fit are dropped"
+    )
+    min_free_gib: Annotated[float, within(0, 1e6, "GiB")] = Field(
+        default=1, ge=0, description="disk space that must stay free"
+    )
+    notify: NotifySpec = NotifySpec()
+
+    @property
+    def attainment(self) -> float:
+        """Share of requests that are to be within the promise."""
+        return self.slo.attainment if self.slo else 0.99
+
+    def public(self) -> dict[str, Any]:
+        """As plain JSON values without secrets: what is written down."""
+        plain: dict[str, Any] = redaction.data(self.model_dump(mode="json"))
+        return plain
+
+    @field_validator("targets")
+    @classmethod
+    def _names_differ(cls, targets: list[TargetSpec]) -> list[TargetSpec]:
+        names = [t.name for t in targets]
+        if len(set(names)) != len(names):
+            raise ValueError(f"target names must differ: {names}")
+        return targets
+
+    @model_validator(mode="after")
+    def _not_for_ever(self) -> ExperimentSpec:
+        cells = len(self.targets) * len(self.workloads) * sum(load.size() for load in self.loads) * self.repetitions
+        if cells > bounds.MOST_CELLS:
+            raise ValueError(
+                f"{cells:,} cells (targets x workloads x load points x repetitions = {self.repetitions:,}), at most {bounds.MOST_CELLS:,}: lower repetitions, or write two experiments"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_for_offline(self) -> ExperimentSpec:
+        offline = any(target.kind == "offline" for target in self.targets)
+        if offline and any(load.arrivals != "batch" or load.capacity is not None for load in self.loads):
+            raise ValueError("a target of kind offline takes batches: its loads are {arrivals: batch, requests: N}")
+        return self
+
+    @model_validator(mode="after")
+    def _capacity_of_a_promise(self) -> ExperimentSpec:
+        limits = self.slo.limits if self.slo is not None else {}
+        if any(load.capacity is not None for load in self.loads) and not limits:
+            raise ValueError("a capacity search needs slo: {..} with a limit, e.g. ttft_from_schedule_s")
+        if any(load.capacity is not None for load in self.loads) and self.slo is not None and self.slo.attainment >= 1:
+            raise ValueError(
+                "a capacity search needs slo.attainment below 1: that all requests are good is shown by no number of them"
+            )
+        return self
+
+
+def _fields_at(spec: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Names allowed where an unknown key was found, by walking the specs along pydantic's location."""
+    for part in loc[:-1]:
+        if isinstance(part, int):
+            continue
+        inner = spec.model_fields[part].annotation if part in spec.model_fields else None
+        found = [a for a in (inner, *get_args(inner)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not found:
+            return []
+        spec = found[0]
+    return list(spec.model_fields)
+
+
+_MAY_BE_SECRET = (("url",), ("api_key_env",), ("telemetry_url",), ("metrics_urls",))
+
+
+def config_error(source: str, error: ValidationError, spec: type[BaseModel] = ExperimentSpec) -> ConfigError:
+    """The first thing wrong with `spec`'s data, an unknown key with the nearest one. Of a mapping, and of what may be a credential,
+    only the place is told."""
+    found = error.errors()  # an unknown key explains a missing one: report it first
+    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
+    loc = first["loc"]
+    where = ".".join(str(p) for p in loc) or "(top level)"
+    if first["type"] == "extra_forbidden":
+        allowed = _fields_at(spec, loc)
+        near = difflib.get_close_matches(str(loc[-1]), allowed, n=1, cutoff=0.5)
+        advice = f"did you mean {near[0]!r}?" if near else f"keys allowed here: {', '.join(allowed)}"
+        return ConfigError(f"{source}: unknown key", where, advice)
+    if first["type"] == "missing":
+        return ConfigError(
+            f"{source}: missing key", where, "add it; README.md and configs/experiments/quickstart.yaml show every key"
+        )
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    given = first.get("input")
+    untold = isinstance(given, dict | list) or loc[-1:] in _MAY_BE_SECRET or any(map(redaction.is_secret, loc))
+    return ConfigError(
+        f"{source}: bad value",
+        where if untold else redaction.text(f"{where} = {given!r}")[:300],
+        f"{first['msg'].removeprefix('Value error, ')}{more}",
+    )
+
+
+def of_run(spec: type[_S], data: Any, run_id: str) -> _S:
+    """Part of the config that a stored run was made with. Raises StoreError."""
+    try:
+        return spec.model_validate(data)
+    except ValidationError as error:
+        found = config_error(f"config of run {run_id}", error, spec)
+        raise StoreError(found.what, found.value, f"{found.advice}; its manifest.json is damaged") from None
+
+
+def parse_experiment(data: Any, source: str) -> ExperimentSpec:
+    """Validate plain data as an experiment; `source` names it in errors. From here on the secrets in it are known, those of the
+    variables that it names, and those that a server of ours inherits. Raises ConfigError."""
+    redaction.learn_data(data, os.environ)
+    redaction.learn_data(dict(os.environ))
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{source}: not an experiment",
+            type(data).__name__,
+            "the file must be a YAML mapping with the key 'experiment'",
+        )
+    try:
+        return ExperimentSpec.model_validate(data)
+    except ValidationError as error:
+        raise config_error(source, error) from None
+
+
+def load_experiment(path: Path) -> ExperimentSpec:
+    """Read and validate an experiment file. Raises ConfigError."""
+    return parse_experiment(load_yaml(path), str(path))

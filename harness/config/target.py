@@ -1,0 +1,172 @@
+"""What a config may say of a target: how its server is started or reached, what is sent to it, which boards and price are its own."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+
+from harness.base import bounds, redaction
+from harness.base.bounds import Spec
+
+Flag = str | int | float | bool | Annotated[list[str | int | float], Field(min_length=1)]
+
+
+class HardwareSpec(Spec):
+    """Price of the machine that a target runs on, as the user declares it."""
+
+    name: bounds.Word
+    usd_per_hour: bounds.UsdPerHour = Field(description="whole instance, per paid hour")
+    source: bounds.Word = Field(description="where the price comes from")
+    as_of: bounds.Day = Field(description="date of the price, YYYY-MM-DD")
+    gpu_model: str | None = Field(default=None, description="what the price is for: H100-SXM, A10G ..")
+    gpu_count: bounds.Count | None = Field(default=None, description="GPUs that the price is for")
+    example: bool = Field(
+        default=False,
+        description="made up for an experiment that comes with the harness: it is dropped wherever anything else runs",
+    )
+
+    @model_validator(mode="after")
+    def _example_of_no_gpu(self) -> HardwareSpec:
+        if self.example and (self.gpu_model or self.gpu_count):
+            raise ValueError(
+                "an example price names no GPU: a real machine's price is no example, leave out one of the two"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `example` where it is not one: the config of a campaign that began before the key was known stays the same."""
+        written: dict[str, Any] = write(self)
+        return written if self.example else {k: v for k, v in written.items() if k != "example"}
+
+
+class TargetSpec(Spec):
+    """One server. `vllm`: started by us. `adopt`: a vLLM server at `url` that somebody else started.
+    `hosted`: any OpenAI-compatible API at `url`, key in the environment variable `api_key_env`.
+    `offline`: `vllm.LLM` in a process of its own, given whole batches; `batch_order` and `batch_size` say how they are cut."""
+
+    name: bounds.Name
+    kind: Literal["vllm", "adopt", "hosted", "offline"]
+    model: bounds.Word = Field(
+        description="embedded:smollm2-135m | embedded:tiny | path | hub name; for a URL its served name"
+    )
+    url: str | None = None
+    api: Literal["completions", "chat"] = "completions"
+    body: Literal["exact", "plain"] = Field(
+        default="exact",
+        description="what is asked of a vLLM server beside prompt, max_tokens and ignore_eos: exact: token ids, min_tokens and "
+        "usage in every chunk; plain: text and usage at the end, as other tools send it",
+    )
+    api_key_env: str | None = None
+    ca_file: str | None = None
+    flags: dict[str, Flag] = Field(
+        default_factory=dict, description="of `vllm serve`; a list where it takes several values"
+    )
+    env: dict[str, str] = Field(default_factory=dict)
+    python: bounds.Word | None = Field(default=None, description="interpreter whose vLLM is started; None: ours")
+    image: bounds.Word | None = Field(default=None, description="container image whose `vllm serve` is started")
+    container: Literal["docker", "podman"] | None = Field(
+        default=None, description="engine of `image`; None: the first there is"
+    )
+    port: int | None = Field(default=None, ge=1, le=65535)
+    gpus: list[str] = Field(
+        default_factory=list,
+        max_length=1024,
+        description="boards that the server computes on: indices of nvidia-smi, GPU or MIG UUIDs; one of ours is shown no others",
+    )
+    telemetry_url: str | None = Field(
+        default=None, description="a DCGM exporter's /metrics on the server's machine; gpus says which of its boards"
+    )
+    metrics_urls: list[str] = Field(
+        default_factory=list, max_length=256, description="/metrics of every rank or replica behind the URL; summed"
+    )
+    reset_prefix_cache: bool = Field(
+        default=False, description="POST /reset_prefix_cache before a cell; vLLM has it in development mode only"
+    )
+    ready_silence_s: bounds.Seconds = Field(
+        default=600, description="a start whose log says nothing new for so long has failed"
+    )
+    start_timeout_s: bounds.Seconds | None = Field(
+        default=None, description="a start that takes longer has failed; None: no limit"
+    )
+    batch_order: Literal["as_planned", "grouped_by_length", "sorted"] = "as_planned"
+    batch_size: bounds.Requests = Field(default=256, description="requests in a group of grouped_by_length")
+    hardware: HardwareSpec | str | None = Field(
+        default=None, description="a price, or an instance's name: aws/g5.12xlarge"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_boards_alone(cls, data: Any) -> Any:
+        """A server of ours computes on the boards that `gpus` names: it is shown no others, numbered as nvidia-smi does."""
+        if not isinstance(data, dict) or data.get("kind") not in ("vllm", "offline") or not data.get("gpus"):
+            return data
+        gpus, env = data["gpus"], data.get("env") or {}
+        if not isinstance(env, dict):
+            return data
+        shown = ",".join(str(word).strip() for word in (gpus if isinstance(gpus, list) else [gpus]))
+        if env.get("CUDA_VISIBLE_DEVICES", shown) != shown:
+            raise ValueError("gpus and env CUDA_VISIBLE_DEVICES name different boards: leave the second out")
+        return data | {"env": {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | env | {"CUDA_VISIBLE_DEVICES": shown}}
+
+    @field_validator("url", "telemetry_url", "metrics_urls")
+    @classmethod
+    def _no_credentials(cls, given: str | list[str] | None) -> str | list[str] | None:
+        for url in given if isinstance(given, list) else [given]:
+            if url is not None and (what := redaction.url_secret(url)):
+                raise ValueError(
+                    f"it carries {what}: put the key into an environment variable, name that in api_key_env"
+                )
+        return given
+
+    @field_validator("telemetry_url", "metrics_urls")
+    @classmethod
+    def _is_a_page(cls, given: str | list[str] | None) -> str | list[str] | None:
+        urls = given if isinstance(given, list) else [given]
+        if any(url is not None and not re.match(r"https?://[^/\s]+/\S*$", url) for url in urls):
+            raise ValueError("write the whole address of a metrics page: http://HOST:PORT/metrics")
+        if len(set(urls)) != len(urls):
+            raise ValueError("a page is named twice, and would count twice")
+        return given
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _boards(cls, gpus: Any) -> Any:
+        """An index may be written as a number, and one board without a list."""
+        given = gpus if isinstance(gpus, list) else [gpus]
+        words = [
+            str(word).strip() if isinstance(word, int | str) and not isinstance(word, bool) else word for word in given
+        ]
+        for word in words:
+            if not isinstance(word, str) or not re.fullmatch(r"\d{1,4}|(GPU|MIG)-[\w/-]+", word):
+                raise ValueError(f"{word!r:.60} is no board: an index (0), a GPU UUID (GPU-..) or a MIG UUID (MIG-..)")
+        return words
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError("give the name of the environment variable that holds the key, not the key")
+        return name
+
+    @model_validator(mode="after")
+    def _url_where_needed(self) -> TargetSpec:
+        ours = self.kind in ("vllm", "offline")
+        if self.kind != "offline" and (self.batch_order, self.batch_size) != ("as_planned", 256):
+            raise ValueError(f"target {self.name!r}: batch_order and batch_size belong to kind offline")
+        own = {"python": self.python, "image": self.image, "container": self.container}
+        if self.kind != "vllm" and (named := [key for key, value in own.items() if value is not None]):
+            raise ValueError(f"target {self.name!r}: {named[0]} belongs to kind vllm")
+        if self.body == "plain" and self.kind not in ("vllm", "adopt"):
+            raise ValueError(f"target {self.name!r}: body belongs to kinds vllm and adopt; others have only one")
+        if self.python is not None and self.image is not None:
+            raise ValueError(f"target {self.name!r}: give python or image, not both")
+        if self.container is not None and self.image is None:
+            raise ValueError(f"target {self.name!r}: container is the engine that runs an image: give image too")
+        if not ours and not self.url:
+            raise ValueError(f"target {self.name!r} of kind {self.kind} needs a url")
+        if ours and self.url:
+            raise ValueError(f"target {self.name!r}: kind {self.kind} starts its own server; use kind adopt with url")
+        return self

@@ -1,0 +1,128 @@
+"""What is compared: the runs of one campaign, read back, summarised, and gathered by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.base.errors import ConfigError, InvalidRunError, StoreError
+from harness.judge.repeats import CellKey, by_cell
+from harness.judge.summary import summarise
+from harness.records import ComparedSide, Manifest, RunData, RunSummary
+from harness.store.manifest import read_manifest
+from harness.store.reader import find_runs, read_run
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedRun:
+    """A run with the manifest that says what it stood on; `data` only where its requests are wanted."""
+
+    summary: RunSummary
+    manifest: Manifest
+    data: RunData | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The runs of one campaign (of one target, where one was chosen), and runs that could not be read."""
+
+    record: ComparedSide
+    runs: tuple[ComparedRun, ...]
+    problems: tuple[str, ...] = ()
+
+    def cells(self) -> dict[CellKey, list[ComparedRun]]:
+        """Runs by (target, workload, load)."""
+        by_id = {id(run.summary): run for run in self.runs}
+        return {
+            key: [by_id[id(summary)] for summary in found]
+            for key, found in by_cell([run.summary for run in self.runs]).items()
+        }
+
+
+def split_campaign(words: str) -> tuple[Path, str | None]:
+    """`DIR` or `DIR@CAMPAIGN_ID`; a directory whose own name holds an @ is taken as it is."""
+    if Path(words).exists() or "@" not in words:
+        return Path(words), None
+    directory, _, campaign = words.rpartition("@")
+    return Path(directory), campaign
+
+
+def load_side(words: str, target: str | None = None, *, with_requests: bool = False) -> Side:
+    """Read one side: `words` as in `split_campaign`, the newest campaign by default, only the runs of `target` if given.
+
+    Raises StoreError where there is no readable run or no such campaign, ConfigError where there is no such target.
+    """
+    directory, campaign = split_campaign(words)
+    manifests: dict[Path, Manifest] = {}
+    problems: list[str] = []
+    for path in find_runs(directory):
+        try:
+            manifests[path] = read_manifest(path)
+        except StoreError as error:
+            problems.append(f"{path.name}: {error.what}: {error.value}")
+    if not manifests:
+        raise StoreError("no run to compare", directory, _first(problems) or "give a run or experiment directory")
+    chosen = _of_campaign(manifests, campaign)
+    chosen = _of_target(chosen, target, directory)
+    runs: list[ComparedRun] = []
+    for path in chosen:
+        try:
+            data = read_run(path)
+        except StoreError as error:
+            problems.append(f"{path.name}: {error.what}: {error.value}")
+            continue
+        runs.append(ComparedRun(summarise(data), data.manifest, data if with_requests else None))
+    if not runs:
+        raise StoreError("no run of the campaign can be read", directory, _first(problems))
+    return side(str(directory), runs, target, problems)
+
+
+def side(directory: str, runs: Sequence[ComparedRun], target: str | None = None, problems: Sequence[str] = ()) -> Side:
+    """A side of runs that are in memory; they must be of one campaign."""
+    states = [run.summary.verdict.state for run in runs]
+    record = ComparedSide(
+        directory=directory,
+        campaign_id=runs[0].summary.campaign_id,
+        target=target,
+        runs=len(runs),
+        invalid=states.count("INVALID"),
+        unknown=states.count("UNKNOWN"),
+    )
+    return Side(record, tuple(runs), tuple(problems))
+
+
+def _first(problems: Sequence[str]) -> str:
+    more = f" (and {len(problems) - 2} more)" if len(problems) > 2 else ""
+    return "; ".join(problems[:2]) + more
+
+
+def require_valid(which: str, found: Side) -> None:
+    """Raises InvalidRunError where every run of the side is INVALID."""
+    if found.record.invalid < found.record.runs:
+        return
+    reasons = {r.message: None for run in found.runs for r in run.summary.verdict.reasons if r.severity == "invalid"}
+    raise InvalidRunError(
+        f"no run of {which} may be compared: all {found.record.runs} are INVALID",
+        f"{found.record.directory}: {'; '.join(list(reasons)[:3])}",
+        "harness analyse shows every reason with its advice",
+    )
+
+
+def _of_campaign(manifests: dict[Path, Manifest], campaign: str | None) -> dict[Path, Manifest]:
+    wanted = campaign or max(manifest.campaign_id for manifest in manifests.values())
+    chosen = {path: manifest for path, manifest in manifests.items() if manifest.campaign_id == wanted}
+    if not chosen:
+        known = ", ".join(sorted({manifest.campaign_id for manifest in manifests.values()})[-5:])
+        raise StoreError("no such campaign", wanted, f"the newest here: {known}")
+    return chosen
+
+
+def _of_target(manifests: dict[Path, Manifest], target: str | None, directory: Path) -> dict[Path, Manifest]:
+    if target is None:
+        return manifests
+    chosen = {path: manifest for path, manifest in manifests.items() if manifest.cell.target == target}
+    if not chosen:
+        known = ", ".join(sorted({manifest.cell.target for manifest in manifests.values()}))
+        raise ConfigError(f"no such target in {directory}", target, f"its targets: {known}")
+    return chosen

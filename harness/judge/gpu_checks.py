@@ -1,0 +1,219 @@
+"""Checks of the boards: were they the target's alone, and did they run at their clocks?
+
+What the sampler knew about its boards is in the manifest (telemetry.gpu_facts, measure/observe/gpu_source.py); runs from before that have
+none, and are judged by their rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.judge.columns import IntArray, ints
+from harness.judge.energy import slices_in
+from harness.judge.evidence import Evidence, invalid, unknown, warning
+from harness.records import Reason
+from harness.records.clock_reasons import IDLE, POWER_CAPPED, SLOWED
+
+MAX_THROTTLED = 0.01  # of the GPU samples in the window: below it nothing is said
+MAX_LOST_CLOCK = 0.03  # of the SM clock over the window: what heat took away, and with it about as much throughput
+MIN_FREE_SAMPLES = 5  # of a board at its own clock, to know that clock
+
+_STARTED = ("vllm", "offline")  # kinds whose processes are all known
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """A board over the window: share of the samples that were held, their clock and that without, and the share of the clock
+    that was lost (None where no clock without is known)."""
+
+    index: int
+    held_share: float
+    held_mhz: float | None
+    free_mhz: float | None
+    lost_share: float | None
+
+
+def facts(e: Evidence) -> Mapping[str, Any]:
+    """What the sampler knew about the boards; empty for runs from before it was written down."""
+    return e.run.manifest.telemetry.get("gpu_facts") or {}
+
+
+def _in_window(e: Evidence) -> Any | None:
+    if e.run.gpu is None or e.window is None:
+        return None
+    stamps = ints(e.run.gpu, "stamp_ns")
+    rows = e.run.gpu[stamps.inside(e.window)]
+    return rows if len(rows) else None
+
+
+def gpu_throttled(e: Evidence) -> Reason | None:
+    rows = _in_window(e)
+    if rows is None:
+        return None
+    bits = ints(rows, "throttle_reasons")
+    known = max(1, int(bits.present.sum()))
+    held = int(((bits.data & SLOWED) != 0).sum()) / known
+    if held > MAX_THROTTLED:
+        return _held(e, rows, held)
+    capped = int(((bits.data & POWER_CAPPED) != 0).sum()) / known
+    if capped > MAX_THROTTLED:
+        return warning(
+            "gpu_power_capped",
+            f"in {capped:.1%} of the GPU samples the power limit held the clocks down",
+            "compare only with runs under the same power limit (nvidia-smi -q -d POWER)",
+        )
+    return None
+
+
+def _held(e: Evidence, rows: Any, share: float) -> Reason:
+    """INVALID by the clock that the worst board lost; a board that may not be the target's is a warning."""
+    message = f"in {share:.1%} of the GPU samples the clocks were held down by heat or the power supply"
+    advice = "cool the machine, check nvidia-smi -q -d PERFORMANCE, run again"
+    boards = [b for index in np.unique(rows["gpu_index"]) if (b := throttled(e, rows, int(index))) is not None]
+    told = [b for b in boards if b.lost_share is not None]
+    if not told or len(told) < len([b for b in boards if b.held_share]):
+        return unknown("gpu_throttled", f"{message}; how much clock was lost is not known", advice)
+    worst = max(told, key=lambda b: b.lost_share or 0.0)
+    message += f": GPU {worst.index} lost {worst.lost_share:.1%} of its SM clock over the window"
+    if worst.held_mhz is not None:
+        message += f" ({worst.held_mhz:,.0f} MHz where it was held, {worst.free_mhz:,.0f} MHz else)"
+    if (worst.lost_share or 0.0) <= MAX_LOST_CLOCK or facts(e).get("certain") is False:
+        return warning("gpu_throttled", message, advice)
+    return invalid("gpu_throttled", f"{message}, above {MAX_LOST_CLOCK:.0%}", advice)
+
+
+def throttled(e: Evidence, rows: Any, index: int) -> Throttled | None:
+    """One board's clock in `rows`, those of the window; None where it tells no reasons.
+
+    The clock without: the mean of its samples that were neither held nor idle, of the window, else of the whole run, where there
+    are some; else the board's highest clock. The share lost is the held samples' share x (1 - their mean / that).
+    """
+    own = rows[rows["gpu_index"] == index]
+    bits, clock = ints(own, "throttle_reasons"), ints(own, "sm_clock_mhz")
+    if not bits.present.any():
+        return None
+    held = bits.present & ((bits.data & SLOWED) != 0)
+    share = float(held.sum() / bits.present.sum())
+    if not held.any():
+        return Throttled(index, 0.0, None, None, 0.0)
+    whole = e.run.gpu[e.run.gpu["gpu_index"] == index] if e.run.gpu is not None else own
+    free_mhz = _free_clock(own) or _free_clock(whole) or _limit(e, index)
+    seen = clock.data[held & clock.present]
+    if free_mhz is None or not len(seen):
+        return Throttled(index, share, None, free_mhz, None)
+    held_mhz = float(seen.mean())
+    return Throttled(index, share, held_mhz, free_mhz, max(0.0, share * (1 - held_mhz / free_mhz)))
+
+
+def _free_clock(rows: Any) -> float | None:
+    bits, clock = ints(rows, "throttle_reasons"), ints(rows, "sm_clock_mhz")
+    free = bits.present & clock.present & ((bits.data & (SLOWED | IDLE)) == 0)
+    seen: IntArray = clock.data[free]
+    return float(seen.mean()) if len(seen) >= MIN_FREE_SAMPLES and seen.mean() > 0 else None
+
+
+def _limit(e: Evidence, index: int) -> float | None:
+    boards = e.run.manifest.environment.get("gpus") or []
+    found = next((board.get("sm_clock_limit_mhz") for board in boards if board.get("index") == index), None)
+    return float(found) if found else None
+
+
+def _process_rows(e: Evidence) -> Any | None:
+    """Rows with a list of processes: those in the window, and the last before and the first after it (they are seconds apart)."""
+    if e.run.gpu is None or e.window is None:
+        return None
+    listed = e.run.gpu[ints(e.run.gpu, "process_count").present | ints(e.run.gpu, "other_process_count").present]
+    if not len(listed):
+        return None
+    stamps = ints(listed, "stamp_ns").data
+    before, after = stamps[stamps <= e.window.start_ns], stamps[stamps > e.window.end_ns]
+    low = int(before.max()) if len(before) else e.window.start_ns
+    high = int(after.min()) if len(after) else e.window.end_ns
+    return listed[(stamps >= low - _ONE_SAMPLE_NS) & (stamps <= high + _ONE_SAMPLE_NS)]
+
+
+_ONE_SAMPLE_NS = 50_000_000  # the boards of one sample are read one after the other
+
+
+def other_gpu_processes(e: Evidence) -> Reason | None:
+    rows = _process_rows(e) if facts(e) else _in_window(e)
+    if rows is None:
+        return None
+    others = int(ints(rows, "other_process_count").data.max(initial=0))
+    if not others:
+        return None
+    message = f"up to {others} other processes had work on the target's GPUs"
+    advice = "end them (nvidia-smi shows their ids) and run again"
+    # of a server that we did not start we do not know the processes: they may be its own
+    return (invalid if e.kind in _STARTED else warning)("other_gpu_processes", message, advice)
+
+
+def gpu_boards_unknown(e: Evidence) -> Reason | None:
+    """Boards that may be somebody else's, or whose other processes cannot be known: 0 seen is not 0."""
+    known = facts(e)
+    kind = unknown if e.kind in _STARTED else warning
+    if known.get("certain") is False:
+        return kind(
+            "gpu_boards_unknown",
+            f"which boards are the target's is not known ({known.get('chosen', 'all visible')}): no energy is told, and clocks "
+            "and memory may be others'",
+            "name them with the target's key gpus (index, GPU or MIG UUID); for another machine give telemetry_url too",
+        )
+    if not known.get("others_unknown"):
+        return None
+    return kind(
+        "gpu_others_unknown",
+        f"whether other processes used the target's GPUs cannot be known: {known['others_unknown']}",
+        "share the host's pid namespace (docker run --pid=host, hostPID: true), or start the harness before anything holds the board",
+    )
+
+
+def gpu_board_shared(e: Evidence) -> Reason | None:
+    if e.run.gpu is None or not slices_in(e.run.gpu):
+        return None
+    return warning(
+        "gpu_board_shared",
+        "the target has a MIG slice: power, energy and clocks are of the whole board, which other slices share",
+        "compare only with runs on the same MIG profile; energy is told for whole boards only",
+    )
+
+
+def gpu_xid(e: Evidence) -> Reason | None:
+    xids = facts(e).get("xids") or []
+    if not xids:
+        return None
+    seen = ", ".join(f"Xid {xid} on GPU {index}" for index, xid in xids[:5])
+    return unknown(
+        "gpu_xid",
+        f"the driver reported critical errors during the run: {seen}",
+        "look at dmesg and NVIDIA's list of Xids, and run again on a healthy board",
+    )
+
+
+def gpu_board_failed(e: Evidence) -> Reason | None:
+    rows = _in_window(e)
+    if rows is None or "error" not in rows:
+        return None
+    failed = rows[rows["error"].notna()]
+    if failed.empty:
+        return None
+    boards = ", ".join(str(i) for i in np.unique(failed["gpu_index"]))
+    return unknown(
+        "gpu_board_failed",
+        f"GPU {boards} stopped answering in the window: {failed['error'].iloc[0]}",
+        "look at dmesg for Xid errors; throttling and energy of this run are not known",
+    )
+
+
+GPU_CHECKS = (
+    gpu_throttled,
+    other_gpu_processes,
+    gpu_boards_unknown,
+    gpu_board_shared,
+    gpu_xid,
+    gpu_board_failed,
+)

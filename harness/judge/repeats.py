@@ -1,0 +1,171 @@
+"""Repetitions of a cell: a metric's mean over them, and an interval. The repetition is the unit, never the request.
+
+Requests of one run share a server, a queue and a minute of the machine's life, so an interval over requests says nothing of the
+next run. With one repetition there is no interval. Which interval, and why, is in bootstrap.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.base.errors import ConfigError
+from harness.judge.bootstrap import student_t
+from harness.records import CellInterval, Load, RunSummary
+from harness.records.metrics import METRICS
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A number of a run: a scalar of METRICS, or a point (`at`) of its distribution."""
+
+    metric: str
+    at: str = ""  # mean | p50 | p90 | p99 of a distribution
+    higher_is_better: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.metric}.{self.at}" if self.at else self.metric
+
+    @property
+    def label(self) -> str:
+        return f"{METRICS[self.metric].symbol} {self.at}".rstrip()
+
+    @property
+    def unit(self) -> str:
+        return METRICS[self.metric].unit
+
+    @property
+    def is_share(self) -> bool:
+        """A share of 1 is compared by difference: near 0 and 1 a ratio says nothing."""
+        return self.metric == "attainment"
+
+    def of(self, summary: RunSummary) -> float | None:
+        """The run's value; None where it was not observed or its percentile is not supported."""
+        if not self.at:
+            return summary.scalars.get(self.metric)
+        found = summary.distributions.get(self.metric)
+        return None if found is None else getattr(found, self.at)
+
+
+POINTS: Mapping[str, Point] = {
+    point.key: point
+    for point in (
+        Point("output_tps", higher_is_better=True),
+        Point("total_tps", higher_is_better=True),
+        Point("request_rps", higher_is_better=True),
+        Point("ttft_s", "p50"),
+        Point("ttft_s", "p90"),
+        Point("ttft_s", "p99"),
+        Point("ttft_from_schedule_s", "p50"),
+        Point("ttft_from_schedule_s", "p99"),
+        Point("tpot_s", "mean"),
+        Point("tpot_s", "p50"),
+        Point("tpot_s", "p99"),
+        Point("itl_s", "p99"),
+        Point("e2el_s", "p50"),
+        Point("e2el_s", "p99"),
+        Point("goodput_rps", higher_is_better=True),
+        Point("attainment", higher_is_better=True),
+        Point("energy_per_output_token_j"),
+    )
+}
+# One of each kind: a metric that repeats another only makes the correction over all of them stricter.
+DEFAULT_KEYS = ("output_tps", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "itl_s.p99", "attainment")
+
+
+def points(keys: Iterable[str]) -> tuple[Point, ...]:
+    """The points of these keys; a metric's bare name stands for all its points, `all` for every one. None: the default ones.
+
+    Raises ConfigError for a word that is neither.
+    """
+    found: dict[str, Point] = {}
+    for key in keys or DEFAULT_KEYS:
+        matching = [p for p in POINTS.values() if key in (p.key, p.metric, p.metric.removesuffix("_s"), "all")]
+        if not matching:
+            raise ConfigError("no such metric to compare", key, f"all, or some of: {', '.join(POINTS)}")
+        found |= {p.key: p for p in matching}
+    return tuple(found.values())
+
+
+CellKey = tuple[str, str, Load]
+
+
+def by_cell(summaries: Sequence[RunSummary]) -> dict[CellKey, list[RunSummary]]:
+    """Runs gathered by (target, workload, load), in the order of their repetitions."""
+    cells: dict[CellKey, list[RunSummary]] = {}
+    for run in sorted(summaries, key=_age):
+        cells.setdefault((run.cell.target, run.cell.workload, run.cell.load), []).append(run)
+    return cells
+
+
+def usable(summaries: Iterable[RunSummary]) -> list[RunSummary]:
+    """Those that are not INVALID, one a repetition: of a repetition that was run again, the newest."""
+    valid = (run for run in summaries if run.verdict.state != "INVALID")
+    return list({run.cell.repetition: run for run in sorted(valid, key=_age)}.values())
+
+
+def _age(run: RunSummary) -> tuple[int, str]:
+    return run.cell.repetition, run.created_utc
+
+
+def interval(cell: CellKey, runs: Sequence[RunSummary], point: Point, level: float = LEVEL) -> CellInterval | None:
+    """`point` over the usable runs of a cell that have it; None where none has.
+
+    Student's t over repetitions on the logarithm, so that the interval is about a ratio and never reaches 0: repetitions of a
+    server differ by factors. Where a value is not positive, and for attainment, on the values themselves (there cut to 0..1).
+    """
+    seen = [(run.cell.repetition, value) for run in usable(runs) if (value := point.of(run)) is not None]
+    if not seen:
+        return None
+    values = np.array([value for _, value in seen], np.float64)
+    log = not point.is_share and bool((values > 0).all())
+    scaled = np.log(values) if log else values
+    between = student_t(scaled, level)
+    middle, low, high = _back(float(scaled.mean()), between, log=log, share=point.is_share)
+    return CellInterval(
+        target=cell[0],
+        workload=cell[1],
+        load=cell[2],
+        metric=point.key,
+        label=point.label,
+        unit=point.unit,
+        repetitions=tuple(repetition for repetition, _ in seen),
+        values=tuple(values.tolist()),
+        left_out=len(runs) - len(usable(runs)),
+        scale="log" if log else "linear",
+        mean=middle,
+        low=low,
+        high=high,
+        level=level,
+    )
+
+
+def _back(
+    middle: float, between: tuple[float, float] | None, *, log: bool, share: bool
+) -> tuple[float, float | None, float | None]:
+    """Middle and interval on the metric's own scale."""
+    low, high = between or (None, None)
+    if log:
+        return math.exp(middle), None if low is None else _exp(low), None if high is None else _exp(high)
+    if share and low is not None and high is not None:
+        return middle, max(0.0, low), min(1.0, high)
+    return middle, low, high
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0))  # two repetitions far apart: wider than a float holds
+
+
+def intervals(
+    summaries: Sequence[RunSummary], keys: Iterable[str] = ("all",), level: float = LEVEL
+) -> tuple[CellInterval, ...]:
+    """Every cell and metric of a campaign that has a value, in the order of cells and of `keys`. Raises ConfigError."""
+    wanted = points(keys)
+    found = (interval(cell, runs, point, level) for cell, runs in by_cell(summaries).items() for point in wanted)
+    return tuple(each for each in found if each is not None)

@@ -1,0 +1,113 @@
+"""Run directories in, summaries out: what every command that starts from files begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.base.errors import ConfigError, StoreError
+from harness.judge.capacity import best_probe, over_repetitions
+from harness.judge.repeats import LEVEL
+from harness.judge.summary import summarise
+from harness.records import CapacityResult, Cell, Manifest, RunSummary, SearchedCapacity
+from harness.store.capacity_file import read_capacity
+from harness.store.manifest import read_manifest
+from harness.store.reader import find_capacities, find_runs, read_run
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityCell:
+    """A finished capacity search and the cell it belongs to."""
+
+    directory: Path
+    manifest: Manifest
+    result: CapacityResult
+
+    @property
+    def cell(self) -> Cell:
+        return self.manifest.cell
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What the offline half makes of a run or experiment directory; `problems` are runs that could not be read."""
+
+    directory: Path
+    summaries: tuple[RunSummary, ...]
+    problems: tuple[str, ...]
+    capacities: tuple[CapacityCell, ...] = ()
+
+
+def analyse(directory: Path, campaign: str | None = None) -> Analysis:
+    """Summarise a run, or the runs of an experiment's newest campaign (`campaign`: another one's id, or "all").
+
+    Of a capacity search, the probe of the highest rate that passed is among the runs: it is what the capacity looks like.
+    Raises StoreError where there is no readable run.
+    """
+    problems: list[str] = []
+    summaries: list[RunSummary] = []
+    runs = find_runs(directory)
+    chosen = _of_campaign(sorted([*runs, *find_capacities(directory)]), campaign)
+    capacities = [_capacity(path) for path in chosen if path not in runs]
+    for path in chosen:
+        if path not in runs:
+            continue
+        try:
+            summaries.append(summarise(read_run(path)))
+        except StoreError as error:
+            problems.append(f"{path.name}: {': '.join(filter(None, (error.what, error.value, error.advice)))}")
+    seen = {summary.run_id for summary in summaries}
+    bests = ((found.directory, best_probe(found.result)) for found in capacities)
+    summaries += [summarise(read_run(at / str(best.run_id))) for at, best in bests if best and best.run_id not in seen]
+    if not summaries and not capacities:
+        raise StoreError(
+            "no run to analyse", directory, "; ".join(problems) or "give a run directory or an experiment's directory"
+        )
+    return Analysis(directory, tuple(summaries), tuple(problems), tuple(capacities))
+
+
+def _capacity(directory: Path) -> CapacityCell:
+    return CapacityCell(directory, read_manifest(directory), read_capacity(directory))
+
+
+def searched(capacities: Sequence[CapacityCell]) -> tuple[SearchedCapacity, ...]:
+    """Searches of one target and workload taken together; repetitions are the unit."""
+    cells: dict[tuple[str, str], list[CapacityCell]] = {}
+    for one in capacities:
+        cells.setdefault((one.cell.target, one.cell.workload), []).append(one)
+    return tuple(_searched(target, workload, found) for (target, workload), found in cells.items())
+
+
+def _searched(target: str, workload: str, found: Sequence[CapacityCell]) -> SearchedCapacity:
+    promised = sorted({one.result.attainment for one in found})
+    if len(promised) > 1:
+        advice = "give the directory or the campaign of one promise"
+        raise ConfigError("capacity searches of several promises", ", ".join(map(str, promised)), advice)
+    mean = over_repetitions([one.result for one in found])
+    return SearchedCapacity(
+        target=target,
+        workload=workload,
+        attainment=promised[0],
+        state=mean.state,
+        repetitions=mean.repetitions,
+        capacity_rps=mean.mean_rps,
+        low_rps=mean.low_rps,
+        high_rps=mean.high_rps,
+        level=LEVEL,
+        run_ids=tuple(one.directory.name for one in found),
+        probe_ids=tuple(probe.run_id for one in found for probe in one.result.probes if probe.run_id),
+        created_utc=max(one.manifest.created_utc for one in found),
+        why="; ".join(dict.fromkeys(f"{one.result.state}: {one.result.why}" for one in found)),
+    )
+
+
+def _of_campaign(runs: Sequence[Path], campaign: str | None) -> list[Path]:
+    if campaign == "all" or len(runs) < 2:
+        return list(runs)
+    wanted = campaign or max(path.name.split("_", 1)[0] for path in runs)
+    chosen = [path for path in runs if path.name.split("_", 1)[0] == wanted]
+    if not chosen:
+        known = ", ".join(sorted({path.name.split("_", 1)[0] for path in runs})[-5:])
+        raise StoreError("no such campaign", wanted, f"the newest here: {known}")
+    return chosen

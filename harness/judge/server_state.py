@@ -1,0 +1,113 @@
+"""What a server's own series say of a run: preemptions, KV cache, prefix hits, draft acceptance. Names by meaning and version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from harness.judge import server_series
+from harness.judge.columns import FloatArray, IntArray
+from harness.records import Manifest, Window
+
+_BLOCK_SIZE = "block_size"  # label of vllm:cache_config_info
+
+
+def names_in(server: Any | None) -> frozenset[str]:
+    """Names of all series that were scraped."""
+    return frozenset() if server is None or not len(server) else frozenset(server["metric"].unique())
+
+
+def by_scrape(
+    server: Any | None, meaning: str, version: str | None, edge: str | None = None, over: str = "sum"
+) -> tuple[IntArray, FloatArray]:
+    """Stamps (ns) and values of what a series means, at each scrape (`edge`: only those at it); over its labels (engines, replicas)
+    their `over`: sum, mean or max. Empty where the page has no name for it."""
+    found = server_series.on_page(meaning, names_in(server), version)
+    if server is None or found is None:
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    rows = server[server["metric"] == found.name]
+    if edge is not None:
+        rows = rows[rows["edge"] == edge]
+    values = rows.groupby("stamp_ns", sort=True)["value"].agg(over)
+    return values.index.to_numpy(dtype=np.int64), values.to_numpy(dtype=np.float64)
+
+
+def rise(server: Any | None, meaning: str, version: str | None) -> float | None:
+    """Rise of a counter between the scrapes at the edges of the measured phase, in the series' own unit; None where either is
+    missing or it fell (a replica was restarted)."""
+    _, start = by_scrape(server, meaning, version, "start")
+    _, end = by_scrape(server, meaning, version, "end")
+    if not len(start) or not len(end) or end[-1] < start[-1]:
+        return None
+    return float(end[-1] - start[-1])
+
+
+def rise_tokens(server: Any | None, meaning: str, manifest: Manifest) -> float | None:
+    """A rise in tokens; None too where the page counts blocks of a size that is not told, or may count either."""
+    version = manifest.target.get("server_version")
+    found = server_series.on_page(meaning, names_in(server), version)
+    risen = rise(server, meaning, version)
+    if found is None or risen is None:
+        return None
+    units = {one.unit for one in server_series.series()[meaning] if one.name == found.name}
+    if len(units) > 1 and server_series.expected(meaning, version) is None:
+        return None
+    if found.unit != "blocks":
+        return risen
+    size = str((manifest.target.get("cache_config") or {}).get(_BLOCK_SIZE, ""))
+    return risen * int(size) if size.isdigit() else None
+
+
+def scalars(server: Any | None, manifest: Manifest, window: Window | None) -> dict[str, float | None]:
+    """By the names of metrics.METRICS; None where the server does not tell."""
+    version = manifest.target.get("server_version")
+
+    def share(part: str, whole: str) -> float | None:
+        some, all_ = rise(server, part, version), rise(server, whole, version)
+        return some / all_ if some is not None and all_ else None
+
+    stamps, used = by_scrape(server, "kv_cache_use", version, over="max")
+    inside = used[(stamps > window.start_ns) & (stamps <= window.end_ns)] if window is not None else used[:0]
+    return {
+        "preemptions": rise(server, "preemptions", version),
+        "kv_cache_use_max": float(inside.max()) if len(inside) else None,
+        "prefix_hit_share": share("prefix_hits", "prefix_queries"),
+        "draft_acceptance": share("accepted_tokens", "draft_tokens"),
+    }
+
+
+def timeline_series(
+    server: Any | None, version: str | None, binned: Callable[[IntArray, FloatArray], tuple[float | None, ...]]
+) -> Mapping[str, tuple[float | None, ...]]:
+    """Series for the timeline: requests running and waiting (sums), KV cache in use (mean over engines), preemptions since the
+    first scrape."""
+    found = {}
+    for name, meaning, over in (
+        ("server_running", "running", "sum"),
+        ("server_waiting", "waiting", "sum"),
+        ("kv_cache_use", "kv_cache_use", "mean"),
+        ("server_preemptions", "preemptions", "sum"),
+    ):
+        stamps, values = by_scrape(server, meaning, version, over=over)
+        if len(stamps):
+            found[name] = binned(stamps, values - values[0] if meaning == "preemptions" else values)
+    return found
+
+
+def missing(server: Any | None, version: str | None, *meanings: str) -> str:
+    """Names that the page lacks, with what this server's version calls them: for a message."""
+    lacking = [m for m in meanings if server_series.on_page(m, names_in(server), version) is None]
+    words = []
+    for meaning in lacking:
+        one = server_series.expected(meaning, version)
+        names = dict.fromkeys(s.name for s in server_series.series()[meaning])
+        words.append(f"{one.name} (vLLM {version})" if one is not None else " or ".join(names))
+    return ", ".join(words)
+
+
+def prefix_cache_off(manifest: Manifest) -> bool:
+    """Whether the server says that it has no prefix cache."""
+    config = manifest.target.get("cache_config") or {}
+    return str(config.get("enable_prefix_caching", "")).lower() == "false"

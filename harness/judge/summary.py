@@ -1,0 +1,136 @@
+"""A run read back -> RunSummary: window, metrics, token check, timeline, verdict. A pure function of the stored files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from harness.judge import server_state
+from harness.judge.columns import BoolArray, Requests, measured
+from harness.judge.distributions import NAMES, distribution, distributions, per_request
+from harness.judge.energy import Energy, gpu_energy, withheld
+from harness.judge.evidence import Evidence
+from harness.judge.rates import rates, slo_of
+from harness.judge.telemetry import harness_cpu_share, timeline, token_checks
+from harness.judge.validity import judge
+from harness.judge.window import find_window
+from harness.records import Manifest, RunData, RunSummary, Window
+from harness.records.metrics import METRICS
+
+_RUN_METRICS = tuple(m.name for m in METRICS.values() if m.per == "run")
+
+
+def _usage(requests: Requests, population: BoolArray) -> tuple[tuple[int, int, int, int], ...]:
+    """(prompt, cached, output, reasoning) of each request of the population; empty unless usage is there for all.
+
+    Cached and reasoning tokens that a server does not report are 0: it bills none of them apart.
+    """
+    if not (requests.prompt.present & requests.output.present)[population].all():
+        return ()
+    columns = (requests.prompt, requests.cached, requests.output, requests.reasoning)
+    return tuple(zip(*(c.data[population].tolist() for c in columns), strict=True))
+
+
+def _telemetry_notes(run: RunData, energy: Energy) -> list[str]:
+    frames = {"gpu": run.gpu, "server": run.server, "host": run.host}
+    notes = [
+        f"{kind} telemetry absent: {run.manifest.telemetry.get(kind, 'not recorded')}"
+        for kind, frame in frames.items()
+        if frame is None or not len(frame)
+    ]
+    if run.gpu is not None and len(run.gpu) and energy.reason:
+        notes.append(f"GPU energy unknown: {energy.reason}")
+    return notes
+
+
+def _request_notes(requests: Requests, slo: Mapping[str, float]) -> list[str]:
+    notes = []
+    if "tpot_s" in slo:
+        short = int((requests.ok & requests.output.present & (requests.output.data < 2)).sum())
+        if short:
+            notes.append(
+                f"{short} replies of fewer than 2 tokens have no TPOT: under the TPOT limit they count as not good"
+            )
+    if "ttft_from_schedule_s" in slo and not requests.scheduled.present.any():
+        notes.append(
+            "closed loop: the limit on TTFT from schedule is held against the time since the request's slot became free"
+        )
+    left_out = int((~requests.ok[requests.chunks.row]).sum())
+    if left_out:
+        notes.append(f"{left_out} token-bearing chunks of requests that did not succeed are in no number here")
+    return notes
+
+
+def _scalars(
+    rated: Mapping[str, float | None], energy: Energy, window: Window | None, cpu_share: float | None
+) -> dict[str, float | None]:
+    output_tps = rated.get("output_tps")
+    tokens = output_tps * window.seconds if output_tps is not None and window is not None else None
+    per_token = energy.energy_j / tokens if energy.energy_j is not None and tokens else None
+    own = {"energy_j": energy.energy_j, "energy_per_output_token_j": per_token, "harness_cpu_share": cpu_share}
+    found = {**rated, **own}
+    return {name: found.get(name) for name in _RUN_METRICS}
+
+
+def summarise(run: RunData) -> RunSummary:
+    """Everything later stages need of one run.
+
+    Distributions are over ok requests of the measured phase sent inside the window (ICL and ITL: chunks stamped inside it);
+    a metric that is undefined for the whole run has count 0 and None everywhere. Without a window there are no rates, and
+    distributions are empty. Never raises for what is in the rows: what is wrong with them is in the verdict.
+    """
+    manifest = run.manifest
+    requests = measured(run.requests)
+    window, rule = find_window(requests, manifest.cell.load)
+    values = per_request(requests)
+    population: BoolArray = requests.ok & requests.sent.inside(window) if window else np.zeros(requests.count, np.bool_)
+    slo = slo_of(manifest.config)
+    energy = gpu_energy(run.gpu, window, withheld(manifest.telemetry))
+    rated = rates(requests, values, window, manifest.cell.load, slo) | server_state.scalars(
+        run.server, manifest, window
+    )
+    scalars = _scalars(rated, energy, window, harness_cpu_share(run.host, requests))
+    tokens = token_checks(requests, run.server, manifest.target.get("server_version"))
+    notes = _request_notes(requests, slo) + _telemetry_notes(run, energy)
+    target: Mapping[str, Any] = manifest.target
+    return RunSummary(
+        run_id=manifest.run_id,
+        experiment=manifest.experiment,
+        campaign_id=manifest.campaign_id,
+        created_utc=manifest.created_utc,
+        cell=manifest.cell,
+        state=manifest.state,
+        model=str(target.get("model", "")),
+        target_kind=str(target.get("kind", "")),
+        window=window,
+        verdict=judge(Evidence(run, requests, values, window, rule, population, scalars, tokens)),
+        outcomes=dict(sorted(Counter(requests.outcome.tolist()).items())),
+        scalars=scalars,
+        distributions=distributions(requests, values, window, population)
+        if window
+        else {n: distribution(n, np.zeros(0)) for n in NAMES},
+        tokens=tokens,
+        timeline=timeline(requests, run.gpu, run.server, run.host, target.get("server_version")),
+        notes=tuple(notes) if window else (f"no window: {rule}", *notes),
+        usage=_usage(requests, population),
+        startup=dict(target.get("startup") or {}),
+        environment=_provenance(manifest),
+        config=manifest.config,
+    )
+
+
+def _provenance(manifest: Manifest) -> dict[str, Any]:
+    """The environment, and what identifies plan, config and server, in one mapping for the report."""
+    shas = {"plan_sha256": manifest.plan_sha256, "config_sha256": manifest.config_sha256}
+    told = ("server_version", "api", "body", "max_model_len", "flags", "cache_config", "checks", "vocabulary")
+    server = {key: manifest.target[key] for key in told if manifest.target.get(key)}
+    return {
+        **manifest.environment,
+        **shas,
+        "seed": manifest.seed,
+        "server": server,
+        "telemetry": dict(manifest.telemetry),
+    }

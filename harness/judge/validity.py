@@ -1,0 +1,229 @@
+"""VALID, INVALID or UNKNOWN, with reasons and advice.
+
+INVALID: something is known to be wrong, the numbers must not be used. UNKNOWN: what would show it is missing, or there is
+too little of it. A warning changes nothing about the verdict. Checks of the requests and of the load generator stand here, those of
+tokens and telemetry in `checks.py`; limits are constants with their reason beside them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from harness.config.server_flags import by_name
+from harness.judge.checks import TELEMETRY_CHECKS, TOKEN_CHECKS
+from harness.judge.compiling import COMPILING_CHECKS
+from harness.judge.evidence import Evidence, invalid, unknown, warning
+from harness.judge.kernels import KERNEL_CHECKS
+from harness.judge.window import MIN_REQUESTS, MIN_WINDOW_S, TOO_SHORT
+from harness.records import Outcome, Reason, RunState, Verdict
+
+MAX_FAILED = 0.01  # above it the load that the server really had is another than the one asked for
+MAX_SEND_LAG_S = 0.005  # p99: what an unhurried event loop keeps to on a busy machine
+MAX_SEND_LAG_GAPS = 0.1  # or 10 % of the mean gap between sends, where that is longer
+MIN_ACHIEVED = 0.98  # of the scheduled rate
+MAX_CLOCK_STEP_NS = 1_000_000  # slewing moves microseconds between two anchors
+MAX_MERGED_READS = 0.01  # beyond it the p99 of ITL consists of upper bounds
+
+
+_ADVICE_OF_DEATH = {
+    "no room on disk": "free disk space or write elsewhere, and run again",
+    "SIGKILL": "look for an out-of-memory kill (dmesg) and run again with fewer workers",
+}
+
+
+def run_state(e: Evidence) -> Reason | None:
+    manifest = e.run.manifest
+    if manifest.state == RunState.COMPLETE:
+        return None
+    return invalid(
+        "run_not_complete",
+        f"the run is {manifest.state}{f': {manifest.error}' if manifest.error else ''}",
+        "run it again",
+    )
+
+
+def stopped_early(e: Evidence) -> Reason | None:
+    why = e.drive.get("stop_reason")
+    if why == "worker_died":
+        said = next((note for note in e.drive.get("notes") or () if "died" in note or "damaged" in note), None)
+        return invalid(
+            "worker_died",
+            said or "a load-generator process died: its requests are missing",
+            _ADVICE_OF_DEATH.get(next((word for word in _ADVICE_OF_DEATH if word in (said or "")), ""), "run again"),
+        )
+    if why == "target_died":
+        return invalid(
+            "target_died",
+            "the server died during the measured phase",
+            "read the end of server.log in the run directory",
+        )
+    return None
+
+
+def rows_missing(e: Evidence) -> Reason | None:
+    plan = e.run.plan
+    if plan is None or e.drive.get("stop_reason") != "done" or e.requests.count == len(plan):
+        return None
+    return invalid(
+        "rows_missing",
+        f"{len(plan)} requests were planned and {e.requests.count} recorded, though the driver says it is done",
+        "report this: every planned request must be a row",
+    )
+
+
+def ok_requests(e: Evidence) -> Reason | None:
+    if e.requests.ok.any() or e.run.manifest.state == RunState.FAILED:  # a run that never began says why itself
+        return None
+    seen = ", ".join(f"{n} {o}" for o, n in sorted(Counter(e.requests.outcome.tolist()).items())) or "no request"
+    return invalid(
+        "no_ok_requests", f"nothing succeeded: {seen}", "the `error` column of requests.parquet has the server's words"
+    )
+
+
+def failures(e: Evidence) -> Reason | None:
+    """Requests that we cut off at the end of a timed run did not fail."""
+    bad = ~e.requests.ok
+    if e.drive.get("stop_reason") == "duration":
+        bad &= e.requests.outcome != Outcome.CANCELLED.value
+    share = bad.sum() / max(1, e.requests.count)
+    if share <= MAX_FAILED:
+        return None
+    counts = Counter(e.requests.outcome[bad].tolist())
+    seen = ", ".join(f"{n} {o}" for o, n in sorted(counts.items()))
+    overruns = counts[Outcome.OVERRUN.value] > bad.sum() / 2
+    return invalid(
+        "too_many_failures",
+        f"{share:.1%} of {e.requests.count} requests failed ({seen}); at most {MAX_FAILED:.0%} may",
+        "this API goes on beyond max_tokens: find the parameter that it takes for a reply's length"
+        if overruns
+        else "lower the load, or lengthen the timeouts if the server was only slow",
+    )
+
+
+def send_lag(e: Evidence) -> Reason | None:
+    if not e.open_loop or e.window is None:
+        return None
+    lag = e.values["send_lag_s"][e.requests.sent.inside(e.window)]
+    lag = lag[~np.isnan(lag)]
+    rate = e.scalars.get("scheduled_rate_rps")
+    if not len(lag) or not rate:
+        return None
+    limit = max(MAX_SEND_LAG_S, MAX_SEND_LAG_GAPS / rate)
+    p99 = float(np.quantile(lag, 0.99))
+    if p99 <= limit:
+        return None
+    return invalid(
+        "send_lag",
+        f"p99 send lag is {p99 * 1e3:.1f} ms, above {limit * 1e3:.1f} ms: the client was late",
+        "use more workers or another machine for the load generator; `harness calibrate` shows its ceiling",
+    )
+
+
+def achieved_rate(e: Evidence) -> Reason | None:
+    scheduled, achieved = e.scalars.get("scheduled_rate_rps"), e.scalars.get("achieved_rate_rps")
+    if not e.open_loop or not scheduled or achieved is None or achieved >= MIN_ACHIEVED * scheduled:
+        return None
+    return invalid(
+        "achieved_below_scheduled",
+        f"{achieved:.3g} requests/s were sent where {scheduled:.3g} were scheduled ({achieved / scheduled:.1%})",
+        "use more workers, or offer a rate that this client can send (`harness calibrate`)",
+    )
+
+
+def clock_step(e: Evidence) -> Reason | None:
+    step = int(e.drive.get("largest_clock_step_ns") or 0)
+    if step <= MAX_CLOCK_STEP_NS:
+        return None
+    message = f"the wall clock was stepped by {step / 1e6:.1f} ms during the run"
+    advice = "let the time daemon slew (chrony: makestep only at start) and run again"
+    if e.drive.get("stamp_source") == "user":
+        return warning("clock_stepped", f"{message}; stamps were taken on the monotonic clock and stand", advice)
+    return invalid("clock_stepped", f"{message}: kernel stamps around it are wrong by as much", advice)
+
+
+def merged_reads(e: Evidence) -> Reason | None:
+    merged, reads = e.requests.merged_reads, e.requests.reads
+    if merged <= MAX_MERGED_READS * reads:
+        return None
+    return warning(
+        "merged_reads",
+        f"{merged} of {reads} reads held several chunks under one stamp: high ITL and ICL percentiles are upper bounds",
+        "give the load generator a core of its own or more workers",
+    )
+
+
+def client_bottleneck(e: Evidence) -> Reason | None:
+    """The load against what this machine's client was shown to measure (`harness calibrate`); without that, nothing."""
+    known = e.run.manifest.environment.get("calibration")
+    if not known or e.window is None:
+        return None
+    stamps = e.requests.chunks.stamp_ns
+    chunks = int(((stamps > e.window.start_ns) & (stamps <= e.window.end_ns)).sum())
+    loads = (
+        ("tokens_per_s", "tokens_bounded", chunks / e.window.seconds, "chunks/s"),
+        ("requests_per_s", "requests_bounded", e.scalars.get("achieved_rate_rps") or 0.0, "requests/s"),
+    )
+    for ceiling in sorted(known["ceilings"], key=lambda c: -c["error_s"]):  # the widest limit first: it weighs most
+        for name, bounded, load, unit in loads:
+            limit = ceiling[name] or 0.0
+            if not ceiling[bounded] or load <= limit:
+                continue
+            message = f"the client was the bottleneck: {load:,.0f} {unit} in the window, where an error below {ceiling['error_s'] * 1e3:g} ms was shown up to {limit:,.0f} ({known['workers']} worker(s), {known['made_utc']})"
+            advice = "offer less, use more workers or another machine, or calibrate again on an idle machine"
+            worst = ceiling["error_s"] == max(c["error_s"] for c in known["ceilings"])
+            return (invalid if worst else warning)("client_bottleneck", message, advice)
+    return None
+
+
+def no_window(e: Evidence) -> Reason | None:
+    if e.window is not None or not e.requests.ok.any():
+        return None  # without ok requests the run is INVALID already
+    return unknown("no_window", f"no steady part: {e.rule}", "send more requests")
+
+
+def not_steady(e: Evidence) -> Reason | None:
+    """The window is the whole phase, or too short for the telemetry."""
+    w = e.window
+    if w is None:
+        return None
+    if w.lacking is not None and e.kind != "offline":  # a batch is measured from end to end
+        return unknown(w.lacking, w.rule, w.advice)
+    if w.seconds >= MIN_WINDOW_S:
+        return None
+    return unknown(TOO_SHORT, f"the window is {w.seconds:.2f} s, below {MIN_WINDOW_S:g} s", w.advice)
+
+
+def too_few_requests(e: Evidence) -> Reason | None:
+    n = int(e.population.sum())
+    if e.window is None or n >= MIN_REQUESTS:
+        return None
+    return unknown("too_few_requests", f"{n} requests in the window, below {MIN_REQUESTS}", e.window.advice)
+
+
+def dummy_weights(e: Evidence) -> Reason | None:
+    if by_name(e.run.manifest.target.get("flags") or {}).get("load_format") != "dummy":
+        return None
+    return warning(
+        "dummy_weights",
+        "the weights are random (load_format dummy): the speed is that of a model of this shape, the text means nothing",
+        "give the real model (its path, or a name in the hub cache) where its text, its drafts or its prefix hits matter",
+    )
+
+
+CHECKS = (
+    run_state, stopped_early, rows_missing, ok_requests, failures, send_lag, achieved_rate, client_bottleneck, clock_step,
+    *TOKEN_CHECKS,
+    no_window, not_steady, too_few_requests, merged_reads, dummy_weights, *COMPILING_CHECKS, *KERNEL_CHECKS, *TELEMETRY_CHECKS,
+)  # fmt: skip
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Run every check; INVALID if any reason is, else UNKNOWN if any is, else VALID. Reasons come worst first."""
+    found = [reason for check in CHECKS if (reason := check(evidence)) is not None]
+    order = ("invalid", "unknown", "warning")
+    found.sort(key=lambda r: order.index(r.severity))
+    worst = found[0].severity if found else "warning"
+    state = {"invalid": "INVALID", "unknown": "UNKNOWN", "warning": "VALID"}[worst]
+    return Verdict(state, tuple(found))

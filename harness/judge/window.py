@@ -1,0 +1,212 @@
+"""The steady part of a run: which requests its numbers are made of, and in what time the load offered them.
+
+A window is the half-open interval (start, end] between two sends. The requests sent in it are the only ones that count, and
+they count whole: tokens, completions, goodput and percentiles are of the same requests, so goodput cannot exceed throughput, and
+nothing depends on how much of a reply lies on which side of an edge. Rates divide by `offered_s`:
+
+    open loop     end - start: n sends in n gaps
+    closed loop   sum of (ended - due) over these requests / requests in the system on average        (Little's law)
+
+In a closed loop that is the time that the slots spent on just these requests: exact for replies that end and restart together in
+waves, wherever the edges cut them, and without the bias of counting over time when lengths vary (the requests in hand at an edge
+are longer than the average). Their number is a multiple of the concurrency, so that each place of a wave counts as often.
+
+The load must be whole while they are served: it builds up for one settling time before, and goes on for one after the last of
+them. The settling time t follows from the durations S of the run: what is still missing of the load after t,
+sum(max(0, S - t)) / sum(S), is `_MISSING`. It is nearly the E2EL where all are equal, three times the mean where they are exponential. A
+duration is a request's, or a whole session's. A closed loop has also refilled every slot twice: its first wave has a common prefill.
+
+Where too little is left between the two (one settling time, in an open loop three), or the queue of an open loop grows, the window
+is the whole phase with ramp and drain in it, and `lacking` says so. An offline batch has no other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.judge.columns import BoolArray, IntArray, Ints, Requests
+from harness.judge.growth import growing
+from harness.records import Load, Window
+
+MIN_REQUESTS = 10  # ok requests in the window: below it not even a median is given
+MIN_WINDOW_S = 5.0  # five samples of a server's 1 Hz counters
+_MISSING = 0.05  # of the load at the window's first send; it shrinks from there
+_ROOM = 1.3  # what is advised is so much longer than what would just do
+
+TOO_SHORT, GROWING = "window_too_short", "queue_growing"
+
+
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """The measured phase as a load: sends in order; when the last request or session began; the settling time. All ns."""
+
+    sends: IntArray
+    last_start: int
+    settling: int
+
+    @property
+    def first(self) -> int:
+        return int(self.sends[0])
+
+    @property
+    def last(self) -> int:
+        return int(self.sends[-1])
+
+    @property
+    def rate(self) -> float:
+        """Sends per ns; 0 where they were all at once."""
+        return len(self.sends) / (self.last - self.first) if self.last > self.first else 0.0
+
+    @property
+    def settles(self) -> str:
+        return f"{self.settling / 1e9:.3g} s to build up and as long to end"
+
+
+def settling_ns(durations: IntArray) -> int:
+    """The smallest t with sum(max(0, S - t)) <= `_MISSING` x sum(S)."""
+    ordered = np.sort(durations).astype(np.float64)
+    n = len(ordered)
+    above = ordered[::-1].cumsum()[::-1]  # sum of S from each on
+    missing = above - ordered * np.arange(n, 0, -1)  # at t = each S, falling to 0
+    allowed = _MISSING * above[0]
+    at = int(np.argmax(missing <= allowed))
+    return int(np.ceil((above[at] - allowed) / (n - at)))
+
+
+def _phase(requests: Requests) -> _Phase:
+    """Raises nothing; at least one request was sent."""
+    sent = requests.sent.present
+    begun = requests.sent.data[sent]
+    latest = int(max(begun.max(), requests.ended.data[requests.ended.present].max(initial=0)))
+    over = np.where(requests.ended.present[sent], requests.ended.data[sent], latest)
+    session = requests.session.data[sent]
+    own = -1 - np.arange(len(begun), dtype=np.int64)  # a request without a session is one by itself
+    _, of = np.unique(np.where(requests.session.present[sent], session, own), return_inverse=True)
+    starts = np.full(of.max() + 1, np.iinfo(np.int64).max)
+    ends = np.zeros(of.max() + 1, dtype=np.int64)
+    np.minimum.at(starts, of, begun)
+    np.maximum.at(ends, of, over)
+    return _Phase(np.sort(begun), int(starts.max()), settling_ns(ends - starts))
+
+
+def _in_system(requests: Requests, which: BoolArray | None = None) -> tuple[IntArray, IntArray]:
+    """When each request (of `which`) that has ended came (its slot was free, or it was due) and went, ns."""
+    known = (requests.due.present | requests.sent.present) & requests.ended.present
+    if which is not None:
+        known &= which
+    came = np.where(requests.due.present, requests.due.data, requests.sent.data)
+    return came[known], requests.ended.data[known]
+
+
+def _last_full(requests: Requests, concurrency: int, phase: _Phase) -> int:
+    """Until when every slot was in use. Sessions think between their turns: theirs were, until the last one had begun."""
+    if requests.session.present.any():
+        return phase.last_start
+    came, went = _in_system(requests)
+    stamps = np.concatenate([went, came])
+    order = np.argsort(stamps, kind="stable")  # a slot that is free and taken in the same instant was never empty
+    count = np.cumsum(np.concatenate([np.full(len(went), -1), np.full(len(came), 1)])[order])
+    full = np.flatnonzero(count >= concurrency)
+    return int(stamps[order][full[-1]]) if len(full) else phase.last_start
+
+
+def _closed(requests: Requests, concurrency: int, phase: _Phase) -> tuple[int, int]:
+    """(first, behind the last) of the sends that count; equal where there are none."""
+    first = max(2 * concurrency, int(np.searchsorted(phase.sends, phase.first + phase.settling, side="right")))
+    last = _last_full(requests, concurrency, phase) - phase.settling
+    behind = int(np.searchsorted(phase.sends, last, side="right"))
+    return first, first + max(0, behind - first) // concurrency * concurrency
+
+
+def _open(phase: _Phase) -> tuple[int, int]:
+    first = int(np.searchsorted(phase.sends, phase.first + phase.settling)) + 1
+    return first, max(first, int(np.searchsorted(phase.sends, phase.last_start - phase.settling, side="right")))
+
+
+def offered(requests: Requests, start_ns: int, end_ns: int) -> BoolArray:
+    """Requests that count as offered in (start, end]: sent in it, or never sent and due in it (dropped, no connection)."""
+
+    def inside(stamps: Ints) -> BoolArray:
+        return stamps.present & (stamps.data > start_ns) & (stamps.data <= end_ns)
+
+    due = inside(requests.due) | (~requests.due.present & inside(requests.scheduled))
+    return inside(requests.sent) | (~requests.sent.present & due)
+
+
+def _slot_time_s(requests: Requests, start: int, end: int) -> float:
+    """Closed loop: time in the system of the requests offered in (start, end] over the mean number in the system there."""
+    came, went = _in_system(requests)
+    inside = np.minimum(went, end) - np.maximum(came, start)
+    mean = float(np.maximum(inside, 0).sum()) / (end - start)
+    came, went = _in_system(requests, offered(requests, start, end))
+    return float((went - came).sum()) / mean / 1e9
+
+
+def _counted(concurrency: int | None) -> int:
+    """Settling times that a window lasts at least. An open loop's queue takes longer than the replies it began with."""
+    return 3 if concurrency is None else 1
+
+
+def _enough(phase: _Phase, concurrency: int | None, least_ns: float = 0) -> str:
+    """What would suffice, from the rate and the durations seen."""
+    if not phase.rate:
+        return "send more requests, over time"
+    ramp = max(phase.settling, 2 * concurrency / phase.rate) if concurrency else phase.settling
+    counted = max(
+        MIN_WINDOW_S * 1e9, _counted(concurrency) * phase.settling, max(MIN_REQUESTS, concurrency or 0) / phase.rate
+    )
+    needed = max(_ROOM * (ramp + counted + phase.settling), least_ns)
+    requests = math.ceil(needed * phase.rate) + (concurrency or 0)
+    return f"let it last {math.ceil(needed / 1e9)} s or {requests} requests"
+
+
+def _whole(phase: _Phase, last_token: int, over: int, grows: str | None, enough: str) -> Window:
+    """The whole phase, and why there is no steady part in it."""
+    lacking, advice = TOO_SHORT, enough
+    rule = f"{len(phase.sends)} requests in {(over - phase.first) / 1e9:.3g} s hold no steady part, the load takes {phase.settles}"
+    if grows is not None:
+        lacking, rule = GROWING, grows
+        advice = (
+            f"this rate is too high for a steady latency: offer less (or, if the load was only building up, {enough})"
+        )
+    rule = f"whole phase, first send to last token: {rule}"
+    seconds = (last_token - phase.first) / 1e9
+    start = phase.first - 1  # the first send is inside
+    return Window(start, last_token, rule, seconds, 0.0, (over - last_token) / 1e9, lacking, advice)
+
+
+def find_window(requests: Requests, load: Load) -> tuple[Window | None, str]:
+    """The window and its rule, or None and the reason why there is none. Never raises."""
+    if not requests.sent.present.any():
+        return None, "no request of the measured phase was sent"
+    done = requests.ok & requests.last_token.present & requests.sent.present
+    if not done.any():
+        return None, "no request of the measured phase succeeded"
+    phase = _phase(requests)
+    last_token = int(requests.last_token.data[done].max())
+    if last_token <= phase.first:
+        return None, f"the measured phase lasted {last_token - phase.first} ns"
+    over = max(last_token, int(requests.ended.data[requests.ended.present].max(initial=0)))
+    closed = load.concurrency
+    first, behind = _open(phase) if closed is None else _closed(requests, closed, phase)
+    left = behind > first
+    if left:
+        start, end = int(phase.sends[first - 1]), int(phase.sends[behind - 1])
+    else:  # replies to the second half may already be faster for want of others
+        start, end = phase.first, (phase.first + phase.last) // 2
+    grows = None if closed is not None else growing(requests, start, end, phase.settling)
+    longer = (
+        0 if grows is None else 2 * (phase.last - phase.first)
+    )  # a load that only builds up is over it then, or near
+    enough = _enough(phase, closed, longer)
+    if not left or grows is not None or end - start < max(_counted(closed) * phase.settling, 1):
+        window = _whole(phase, last_token, over, grows, enough)
+        return window, window.rule
+    kind = "open loop" if closed is None else f"closed loop of {closed}"
+    after = f"sent after the first {first} and before the last {len(phase.sends) - behind}"
+    rule = f"{kind}: the {behind - first} requests {after} (the load takes {phase.settles})"
+    offered_s = (end - start) / 1e9 if closed is None else _slot_time_s(requests, start, end)
+    return Window(start, end, rule, offered_s, (start - phase.first) / 1e9, (over - end) / 1e9, None, enough), rule

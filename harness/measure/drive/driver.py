@@ -1,0 +1,363 @@
+"""The driver: offers a plan to an endpoint, one worker process or several, and hands rows out as requests end.
+
+`drive` writes the shards' beginnings, starts the workers, gives them one start instant, and then reads what they spool and writes on:
+parsing happens here, never in a worker's loop. The driver obeys the plan; it decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.base import clock, redaction
+from harness.base.errors import ConfigError
+from harness.base.no_room import is_no_room, no_room
+from harness.measure.drive import dialect, turns, wire
+from harness.measure.drive.collect import Collector
+from harness.measure.drive.feed import Feed
+from harness.measure.drive.processes import WorkerProcess, start_workers
+from harness.records import (
+    DriveProgress,
+    DriveReport,
+    Endpoint,
+    Load,
+    Phase,
+    PlannedRequest,
+    Prompt,
+    RequestRecord,
+    Timeouts,
+)
+
+READY_S = 300.0  # a worker that dies is noticed at once: against one that hangs
+LEAD_NS = 50_000_000  # the start instant lies this far ahead, so that every worker has heard of it
+ABORT_S = 10.0
+STOP_POLL_NS = 100_000_000
+PROGRESS_NS = 250_000_000
+SLICE_NS = 5_000_000  # parse at most this long at a time: less than a token gap, should it keep a worker from its core
+CROWDED_S = SLICE_NS / 1e9  # a slice that waited so long for a core took one from somebody
+BACKLOG_BYTES = 2 << 30  # what may wait on disk to be parsed before the workers give up their priority
+ABOUT = "about.json"
+CLOCK_ROUNDS = 3
+CLOCK_REST_S = 0.0001
+CLOCK_WAIT_NS = 200_000_000  # a worker that died or was stopped does not answer
+READY_REST_S = 0.01
+REST_S = 0.05
+TURN_REST_S = 0.001  # where later turns wait for what is parsed here
+
+
+def drive(
+    requests: Sequence[PlannedRequest],
+    prompts: Iterable[Prompt],
+    load: Load,
+    endpoint: Endpoint,
+    *,
+    phase: Phase,
+    run_id: str,
+    driver: str,
+    workers: int,
+    timeouts: Timeouts,
+    duration_s: float | None,
+    scratch: Path,
+    on_rows: Callable[[list[RequestRecord]], None],
+    on_progress: Callable[[DriveProgress], None],
+    should_stop: Callable[[], str | None],
+    on_start: Callable[[int], None],
+    on_end: Callable[[], None] = lambda: None,
+) -> DriveReport:
+    """Offer `requests` (with their `prompts`, in the same order) to `endpoint` and report every one that was begun.
+
+    `driver`: wire | sdk. `duration_s`: no new sends after it, what is in flight ends by itself; requests never sent
+    because of it make no row. `should_stop` is asked ten times a second: "drain" ends sending, "abort" (or any other
+    word, which then is the stop_reason) also cancels what is in flight. `on_rows` gets rows as requests end, from
+    this thread; `on_start` gets the start instant before the first send; `on_end` is called after the last row. Raises ConfigError.
+    Files under `scratch` (the API key is never in them) go at the end; where anything raises after the first send they stay.
+    """
+    _refuse_words(driver, load)
+    redaction.learn(endpoint.api_key)
+    head = request_head(endpoint)
+    if not requests:
+        return _nothing_to_do(driver, on_start)
+    count = max(1, min(workers, len(requests), load.concurrency or workers))
+    tree = turns.tree_of(requests)
+    owner = owners(requests, load, count, tree)
+    processes: list[WorkerProcess] = []
+    feed = collector = None
+    with _folder(scratch) as folder:
+        place = folder.path
+        try:
+            feed = Feed(requests, prompts, owner, count, endpoint, run_id, phase, place, tree)
+            _fill_first(feed, should_stop)
+            following = turns.NextTurns(requests, tree, feed.units, endpoint) if tree.waiting else None
+            collector = Collector(
+                requests, owner, count, load, endpoint, phase, run_id, place, following, on_over=feed.over
+            )
+            about = {"phase": phase.value, "run_id": run_id, "workers": count, "has_key": endpoint.api_key is not None}
+            (place / ABOUT).write_text(json.dumps(about))
+            processes = start_workers(
+                place, count, driver, endpoint, head, load, timeouts, duration_s, kernel_stamps=KERNEL_STAMPS
+            )
+            session = _Session(processes, collector, feed, on_rows, on_progress, should_stop)
+            session.wait_ready()
+            session.measure_clocks()
+            started_ns = clock.monotonic_ns() + LEAD_NS
+            collector.started_ns = started_ns
+            on_start(started_ns)
+            folder.needed = True
+            session.run(started_ns)
+            on_end()
+            folder.needed = False
+            return collector.report(driver, session.stop_reason)
+        except _StoppedError as stopped:
+            return _nothing_sent(driver, str(stopped))
+        finally:
+            for process in processes:
+                process.kill()
+            for open_files in (collector, feed):
+                if open_files is not None:
+                    open_files.close()
+
+
+@dataclass(slots=True)
+class _Folder:
+    """Where a drive works; `needed`: it holds what workers spooled and nobody has stored."""
+
+    path: Path
+    needed: bool = False
+
+
+@contextmanager
+def _folder(scratch: Path) -> Iterator[_Folder]:
+    """A folder of its own, gone in the end unless it is needed. Raises StoreError where its disk is full."""
+    folder = _Folder(Path(tempfile.mkdtemp(prefix="drive-", dir=scratch)))
+    try:
+        yield folder
+    except OSError as error:
+        if not is_no_room(error):
+            raise
+        raise no_room("the load generator's files", folder.path, error) from error
+    finally:
+        if not folder.needed:
+            shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def _refuse_words(driver: str, load: Load) -> None:
+    if driver not in ("wire", "sdk"):
+        raise ConfigError("unknown driver", driver, "use wire or sdk")
+    batch = load.arrivals == "batch"  # an open loop without a rate: everything is due at once
+    if (load.concurrency is None) == (load.rate_rps is None and not batch):
+        raise ConfigError("a load is either closed or open", load, "set one of concurrency and rate_rps")
+
+
+class _StoppedError(Exception):
+    """Asked to stop before anything was sent; the text is the stop_reason."""
+
+
+def _fill_first(feed: Feed, should_stop: Callable[[], str | None]) -> None:
+    """What may be written ahead before the first send. Raises _StoppedError: it may be much, and not be wanted any more."""
+    while feed.fill(STOP_POLL_NS):
+        if (word := should_stop()) is not None:
+            raise _StoppedError(_reason_of(word))
+
+
+def _reason_of(word: str) -> str:
+    return "interrupted" if word in ("drain", "abort") else word
+
+
+KERNEL_STAMPS = True  # False: stamps are taken in user space even where the kernel has them (for tests)
+
+
+def request_head(endpoint: Endpoint) -> bytes:
+    """Request line and the headers that all requests share. Raises ConfigError without quoting the key."""
+    to = wire.destination(endpoint.base_url)
+    lines = [
+        f"POST {to.base_path}{dialect.path(endpoint)} HTTP/1.1",
+        f"host: {to.host_header}",
+        "user-agent: vllm-cost-harness",
+        "content-type: application/json",
+        "accept: text/event-stream",
+    ]
+    if endpoint.api_key is not None:
+        if not endpoint.api_key.isascii() or not endpoint.api_key.isprintable():
+            raise ConfigError(
+                "the API key cannot be sent in a header", "(not shown)", "it may hold printable ASCII only"
+            )
+        lines.append(f"authorization: Bearer {endpoint.api_key}")
+    return "".join(f"{line}\r\n" for line in lines).encode("ascii")
+
+
+def owners(
+    requests: Sequence[PlannedRequest], load: Load, workers: int, tree: turns.Tree = turns.NO_TURNS
+) -> list[int]:
+    """Which worker sends each request: by seq in an open loop, by slot in a closed one (so that a worker with more
+    slots gets more requests). A session stays with one worker; its first request says which."""
+    if tree.waiting:
+        firsts = [i for i in range(len(requests)) if i not in tree.root]
+        of_first = dict(zip(firsts, owners([requests[i] for i in firsts], load, workers), strict=True))
+        return [of_first[tree.root.get(i, i)] for i in range(len(requests))]
+    if load.concurrency is None:
+        return [request.seq % workers for request in requests]
+    slot_owner = [slot % workers for slot in range(load.concurrency)]
+    return [slot_owner[i % load.concurrency] for i in range(len(requests))]
+
+
+class _Session:
+    """The parent's loop over running workers."""
+
+    def __init__(
+        self,
+        processes: list[WorkerProcess],
+        collector: Collector,
+        feed: Feed,
+        on_rows: Callable[[list[RequestRecord]], None],
+        on_progress: Callable[[DriveProgress], None],
+        should_stop: Callable[[], str | None],
+    ) -> None:
+        self.processes, self.collector, self.feed = processes, collector, feed
+        self.on_rows, self.on_progress, self.should_stop = on_rows, on_progress, should_stop
+        self.asked = ""  # "" | drain | abort
+        self.stop_word: str | None = None
+        self.abort_by_ns: int | None = None
+        self.died = self.yielded = False
+
+    @property
+    def stop_reason(self) -> str:
+        if self.died:
+            return "worker_died"
+        if self.stop_word is not None:
+            return _reason_of(self.stop_word)
+        return "duration" if self.collector.cut else "done"
+
+    def wait_ready(self) -> None:
+        """Until every worker is ready, has died, or READY_S is over."""
+        give_up = clock.monotonic_ns() + int(READY_S * 1e9)
+        while not all(p.ready or p.finished for p in self.processes):
+            self._advance()
+            self._look_at_stop()
+            if self.asked or clock.monotonic_ns() > give_up:
+                break
+            clock.sleep(READY_REST_S)
+        for process in self.processes:
+            if not process.ready and not self.asked:
+                process.kill()
+
+    def measure_clocks(self) -> None:
+        """How far each worker's clock is from ours, by question and answer: the quickest of a few. On one machine the clock
+        is the same, and what is found lies within its own error."""
+        for worker, process in enumerate(self.processes):
+            best: tuple[int, int] | None = None
+            for _ in range(CLOCK_ROUNDS):
+                self.collector.clock_ns.pop(worker, None)
+                asked = clock.monotonic_ns()
+                process.tell("clock")
+                while worker not in self.collector.clock_ns and clock.monotonic_ns() - asked < CLOCK_WAIT_NS:
+                    clock.sleep(CLOCK_REST_S)
+                    self._collect()
+                heard = clock.monotonic_ns()
+                said = self.collector.clock_ns.get(worker)
+                if said is not None and (best is None or heard - asked < 2 * best[1]):
+                    best = said - (asked + heard) // 2, (heard - asked + 1) // 2
+            self.collector.offsets[worker] = best or (0, 0)
+
+    def run(self, started_ns: int) -> None:
+        for process, (offset_ns, error_ns) in zip(self.processes, self.collector.offsets, strict=True):
+            if not self.asked:
+                process.tell(f"go {started_ns + (offset_ns if abs(offset_ns) > error_ns else 0)}")
+        next_stop = next_progress = 0
+        rest_s = TURN_REST_S if self.collector.next_turns else REST_S
+        while True:
+            waited_s = clock.core_wait_s()
+            self._advance()
+            crowded = waited_s is not None and (clock.core_wait_s() or 0) - waited_s > CROWDED_S
+            now = clock.monotonic_ns()
+            if now >= next_stop:
+                next_stop = now + STOP_POLL_NS
+                self._look_at_stop()
+                self._mind_the_spool()
+            if now >= next_progress:
+                next_progress = now + PROGRESS_NS
+                self.on_progress(self.collector.progress(now))
+            if all(p.finished for p in self.processes):
+                break
+            if self.abort_by_ns is not None and now > self.abort_by_ns:
+                for process in self.processes:
+                    process.kill()
+            self.feed.fill(SLICE_NS)
+            behind = self.collector.behind or self.feed.is_low
+            if not behind or crowded:  # a few replies at a time are parsed cheaper than each by itself
+                clock.sleep(rest_s)
+        self.on_progress(self.collector.progress(clock.monotonic_ns()))
+
+    def _mind_the_spool(self) -> None:
+        """Parsing gives way to the reads, as long as the disk has room for what waits."""
+        self.collector.forget()
+        if not self.yielded and self.collector.is_behind(BACKLOG_BYTES):
+            self.yielded = True
+            self._tell("yield")
+
+    def _tell(self, word: str) -> None:
+        for process in self.processes:
+            process.tell(word)
+
+    def _look_at_stop(self) -> None:
+        word = self.should_stop()
+        if word is None or self.asked == "abort":
+            return
+        action = "drain" if word == "drain" else "abort"
+        if action == self.asked:
+            return
+        self.asked, self.stop_word = action, self.stop_word if self.stop_word not in (None, "drain") else word
+        self._abort() if action == "abort" else self._tell("drain")
+
+    def _abort(self) -> None:
+        self.asked = "abort"
+        self.abort_by_ns = self.abort_by_ns or clock.monotonic_ns() + int(ABORT_S * 1e9)
+        self._tell("abort")
+
+    def _collect(self) -> None:
+        rows = self.collector.collect(self.processes, SLICE_NS)
+        for worker, line in self.collector.commands:
+            self.processes[worker].tell(line)
+        self.collector.commands.clear()
+        if rows:
+            self.on_rows(rows)
+
+    def _advance(self) -> None:
+        """Parse a slice, and bury the workers that had ended before it and left no more."""
+        gone = [worker for worker, p in enumerate(self.processes) if not p.finished and p.exited()]
+        if any(self.processes[worker].failed() for worker in gone):
+            self._stop_for_death()
+        self._collect()
+        for worker in gone:
+            if worker not in self.collector.behind:
+                self._bury(worker)
+
+    def _bury(self, worker: int) -> None:
+        """A worker has ended: properly, or by dying; a dead one's requests become rows and the run stops."""
+        process = self.processes[worker]
+        process.finished = True
+        damage = self.collector.damage(worker)
+        if damage or worker not in self.collector.reports:
+            self.on_rows(self.collector.lost(worker, damage or process.epitaph()))
+            self._stop_for_death()
+
+    def _stop_for_death(self) -> None:
+        self.died = True
+        if self.asked != "abort":
+            self._abort()
+
+
+def _nothing_to_do(driver: str, on_start: Callable[[int], None]) -> DriveReport:
+    on_start(clock.monotonic_ns())
+    return _nothing_sent(driver, "done")
+
+
+def _nothing_sent(driver: str, stop_reason: str) -> DriveReport:
+    now = clock.monotonic_ns()
+    return DriveReport(
+        driver, 0, now, now, "kernel" if driver == "wire" else "user", stop_reason, 0, 0, 0.0, None, None, 0, 0, ()
+    )  # fmt: skip

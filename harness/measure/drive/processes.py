@@ -1,0 +1,122 @@
+"""Worker processes as the parent sees them: started, told, watched, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness.base import no_room
+from harness.measure.drive import reader
+from harness.records import Endpoint, Load, Timeouts
+
+
+class WorkerProcess:
+    """One worker. `ready` and `finished` are set by those who read its spool and its exit."""
+
+    def __init__(self, number: int, config: dict[str, Any], scratch: Path) -> None:
+        self.number = number
+        self.ready = self.finished = False
+        self._stderr = scratch / f"worker-{number}.stderr"
+        environment = dict(os.environ)
+        root = str(Path(harness.__file__).resolve().parent.parent)
+        environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, environment.get("PYTHONPATH")) if p)
+        with self._stderr.open("wb") as stderr:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", "harness.measure.drive.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the parent to decide about
+            )
+        self.tell(json.dumps(config))
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def tell(self, line: str) -> None:
+        """Send a line; a worker that is gone is noticed by its exit, not here."""
+        assert self._popen.stdin is not None
+        try:
+            self._popen.stdin.write(line.encode() + b"\n")
+            self._popen.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            pass
+
+    def exited(self) -> bool:
+        return self._popen.poll() is not None
+
+    def failed(self) -> bool:
+        """True once it has ended otherwise than by its own will."""
+        return bool(self._popen.poll())
+
+    def epitaph(self) -> str:
+        """Why it ended, in one line."""
+        code = self._popen.returncode
+        if code == no_room.EXIT_CODE:
+            return f"load-generator worker {self.number} died: no room on disk for what it received"
+        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
+        try:
+            lines = self._stderr.read_text(errors="replace").split("\n")
+        except OSError:
+            lines = []
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"load-generator worker {self.number} died ({how})" + (f": {last}" if last else "")
+
+    def kill(self) -> None:
+        """End it now if it still runs, and reap it."""
+        if self._popen.poll() is None:
+            self._popen.kill()
+        self._popen.wait()
+        assert self._popen.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._popen.stdin.close()
+
+
+def start_workers(
+    scratch: Path,
+    count: int,
+    driver: str,
+    endpoint: Endpoint,
+    head: bytes,
+    load: Load,
+    timeouts: Timeouts,
+    duration_s: float | None,
+    *,
+    kernel_stamps: bool,
+) -> list[WorkerProcess]:
+    """Start `count` workers; the closed loop's concurrency is divided among them exactly."""
+    started: list[WorkerProcess] = []
+    compiled = reader.library() if driver == "wire" else None
+    try:
+        for number in range(count):
+            slots = None if load.concurrency is None else len(range(number, load.concurrency, count))
+            config = {
+                "worker": number,
+                "driver": driver,
+                "scratch": str(scratch),
+                "base_url": endpoint.base_url,
+                "api": endpoint.api,
+                "api_key": endpoint.api_key,
+                "ca_file": endpoint.ca_file,
+                "head": head.decode("ascii"),
+                "slots": slots,
+                "timeouts": [timeouts.connect_s, timeouts.first_token_s, timeouts.idle_s, timeouts.total_s],
+                "duration_ns": None if duration_s is None else int(duration_s * 1e9),
+                "kernel_stamps": kernel_stamps,
+                "reader": compiled,
+            }
+            started.append(WorkerProcess(number, config, scratch))
+    except BaseException:
+        for process in started:
+            process.kill()
+        raise
+    return started

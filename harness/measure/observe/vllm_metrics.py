@@ -1,0 +1,120 @@
+"""A vLLM server's Prometheus page, read over HTTP into rows of server.parquet.
+
+Lines are chosen before they are parsed: nine tenths of a page are histogram buckets and their comments, and leaving
+them out makes a scrape four times cheaper.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from harness.base import clock
+from harness.measure.control_request import request
+from harness.records import ServerSample
+
+TICK_TIMEOUT_S = 2.0
+EDGE_TIMEOUT_S = 10.0
+_UNFINISHED = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+
+
+class ScrapeError(Exception):
+    """A scrape that gave no series, with the reason in a few words; never leaves this package."""
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL's host is this machine's loopback, by its name or address."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def open_client(url: str) -> httpx.Client:
+    """A client for one metrics page; proxies of the environment are not asked for a loopback server."""
+    # one connection would make an edge wait behind a slow tick
+    limits = httpx.Limits(max_connections=4, max_keepalive_connections=2)
+    return httpx.Client(trust_env=not is_loopback(url), timeout=TICK_TIMEOUT_S, limits=limits)
+
+
+def parse(page: str, stamp_ns: int, edge: str | None = None) -> list[ServerSample]:
+    """Series of a page in the Prometheus text format.
+
+    At an edge every `vllm:` and `process_` series, buckets included; else the `vllm:` series that are not buckets. Raises
+    ScrapeError if the page does not parse or has no `vllm:` series.
+    """
+    wanted = ("vllm:", "process_") if edge is not None else ("vllm:",)
+    lines = [
+        line for line in page.split("\n") if line.startswith(wanted) and (edge is not None or not _is_bucket(line))
+    ]
+    try:
+        families = list(text_string_to_metric_families("\n".join([*lines, ""])))
+    except (ValueError, KeyError, IndexError) as error:
+        raise ScrapeError(f"the page is not Prometheus text: {error}") from None
+    rows = [
+        ServerSample(stamp_ns, edge, sample.name, json.dumps(sample.labels, sort_keys=True), float(sample.value))
+        for family in families
+        for sample in family.samples
+    ]
+    if not any(row.metric.startswith("vllm:") for row in rows):
+        raise ScrapeError("the page has no vllm: series")
+    return rows
+
+
+def _is_bucket(line: str) -> bool:
+    return line.partition("{")[0].endswith("_bucket")
+
+
+def page(client: httpx.Client, url: str, limit_s: float) -> str:
+    """Text of a metrics page. Raises ScrapeError."""
+    try:
+        headers = {"accept": "text/plain;version=0.0.4"}
+        response = request(client, "GET", url, headers=headers, timeout=limit_s, total_s=limit_s)
+    except httpx.HTTPError as error:
+        raise ScrapeError(f"{type(error).__name__}: {error}".rstrip(": ")) from None
+    if response.status_code != httpx.codes.OK:
+        raise ScrapeError(f"HTTP status {response.status_code}")
+    return response.text
+
+
+def scrape(client: httpx.Client, url: str, edge: str | None = None) -> list[ServerSample]:
+    """One scrape; every row carries the stamp at which the response had arrived. Raises ScrapeError."""
+    text = page(client, url, TICK_TIMEOUT_S if edge is None else EDGE_TIMEOUT_S)
+    return parse(text, clock.monotonic_ns(), edge)
+
+
+def scrape_all(clients: Mapping[str, httpx.Client], edge: str | None = None) -> list[ServerSample]:
+    """One scrape of every page (URL -> client), as one: the rows of several have one stamp, that of the last, and the label `replica`
+    (host:port), so that sums over labels are over all. Raises ScrapeError where one page fails: a sum without it would fall."""
+    rows: list[ServerSample] = []
+    for url, client in clients.items():
+        try:
+            found = scrape(client, url, edge)
+        except ScrapeError as error:
+            raise ScrapeError(f"{urlsplit(url).netloc}: {error}" if len(clients) > 1 else str(error)) from None
+        rows += [_labelled(row, urlsplit(url).netloc) for row in found] if len(clients) > 1 else found
+    return [replace(row, stamp_ns=rows[-1].stamp_ns) for row in rows] if len(clients) > 1 else rows
+
+
+def _labelled(row: ServerSample, replica: str) -> ServerSample:
+    return replace(row, labels=json.dumps({**json.loads(row.labels), "replica": replica}, sort_keys=True))
+
+
+def counter(samples: Iterable[ServerSample], metric: str) -> float | None:
+    """Sum of a series over its labels (engines, API servers) in one scrape; None if the page does not have it."""
+    values = [sample.value for sample in samples if sample.metric == metric]
+    return sum(values) if values else None
+
+
+def unfinished(samples: Iterable[ServerSample]) -> float | None:
+    """Requests running or waiting in the server; None if the page does not say."""
+    rows = list(samples)
+    found = [value for name in _UNFINISHED if (value := counter(rows, name)) is not None]
+    return sum(found) if found else None

@@ -1,0 +1,176 @@
+"""A plan given to an offline engine: cut into `LLM.generate` calls, followed, and told as rows.
+
+The whole batch is handed over at once, so `sent_ns` of every row is the moment the batch began: in which order and in how
+many calls it reaches the engine is the engine's own affair, and waiting for an earlier group is part of a request's time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.base import clock
+from harness.base.errors import ConfigError
+from harness.measure.targets.offline_rows import Batch, OfflineReport
+from harness.measure.targets.offline_worker import write_whole
+from harness.measure.targets.target import Target
+from harness.records import (
+    DriveProgress,
+    DriveReport,
+    Phase,
+    PlannedRequest,
+    Prompt,
+    RequestRecord,
+)
+
+Order = Literal["as_planned", "grouped_by_length", "sorted"]
+POST_BATCH_SIZE = 256  # the post's max_num_seqs: its _group_by_length is called but not shown, and names no size
+_POLL_S = 0.02
+_SAY_EVERY_S = 5.0
+_NOTES = (
+    "offline: chunk_ns holds the engine's stamps of the first and the last token, the latter for all between: ICL is decode time",
+    "offline: sent_ns is when the batch was handed over, ended_ns when the LLM.generate call with the reply returned",
+)
+
+
+def cut(requests: Sequence[PlannedRequest], order: Order, batch_size: int = POST_BATCH_SIZE) -> list[list[int]]:
+    """Positions in `requests`, one list a `LLM.generate` call. `as_planned`: one call in the plan's order; `sorted`: one call
+    by prompt length; `grouped_by_length`: that order cut every `batch_size`, the next group begun when the last one is done.
+
+    Raises ConfigError for a batch size below 1. Equal lengths keep the plan's order.
+    """
+    if batch_size < 1:
+        raise ConfigError("batch size out of range", batch_size, "requests in a group, 1 or more")
+    planned = list(range(len(requests)))
+    by_length = sorted(planned, key=lambda i: requests[i].target_prompt_tokens)
+    if not planned:
+        return []
+    match order:
+        case "as_planned":
+            return [planned]
+        case "sorted":
+            return [by_length]
+        case "grouped_by_length":
+            return [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
+
+
+def _job(requests: Sequence[PlannedRequest], prompts: Iterable[Prompt], calls: list[list[int]]) -> list[list[Any]]:
+    by_seq = {prompt.seq: prompt for prompt in prompts}
+    job = []
+    for call in calls:
+        members = []
+        for i in call:
+            prompt = by_seq.get(requests[i].seq)
+            if prompt is None or not prompt.token_ids:
+                raise ConfigError(
+                    "an offline engine is sent token ids", f"seq {requests[i].seq} has none", "use api: completions"
+                )
+            members.append([requests[i].target_output_tokens, list(prompt.token_ids)])
+        job.append(members)
+    return job
+
+
+def run_batch(
+    target: Target,
+    folder: Path,
+    requests: Sequence[PlannedRequest],
+    prompts: Iterable[Prompt],
+    *,
+    order: Order = "as_planned",
+    batch_size: int = POST_BATCH_SIZE,
+    phase: Phase,
+    run_id: str,
+    scratch: Path,
+    on_rows: Callable[[Sequence[RequestRecord]], None],
+    on_progress: Callable[[DriveProgress], None],
+    should_stop: Callable[[], str | None],
+    say: Callable[[str], None],
+) -> OfflineReport:
+    """Hand `requests` to the engine of `target` (its control directory is `folder`), and return when all have a row.
+
+    `on_rows` takes the rows of each call as it returns. `should_stop` is asked every 20 ms: `drain` lets the call under way
+    end and begins no other; `abort` returns at once, and the caller must close the target. An engine that dies leaves
+    truncated rows and stop_reason `target_died`. Raises ConfigError for a plan with times of its own or with text prompts.
+    """
+    if any(r.scheduled_ns or r.after_seq is not None for r in requests):
+        raise ConfigError(
+            "an offline batch has no arrival times", "the plan has", "use arrivals: batch, without sessions"
+        )
+    calls = cut(requests, order, batch_size)
+    results, stop_file = scratch / "offline-results.jsonl", folder / "stop"
+    job = {"results": str(results.resolve()), "calls": _job(requests, prompts, calls)}
+    results.touch()
+    anchors, cpu_s = [clock.anchor()], clock.process_cpu_s()
+    batch = Batch(requests, calls, phase, run_id, clock.monotonic_ns(), [])
+    try:
+        write_whole(folder / "job.json", job)
+        batch.started_ns = clock.monotonic_ns()
+        reason, why = _follow(target, batch, results, stop_file, on_rows, on_progress, should_stop, say)
+    finally:
+        stop_file.unlink(missing_ok=True)
+        results.unlink(missing_ok=True)
+    if rows := batch.rest(why, aborted=reason == "interrupted"):
+        on_rows(rows)
+    anchors.append(clock.anchor())
+    kept = batch_size if order == "grouped_by_length" else None
+    shape = f"offline: {len(calls)} LLM.generate calls, order {order}" + (f", groups of {kept}" if kept else "")
+    drive = DriveReport(
+        driver="offline",
+        workers=1,
+        started_ns=batch.started_ns,
+        ended_ns=clock.monotonic_ns(),
+        stamp_source="user",
+        stop_reason=reason,
+        reads=0,
+        merged_reads=0,
+        cpu_s=clock.process_cpu_s() - cpu_s,
+        parse_cpu_s=None,
+        loop_lag_max_s=None,
+        late_sends=0,
+        largest_clock_step_ns=clock.largest_step_ns(anchors),
+        anchors=[(a.monotonic_ns, a.offset_ns, a.error_ns) for a in anchors],
+        notes=(shape, *_NOTES, *((why,) if why else ())),
+    )
+    return batch.report(order, kept, drive)
+
+
+def _follow(
+    target: Target,
+    batch: Batch,
+    results: Path,
+    stop_file: Path,
+    on_rows: Callable[[Sequence[RequestRecord]], None],
+    on_progress: Callable[[DriveProgress], None],
+    should_stop: Callable[[], str | None],
+    say: Callable[[str], None],
+) -> tuple[str, str]:
+    """Read results until the job ended, the engine died or we are told to go: (stop_reason, why rows are missing)."""
+    said_s, tokens, reason, why = 0.0, 0, "done", ""
+    with results.open(encoding="utf-8") as file:
+        pending = ""
+        while True:
+            died, action = target.died(), should_stop()  # asked before the read, so that no line before is missed
+            pending += file.read()
+            *lines, pending = pending.split("\n")
+            for line in lines:
+                if rows := batch.take(json.loads(line)):
+                    tokens += sum(row.output_tokens or 0 for row in rows)
+                    on_rows(rows)
+            elapsed_s = (clock.monotonic_ns() - batch.started_ns) / clock.NS
+            in_flight = sum(map(len, batch.calls[len(batch.returned) : batch.called]))
+            on_progress(DriveProgress(batch.done, len(batch.requests), in_flight, batch.failed, tokens, elapsed_s))
+            if batch.ended:
+                return reason, why
+            if died:
+                return "target_died", died
+            if action == "abort":
+                return "interrupted", "stopped by the user"
+            if action == "drain" and reason == "done":
+                reason, why = "interrupted", "stopped by the user"
+                stop_file.touch()
+            if elapsed_s - said_s >= _SAY_EVERY_S:
+                said_s = elapsed_s
+                say(f"{target.info.name}: {batch.done} of {len(batch.requests)} requests after {said_s:.0f} s")
+            clock.sleep(_POLL_S)

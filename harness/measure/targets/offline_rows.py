@@ -1,0 +1,165 @@
+"""What an offline batch made: a row a request, a record a call, a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.base import clock
+from harness.records import DriveReport, Outcome, Phase, PlannedRequest, RequestRecord
+
+_UNKNOWN = [None] * 7  # facts of a request that has none
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One `LLM.generate`: how many requests it held, its ends, what it made; `error` where the engine refused it."""
+
+    requests: int
+    called_ns: int
+    returned_ns: int
+    prompt_tokens: int
+    output_tokens: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineReport:
+    """A batch through one engine. Tokens are those of ok requests; preemptions None where the engine does not tell."""
+
+    order: str
+    batch_size: int | None  # None unless grouped
+    calls: tuple[Call, ...]  # those that returned
+    prompt_tokens: int
+    output_tokens: int
+    failed: int
+    preemptions: int | None
+    drive: DriveReport
+
+    @property
+    def wall_s(self) -> float | None:
+        """First call to last return; None where no call returned."""
+        return (self.calls[-1].returned_ns - self.calls[0].called_ns) / clock.NS if self.calls else None
+
+    @property
+    def generate_s(self) -> float:
+        """Sum of the calls' durations."""
+        return sum(c.returned_ns - c.called_ns for c in self.calls) / clock.NS
+
+    @property
+    def output_tps(self) -> float | None:
+        """output_tokens / wall_s."""
+        return self.output_tokens / self.wall_s if self.wall_s else None
+
+    @property
+    def total_tps(self) -> float | None:
+        """(prompt_tokens + output_tokens) / wall_s."""
+        return (self.prompt_tokens + self.output_tokens) / self.wall_s if self.wall_s else None
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch under way: `calls` are positions in `requests`, `called` is how many of them were begun. `started_ns` is when
+    the batch was given to the worker, and from its first call on when that call was made."""
+
+    requests: Sequence[PlannedRequest]
+    calls: list[list[int]]
+    phase: Phase
+    run_id: str
+    started_ns: int
+    returned: list[Call]
+    called: int = 0
+    ended: bool = False
+    done: int = 0
+    failed: int = 0
+    preemptions: int | None = None
+
+    def take(self, line: dict[str, Any]) -> list[RequestRecord]:
+        """Rows of one line of the worker's results: those of a call that returned."""
+        if line.get("end"):
+            self.ended = True
+            return []
+        number: int = line["call"]
+        self.called = number + 1
+        if number == 0:
+            self.started_ns = line["called_ns"]
+        if "returned_ns" not in line:
+            return []
+        call, error, ended_ns = self.calls[number], line["error"], line["returned_ns"]
+        facts: list[list[Any]] = line["outputs"] or [_UNKNOWN for _ in call]
+        outcome = Outcome.OK if error is None else Outcome.ERROR_EVENT
+        rows = [
+            self._row(self.requests[i], outcome, ended_ns, fact, error) for i, fact in zip(call, facts, strict=True)
+        ]
+        tokens = [sum(fact[n] or 0 for fact in facts) for n in (0, 2)]
+        self.returned.append(Call(len(call), line["called_ns"], ended_ns, tokens[0], tokens[1], error))
+        if told := [fact[6] for fact in facts if fact[6] is not None]:
+            self.preemptions = (self.preemptions or 0) + sum(told)
+        return self._count(rows)
+
+    def rest(self, why: str, *, aborted: bool) -> list[RequestRecord]:
+        """Rows of what has none: a call under way was cut off (by us: cancelled), what no call held yet was dropped."""
+        now = clock.monotonic_ns()
+        rows = []
+        for number in range(len(self.returned), len(self.calls)):
+            cut_off = Outcome.CANCELLED if aborted else Outcome.TRUNCATED
+            outcome = cut_off if number < self.called else Outcome.DROPPED
+            rows += [self._row(self.requests[i], outcome, now, _UNKNOWN, why) for i in self.calls[number]]
+        return self._count(rows)
+
+    def _count(self, rows: list[RequestRecord]) -> list[RequestRecord]:
+        self.done += len(rows)
+        self.failed += sum(row.outcome != Outcome.OK for row in rows)
+        return rows
+
+    def _row(
+        self, request: PlannedRequest, outcome: Outcome, ended_ns: int, facts: Sequence[Any], error: str | None
+    ) -> RequestRecord:
+        prompt_tokens, cached, output_tokens, finish, first_ns, last_ns, _ = facts
+        stamps: tuple[int, ...] = ()
+        chunk_tokens: tuple[int, ...] | None = None
+        if first_ns is not None and last_ns is not None and output_tokens:
+            stamps = (first_ns, last_ns) if output_tokens > 1 else (first_ns,)
+            chunk_tokens = (1, output_tokens - 1) if output_tokens > 1 else (1,)
+        scheduled = None if request.scheduled_ns is None else self.started_ns
+        return RequestRecord(
+            request_id=f"{self.run_id}-{self.phase.value[0]}{abs(request.seq)}",
+            seq=request.seq,
+            phase=self.phase.value,
+            worker=0,
+            session_id=request.session_id,
+            target_prompt_tokens=request.target_prompt_tokens,
+            target_output_tokens=request.target_output_tokens,
+            scheduled_ns=scheduled,
+            due_ns=self.started_ns,
+            connect_started_ns=None,
+            connect_ns=None,
+            tls_ns=None,
+            sent_ns=None if outcome is Outcome.DROPPED else self.started_ns,
+            first_byte_ns=None,
+            first_token_ns=first_ns if stamps else None,
+            last_token_ns=stamps[-1] if stamps else None,
+            ended_ns=ended_ns,
+            chunk_ns=stamps,
+            chunk_tokens=chunk_tokens,
+            prompt_tokens=prompt_tokens,
+            cached_prompt_tokens=cached,
+            output_tokens=output_tokens,
+            reasoning_tokens=None,
+            counted_output_tokens=None,
+            merged_reads=0,
+            reads=0,
+            response_bytes=0,
+            connection_reused=None,
+            outcome=outcome.value,
+            http_status=None,
+            finish_reason=finish,
+            error=error,
+        )
+
+    def report(self, order: str, batch_size: int | None, drive: DriveReport) -> OfflineReport:
+        prompt, output = (sum(getattr(c, name) for c in self.returned) for name in ("prompt_tokens", "output_tokens"))
+        return OfflineReport(
+            order, batch_size, tuple(self.returned), prompt, output, self.failed, self.preemptions, drive
+        )

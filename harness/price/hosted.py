@@ -1,0 +1,244 @@
+"""The bill of measured tokens at a hosted API's prices, request by request.
+
+Prices come from the experiment (PriceRef with its own numbers) or from the genai-prices package: bundled with it, read offline,
+those in force at a date (`price_at`, the one place that answers it). Tiers go by one request's input tokens, so requests are never
+added up before pricing: 1,000 requests of 1,000 tokens are not one request of a million.
+
+    request = sum over fresh, cached, written (5 min, 1 h) input, output, reasoning of tokens x price[tier of the request] + fee
+
+Whose cache: a hosted API never has what our own server found in its prefix cache (see `hosted_cache.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import genai_prices
+from genai_prices import data_snapshot
+from genai_prices.types import ModelPrice, TieredPrices, calc_unit_price
+
+from harness.base.errors import ConfigError
+from harness.base.quantities import nearest
+from harness.config.experiment import PriceRef
+
+Usage = tuple[int, int, int, int]  # prompt, cached, output, reasoning tokens, as in RunSummary.usage
+
+_MILLION = 1_000_000
+# Prices of each part of a request, the first that a model has: what has no price of its own costs the price it is a part of.
+_PARTS = (
+    ("input_mtok",),
+    ("cache_read_mtok", "input_mtok"),
+    ("cache_write_5m_mtok", "cache_write_mtok", "input_mtok"),
+    ("cache_write_1h_mtok", "cache_write_mtok", "input_mtok"),
+    ("output_mtok",),
+    ("output_reasoning_mtok", "output_mtok"),
+)
+
+
+class Tokens(NamedTuple):
+    """Tokens of one request as a hosted API bills them. `prompt` holds the cached and the written ones, `output` the reasoning."""
+
+    prompt: int
+    cached: int
+    output: int
+    reasoning: int
+    written_5m: int = 0
+    written_1h: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostedPrice:
+    """A price to bill with: `model` is a genai-prices price. `own`: the $/M (input, cached input, output) where it is declared.
+
+    `inputs` is what is printed beside every figure made with it.
+    """
+
+    name: str
+    own: tuple[Decimal, Decimal, Decimal] | None
+    model: Any  # genai_prices.types.ModelPrice
+    inputs: Mapping[str, str]
+    as_of: str | None  # of an own price
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """Tokens and dollars of the requests billed, each part at its own price. `fees_usd`: what is paid per request.
+
+    `input_tokens` are all of the prompts': fresh, cached and written.
+    """
+
+    requests: int
+    input_tokens: int
+    cached_tokens: int
+    written_tokens: int
+    output_tokens: int
+    fresh_usd: Decimal
+    cached_usd: Decimal
+    written_usd: Decimal
+    output_usd: Decimal
+    fees_usd: Decimal
+
+    @property
+    def input_usd(self) -> Decimal:
+        return self.fresh_usd + self.cached_usd + self.written_usd
+
+    @property
+    def total_usd(self) -> Decimal:
+        return self.input_usd + self.output_usd + self.fees_usd
+
+
+_GIVE_IT = "give input_usd_per_million and output_usd_per_million yourself"
+
+
+def _own(ref: PriceRef) -> HostedPrice:
+    given, out = ref.input_usd_per_million, ref.output_usd_per_million
+    if given is None or out is None:
+        raise ConfigError(
+            "own price is incomplete", ref.name, "give both input_usd_per_million and output_usd_per_million"
+        )
+    declared = {
+        "cache_read_mtok": ref.cached_input_usd_per_million,
+        "cache_write_5m_mtok": ref.cache_write_5m_usd_per_million,
+        "cache_write_1h_mtok": ref.cache_write_1h_usd_per_million,
+    }
+    more = {key: Decimal(repr(usd)) for key, usd in declared.items() if usd is not None}
+    own = (Decimal(repr(given)), more.get("cache_read_mtok", Decimal(repr(given))), Decimal(repr(out)))
+    as_of = ref.as_of or "not given"
+    writes = "".join(
+        f", ${more[key]} cache write for {life}"
+        for key, life in (("cache_write_5m_mtok", "5 minutes"), ("cache_write_1h_mtok", "an hour"))
+        if key in more
+    )
+    inputs = {
+        "price": f"${own[0]} input, ${own[1]} cached input{writes}, ${own[2]} output per million tokens",
+        "price source": ref.source or "declared in the experiment",
+        "price as of": as_of,
+    }
+    return HostedPrice(ref.name, own, ModelPrice(input_mtok=own[0], output_mtok=own[2], **more), inputs, as_of)
+
+
+def price_at(model: Any, at: datetime, context: Mapping[str, str] | None = None) -> ModelPrice:
+    """The price of a genai-prices model in force at `at` (aware), by default of its standard service."""
+    return model.get_prices(at, context)
+
+
+def book_model(ref: PriceRef) -> tuple[Any, Any]:
+    """(provider, model) of genai-prices: the entry of just that id, as the catalogue lists it, else the one whose rules match the name.
+
+    Raises ConfigError: unknown provider or model (the nearest are named).
+    """
+    snapshot = data_snapshot.get_snapshot()
+    provider = data_snapshot.find_provider_by_id(snapshot.providers, ref.provider)
+    if provider is None:
+        raise ConfigError(
+            "no prices of this provider",
+            ref.provider,
+            nearest(ref.provider.lower(), (p.id for p in snapshot.providers), _GIVE_IT),
+        )
+    listed = next((m for m in provider.models if m.id == ref.model), None)
+    model = listed or provider.find_model(ref.model, all_providers=snapshot.providers)
+    if model is None:
+        raise ConfigError(
+            "no price of this model", ref.name, nearest(ref.model.lower(), (m.id for m in provider.models), _GIVE_IT)
+        )
+    return provider, model
+
+
+def find_price(ref: PriceRef, at: datetime) -> HostedPrice:
+    """The price of `ref` in force at `at`. Raises ConfigError: unknown provider or model, or one not priced by tokens."""
+    if ref.input_usd_per_million is not None or ref.output_usd_per_million is not None:
+        return _own(ref)
+    provider, model = book_model(ref)
+    price = price_at(model, at)
+    if price.input_mtok is None or price.output_mtok is None:
+        raise ConfigError("model is not priced by input and output tokens", ref.name, f"its price is: {price}")
+    if ref.cache_write_1h_tokens and price.cache_write_mtok is not None and price.cache_write_1h_mtok is None:
+        raise ConfigError("no price of cache writes for an hour", ref.name, _GIVE_IT)
+    inputs = {
+        "price": str(price),
+        "price source": f"genai-prices {genai_prices.__version__} (bundled data, read offline): {provider.id}/{model.id}",
+        "price as of": f"in force on {at.date().isoformat()} by the data of genai-prices {genai_prices.__version__}",
+    }
+    if provider.pricing_urls:
+        inputs["vendor's page"] = provider.pricing_urls[0]
+    if model.price_comments:
+        inputs["price comment"] = model.price_comments
+    return HostedPrice(ref.name, None, price, inputs, None)
+
+
+def first_tier(price: Decimal | TieredPrices | None) -> Decimal | None:
+    """A price as it is for short prompts."""
+    return price.base if isinstance(price, TieredPrices) else price
+
+
+def price_ratio(price: HostedPrice) -> Decimal | None:
+    """Output $/token over input $/token, at the first tier; None if input is free."""
+    given, out = first_tier(price.model.input_mtok), first_tier(price.model.output_mtok)
+    assert out is not None
+    return out / given if given else None
+
+
+def _of_one(model: ModelPrice, t: Tokens) -> list[Decimal]:
+    """Dollars of one request, in the order of _PARTS, and the fee per request. Reasoning tokens are part of the output."""
+    fresh = t.prompt - t.cached - t.written_5m - t.written_1h
+    counts = (fresh, t.cached, t.written_5m, t.written_1h, t.output - t.reasoning, t.reasoning)
+    found = []
+    for count, keys in zip(counts, _PARTS, strict=True):
+        price = next((p for key in keys if (p := getattr(model, key)) is not None), None)
+        found.append(calc_unit_price(price, count, t.prompt, _MILLION))
+    return [*found, calc_unit_price(model.requests_kcount, 1, t.prompt, 1000)]
+
+
+def _is_linear(model: ModelPrice) -> bool:
+    """True if the price of a sum of requests is the sum of their prices: no tiers, no fee per request."""
+    known = [v for k, v in vars(model).items() if not k.startswith("_") and v is not None]
+    return model.requests_kcount is None and not any(isinstance(v, TieredPrices) for v in known)
+
+
+def usage_problem(usage: Sequence[tuple[int, ...]]) -> str | None:
+    """Why usage cannot be billed: the first request whose parts are more than the whole; None where all add up."""
+    for one in usage:
+        t = Tokens(*one)
+        inside = t.cached + t.written_5m + t.written_1h
+        if min(t) < 0 or inside > t.prompt or t.reasoning > t.output:
+            return f"prompt, cached, output, reasoning = {tuple(one)[:4]}" + (
+                f", written = {t.written_5m + t.written_1h}" if t.written_5m + t.written_1h else ""
+            )
+    return None
+
+
+def bill(price: HostedPrice, usage: Sequence[tuple[int, ...]]) -> Bill:
+    """The bill of every request (`Tokens`, or as in RunSummary.usage), each priced by itself; no usage is a bill of 0 requests.
+
+    A price without tiers and without a fee per request is linear: there the sum is priced, which is the same to the last digit.
+    Raises ConfigError for usage that cannot be billed (more cached than prompt tokens, more reasoning than output tokens).
+    """
+    if (wrong := usage_problem(usage)) is not None:
+        advice = "cached and written tokens are part of the prompt, reasoning tokens of the output"
+        raise ConfigError("usage cannot be billed", wrong, advice)
+    requests = [Tokens(*one) for one in usage]
+    whole = Tokens(*map(sum, zip(*requests, strict=True))) if requests else Tokens(0, 0, 0, 0)
+    counted = {whole: 1} if requests and _is_linear(price.model) else Counter(requests)
+    sums = [Decimal(0)] * (len(_PARTS) + 1)
+    for one, times in counted.items():
+        sums = [s + part * times for s, part in zip(sums, _of_one(price.model, one), strict=True)]
+    fresh, cached, written_5m, written_1h, output, reasoning, fees = sums
+    return Bill(
+        len(requests), whole.prompt, whole.cached, whole.written_5m + whole.written_1h, whole.output,
+        fresh, cached, written_5m + written_1h, output + reasoning, fees,
+    )  # fmt: skip
+
+
+def same_model(measured: str, hosted: str) -> bool:
+    """Whether a hosted price is for the model measured: equal names after the last slash, in letters and digits only.
+
+    Strict on purpose: a name that merely resembles another is called a different product.
+    """
+    plain = [re.sub(r"[^a-z0-9]", "", name.lower().rstrip("/").rsplit("/", 1)[-1]) for name in (measured, hosted)]
+    return bool(plain[0]) and plain[0] == plain[1]

@@ -1,0 +1,76 @@
+"""Cost as Prometheus text, under the names that OpenCost gives to inference cost.
+
+    llm_total_hourly_cost, llm_cost_per_million_tokens{cost_basis, phase, allocation_method, ..}, llm_cache_savings_fraction
+
+`cost_basis` usage: the machine as if it were full (what compares with a hosted price); allocation: the whole paid machine at its
+utilisation (build or buy). Every split names its `allocation_method`. OpenCost's own split by mean time per output token is not used:
+it makes long outputs cheaper than inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+
+from harness.base.errors import ConfigError
+from harness.price.run_cost import decimal_text
+from harness.records import CostReport, RunSummary
+
+_HELP = {
+    "llm_total_hourly_cost": "USD per paid hour of the machine, estimate from a benchmark",
+    "llm_cost_per_million_tokens": "USD per million tokens, estimate from a benchmark",
+    "llm_cache_savings_fraction": "Share of prompt tokens found in the prefix cache",
+}
+_PHASES = (("", "total"), ("prompt", "input"), ("generation", "output"))
+
+Sample = tuple[str, dict[str, str], Decimal]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def prometheus_text(samples: Iterable[Sample]) -> str:
+    """Text exposition format 0.0.4: HELP, TYPE and samples of one metric together."""
+    by_name: dict[str, list[str]] = {}
+    for name, labels, value in samples:
+        inside = ",".join(f'{k}="{_escaped(v)}"' for k, v in sorted(labels.items()))
+        by_name.setdefault(name, []).append(f"{name}{{{inside}}} {decimal_text(value)}")
+    blocks = [
+        "\n".join([f"# HELP {name} {_HELP[name]}", f"# TYPE {name} gauge", *lines]) for name, lines in by_name.items()
+    ]
+    return "\n".join(blocks) + "\n"
+
+
+def opencost_samples(summary: RunSummary, report: CostReport) -> list[Sample]:
+    """Samples of one run; a figure that was not computed has no sample (absent is not 0)."""
+    labels = {
+        "model_name": summary.model, "model_version": str(summary.config.get("model_version", "")), "namespace": summary.experiment,
+        "run_id": summary.run_id, "workload_type": summary.cell.workload,
+    }  # fmt: skip
+    found: list[Sample] = []
+    if report.hardware is not None:
+        found.append(("llm_total_hourly_cost", labels, Decimal(report.hardware.usd_per_hour)))
+    utilisation = Decimal(repr(report.utilisation))
+    usd = {line.name: line.usd for line in report.own}
+    for phase, name in _PHASES:
+        text = usd.get(f"self_usd_per_million_{name}_tokens")
+        if text is None:
+            continue
+        method = "none" if not phase else "price-ratio"
+        for basis, value in (("allocation", Decimal(text)), ("usage", Decimal(text) * utilisation)):
+            more = {"phase": phase, "cost_basis": basis, "allocation_method": method}
+            found.append(("llm_cost_per_million_tokens", labels | more, value))
+    prompt = sum(u[0] for u in summary.usage)
+    if prompt:
+        cached = Decimal(sum(u[1] for u in summary.usage)) / prompt
+        found.append(("llm_cache_savings_fraction", labels, cached))
+    return found
+
+
+def opencost_text(runs: Sequence[tuple[RunSummary, CostReport]]) -> str:
+    """Prometheus text of several runs. Raises ConfigError where there is nothing to say."""
+    samples = [s for summary, report in runs for s in opencost_samples(summary, report)]
+    if not samples:
+        raise ConfigError("nothing to export", f"{len(runs)} runs", "a run needs a priced machine or usage")
+    return prometheus_text(samples)

@@ -1,0 +1,316 @@
+"""What a run is made of: its target, its requests as they went, telemetry beside them, its manifest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from harness.records.column import col
+from harness.records.plan import Load
+
+
+class Phase(StrEnum):
+    """Which part of a run a request belongs to."""
+
+    WARMUP = "warmup"
+    MEASURE = "measure"
+
+
+class Outcome(StrEnum):
+    """What became of a request. Only `ok` may improve a number; every other one is still a row."""
+
+    OK = "ok"
+    CONNECT_ERROR = "connect_error"  # refused, unreachable, DNS, certificate
+    HTTP_ERROR = "http_error"  # a status other than 200
+    ERROR_EVENT = "error_event"  # an error object inside a 200 stream
+    TRUNCATED = "truncated"  # the stream ended before its finish
+    PROTOCOL_ERROR = "protocol_error"  # bytes that are not HTTP or not SSE
+    RESET = "reset"  # the connection was reset
+    TIMEOUT_CONNECT = "timeout_connect"
+    TIMEOUT_FIRST_TOKEN = "timeout_first_token"  # noqa: S105 (a token of text)
+    TIMEOUT_IDLE = "timeout_idle"  # too long between two tokens
+    TIMEOUT_TOTAL = "timeout_total"
+    EMPTY_REPLY = "empty_reply"  # a 200 stream that came to its end without one token
+    OVERRUN = "overrun"  # more than twice the tokens asked for: ended by us as soon as it was seen
+    CANCELLED = "cancelled"  # by us, on Ctrl-C or at the end of the run
+    DROPPED = "dropped"  # could not be sent when it was due
+
+
+class RunState(StrEnum):
+    """State of a run directory, in manifest.json. A run that was killed still says `running` on disk: the reader,
+    seeing that no process owns it any more, reports `interrupted`."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+
+# ---------------------------------------------------------------- targets
+
+
+@dataclass(frozen=True, slots=True)
+class Startup:
+    """Cold start of a server we started ourselves, seconds from the spawn; null where it was not seen in the log."""
+
+    process_s: float | None  # spawn -> the server's first log line
+    weights_s: float | None  # time the server says it took to load weights
+    ready_s: float | None  # spawn -> /health answers 200
+    first_token_s: float | None  # spawn -> first real token
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Words that are one token each for the target, and their ids where it tells them (`source` says how we know).
+
+    `prompt_overhead_tokens`: what the chat template adds to one user message; 0 for completions; null if unknown.
+    """
+
+    words: tuple[str, ...]
+    token_ids: tuple[int, ...] | None
+    prompt_overhead_tokens: int | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where and how to send. `api_key` never appears in repr, manifest or log."""
+
+    base_url: str  # ends in /v1
+    model: str
+    api: str  # completions | chat
+    api_key: str | None = field(default=None, repr=False)
+    vllm_extensions: bool = False  # ignore_eos, min_tokens, return_token_ids, continuous usage are understood
+    ca_file: str | None = None
+    body: str = "exact"  # exact | plain: see TargetSpec
+
+
+@dataclass(frozen=True, slots=True)
+class TargetInfo:
+    """What a target really is, read back from it; goes into the manifest as it stands."""
+
+    name: str
+    kind: str  # vllm | adopt | hosted
+    base_url: str
+    model: str
+    max_model_len: int | None
+    server_version: str | None
+    flags: Mapping[str, Any]  # asked for
+    cache_config: Mapping[str, str]  # read back from /metrics, empty where absent
+    pids: tuple[int, ...]  # of a server we started, else empty
+    startup: Startup | None
+    metrics_url: str | None  # None where the server has no Prometheus endpoint
+    checks: Mapping[str, str]  # identity check -> what was seen
+
+
+# ---------------------------------------------------------------- drive
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One request as it happened; a row of requests.parquet. Facts only: TTFT and the rest are computed later.
+
+    Chunks that came out of one read carry the same `chunk_ns` (the newest segment's stamp): for all but the last of
+    them it is an upper bound, and `merged_reads` counts such reads.
+    """
+
+    request_id: str = col("", "Sent to the server as the header x-request-id")
+    seq: int = col("", "Position in the plan; negative for warm-up")
+    phase: str = col("", "warmup or measure")
+    worker: int = col("", "Which load-generator process sent it")
+    session_id: int | None = col("", "Session of the plan")
+    target_prompt_tokens: int = col("tokens", "Prompt length asked for")
+    target_output_tokens: int = col("tokens", "Output length asked for")
+    scheduled_ns: int | None = col("ns", "When the plan wanted it sent; null in a closed loop")
+    due_ns: int | None = col("ns", "Open loop: scheduled_ns. Closed loop: when its slot became free")
+    connect_started_ns: int | None = col("ns", "Connection attempt began; null if the connection was reused")
+    connect_ns: int | None = col("ns", "TCP connection stood; null if reused")
+    tls_ns: int | None = col("ns", "TLS handshake done; null if reused or no TLS")
+    sent_ns: int | None = col("ns", "The kernel had taken the request's last byte")
+    first_byte_ns: int | None = col("ns", "First byte of the response arrived")
+    first_token_ns: int | None = col(
+        "ns", "First token-bearing chunk arrived (a role-only or empty one does not count)"
+    )
+    last_token_ns: int | None = col("ns", "Last token-bearing chunk arrived")
+    ended_ns: int | None = col("ns", "Response complete, or the request given up")
+    chunk_ns: tuple[int, ...] = col("ns", "One stamp per token-bearing chunk")
+    chunk_tokens: tuple[int, ...] | None = col("tokens", "Tokens in each such chunk, where the server says so")
+    prompt_tokens: int | None = col("tokens", "Prompt tokens by the server's usage")
+    cached_prompt_tokens: int | None = col("tokens", "Of those, from the prefix cache, by usage")
+    output_tokens: int | None = col("tokens", "Output tokens by the server's usage; null when usage is missing")
+    reasoning_tokens: int | None = col("tokens", "Of those, reasoning, by usage")
+    counted_output_tokens: int | None = col(
+        "tokens", "Our own count: sum of chunk_tokens; null where chunks do not say"
+    )
+    merged_reads: int = col("", "Reads of this response that held several token-bearing chunks")
+    reads: int = col("", "Reads of this response")
+    response_bytes: int = col("bytes", "Bytes received, headers and framing included")
+    connection_reused: bool | None = col("", "A kept-alive connection was used; null if never connected")
+    outcome: str = col("", "ok, or what went wrong (see Outcome)")
+    http_status: int | None = col("", "Status of the response")
+    finish_reason: str | None = col("", "As the server says: length, stop, ..")
+    error: str | None = col("", "What went wrong, in one line, without secrets")
+    first_visible_ns: int | None = col(
+        "ns", "First chunk with text or a tool call arrived: what is seen after any reasoning", default=None
+    )
+    reasoning_chunks: int | None = col("", "Token-bearing chunks that held reasoning", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds; None waits for ever."""
+
+    connect_s: float | None = 10.0
+    first_token_s: float | None = 300.0
+    idle_s: float | None = 120.0
+    total_s: float | None = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class DriveProgress:
+    """Given to the live display a few times a second."""
+
+    done: int
+    total: int
+    in_flight: int
+    failed: int
+    output_tokens: int  # token-bearing chunks of the requests that are done
+    elapsed_s: float
+    duration_s: float | None = None  # set where the phase ends by time, not by the number of requests
+
+
+@dataclass(frozen=True, slots=True)
+class DriveReport:
+    """What the load generator says of itself over one phase; goes into the manifest."""
+
+    driver: str  # wire | sdk
+    workers: int
+    started_ns: int
+    ended_ns: int
+    stamp_source: str  # kernel | user
+    stop_reason: str  # done | duration | interrupted | worker_died | target_died
+    reads: int
+    merged_reads: int
+    cpu_s: float  # of the sending and reading processes
+    parse_cpu_s: float | None
+    loop_lag_max_s: float | None
+    late_sends: int  # sends over 5 ms behind their due time
+    largest_clock_step_ns: int
+    anchors: Sequence[tuple[int, int, int]]  # (monotonic_ns, offset_ns, error_ns)
+    clock_offsets: Sequence[tuple[int, int]] = ()  # per worker: its CLOCK_MONOTONIC - ours, and the error of that, ns
+    largest_read_bytes: int | None = None  # what one read took out of a socket: the most that stood there unread
+    notes: Sequence[str] = ()
+
+
+# ---------------------------------------------------------------- observe
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSample:
+    """One GPU at one instant; a row of gpu.parquet."""
+
+    stamp_ns: int = col("ns", "When NVML had answered")
+    gpu_index: int = col("", "NVML index of the board (of the parent board for a MIG slice)")
+    gpu_uuid: str = col("", "UUID of the board or MIG slice")
+    power_mw: int | None = col("mW", "Board power as the driver reports it (sampled; see energy_mj for totals)")
+    energy_mj: int | None = col("mJ", "The board's energy counter since driver load")
+    sm_util_pct: int | None = col(
+        "%", "Share of the sample period with at least one kernel running: not utilisation of capacity"
+    )
+    mem_util_pct: int | None = col("%", "Share of the sample period with memory reads or writes")
+    mem_used_bytes: int | None = col("bytes", "Memory in use on the board")
+    sm_clock_mhz: int | None = col("MHz", "SM clock")
+    mem_clock_mhz: int | None = col("MHz", "Memory clock")
+    temperature_c: int | None = col("degC", "GPU temperature")
+    throttle_reasons: int | None = col("", "NVML clocks-event-reasons bit mask")
+    process_count: int | None = col("", "Compute processes on the board")
+    other_process_count: int | None = col("", "Of those, not the target's")
+    error: str | None = col("", "Why fields are null, when the board stopped answering")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSample:
+    """One series of the server's /metrics at one instant; a row of server.parquet (long format)."""
+
+    stamp_ns: int = col("ns", "When the scrape's response had arrived")
+    edge: str | None = col("", "start or end for the scrapes at the edges of the measured phase, else null")
+    metric: str = col("", "Series name, e.g. vllm:num_requests_running")
+    labels: str = col("", "Labels as sorted JSON, {} if none")
+    value: float = col("", "Value as exposed")
+
+
+@dataclass(frozen=True, slots=True)
+class HostSample:
+    """This machine at one instant; a row of host.parquet."""
+
+    stamp_ns: int = col("ns", "When it was read")
+    cpu_pct: float | None = col("%", "CPU use of the whole machine since the last sample, 100 = all cores")
+    load1: float | None = col("", "Load average over one minute")
+    mem_used_bytes: int | None = col("bytes", "Memory in use (total - available)")
+    mem_available_bytes: int | None = col("bytes", "Memory available")
+    harness_cpu_s: float | None = col("s", "CPU time of the harness and its workers since the sampler began")
+    harness_rss_bytes: int | None = col("bytes", "Resident size of the harness and its workers")
+    server_cpu_s: float | None = col(
+        "s", "CPU time of the server's processes since the sampler began; null if not ours"
+    )
+    server_rss_bytes: int | None = col("bytes", "Resident size of the server's processes; null if not ours")
+
+
+# ---------------------------------------------------------------- store
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One point of an experiment: target x workload x load x repetition."""
+
+    target: str
+    workload: str
+    load: Load
+    repetition: int
+
+    @property
+    def name(self) -> str:
+        name = f"{self.target}_{self.workload}_{self.load.name}_rep{self.repetition}"
+        return re.sub(r"[^\w.+-]", "-", name)  # the name of a folder: a workload may be a path with options
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """manifest.json of a run directory. Mappings hold plain JSON values."""
+
+    schema_version: int
+    run_id: str
+    experiment: str
+    campaign_id: str  # the invocation of `harness run` that made it
+    cell: Cell
+    state: str
+    created_utc: str
+    owner_pid: int
+    owner_start_ticks: int  # /proc/<pid>/stat field 22: tells a reused pid from the owner
+    harness_version: str
+    config: Mapping[str, Any]
+    config_sha256: str
+    plan_sha256: str
+    seed: int
+    environment: Mapping[str, Any]
+    target: Mapping[str, Any]  # TargetInfo as JSON
+    drive: Mapping[str, Any]  # phase -> DriveReport as JSON
+    telemetry: Mapping[str, Any]  # gpu | server | host -> "ok" or why it is absent; gpu_facts, server_facts
+    row_counts: Mapping[str, int]
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """A run read back: the manifest and its tables as pandas data frames (None where the file is absent)."""
+
+    path: str
+    manifest: Manifest
+    requests: Any  # pandas.DataFrame with the columns of RequestRecord
+    plan: Any
+    gpu: Any | None
+    server: Any | None
+    host: Any | None

@@ -1,0 +1,65 @@
+"""A growing queue against scipy's regression of block means."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from harness.judge.columns import measured
+from harness.judge.growth import growing
+from harness.records import RequestRecord
+from tests.judge.run_builder import frame, ns, request
+
+
+def growth_by_hand(at, wait, seconds, settling_s):
+    """(rise, mean, slope in percent) where the slope of block means is sure and large enough, else None."""
+    blocks = min(10, len(at) // 4, max(4, int(seconds / settling_s)))
+    if blocks < 4:
+        return None
+    x, y = (np.array([part.mean() for part in np.array_split(v, blocks)]) for v in (at, wait))
+    line = stats.linregress(x, y)
+    rise = line.slope * seconds
+    if line.slope <= stats.t.isf(0.05, blocks - 2) * line.stderr or (line.slope <= 0.02 and rise <= 0.1 * y.mean()):
+        return None
+    return rise, y.mean(), 100 * line.slope
+
+
+@pytest.mark.parametrize("settling_s", [0.001, 6.0, 9.0, 30.0])
+@pytest.mark.parametrize("count", [15, 16, 22, 40])
+@pytest.mark.parametrize("slope", [0.0, 0.01, 0.05])
+def test_growth_is_the_slope_of_block_means(settling_s, count, slope):
+    """As many blocks as settling times, 4 to 10, of 4 requests at least; rise, mean and slope as they are told."""
+    rng = np.random.default_rng(count)
+    at = np.sort(rng.uniform(0.01, 40, count))
+    wait = 1 + slope * at + 0.3 * rng.random(count)
+    wait = np.round(wait, 9)
+    rows = [request(k, 0.0, tokens=1) for k in range(count)]
+    rows = [
+        replace(
+            r, sent_ns=ns(a), due_ns=ns(a), first_token_ns=ns(a) + round(w * 1e9), last_token_ns=ns(a) + round(w * 1e9)
+        )
+        for r, a, w in zip(rows, at, wait, strict=True)
+    ]
+    said = growing(measured(frame(rows, RequestRecord)), ns(0), ns(40), round(settling_s * 1e9))
+    expected = growth_by_hand(at, wait, 40.0, settling_s)
+    assert (said is None) == (expected is None)
+    if said is not None:
+        numbers = [float(word) for word in re.findall(r"(\d+\.?\d*)(?= s |%| s\))", said)[:3]]
+        assert numbers == pytest.approx(expected, rel=6e-3)
+
+
+def test_nothing_grows_in_no_time():
+    """Sixteen requests sent at once, and no request at all; a settling time of 0 is as the shortest."""
+    at_once = [replace(request(k, 1.0, tokens=1, ttft_s=0.1 * (k + 1))) for k in range(16)]
+    assert growing(measured(frame(at_once, RequestRecord)), ns(0), ns(2), 1) is None
+    assert growing(measured(frame([], RequestRecord)), ns(0), ns(2), 1) is None
+    rising = measured(
+        frame(
+            [request(k, k + 1.0, tokens=1, ttft_s=0.1 + 0.2 * k, scheduled_s=k + 1.0) for k in range(40)], RequestRecord
+        )
+    )
+    assert growing(rising, ns(0), ns(40), 0) == growing(rising, ns(0), ns(40), 1) is not None
