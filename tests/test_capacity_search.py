@@ -17,7 +17,7 @@ from harness.measure.capacity_search import STOPPED_BY_SEARCH, probe_by_run, sea
 from harness.measure.drive.golden import server as golden
 from harness.records import CapacityResult, Cell, Load, ProbeResult, Reason, RequestRecord, Verdict
 from harness.report import capacity as page
-from harness.report.capacity_figures import probes_plot
+from harness.report.capacity import probes_plot
 from harness.store.capacity_file import NAME, read_capacity, write_capacity
 from tests.bench import golden_capacity
 from tests.drive.offering import offer

@@ -15,10 +15,9 @@ from harness.base.errors import ConfigError, HarnessError, StoreError, TargetErr
 from harness.cli.reproduce import reproduce_command
 from harness.pipeline import Analysis, Ran, Stop
 from harness.records import Load, Reason, Verdict
-from harness.report import reproduce as page
-from harness.report.reproduce_values import Difference
+from harness.reproduce import page
 from harness.reproduce import run as reproduce_run
-from harness.reproduce.compare import compare_figure, compare_row, differences, hardware_words
+from harness.reproduce.compare import Difference, compare_figure, compare_row, differences, hardware_words
 from harness.reproduce.fits import Machine, obstacles
 from harness.reproduce.run import compare_with, dry_run, place_models, reproduce
 from harness.reproduce.table import Figure, PublishedTable, load_table, tables
@@ -326,7 +325,7 @@ def runner(monkeypatch, tmp_path):
 
     monkeypatch.setattr(pipeline, "run_experiment", run_experiment)
     monkeypatch.setattr(pipeline, "conclude", conclude)
-    monkeypatch.setattr(pipeline, "analyse", lambda path, campaign=None: Analysis(path, (made[path.name],), ()))
+    monkeypatch.setattr(reproduce_run, "analyse", lambda path, campaign=None: Analysis(path, (made[path.name],), ()))
     monkeypatch.setattr(reproduce_run, "_SECOND_S", 0.0)
     monkeypatch.setattr(reproduce_run, "_runs_in", lambda out: sorted(out.iterdir()) if out.exists() else [])
     return type(
@@ -381,7 +380,7 @@ def test_a_run_that_was_recorded_as_failed_gives_its_reason(runner, monkeypatch)
     """A failed run directory (the server refused to start): the row is `failed`, exit 3, the reason is its verdict's."""
     why = Reason("run_failed", "invalid", "the run is failed: CUDA out of memory", "")
     failed = replace(summary(verdict=Verdict("INVALID", (why,))), state="failed")
-    monkeypatch.setattr(pipeline, "analyse", lambda path, campaign=None: Analysis(path, (failed,), ()))
+    monkeypatch.setattr(reproduce_run, "analyse", lambda path, campaign=None: Analysis(path, (failed,), ()))
     got, code = reproduce(parsed(rows=[row("a", "small")]), runner.out, QUIET, Stop(), CPU)
     assert (code, got.rows[0].state) == (3, "failed")
     assert any("CUDA out of memory" in reason for reason in got.rows[0].reasons)
@@ -416,7 +415,7 @@ def test_a_comparison_with_earlier_runs_takes_the_newest_campaign_of_the_cell(mo
         summary(campaign="20261102T000000Z", tps=80.0, repetition=2),
         summary(campaign="20261103T000000Z", tps=10.0, model="another"),
     )
-    monkeypatch.setattr(pipeline, "analyse", lambda path, campaign: Analysis(path, runs, ("bad: torn",)))
+    monkeypatch.setattr(reproduce_run, "analyse", lambda path, campaign: Analysis(path, runs, ("bad: torn",)))
     got, code = compare_with(parsed(), Path("results/x"), CPU)
     assert code == 0
     assert got.rows[0].figures[0].measured == pytest.approx(80.0)

@@ -11,7 +11,7 @@ from harness.base.redaction import is_secret
 from harness.judge.compare import compare
 from harness.measure.observe.environment import public_environment
 from harness.records import Load
-from harness.report.sections import facts
+from harness.report.run.sections import facts
 from harness.store.history_columns import row_of
 from tests.judge.compare_campaigns import campaign
 

@@ -105,15 +105,13 @@ def _compare(
     from harness.judge.compare import compare
     from harness.judge.compare_sides import load_side
     from harness.report import compare as report
-    from harness.report.compare_junit import junit
-    from harness.report.compare_markdown import markdown
     from harness.report.pages import write_whole
 
     found = compare(load_side(base, targets[0]), load_side(new, targets[1]), **how)
     if markdown_path is not None:
-        write_whole(markdown_path, markdown(found))
+        write_whole(markdown_path, report.markdown(found))
     if junit_path is not None:
-        write_whole(junit_path, junit(found))
+        write_whole(junit_path, report.junit(found))
     if as_json:
         emit(report.as_json(found))
     else:
@@ -131,12 +129,12 @@ def _detect(
 ) -> int:
     from harness.judge.compare_sides import load_side
     from harness.judge.detect import detect
-    from harness.report import compare as report
+    from harness.report import detect as report
 
     side, other = load_side(*base, with_requests=True), None if again is None else load_side(*again)
     found = detect(side, change, again=other, metrics=how["metrics"], min_effect=how["min_effect"], alpha=how["alpha"])
     if as_json:
-        emit(report.detection_json(found))
+        emit(report.as_json(found))
     else:
-        report.render_detection(console(), found)
+        report.render(console(), found)
     return 0

@@ -63,8 +63,8 @@ def cost_of(
     """Price the measured tokens of a run or experiment, here and at hosted prices."""
     from harness.judge.runs import analyse
     from harness.price.runs import price_runs
-    from harness.report import tables
-    from harness.report.answer import answer
+    from harness.report.run import tables
+    from harness.report.run.answer import answer
 
     analysis = analyse(directory, campaign)
     base = of_run(CostSpec, analysis.summaries[0].config.get("cost", {}), analysis.summaries[0].run_id)

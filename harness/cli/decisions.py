@@ -175,14 +175,15 @@ def _pages(result: Any, found: Any, measured: Any, html: Path | None, markdown: 
     if html is None and not markdown:
         return
     from harness.planner.scenario_inputs import base_of
-    from harness.report import decision_page, pages
+    from harness.report import pages
+    from harness.report.decision import page
 
     base = base_of(result.spec, measured)
     if html is not None:  # before anything is printed: a closed pipe must not cost the file
-        pages.write_whole(html, decision_page.html(result, found, base))
+        pages.write_whole(html, page.html(result, found, base))
         click.echo(f"html: {html}", err=True)
     if markdown:
-        click.echo(decision_page.markdown(result, found, base), nl=False)
+        click.echo(page.markdown(result, found, base), nl=False)
 
 
 def _render_decision(result: Any, found: Any) -> None:

@@ -64,19 +64,18 @@ def trend(
 ) -> None:
     """Each cell's metric over the nights: first, last, best, worst, changes of level, the first bad night."""
     from harness.judge.trends import trends_of
-    from harness.report import history as words
-    from harness.report import history_page
+    from harness.report import history as report
     from harness.store import history
 
     columns = _columns(metrics or ("output_tps",))
     rows = history.nights(results, columns, experiment=experiment, since=since)
     trends = trends_of(rows, columns, cell=cell)
     if page is not None:
-        history_page.write(page, trends, f"History of {experiment or results}")
+        report.write(page, trends, f"History of {experiment or results}")
     if as_json:
-        click.echo(json.dumps(words.as_json(trends), indent=2))
+        click.echo(json.dumps(report.as_json(trends), indent=2))
     else:
-        words.render(console(), trends)
+        report.render(console(), trends)
         if page is not None:
             click.echo(f"html: {page}")
 

@@ -79,7 +79,7 @@ def publish(
     from harness.base.errors import InvalidRunError
     from harness.judge.runs import analyse
     from harness.price.runs import price_runs
-    from harness.report.document import write_report
+    from harness.report.run.document import write_report
 
     analysis = analyse(directory, campaign)
     created = next((summary.created_utc for summary in analysis.summaries), clock.utc_now().isoformat())
@@ -96,8 +96,9 @@ def publish(
 def _print(
     analysis: Any, costs: Any, paths: dict[str, Path], *, allow_invalid: bool, as_json: bool, money: bool = True
 ) -> None:
-    from harness.report import capacity, tables
-    from harness.report.answer import answer
+    from harness.report import capacity
+    from harness.report.run import tables
+    from harness.report.run.answer import answer
 
     for problem in analysis.problems:
         click.echo(f"not read: {problem}", err=True)

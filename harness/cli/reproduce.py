@@ -51,9 +51,8 @@ def reproduce_command(
     could be measured, else that of the first failure.
     """
     from harness import pipeline
-    from harness.report import reproduce as page
     from harness.report.live import Live
-    from harness.reproduce import run
+    from harness.reproduce import page, run
     from harness.reproduce.fits import this_machine
     from harness.reproduce.table import load_table
 

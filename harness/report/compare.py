@@ -1,4 +1,4 @@
-"""A comparison for people: its conclusion in one sentence, its table in the terminal, and as plain values for --json."""
+"""A comparison: its conclusion in one sentence, its table in the terminal, a pull request's comment, JUnit XML, and plain values for --json."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
+from xml.sax.saxutils import escape, quoteattr  # writes only: nothing is parsed
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.records import ComparedSide, Comparison, Detection, Effect
+from harness.records import ComparedSide, Comparison, Effect
 from harness.report import formats
+from harness.report.formats import md_code, md_text
 
 STYLES = {"regressed": "bold red", "improved": "green", "unchanged": "dim", "unclear": "yellow"}
+_MARKS = {"regressed": "❌", "improved": "✅", "unchanged": "⚪", "unclear": "❔"}
+_MAX_ROWS = 400  # a comment of GitHub ends at 65,536 characters
 _SHOWN_UNCLEAR = 40  # rows of the terminal's table that nothing was found in
 
 
@@ -184,61 +188,94 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     return {"conclusion": conclusion(comparison), "regressed": regressed(comparison), **plain}
 
 
-# ---------------------------------------------------------------- how many repetitions
+# ---------------------------------------------------------------- a comment of a pull request
 
 
-def detection_conclusion(detection: Detection) -> str:
-    """How many repetitions see the change in every cell and metric, and which of them asks for most."""
-    change, power = formats.percent(detection.change), formats.percent(detection.power)
-    worst = detection.rows[0]
-    name = formats.clean(f"{worst.label} in {worst.target} {worst.workload} {worst.load.name}", 200)
-    over = [row for row in detection.rows if row.needed is None]
-    known = [row.needed for row in detection.rows if row.needed is not None]
-    if over:
-        rest = f"; the other {len(known)}: {max(known)}" if known else ""
-        return (
-            f"A change of {change} is not seen with {detection.limit} repetitions in {len(over)} of {len(detection.rows)} "
-            f"comparisons (first: {name}){rest}."
+def markdown(comparison: Comparison) -> str:
+    """One line, the table of what moved, the rest folded, in GitHub's Markdown. Words from outside are escaped."""
+    moved = [e for e in comparison.effects if e.verdict in ("regressed", "improved")]
+    rest = [e for e in comparison.effects if e.verdict not in ("regressed", "improved")]
+    known = any(e.verdict in ("unchanged", "improved") for e in comparison.effects)
+    mark = "❌" if regressed(comparison) else "✅" if known else "❔"
+    parts = [
+        f"{mark} **{md_text(conclusion(comparison))}**",
+        f"base {md_code(side_name(comparison.base))}, new {md_code(side_name(comparison.new))}",
+    ]
+    if moved:
+        parts.append(_md_table(moved))
+    if comparison.changes:
+        lines = [
+            f"| {md_text(n)} | {md_code(b, cell=True)} | {md_code(w, cell=True)} |" for n, b, w in comparison.changes
+        ]
+        parts.append(_folded(f"what changed ({len(lines)})", "\n".join(["| | base | new |", "|---|---|---|", *lines])))
+    if rest:
+        more = f"\n\n{len(rest) - _MAX_ROWS} more are in the JSON." if len(rest) > _MAX_ROWS else ""
+        parts.append(_folded(f"not regressed and not improved ({len(rest)})", _md_table(rest[:_MAX_ROWS]) + more))
+    lines = notes(comparison)
+    if lines:
+        parts.append("\n".join(f"- {md_text(line)}" for line in lines))
+    parts.append(_folded("how this was decided", md_text(method(comparison))))
+    return "\n\n".join(parts) + "\n"
+
+
+def _md_table(effects: Sequence[Effect]) -> str:
+    lines = [
+        "| | cell | metric | base | new | change | corrected interval | n |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for e in effects:
+        write = value_writer(e)
+        between = interval_words(e) or e.note
+        numbers = (write(e.base), write(e.new), change_words(e), between, f"{e.base_count}/{e.new_count}")
+        cells = " | ".join(md_text(text) for text in numbers)
+        lines.append(
+            f"| {_MARKS[e.verdict]} {e.verdict} | {md_code(cell_name(e), cell=True)} | {md_text(e.label)} | {cells} |"
         )
-    return f"{max(known)} repetitions a side see a change of {change} in each comparison with a probability of {power} (most: {name})."
+    return "\n".join(lines)
 
 
-def render_detection(console: Console, detection: Detection) -> None:
-    """Print, for each cell and metric, the spread, what is seen now and the repetitions that the change needs."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column("cell", overflow="fold")
-    table.add_column("metric")
-    headers = ("n", "spread", "of it inside runs", "smallest seen now", f"n for {formats.percent(detection.change)}")
-    for header in headers:
-        table.add_column(header, justify="right")
-    for row in detection.rows:
-        table.add_row(
-            Text(formats.clean(f"{row.target} {row.workload} {row.load.name}", 200)),
-            Text(row.label),
-            str(row.repetitions),
-            formats.percent(float(f"{row.spread:.3g}")),
-            formats.ABSENT if row.inside_share is None else f"{row.inside_share:.0%}",
-            "over 10x"
-            if row.smallest_now is None or row.smallest_now > 10
-            else formats.percent(float(f"{row.smallest_now:.3g}")),
-            f"> {detection.limit}" if row.needed is None else str(row.needed),
-        )
-    console.print(Text(side_name(detection.side)), soft_wrap=True)
-    console.print(table)
-    for text in detection.skipped:
-        console.print(Text(f"not planned: {formats.clean(text, 300)}"))
-    console.print(
-        Text(
-            f"a side's repetitions for {formats.percent(detection.power)} power, corrected for {detection.tests} comparisons at "
-            f"{formats.percent(detection.alpha)}, changes up to {formats.percent(detection.min_effect)} not counting; fewer metrics need fewer",
-            style="dim",
-        )
+def _folded(title: str, body: str) -> str:
+    return f"<details><summary>{formats.clean(title)}</summary>\n\n{body}\n\n</details>"
+
+
+# ---------------------------------------------------------------- JUnit
+
+
+def junit(comparison: Comparison) -> str:
+    """JUnit XML, one test case for each cell and metric: regressed is a failure, what could not be tested is skipped, the rest passes."""
+    failures = sum(e.verdict == "regressed" for e in comparison.effects)
+    skipped = sum(e.p is None for e in comparison.effects)
+    counts = f'tests="{len(comparison.effects)}" failures="{failures}" errors="0" skipped="{skipped}"'
+    name = _attribute(f"{side_name(comparison.new)} against {side_name(comparison.base)}")
+    changed = "".join(
+        f"    <property name={_attribute(n)} value={_attribute(f'{b} -> {w}')}/>\n" for n, b, w in comparison.changes
     )
-    console.print(Text(detection_conclusion(detection), style="bold"))
+    lines = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        f'<testsuites name="harness compare" {counts}>',
+        f"  <testsuite name={name} {counts}>",
+        *([f"    <properties>\n{changed}    </properties>"] if changed else []),
+        *(_case(effect) for effect in comparison.effects),
+        f"    <system-out>{escape(formats.clean(conclusion(comparison)))}</system-out>",
+        "  </testsuite>",
+        "</testsuites>",
+    ]
+    return "\n".join(lines) + "\n"
 
 
-def detection_json(detection: Detection) -> dict[str, Any]:
-    """The plan as plain values, with its conclusion."""
-    plain = asdict(detection)
-    plain["rows"] = [{**asdict(row), "load": row.load.name} for row in detection.rows]
-    return {"conclusion": detection_conclusion(detection), **plain}
+def _case(effect: Effect) -> str:
+    write = value_writer(effect)
+    between = interval_words(effect)
+    text = f"{write(effect.base)} -> {write(effect.new)}: {change_words(effect)}" + (f" ({between})" if between else "")
+    head = f"    <testcase classname={_attribute(cell_name(effect))} name={_attribute(effect.label)}"
+    if effect.verdict == "regressed":
+        return f'{head}>\n      <failure type="regressed" message={_attribute(text)}/>\n    </testcase>'
+    if effect.p is None:
+        return f"{head}>\n      <skipped message={_attribute(effect.note)}/>\n    </testcase>"
+    return (
+        f"{head}>\n      <system-out>{escape(formats.clean(f'{effect.verdict}: {text}'))}</system-out>\n    </testcase>"
+    )
+
+
+def _attribute(text: str) -> str:
+    return quoteattr(formats.clean(text, 500))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -11,8 +12,72 @@ from harness.price.machine_match import gpus_used
 from harness.records import RunSummary
 from harness.records.metrics import METRICS
 from harness.report.formats import load_words
-from harness.report.reproduce_values import Compared, ComparedRow, Difference
 from harness.reproduce.table import STREAM_FORMULA, STREAM_TPS, UNITS, Figure, PublishedTable, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One published figure and ours. `column`: single_stream | aggregate. `unit` is the source's; measured is converted to it.
+
+    measured: the median over the repetitions that are not INVALID, between `lowest` and `highest`; None: `absent` says why.
+    ratio: measured / published, None where either is missing.
+    """
+
+    metric: str
+    statistic: str | None
+    column: str
+    column_stated: bool
+    unit: str
+    published: float | None
+    measured: float | None
+    lowest: float | None
+    highest: float | None
+    ratio: float | None
+    absent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Why published and measured may differ: one field. `published` is None where the source does not say."""
+
+    field: str
+    published: str | None
+    here: str
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedRow:
+    """One row of the table. `state`: measured | unknown (measured, no run of it VALID) | invalid | failed | skipped |
+    not_run | would_run; `reasons` say why it is not the first, and which runs were not used."""
+
+    name: str
+    label: str
+    model: str
+    workload: str
+    load: str
+    state: str
+    reasons: tuple[str, ...]
+    figures: tuple[Compared, ...]
+    differences: tuple[Difference, ...]
+    run_ids: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduced:
+    """The whole table. `seconds`: of measuring that the rows which would run take, without starts; None if not known."""
+
+    table: str
+    title: str
+    source: str
+    url: str
+    date: str | None
+    source_note: str
+    machine: str
+    rows: tuple[ComparedRow, ...]
+    problems: tuple[str, ...] = ()
+    dry_run: bool = False
+    seconds: float | None = None
 
 
 def measured_value(figure: Figure, run: RunSummary, gpus: int) -> tuple[float | None, str]:

@@ -12,8 +12,7 @@ from harness.base.errors import ConfigError, HarnessError, InvalidRunError, Stor
 from harness.config.experiment import ExperimentSpec
 from harness.judge.runs import Analysis, analyse
 from harness.records import RunSummary
-from harness.report.reproduce_values import ComparedRow, Reproduced
-from harness.reproduce.compare import compare_row, load_text, unmeasured_row
+from harness.reproduce.compare import ComparedRow, Reproduced, compare_row, load_text, unmeasured_row
 from harness.reproduce.fits import Machine, obstacles, with_models
 from harness.reproduce.table import PublishedTable, Row
 from harness.store.reader import find_runs

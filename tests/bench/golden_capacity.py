@@ -22,7 +22,7 @@ from harness.measure.drive.driver import drive
 from harness.measure.drive.golden import server as golden
 from harness.records import CapacityResult, Endpoint, Load, Phase, ProbeResult, Prompt, Timeouts
 from harness.report import capacity
-from harness.report.capacity_figures import probes_plot
+from harness.report.capacity import probes_plot
 from tests.judge.capacity_server import md1_capacity
 
 PROMPT = Prompt(0, None, tuple(range(8)))

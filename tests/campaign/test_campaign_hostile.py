@@ -14,7 +14,7 @@ from harness.measure.campaign.order import ordered
 from harness.measure.drive import refusals
 from harness.measure.targets import open_target
 from harness.records import Outcome
-from harness.report.document import write_report
+from harness.report.run.document import write_report
 from harness.store.reader import find_runs, read_run
 from tests.fakes.fault_server import FaultServer
 from tests.fakes.hostile_replies import MODELS

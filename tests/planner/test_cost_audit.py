@@ -194,7 +194,9 @@ def test_seed_row_29():
 
 def test_seed_row_30():
     """The harness gives a vLLM server its model as an argument and never as MODEL_NAME."""
-    source = "".join(p.read_text() for p in (Path(__file__).parents[2] / "harness" / "measure" / "targets").glob("*.py"))
+    source = "".join(
+        p.read_text() for p in (Path(__file__).parents[2] / "harness" / "measure" / "targets").glob("*.py")
+    )
     assert "MODEL_NAME" not in source
     assert re.search(r"--model|\"serve\"|'serve'", source)
     assert "--model" in ROWS[30].right

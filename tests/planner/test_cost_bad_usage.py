@@ -20,7 +20,7 @@ from harness.price.opencost import opencost_text
 from harness.price.prices import day_of
 from harness.price.runs import price_runs
 from harness.records import Cell, Hardware, Load, Plan, PlannedRequest
-from harness.report.answer import find_answer
+from harness.report.run.answer import find_answer
 from harness.store.writer import RunWriter
 from tests.judge import run_builder
 from tests.price.cost_summaries import summary

@@ -18,8 +18,8 @@ from harness.price.machine_match import RanOn, gpus_used, price_mismatch, ran_on
 from harness.price.prices import day_of, declared, instance_price, instances
 from harness.price.run_cost import cost_run
 from harness.records import Hardware
-from harness.report import tables
-from harness.report.answer import find_answer
+from harness.report.run import tables
+from harness.report.run.answer import find_answer
 from tests.planner.scenario_values import scenario
 from tests.price.cost_summaries import summary
 

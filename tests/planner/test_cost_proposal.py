@@ -21,8 +21,8 @@ from harness.price.prices import day_of, instances
 from harness.price.proposal import by_boards, propose
 from harness.price.run_cost import cost_run
 from harness.price.runs import price_runs
-from harness.report import document, tables
-from harness.report.answer import find_answer
+from harness.report.run import document, tables
+from harness.report.run.answer import find_answer
 from tests.price.cost_summaries import summary
 
 AT = day_of("20261124T113000Z")

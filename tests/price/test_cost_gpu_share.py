@@ -14,8 +14,8 @@ from harness.price.gpu_share import Share, share_of
 from harness.price.machine_match import RanOn
 from harness.price.run_cost import cost_run
 from harness.records import Hardware
-from harness.report import document
-from harness.report.answer import find_answer
+from harness.report.run import document
+from harness.report.run.answer import find_answer
 from tests.price.cost_summaries import summary
 
 H100 = "NVIDIA H100 80GB HBM3"

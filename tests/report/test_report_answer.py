@@ -4,7 +4,7 @@ import pytest
 
 from harness.price.hosted import same_model
 from harness.records import Load
-from harness.report.answer import answer, find_answer
+from harness.report.run.answer import answer, find_answer
 from tests.report.report_values import INVALID, UNKNOWN, bare, cost, everything, run
 
 

@@ -11,9 +11,8 @@ import pytest
 from rich.console import Console
 
 from harness.records import ComparedSide, Comparison, Detectable, Detection, Effect, Load
-from harness.report import compare
-from harness.report.compare_junit import junit
-from harness.report.compare_markdown import markdown
+from harness.report import compare, detect
+from harness.report.compare import junit, markdown
 from tests.report.report_values import HOSTILE
 
 C4 = Load(concurrency=4)
@@ -139,11 +138,11 @@ def test_detection_says_how_many():
     found = Detection(
         SIDE, 0.03, 0.02, 0.05, 0.9, 2, 200, (row, replace(row, needed=9)), ("a w c8 TTFT p99: one repetition",)
     )
-    assert compare.detection_conclusion(found).startswith("16 repetitions a side see a change of 3 %")
-    text = terminal(compare.render_detection, found)
+    assert detect.conclusion(found).startswith("16 repetitions a side see a change of 3 %")
+    text = terminal(detect.render, found)
     assert "1.5 %" in text
     assert "12 %" in text
     assert "not planned: a w c8 TTFT p99: one repetition" in text
     over = replace(found, rows=(replace(row, needed=None), row))
-    assert "not seen with 200 repetitions in 1 of 2" in compare.detection_conclusion(over)
-    assert compare.detection_json(found)["rows"][0]["load"] == "c4"
+    assert "not seen with 200 repetitions in 1 of 2" in detect.conclusion(over)
+    assert detect.as_json(found)["rows"][0]["load"] == "c4"

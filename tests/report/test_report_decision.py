@@ -12,14 +12,14 @@ from harness.cli import cli
 from harness.planner.decide import decide
 from harness.planner.scenario import run_scenario
 from harness.planner.scenario_inputs import base_of
-from harness.report import decision_figures, decision_page
+from harness.report.decision import figures, page
 from tests.planner.scenario_values import hosted, scenario
 from tests.report.test_report_document import Tree
 
 
-def page(**changes) -> str:
+def page_of(**changes) -> str:
     result = run_scenario(scenario(**changes))
-    return decision_page.html(result, decide(result), base_of(result.spec, None))
+    return page.html(result, decide(result), base_of(result.spec, None))
 
 
 MUCH = {"demand": {"requests_per_month": 3e8}, "hosted": [hosted(0.5)]}
@@ -27,7 +27,7 @@ MUCH = {"demand": {"requests_per_month": 3e8}, "hosted": [hosted(0.5)]}
 
 @pytest.fixture(scope="module")
 def much():
-    return page(**MUCH)
+    return page_of(**MUCH)
 
 
 def test_the_page_is_one_self_contained_well_formed_file(much):
@@ -65,7 +65,7 @@ def test_every_price_has_its_source_and_date(much):
 
 def test_what_may_not_be_taken_is_struck_out():
     """Data that stays inside: the hosted price is shown with a line through it and the reason."""
-    text = page(constraints={"data_stays_inside": True})
+    text = page_of(constraints={"data_stays_inside": True})
     table = text[text.index('id="options"') : text.index('id="volume"')]
     assert "<s>$2,000.00</s>" in table
     assert "data may not leave" in table
@@ -73,7 +73,7 @@ def test_what_may_not_be_taken_is_struck_out():
 
 def test_without_a_feasible_hosted_price_the_page_says_so():
     """No odds, no plots, no crash."""
-    text = page(hosted=[hosted(meets_slo=False)])
+    text = page_of(hosted=[hosted(meets_slo=False)])
     assert "No odds" in text
     assert "nothing to compare with" in text
 
@@ -81,7 +81,7 @@ def test_without_a_feasible_hosted_price_the_page_says_so():
 def test_hostile_words_are_escaped():
     """Names and sources with markup, terminal escapes and plot text do not get out of their place."""
     evil = "<script>alert(1)</script>\x1b[31m$x^2$"
-    text = page(hosted=[hosted(model=evil, source=evil)], slo=evil, workload={"source": evil})
+    text = page_of(hosted=[hosted(model=evil, source=evil)], slo=evil, workload={"source": evil})
     assert "<script>" not in text
     assert "\x1b" not in text
     assert Tree(text).stack == []
@@ -91,7 +91,7 @@ def test_markdown_has_the_same_answer_and_no_open_markup():
     """Headline, ladder, assumptions; hostile words stay words."""
     result = run_scenario(scenario(slo="<b>|x", **MUCH))
     found = decide(result)
-    text = decision_page.markdown(result, found, base_of(result.spec, None))
+    text = page.markdown(result, found, base_of(result.spec, None))
     assert text.startswith(f"# test: {found.choice}\n\n**")
     assert "<b>" not in text
     for heading in ("What would flip it", "Cost ladder", "Break-even", "Assumptions", "What money does not say"):
@@ -102,16 +102,16 @@ def test_markdown_has_the_same_answer_and_no_open_markup():
 
 def test_equal_inputs_give_equal_bytes():
     """No clock and no address gets into the page."""
-    assert page() == page()
+    assert page_of() == page_of()
 
 
 def test_plots_parse_and_show_every_crossing():
     """The break-even plot is XML with a dot a crossing; a dot's note says which side is cheaper above it."""
     result = run_scenario(scenario(**MUCH))
     base, against = base_of(result.spec, None), result.against[0]
-    end = decision_figures.plot_limits_rps(against.crossings, base.demand.mean_rps, base.usable_rps)[0]
-    stairs = decision_page.self_staircase(base, end)
-    text = decision_figures.break_even_plot("b", stairs, 0.0005, "host/m", against.crossings, base.demand.mean_rps)
+    end = figures.plot_limits_rps(against.crossings, base.demand.mean_rps, base.usable_rps)[0]
+    stairs = page.self_staircase(base, end)
+    text = figures.break_even_plot("b", stairs, 0.0005, "host/m", against.crossings, base.demand.mean_rps)
     ET.fromstring(text)
     inside = [c for c in against.crossings.crossings if c.rps <= end]
     assert len(inside) == len(re.findall(r"<title>above .* is cheaper</title>", text)) > 0

@@ -11,7 +11,7 @@ import pytest
 from harness.base.errors import StoreError
 from harness.records import Load
 from harness.records.metrics import METRICS
-from harness.report import document, run_figures, sections
+from harness.report.run import document, figures, sections
 from tests.report.report_values import (
     HOSTILE,
     INVALID,
@@ -195,9 +195,9 @@ def test_figures_are_xml_that_repeats_and_never_links_out():
     """Each figure parses, is the same text twice, and has no font, image, date or outside address."""
     summaries, _ = everything()
     for make in (
-        lambda: run_figures.throughput_against_concurrency(summaries),
-        lambda: run_figures.latency_against_rate(summaries),
-        lambda: run_figures.timeline(summaries[4]),
+        lambda: figures.throughput_against_concurrency(summaries),
+        lambda: figures.latency_against_rate(summaries),
+        lambda: figures.timeline(summaries[4]),
     ):
         text = make()
         ET.fromstring(text)
@@ -207,7 +207,7 @@ def test_figures_are_xml_that_repeats_and_never_links_out():
 
 def test_each_run_is_a_point_with_its_id_and_invalid_ones_are_hollow():
     """The throughput figure has a tooltip a run; exactly the INVALID run's point is filled with the paper's colour."""
-    text = run_figures.throughput_against_concurrency(closed_loop())
+    text = figures.throughput_against_concurrency(closed_loop())
     titles = re.findall(r"<title>([^<]*)</title>", text)
     assert len(titles) == 12
     assert sum("INVALID" in title for title in titles) == 1
@@ -216,7 +216,7 @@ def test_each_run_is_a_point_with_its_id_and_invalid_ones_are_hollow():
 
 def test_latency_figure_has_three_panels_with_units():
     """TTFT from schedule p50 and p99 and TPOT are drawn over the scheduled rate, in ms."""
-    text = run_figures.latency_against_rate(open_loop())
+    text = figures.latency_against_rate(open_loop())
     for words in ("TTFT from schedule, p50", "TTFT from schedule, p99", "TPOT, p50", "scheduled rate (requests/s)"):
         assert words in text
     assert text.count(">ms</text>") == 3
@@ -224,17 +224,17 @@ def test_latency_figure_has_three_panels_with_units():
 
 def test_timeline_shows_gpu_power_where_there_is_a_gpu():
     """A GPU run's timeline has a power panel in W; a run without one has none."""
-    with_gpu, without = (run_figures.timeline(run(Load(concurrency=4), gpu=gpu)) for gpu in (True, False))
+    with_gpu, without = (figures.timeline(run(Load(concurrency=4), gpu=gpu)) for gpu in (True, False))
     assert "GPU power" in with_gpu
     assert "GPU power" not in without
 
 
 def test_figures_without_data_say_why():
     """An open-loop report says why there is no concurrency plot, a closed-loop one why there is no rate plot."""
-    assert "no cell of this report is a closed loop" in run_figures.throughput_against_concurrency(open_loop())
-    assert "no cell of this report is an open" in run_figures.latency_against_rate(closed_loop())
-    assert "no run has a steady window" in run_figures.throughput_against_concurrency([bare()])
-    assert "no timeline" in run_figures.timeline(bare())
+    assert "no cell of this report is a closed loop" in figures.throughput_against_concurrency(open_loop())
+    assert "no cell of this report is an open" in figures.latency_against_rate(closed_loop())
+    assert "no run has a steady window" in figures.throughput_against_concurrency([bare()])
+    assert "no timeline" in figures.timeline(bare())
 
 
 # ---------------------------------------------------------------- sections

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from harness.judge.trends import Night, Trend, trends_of
-from harness.report import history, history_page
+from harness.report import history
 from harness.store.history import NightRow
 from tests.bench.history_nights import FIRST, night_id
 
@@ -86,8 +86,8 @@ def test_few_nights_are_said():
 def test_the_page_is_one_file_with_a_plot_for_each_series():
     """No script, nothing loaded, ids once each, the dashed line's date in the plot, equal bytes twice."""
     trends = (*fallen(), *fallen(load="c8"))
-    page = history_page.html(trends, "History")
-    assert page == history_page.html(trends, "History")
+    page = history.html(trends, "History")
+    assert page == history.html(trends, "History")
     assert page.count("<svg") == 2
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org/", "")
@@ -100,7 +100,7 @@ def test_the_page_is_one_file_with_a_plot_for_each_series():
 def test_words_from_outside_stay_words():
     """A hostile target name is neither markup nor a terminal escape."""
     trends = fallen(target=HOSTILE)
-    page = history_page.html(trends, HOSTILE)
+    page = history.html(trends, HOSTILE)
     assert "<script" not in page
     assert "\x1b" not in page
     assert "\x1b" not in text_of(trends)
@@ -109,5 +109,5 @@ def test_words_from_outside_stay_words():
 def test_a_series_of_gaps_is_said_not_drawn():
     """All nights INVALID: the page says so, the table has no numbers."""
     trends = trends_of(rows([1.0, 1.0], gaps={0, 1}), ["output_tps"])
-    assert "no night has a VALID run" in history_page.html(trends, "t")
+    assert "no night has a VALID run" in history.html(trends, "t")
     assert "0 +2x" in text_of(trends)

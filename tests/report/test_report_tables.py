@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from harness.records import Load
-from harness.report import cells, tables
+from harness.report.run import cells, tables
 from tests.report.report_values import INVALID, UNKNOWN, bare, closed_loop, cost, everything, hostile, run
 
 

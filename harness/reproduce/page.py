@@ -11,7 +11,7 @@ from rich.text import Text
 
 from harness.report import formats
 from harness.report.formats import clean, md_code, md_text
-from harness.report.reproduce_values import Compared, ComparedRow, Difference, Reproduced
+from harness.reproduce.compare import Compared, ComparedRow, Difference, Reproduced
 
 _SYMBOLS = {
     "stream_tps": "1/TPOT",

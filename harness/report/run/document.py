@@ -13,11 +13,11 @@ from harness.base import spreadsheet
 from harness.judge.runs import Analysis
 from harness.records import CapacityResult, Cell, CostReport, RunSummary
 from harness.records.metrics import METRICS
-from harness.report import capacity, cells, formats, pages, run_figures, sections
-from harness.report.answer import Answer, find_answer
-from harness.report.capacity_figures import probes_plot
-from harness.report.markdown import markdown
-from harness.report.price import price_line
+from harness.report import capacity, formats, pages
+from harness.report.run import cells, figures, sections
+from harness.report.run.answer import Answer, find_answer
+from harness.report.run.markdown import markdown
+from harness.report.run.price import price_line
 
 _KPIS = (
     ("usd_per_million_output_tokens", "per million output tokens"),
@@ -88,12 +88,12 @@ def html(
         rows=[_html_row(row, columns, table, found) for row in table],
         absent=[(names, why, [table.index(row) + 1 for row in where] if len(where) < len(table) else []) for names, why, where in cells.absent_reasons(table, columns)],
         figures=[
-            ("Throughput against concurrency", pages.svg(run_figures.throughput_against_concurrency(summaries)), False),
-            ("Timeline", pages.svg(run_figures.timeline(shown)), True),
-            ("Latency against rate", pages.svg(run_figures.latency_against_rate(summaries)), False),
+            ("Throughput against concurrency", pages.svg(figures.throughput_against_concurrency(summaries)), False),
+            ("Timeline", pages.svg(figures.timeline(shown)), True),
+            ("Latency against rate", pages.svg(figures.latency_against_rate(summaries)), False),
         ],
         capacities=[
-            (capacity.cell_words(cell), capacity.headline(result), pages.svg(probes_plot(result)), capacity.rows(result))
+            (capacity.cell_words(cell), capacity.headline(result), pages.svg(capacity.probes_plot(result)), capacity.rows(result))
             for cell, result in capacities
         ],
         capacities_together=capacity.together(capacities),

@@ -10,8 +10,8 @@ from typing import Any
 from harness.price.hosted import same_model
 from harness.records import CostReport, RunSummary
 from harness.report import formats
-from harness.report.cells import Row, cost_line, rows, slo_target, worst
-from harness.report.price import hourly_words, share_words
+from harness.report.run.cells import Row, cost_line, rows, slo_target, worst
+from harness.report.run.price import hourly_words, share_words
 
 _SAME_WITHIN = Decimal("0.03")  # a difference below it is called equal
 

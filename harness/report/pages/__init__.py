@@ -17,7 +17,7 @@ from harness.report import formats
 def environment() -> Environment:
     """Templates of this package; every word from outside is escaped, a name that is not given is an error."""
     found = Environment(
-        loader=PackageLoader("harness.report", "."),
+        loader=PackageLoader("harness.report.pages", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -10,8 +10,8 @@ from typing import Any
 from harness.base import redaction
 from harness.records import CostReport, RunSummary, TokenCheck
 from harness.report import formats
-from harness.report.answer import Answer
-from harness.report.cells import Row
+from harness.report.run.answer import Answer
+from harness.report.run.cells import Row
 
 _SEVERITIES = ("invalid", "unknown", "warning")
 _MAX_ROWS = 400

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from harness.records import CostLine, CostReport, RunSummary
 from harness.report import formats
-from harness.report.answer import find_answer
-from harness.report.cells import (
+from harness.report.run.answer import find_answer
+from harness.report.run.cells import (
     COLUMNS,
     Column,
     Row,
@@ -26,7 +26,7 @@ from harness.report.cells import (
     spread_text,
     unit_and_writer,
 )
-from harness.report.price import price_line
+from harness.report.run.price import price_line
 
 _STYLES = {"VALID": "green", "INVALID": "bold red", "UNKNOWN": "yellow"}
 _PADDING = 2  # of a rich SIMPLE_HEAD column

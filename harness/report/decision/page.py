@@ -11,7 +11,8 @@ from harness.planner.decide import Decision
 from harness.planner.scenario import ScenarioResult
 from harness.planner.scenario_inputs import MONTH_S, Base
 from harness.planner.scenario_options import Against, Option, self_staircase
-from harness.report import decision_figures, formats, pages
+from harness.report import formats, pages
+from harness.report.decision.figures import break_even_plot, odds_plot, plot_limits_rps, tornado_plot
 from harness.report.formats import md_text
 
 _HEADLINES = {
@@ -136,15 +137,15 @@ def html(result: ScenarioResult, found: Decision, base: Base) -> str:
         against, option = reference
         words = f"Self-hosted stairs rise with every whole machine; the line is {option.name}. A full dot: self-hosting is cheaper above it, a hollow one: hosted is. Point at one for its volume."
         each, minimum = float(against.each_usd), float(against.minimum_usd_per_month / HOURS_PER_MONTH)
-        ends = decision_figures.plot_limits_rps(against.crossings, demand, base.usable_rps)
+        ends = plot_limits_rps(against.crossings, demand, base.usable_rps)
         for name, end in zip(("Dollars per hour over volume", "The crossings, nearer"), ends, strict=False):
             stairs = self_staircase(base, end)
-            plot = decision_figures.break_even_plot(name, stairs, each, option.name, against.crossings, demand, minimum)
+            plot = break_even_plot(name, stairs, each, option.name, against.crossings, demand, minimum)
             figures.append((name, plot, words))
             words = "The same, up to the last crossing."
     if result.outlook is not None:
-        figures.append(("Odds over volume", decision_figures.odds_plot(result.outlook, demand), f"{result.outlook.draws:,} joint draws of all assumptions at each volume."))  # fmt: skip
-        figures.append(("What the answer depends on", decision_figures.tornado_plot(result.outlook, NAMES), "One assumption at a time over its declared range, the others at their values; the numbers at a bar's ends are the assumption's. Left of the dashed 0 self-hosting is cheaper."))  # fmt: skip
+        figures.append(("Odds over volume", odds_plot(result.outlook, demand), f"{result.outlook.draws:,} joint draws of all assumptions at each volume."))  # fmt: skip
+        figures.append(("What the answer depends on", tornado_plot(result.outlook, NAMES), "One assumption at a time over its declared range, the others at their values; the numbers at a bar's ends are the assumption's. Left of the dashed 0 self-hosting is cheaper."))  # fmt: skip
     return (
         pages.environment()
         .get_template("decision.html.j2")
