@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from harness.measure import plan, warm_up
-from harness.measure.targets.jit_log import JitWatch
+from harness.measure.targets.server.jit_log import JitWatch
 from harness.records import DriveReport, Load
 
 JIT = (

@@ -28,9 +28,10 @@ from harness.measure.observe.environment import collect
 from harness.measure.observe.inventory import boards
 from harness.measure.observe.sampler import Observers
 from harness.measure.plan.prompts import prompts
-from harness.measure.targets import Target, offline
-from harness.measure.targets.jit_log import JitWatch
-from harness.measure.targets.prefix_reset import reset_prefix_cache
+from harness.measure.targets import Target
+from harness.measure.targets.adopt import reset_prefix_cache
+from harness.measure.targets.batch.engine import run_batch
+from harness.measure.targets.server.jit_log import JitWatch
 from harness.measure.warm_up import warm_up
 from harness.records import (
     Cell,
@@ -308,9 +309,7 @@ def _drive_phase(
     try:
         if run.target_spec.kind == "offline":
             order, size = run.target_spec.batch_order, run.target_spec.batch_size
-            report = offline.batch(
-                target, requests, made, order=order, batch_size=size, say=run.display.say, **both
-            ).drive
+            report = run_batch(target, requests, made, order=order, batch_size=size, say=run.display.say, **both)
         else:
             report = drive(
                 requests,

@@ -17,7 +17,7 @@ import numpy as np
 
 from harness.base import clock
 from harness.measure.plan.rows import prompt_seeds
-from harness.measure.targets.jit_log import JitWatch
+from harness.measure.targets.server.jit_log import JitWatch
 from harness.records import DriveReport, Load, Plan, PlannedRequest
 
 ROUNDS = 5  # at most; a server that still compiles then is measured, and the lines in the window make the run UNKNOWN

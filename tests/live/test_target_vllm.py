@@ -14,7 +14,8 @@ import pytest
 
 from harness.base.errors import TargetError
 from harness.config.target import TargetSpec
-from harness.measure.targets import open_target, proc
+from harness.measure.targets import open_target
+from harness.measure.targets.server import proc
 from harness.measure.targets.vocabulary import read_words, vocabulary
 from harness.records import Endpoint
 from tests.waiting import until

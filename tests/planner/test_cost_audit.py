@@ -195,7 +195,7 @@ def test_seed_row_29():
 def test_seed_row_30():
     """The harness gives a vLLM server its model as an argument and never as MODEL_NAME."""
     source = "".join(
-        p.read_text() for p in (Path(__file__).parents[2] / "harness" / "measure" / "targets").glob("*.py")
+        p.read_text() for p in (Path(__file__).parents[2] / "harness" / "measure" / "targets").rglob("*.py")
     )
     assert "MODEL_NAME" not in source
     assert re.search(r"--model|\"serve\"|'serve'", source)

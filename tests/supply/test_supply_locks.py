@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from harness.measure.gpu_build import GPU_LISTS
-from harness.measure.targets import install
+from harness.measure.gpu_build import GPU_LISTS, InstallError
+from harness.measure.targets.wheels import install_lists
 from tests.supply import tiny_wheel
 from tests.supply.locks import CONSTRAINTS, LOCKS, ROOT, UNHASHED, package, pins
 
@@ -173,7 +173,7 @@ def test_the_vllm_set_up_refuses_a_file_of_another_hash(index, tmp_path):
     """`harness.measure.targets.install` says that the file is another one than its list names; with the right hash it installs."""
     nothing = tmp_path / "unhashed.txt"
     nothing.write_text("# nothing\n")
-    with pytest.raises(install.InstallError, match=r"a file is not the one that lock\.txt names"):
-        install._install(lock(tmp_path, one_digit_off(index)), nothing, (1, 0))
-    install._install(lock(tmp_path, index), nothing, (1, 0))
+    with pytest.raises(InstallError, match=r"a file is not the one that lock\.txt names"):
+        install_lists(lock(tmp_path, one_digit_off(index)), nothing, (1, 0))
+    install_lists(lock(tmp_path, index), nothing, (1, 0))
     assert (tmp_path / "site" / "pinned_thing.py").exists()

@@ -7,10 +7,9 @@ import re
 import pytest
 
 from harness.measure import gpu_build
-from harness.measure.gpu_build import GPU_LISTS, InstallError, build
+from harness.measure.gpu_build import GPU_LISTS, InstallError, build, check_driver, choose
 from harness.measure.nvidia_driver import Box, look
 from harness.measure.targets import install
-from harness.measure.targets.build_choice import check_driver, choose
 from tests.fakes.driver import boxes
 
 NOTHING = Box(None, "", 0, "", 0)
@@ -99,7 +98,7 @@ def test_a_board_that_was_not_given_is_said(tmp_path):
 
 @pytest.fixture
 def no_pip(monkeypatch, tmp_path):
-    monkeypatch.setattr(install, "_pip", lambda *_: pytest.fail("pip must not run"))
+    monkeypatch.setattr("harness.measure.targets.wheels.pip", lambda *_: pytest.fail("pip must not run"))
     monkeypatch.setattr(install, "_STAMP", tmp_path / "stamp.json")
 
 

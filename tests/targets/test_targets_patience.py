@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.measure.targets.patience import Patience
+from harness.measure.targets.server.start import Patience
 
 
 def test_a_log_that_goes_on_is_waited_for_without_end():

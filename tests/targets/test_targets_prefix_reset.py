@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from harness.base.errors import TargetError
-from harness.measure.targets import prefix_reset
+from harness.measure.targets import adopt
 from harness.measure.targets.adopt import _pages
 from harness.records import Endpoint
 
@@ -59,17 +59,15 @@ def server():
 )
 def test_what_came_of_a_reset_is_told(server, monkeypatch, answers, came, asked):
     """Asked with POST at the server's root, again while blocks are held, and the answer in words."""
-    monkeypatch.setattr(prefix_reset, "_AGAIN_S", 0)
+    monkeypatch.setattr(adopt, "_RESET_AGAIN_S", 0)
     server.answers = answers
-    assert prefix_reset.reset_prefix_cache(Endpoint(f"{server.url}/v1", "m", "chat")) == came
+    assert adopt.reset_prefix_cache(Endpoint(f"{server.url}/v1", "m", "chat")) == came
     assert server.asked == ["POST /reset_prefix_cache"] * asked
 
 
 def test_a_server_that_is_gone_is_no_exception():
     """Nothing listens: words, not an error."""
-    assert prefix_reset.reset_prefix_cache(Endpoint("http://127.0.0.1:9/v1", "m", "chat")).startswith(
-        "failed: ConnectError"
-    )
+    assert adopt.reset_prefix_cache(Endpoint("http://127.0.0.1:9/v1", "m", "chat")).startswith("failed: ConnectError")
 
 
 PAGE = 'vllm:cache_config_info{block_size="16"} 1\nvllm:num_requests_running 0\n'

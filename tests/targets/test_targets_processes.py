@@ -16,7 +16,8 @@ import pytest
 from target_spawning import make_package, spec
 
 from harness.base.errors import ConfigError, TargetError
-from harness.measure.targets import open_target, proc, servers
+from harness.measure.targets import open_target
+from harness.measure.targets.server import proc, records
 from harness.measure.targets.vocabulary import read_words
 from tests.waiting import until
 
@@ -30,13 +31,13 @@ def place(tmp_path, monkeypatch):
     make_package(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(str(tmp_path / "fake_site"))
-    monkeypatch.setattr("harness.measure.targets.process._CLOSE_GRACE_S", 0.5)
+    monkeypatch.setattr("harness.measure.targets.server.process._CLOSE_GRACE_S", 0.5)
     monkeypatch.setattr("harness.measure.targets.vllm.read_words", lambda: read_words()[:60])
     importlib.invalidate_caches()
     return tmp_path
 
 
-def records(place: Path) -> list[Path]:
+def record_files(place: Path) -> list[Path]:
     return list((place / "cache" / "vllm-cost-harness" / "servers").glob("*"))
 
 
@@ -74,10 +75,10 @@ def test_a_server_is_started_read_back_and_gone_after_close(place):
         assert 0 < startup.process_s <= startup.ready_s <= startup.first_token_s
         assert startup.weights_s == 0.25
         assert len(target.vocabulary.token_ids) == len(target.vocabulary.words) > 50
-        assert json.loads(records(place)[0].read_text())["members"][0][0] == target.server.pid
+        assert json.loads(record_files(place)[0].read_text())["members"][0][0] == target.server.pid
         assert running(place)
     assert running(place) == []
-    assert records(place) == []
+    assert record_files(place) == []
     assert target.died() == "the server was closed"
     target.close()
     assert any("first token" in line for line in said)
@@ -90,7 +91,7 @@ def test_a_server_that_dies_while_starting_names_the_root_cause(place):
     assert "exit status 1; torch.OutOfMemoryError: CUDA out of memory." in error.value.value
     assert "less memory" in error.value.advice
     assert str(place / "server.log") in error.value.advice
-    assert (running(place), records(place)) == ([], [])
+    assert (running(place), record_files(place)) == ([], [])
 
 
 def test_an_unknown_flag_is_named(place):
@@ -110,7 +111,7 @@ def test_a_server_that_hangs_is_given_up_and_ended(place):
     said: list[str] = []
     with pytest.raises(TargetError, match=rf"not ready after {limit_s:g} s\n.*FakeForCausalLM"):
         open_target(spec(place, "hang", start_timeout_s=limit_s), place / "server.log", said.append)
-    assert (running(place), records(place)) == ([], [])
+    assert (running(place), record_files(place)) == ([], [])
     assert any("reading the model's config (FakeForCausalLM)" in line for line in said)
 
 
@@ -119,7 +120,7 @@ def test_a_start_whose_log_falls_silent_is_given_up_and_ended(place):
     with pytest.raises(TargetError, match=r"said nothing for 1 s and was not ready") as error:
         open_target(spec(place, "hang", ready_silence_s=1, start_timeout_s=None), place / "server.log", str)
     assert "ready_silence_s" in error.value.advice
-    assert (running(place), records(place)) == ([], [])
+    assert (running(place), record_files(place)) == ([], [])
 
 
 @pytest.mark.parametrize("mode", ["deaf", "child", "escape"])
@@ -128,7 +129,7 @@ def test_close_ends_whatever_does_not_go_by_itself(place, mode):
     target = open_target(spec(place, mode), place / "server.log", str)
     assert len(target.info.pids) == (1 if mode == "deaf" else 2)
     target.close()
-    assert (running(place), records(place)) == ([], [])
+    assert (running(place), record_files(place)) == ([], [])
 
 
 def test_a_server_that_dies_later_is_noticed_with_its_reason(place):
@@ -144,7 +145,7 @@ def test_a_server_that_dies_later_is_noticed_with_its_reason(place):
         assert target.died() == "exit status 3; ValueError: the fake engine broke"
     finally:
         target.close()
-    assert (running(place), records(place)) == ([], [])
+    assert (running(place), record_files(place)) == ([], [])
 
 
 def test_a_context_length_other_than_the_one_asked_for_is_refused(place):
@@ -206,7 +207,7 @@ def test_a_killed_harness_takes_its_server_along(place, sig, mode):
     child.wait()
     child.stdout.close()
     until(lambda: not running(place), "no process is left")
-    assert records(place) == []
+    assert record_files(place) == []
     zombies = [p for p in proc.everything() if p.dead and p.sid in sessions and p.pid != guard]
     assert zombies == [], "the guard waits for what it inherits; itself is for init"
 
@@ -218,7 +219,7 @@ def test_a_killed_guard_takes_the_server_along(place):
     until(target.died)
     assert "guard process was ended by SIGKILL" in target.died()
     target.close()
-    assert (running(place), records(place)) == ([], [])
+    assert (running(place), record_files(place)) == ([], [])
 
 
 def test_orphans_of_a_harness_and_guard_killed_at_once_are_reaped(place, monkeypatch):
@@ -231,11 +232,11 @@ def test_orphans_of_a_harness_and_guard_killed_at_once_are_reaped(place, monkeyp
     child.stdout.close()
     until(lambda: not (p := proc.read(server)) or p.dead)
     assert len(running(place)) == 1, "the deaf child outlives the server"
-    monkeypatch.setattr(servers, "_REAP_GRACE_S", 0.3)
+    monkeypatch.setattr(records, "_REAP_GRACE_S", 0.3)
     said: list[str] = []
     servers_dir = place / "cache" / "vllm-cost-harness" / "servers"
-    assert servers.reap_orphans(servers_dir, said.append) == [server]
-    assert (running(place), records(place)) == ([], [])
+    assert records.reap_orphans(servers_dir, said.append) == [server]
+    assert (running(place), record_files(place)) == ([], [])
     assert f"pid {server}" in said[0]
 
 
@@ -243,7 +244,7 @@ def test_reaping_spares_reused_pids_live_harnesses_and_other_machines(tmp_path):
     """A record whose pid now belongs to another process, whose harness lives, or which is of elsewhere, kills nothing."""
     bystander = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
     try:
-        path = servers.write(tmp_path, bystander.pid, os.getpid(), tmp_path / "log")
+        path = records.write(tmp_path, bystander.pid, os.getpid(), tmp_path / "log")
         mine = json.loads(path.read_text())
         gone = mine | {"harness_start_ticks": mine["harness_start_ticks"] - 1}
         ticks = mine["start_ticks"]
@@ -255,11 +256,11 @@ def test_reaping_spares_reused_pids_live_harnesses_and_other_machines(tmp_path):
         (tmp_path / "5.json").write_text("{")
         path.unlink()
         said: list[str] = []
-        assert servers.reap_orphans(tmp_path, said.append) == []
+        assert records.reap_orphans(tmp_path, said.append) == []
         assert bystander.poll() is None
         assert sorted(p.name for p in tmp_path.iterdir()) == ["1.json", "3.json", "5.json"]
         (tmp_path / "6.json").write_text(json.dumps(gone))
-        assert servers.reap_orphans(tmp_path, said.append) == [bystander.pid]
+        assert records.reap_orphans(tmp_path, said.append) == [bystander.pid]
         assert bystander.wait() == -signal.SIGTERM
     finally:
         bystander.kill()

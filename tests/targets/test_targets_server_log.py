@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.measure.targets import server_log
+from harness.measure.targets.server import vllm_log
 
 KV = """\
 (APIServer pid=9) WARNING 11-24 12:12:16 [system_utils.py:255] ImportError: survived
@@ -48,13 +48,13 @@ USAGE = "usage: vllm serve [-h]\n  [model_tag]\nvllm: error: unrecognized argume
 def test_cause_of_death(tmp_path, log, why):
     """The exception that began it is found; echoes, survived warnings and single requests' errors are not it."""
     (tmp_path / "log").write_text(log)
-    assert server_log.cause(tmp_path / "log") == why
+    assert vllm_log.cause(tmp_path / "log") == why
 
 
 def test_a_validation_error_comes_with_its_reason(tmp_path):
     """pydantic's first line says nothing: the indented line after it is taken along, the link is not."""
     (tmp_path / "log").write_text(TOO_LONG)
-    why = server_log.cause(tmp_path / "log")
+    why = vllm_log.cause(tmp_path / "log")
     assert "max_model_len (100000) is greater" in why
     assert "For further information" not in why
 
@@ -73,20 +73,19 @@ def test_a_validation_error_comes_with_its_reason(tmp_path):
 )
 def test_advice_fits_the_cause(why, word):
     """Each known cause has its own way out."""
-    assert word in server_log.advice(why)
+    assert word in vllm_log.advice(why)
 
 
 def test_phases_and_weights():
     """The newest telling line is the phase; the slowest worker's load time is the weights' time."""
     assert (
-        server_log.phase("x Resolved architecture: LlamaForCausalLM\n")
-        == "reading the model's config (LlamaForCausalLM)"
+        vllm_log.phase("x Resolved architecture: LlamaForCausalLM\n") == "reading the model's config (LlamaForCausalLM)"
     )
     shards = "Starting to load model\nLoading safetensors checkpoint shards:  50% Completed | 1/2\nnoise"
-    assert server_log.phase(shards) == "loading weights, 50 %"
-    assert server_log.phase("noise\n") is None
-    assert server_log.weights_s("Loading weights took 0.86 seconds\nLoading weights took 1.50 seconds") == 1.5
-    assert server_log.weights_s("no word of it") is None
+    assert vllm_log.phase(shards) == "loading weights, 50 %"
+    assert vllm_log.phase("noise\n") is None
+    assert vllm_log.weights_s("Loading weights took 0.86 seconds\nLoading weights took 1.50 seconds") == 1.5
+    assert vllm_log.weights_s("no word of it") is None
 
 
 @pytest.mark.parametrize(
@@ -109,4 +108,4 @@ def test_phases_and_weights():
 )  # fmt: skip
 def test_download_load_compile_and_capture_are_phases(line, words):
     """By the words of vLLM, of the hub's progress bars and of the container engines."""
-    assert server_log.phase(f"{line}\nnoise") == words
+    assert vllm_log.phase(f"{line}\nnoise") == words

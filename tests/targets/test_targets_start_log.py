@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.measure.targets.start_log import start_facts
+from harness.measure.targets.server.vllm_log import start_facts
 
 LOGS = Path(__file__).with_name("logs")
 EXPECTED = {

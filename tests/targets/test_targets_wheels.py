@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from harness.measure import gpu_build
-from harness.measure.targets import install, kernels
+from harness.measure.targets import install
+from harness.measure.targets.wheels import download, fetch_kernels, install_lists
 from tests.supply import tiny_wheel
 from tests.supply.locks import LOCKS
 
@@ -68,10 +69,10 @@ def test_all_comes_from_the_folder(alone, asked):
     tiny_wheel.make(wheels, "tiny-torch", "2.0")
     locked, unhashed = lists(alone, tiny_wheel.make(wheels, "tiny-vllm", "1.0"))
     with pytest.raises(install.InstallError):
-        install._install(locked, unhashed, (1, 1))
+        install_lists(locked, unhashed, (1, 1))
     assert asked == ["/simple/tiny-torch/"]
     asked.clear()
-    assert install._install(locked, unhashed, (1, 1), wheels) == str(wheels)
+    assert install_lists(locked, unhashed, (1, 1), wheels) == str(wheels)
     assert {path.name for path in (alone / "site").glob("*.py")} == {"tiny_torch.py", "tiny_vllm.py"}
     assert asked == []
 
@@ -82,7 +83,7 @@ def test_a_file_of_the_folder_is_held_to_its_hash(alone):
     tiny_wheel.make(wheels, "tiny-torch", "2.0")
     tiny_wheel.make(wheels, "tiny-vllm", "1.0")
     with pytest.raises(install.InstallError, match=r"a file is not the one that vllm\.txt names"):
-        install._install(*lists(alone, "0" * 64), (1, 1), wheels)
+        install_lists(*lists(alone, "0" * 64), (1, 1), wheels)
 
 
 def test_what_the_folder_lacks_is_named(alone):
@@ -90,7 +91,7 @@ def test_what_the_folder_lacks_is_named(alone):
     wheels = alone / "wheels"
     locked, unhashed = lists(alone, tiny_wheel.make(wheels, "tiny-vllm", "1.0"))
     with pytest.raises(install.InstallError) as caught:
-        install._install(locked, unhashed, (1, 1), wheels)
+        install_lists(locked, unhashed, (1, 1), wheels)
     what, value, advice = str(caught.value).splitlines()
     assert "lacks a package" in what
     assert value == f"tiny-torch==2.0, looked for in {wheels}"
@@ -111,21 +112,22 @@ def test_download_fills_the_folder_that_wheels_takes(alone, monkeypatch):
     ours = alone / "ours.txt"
     ours.write_text(f"tiny-harness==3.0 \\\n    --hash=sha256:{tiny_wheel.make(index, 'tiny-harness', '3.0')}\n")
     monkeypatch.setattr(
-        install, "lock_files", lambda name: (files["locked"], files["unhashed"]) if name == "vllm" else (ours, ours)
+        "harness.measure.targets.wheels.lock_files",
+        lambda name: (files["locked"], files["unhashed"]) if name == "vllm" else (ours, ours),
     )
     monkeypatch.delenv("PIP_TARGET")
     with monkeypatch.context() as online:
         online.delenv("PIP_INDEX_URL")
         online.setenv("PIP_NO_INDEX", "1")
         online.setenv("PIP_FIND_LINKS", str(index))
-        install.download("vllm", alone / "filled")
+        download("vllm", alone / "filled")
     assert {path.name.partition("-")[0] for path in (alone / "filled").iterdir()} == {
         "tiny_torch",
         "tiny_vllm",
         "tiny_harness",
     }
     monkeypatch.setenv("PIP_TARGET", str(alone / "site"))
-    install._install(files["locked"], files["unhashed"], (1, 1), alone / "filled")
+    install_lists(files["locked"], files["unhashed"], (1, 1), alone / "filled")
     assert (alone / "site" / "tiny_vllm.py").exists()
 
 
@@ -139,8 +141,8 @@ def test_kernels_in_the_folder_are_installed(alone, monkeypatch, capsys):
         ("cubin", "0.6.6"),
     ):
         tiny_wheel.make(wheels, f"flashinfer-{name}", version)
-    monkeypatch.setattr(kernels.gpu_build, "flashinfer", lambda: gpu_build.FlashInfer("0.7.2", None, None, None, None))
-    assert kernels.fetch({"flashinfer-python": "0.7.2"}, wheels)
+    monkeypatch.setattr(gpu_build, "flashinfer", lambda: gpu_build.FlashInfer("0.7.2", None, None, None, None))
+    assert fetch_kernels({"flashinfer-python": "0.7.2"}, wheels)
     found = {path.name for path in (alone / "site").glob("*.dist-info")}
     assert found == {
         f"flashinfer_{name}.dist-info" for name in ("cubin-0.7.2", "jit_cache-0.7.2", "jit_cache_sm90a-0.7.2+cu130")
@@ -150,13 +152,13 @@ def test_kernels_in_the_folder_are_installed(alone, monkeypatch, capsys):
 
 def test_kernels_that_cannot_be_had_are_said(monkeypatch, capsys, tmp_path):
     """vLLM's own step fails without a network: a note with the command for later, and no error, for vLLM serves without them."""
-    monkeypatch.setattr(kernels.gpu_build, "flashinfer", lambda: gpu_build.FlashInfer("0.7.2", None, None, None, None))
-    monkeypatch.setattr(kernels, "_DOWNLOAD", ("-c", "import sys; sys.exit(7)"))
-    assert kernels.fetch({"flashinfer-python": "0.7.2"}, None)
+    monkeypatch.setattr(gpu_build, "flashinfer", lambda: gpu_build.FlashInfer("0.7.2", None, None, None, None))
+    monkeypatch.setattr("harness.measure.targets.wheels._KERNELS", ("-c", "import sys; sys.exit(7)"))
+    assert fetch_kernels({"flashinfer-python": "0.7.2"}, None)
     said = capsys.readouterr().out
     assert "not held to hashes" in said
     assert "not there (exit status 7)" in said
-    kernels.fetch({"flashinfer-python": "0.7.2"}, tmp_path)
+    fetch_kernels({"flashinfer-python": "0.7.2"}, tmp_path)
     assert f"no flashinfer_cubin-0.7.2-*.whl in {tmp_path}" in capsys.readouterr().out
 
 
@@ -171,9 +173,11 @@ def test_kernels_that_cannot_be_had_are_said(monkeypatch, capsys, tmp_path):
 )
 def test_kernels_are_not_fetched_twice(monkeypatch, wanted, have):
     """Nothing is to be done without FlashInfer, where the list holds the cubins, and where all are there."""
-    monkeypatch.setattr(kernels.gpu_build, "flashinfer", lambda: gpu_build.FlashInfer(*have, None, None))
-    monkeypatch.setattr(kernels, "_by_vllm", lambda: pytest.fail("nothing must be downloaded"))
-    assert not kernels.fetch(wanted, None)
+    monkeypatch.setattr(gpu_build, "flashinfer", lambda: gpu_build.FlashInfer(*have, None, None))
+    monkeypatch.setattr(
+        "harness.measure.targets.wheels._kernels_by_vllm", lambda: pytest.fail("nothing must be downloaded")
+    )
+    assert not fetch_kernels(wanted, None)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -34,9 +34,9 @@ def open_target(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) ->
 
             return adopt.adopt(spec, say)
         case "offline":
-            from harness.measure.targets import offline
+            from harness.measure.targets.batch import engine
 
-            return offline.start(spec, log_path, say)
+            return engine.start(spec, log_path, say)
         case "hosted":
             from harness.measure.targets import hosted
 

@@ -1,10 +1,14 @@
-"""A vLLM server that somebody else started: identified, measured, left running."""
+"""A vLLM server that somebody else started: identified, its prefix cache emptied where asked, measured, left running."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import httpx
+
+from harness.base import clock
 from harness.base.errors import TargetError
+from harness.measure.control_request import json_of, request
 from harness.measure.targets import identity
 from harness.measure.targets.target import Target
 from harness.measure.targets.vocabulary import read_words, vocabulary
@@ -14,6 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from harness.config.target import TargetSpec
+
+
+_RESET_LIMIT_S = 30.0
+_RESET_TRIES, _RESET_AGAIN_S = 5, 0.5
+_HELD = "failed: blocks of the cache are still held"
 
 
 def adopt(spec: TargetSpec, say: Callable[[str], None]) -> Target:
@@ -76,3 +85,41 @@ def _pages(urls: Sequence[str]) -> identity.Metrics:
         first = first or found
     assert first is not None
     return identity.Metrics(first.url, first.cache_config, f"{len(urls)} pages, {first.note} on the first")
+
+
+# ---------------------------------------------------------------- its prefix cache
+
+
+def reset_prefix_cache(endpoint: Endpoint) -> str:
+    """POST /reset_prefix_cache (the target's `reset_prefix_cache: true`, before a cell); what came of it, in words for the manifest.
+    Never raises: that prompts were seen before shows.
+
+    vLLM has the path only with VLLM_SERVER_DEV_MODE=1. 0.32.0 answers 200 and {"success": false} while blocks are still held, and may be
+    asked again (vllm/entrypoints/serve/dev/cache/api_router.py); older ones answer 200 and nothing.
+    """
+    url = f"{identity.root_url(endpoint.base_url)}/reset_prefix_cache"
+    result = ""
+    try:
+        with identity.client(endpoint.base_url, endpoint.api_key, endpoint.ca_file) as http:
+            for attempt in range(_RESET_TRIES):
+                if attempt:
+                    clock.sleep(_RESET_AGAIN_S)
+                result = _ask_reset(http, url)
+                if result != _HELD:
+                    break
+    except httpx.HTTPError as error:
+        return f"failed: {type(error).__name__}"
+    return result
+
+
+def _ask_reset(http: httpx.Client, url: str) -> str:
+    answer = request(http, "POST", url, total_s=_RESET_LIMIT_S)
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        return "failed: HTTP 404: the server has no such path; start it with VLLM_SERVER_DEV_MODE=1"
+    if answer.status_code != httpx.codes.OK:
+        return f"failed: HTTP {answer.status_code}"
+    try:
+        reply = json_of(answer)
+    except ValueError:
+        return "done, as far as the server says"
+    return _HELD if isinstance(reply, dict) and reply.get("success") is False else "done"

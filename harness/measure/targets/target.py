@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from harness.measure.targets.process import ServerProcess
+    from harness.measure.targets.server.process import ServerProcess
     from harness.records import Endpoint, TargetInfo, Vocabulary
 
 

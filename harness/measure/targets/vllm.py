@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,10 @@ import psutil
 from harness.base import clock
 from harness.base.cache import cache_dir
 from harness.base.errors import ConfigError, TargetError
-from harness.measure.targets import command, container, identity, interpreter, server_log, servers
-from harness.measure.targets.patience import Patience
-from harness.measure.targets.process import ServerProcess, spawn
-from harness.measure.targets.start_log import start_facts
+from harness.measure.targets import command, container, identity, interpreter
+from harness.measure.targets.server import records, vllm_log
+from harness.measure.targets.server.process import ServerProcess, spawn
+from harness.measure.targets.server.start import Patience, Start, compare_flags
 from harness.measure.targets.target import Target
 from harness.measure.targets.vocabulary import read_words, vocabulary
 from harness.records import Endpoint, Startup, TargetInfo
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
     from harness.config.target import TargetSpec
 
-_POLL_S = 0.25
-_SAY_EVERY_S = 5.0
-_PROBE_TIMEOUT_S = 5.0
+_HEALTH_TIMEOUT_S = 5.0
 # Flags that the server shows again in the labels of vllm:cache_config_info, by the label's name there.
 _SHOWN_AGAIN = {
     "block_size": "block_size",
@@ -40,66 +38,11 @@ _SHOWN_AGAIN = {
 }
 
 
-@dataclass(slots=True)
-class _Start:
-    """A start under way: the server, its clock, and what its log has shown so far."""
-
-    name: str
-    server: ServerProcess
-    patience: Patience
-    say: Callable[[str], None]
-    started_ns: int
-    process_s: float | None = None
-    phase: str = "starting Python"
-    said_s: float = field(default=-_SAY_EVERY_S)
-    read_to: int = 0
-    healthy: bool = False
-
-    def elapsed_s(self) -> float:
-        return (clock.monotonic_ns() - self.started_ns) / clock.NS
-
-    def follow(self) -> None:
-        """Read what the log has gained and say how far it is, at each new phase and every few seconds."""
-        with self.server.log_path.open("rb") as log:
-            log.seek(self.read_to)
-            new = log.read()
-        self.read_to += len(new)
-        if new and self.process_s is None and not self.healthy:
-            self.process_s = self.elapsed_s()
-        before = self.phase
-        self.phase = server_log.phase(new.decode("utf-8", "replace")) or before
-        changed = self.phase.partition(",")[0] != before.partition(",")[0]  # a bar that moved on is no other phase
-        if changed or self.elapsed_s() - self.said_s >= _SAY_EVERY_S:
-            self.said_s = self.elapsed_s()
-            self.say(f"{self.name}: {self.phase} ({self.said_s:.0f} s)")
-
-    def check(self) -> None:
-        """Raises TargetError if the server died, has been silent for too long or takes longer than declared."""
-        log = self.server.log_path
-        if why := self.server.died():
-            raise TargetError("the vLLM server died while starting", why, f"{server_log.advice(why)}; log: {log}")
-        if lost := self.patience.lost(self.elapsed_s(), self.read_to, "the vLLM server"):
-            value = f"last seen: {self.phase}; {server_log.cause(log)}"
-            raise TargetError(lost.what, value, f"{lost.advice}; log: {log}")
-
-    def left_s(self) -> float:
-        return self.patience.left_s(self.elapsed_s())
-
-
-def _wait_healthy(at: _Start, http: httpx.Client, root: str) -> float:
-    """Seconds from the spawn until /health answers 200."""
-    while True:
-        at.follow()
-        at.check()
-        at.server.note_members()
-        try:
-            if http.get(f"{root}/health", timeout=_PROBE_TIMEOUT_S).status_code == 200:
-                at.follow()  # a line that came before the answer is still from before it
-                at.healthy = True
-                return at.elapsed_s()
-        except httpx.HTTPError:
-            pass
-        clock.sleep(_POLL_S)
+def _is_healthy(http: httpx.Client, root: str) -> bool:
+    try:
+        return http.get(f"{root}/health", timeout=_HEALTH_TIMEOUT_S).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def _has_token(line: str) -> bool:
@@ -112,7 +55,7 @@ def _has_token(line: str) -> bool:
     return any(choice.get("text") or choice.get("token_ids") for choice in chunk.get("choices", []))
 
 
-def _first_token(at: _Start, http: httpx.Client, base: str, model: str) -> float:
+def _first_token(at: Start, http: httpx.Client, base: str, model: str) -> float:
     """Seconds from the spawn until the first token of a streamed completion."""
     body = {"model": model, "prompt": "Hello", "max_tokens": 2, "ignore_eos": True, "stream": True}
     body |= {"temperature": 0, "return_token_ids": True}
@@ -152,26 +95,8 @@ def _check_listener(server: ServerProcess, port: int) -> str:
     raise TargetError("another process answers on the server's port", f"port {port}", "stop it, or choose another port")
 
 
-def _check_flags(asked: Mapping[str, Any], max_model_len: int | None, cache: Mapping[str, str]) -> dict[str, str]:
-    """Asked flags against what the server shows. Raises TargetError if the context length is another one."""
-    seen: dict[str, str] = {}
-    wanted = str(asked.get("max_model_len", ""))
-    if wanted:
-        seen["max_model_len"] = f"asked {wanted}, server says {max_model_len}"
-        if wanted.isdigit() and max_model_len != int(wanted):
-            raise TargetError(
-                "the server runs with another max_model_len", seen["max_model_len"], "report it with the server's log"
-            )
-    for flag, label in _SHOWN_AGAIN.items():
-        value = asked.get(flag, not asked[f"no_{flag}"] if f"no_{flag}" in asked else None)
-        if value is not None and label in cache:
-            same = "" if str(value).lower() == cache[label].lower() else " (differs)"
-            seen[flag] = f"asked {value}, server says {cache[label]}{same}"
-    return seen
-
-
 def _read_back(
-    spec: TargetSpec, at: _Start, http: httpx.Client, base: str, asked: Mapping[str, Any], *, ready_s: float
+    spec: TargetSpec, at: Start, http: httpx.Client, base: str, asked: Mapping[str, Any], *, ready_s: float
 ) -> TargetInfo:
     model = command.served_name(asked)
     checks = {"listener": _check_listener(at.server, int(base.rsplit(":", 1)[1].removesuffix("/v1")))}
@@ -191,9 +116,10 @@ def _read_back(
         "version": version_seen,
         "metrics": metrics.note,
     }
-    checks |= _check_flags(asked, served.max_model_len, metrics.cache_config)
+    shown = {flag: metrics.cache_config[label] for flag, label in _SHOWN_AGAIN.items() if label in metrics.cache_config}
+    checks |= compare_flags(asked, {"max_model_len": str(served.max_model_len), **shown}, "server")
     log = at.server.log()
-    checks |= start_facts(log)
+    checks |= vllm_log.start_facts(log)
     return TargetInfo(
         name=spec.name,
         kind=spec.kind,
@@ -204,7 +130,7 @@ def _read_back(
         flags={"model": spec.model, **asked},
         cache_config=metrics.cache_config,
         pids=at.server.note_members(),
-        startup=Startup(at.process_s, server_log.weights_s(log), ready_s, first_token_s),
+        startup=Startup(at.process_s, vllm_log.weights_s(log), ready_s, first_token_s),
         metrics_url=metrics.url,
         checks=checks,
     )
@@ -245,7 +171,7 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Targe
     """
     env = command.environment(spec)
     folder = cache_dir("servers")
-    servers.reap_orphans(folder, say)
+    records.reap_orphans(folder, say)
     model = command.resolve_model(spec, env, say)
     asked = command.flags(spec, model)
     port = command.port(spec)
@@ -264,10 +190,11 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Targe
         raise ConfigError("the server's log cannot be written", log_path, str(error.strerror)) from None
     say(f"{spec.name}: starting vLLM with {spec.model} on port {port}, pid {server.pid}, log {log_path}")
     patience = Patience(spec.ready_silence_s, spec.start_timeout_s)
-    at = _Start(spec.name, server, patience, say, clock.monotonic_ns())
+    at = Start(spec.name, "the vLLM server", server, patience, say, clock.monotonic_ns())
     try:
         with identity.client(base) as http:
-            ready_s = _wait_healthy(at, http, identity.root_url(base))
+            root = identity.root_url(base)
+            ready_s = at.wait(lambda: _is_healthy(http, root))
             info = _read_back(spec, at, http, base, asked, ready_s=ready_s)
         endpoint = Endpoint(base, info.model, spec.api, None, vllm_extensions=True, body=spec.body)
         words = vocabulary(endpoint, read_words())

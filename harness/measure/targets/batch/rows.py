@@ -1,4 +1,4 @@
-"""What an offline batch made: a row a request, a record a call, a report."""
+"""What a batch makes: a row for every request, by the lines that the worker writes."""
 
 from __future__ import annotations
 
@@ -7,60 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.base import clock
-from harness.records import DriveReport, Outcome, Phase, PlannedRequest, RequestRecord
+from harness.records import Outcome, Phase, PlannedRequest, RequestRecord
 
-_UNKNOWN = [None] * 7  # facts of a request that has none
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One `LLM.generate`: how many requests it held, its ends, what it made; `error` where the engine refused it."""
-
-    requests: int
-    called_ns: int
-    returned_ns: int
-    prompt_tokens: int
-    output_tokens: int
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class OfflineReport:
-    """A batch through one engine. Tokens are those of ok requests; preemptions None where the engine does not tell."""
-
-    order: str
-    batch_size: int | None  # None unless grouped
-    calls: tuple[Call, ...]  # those that returned
-    prompt_tokens: int
-    output_tokens: int
-    failed: int
-    preemptions: int | None
-    drive: DriveReport
-
-    @property
-    def wall_s(self) -> float | None:
-        """First call to last return; None where no call returned."""
-        return (self.calls[-1].returned_ns - self.calls[0].called_ns) / clock.NS if self.calls else None
-
-    @property
-    def generate_s(self) -> float:
-        """Sum of the calls' durations."""
-        return sum(c.returned_ns - c.called_ns for c in self.calls) / clock.NS
-
-    @property
-    def output_tps(self) -> float | None:
-        """output_tokens / wall_s."""
-        return self.output_tokens / self.wall_s if self.wall_s else None
-
-    @property
-    def total_tps(self) -> float | None:
-        """(prompt_tokens + output_tokens) / wall_s."""
-        return (self.prompt_tokens + self.output_tokens) / self.wall_s if self.wall_s else None
+_UNKNOWN = [None] * 6  # facts of a request that has none
 
 
 @dataclass(slots=True)
 class Batch:
-    """A batch under way: `calls` are positions in `requests`, `called` is how many of them were begun. `started_ns` is when
+    """A batch under way: `calls` are positions in `requests`, of which `called` were begun and `returned` came back. `started_ns` is when
     the batch was given to the worker, and from its first call on when that call was made."""
 
     requests: Sequence[PlannedRequest]
@@ -68,12 +22,11 @@ class Batch:
     phase: Phase
     run_id: str
     started_ns: int
-    returned: list[Call]
     called: int = 0
+    returned: int = 0
     ended: bool = False
     done: int = 0
     failed: int = 0
-    preemptions: int | None = None
 
     def take(self, line: dict[str, Any]) -> list[RequestRecord]:
         """Rows of one line of the worker's results: those of a call that returned."""
@@ -92,17 +45,14 @@ class Batch:
         rows = [
             self._row(self.requests[i], outcome, ended_ns, fact, error) for i, fact in zip(call, facts, strict=True)
         ]
-        tokens = [sum(fact[n] or 0 for fact in facts) for n in (0, 2)]
-        self.returned.append(Call(len(call), line["called_ns"], ended_ns, tokens[0], tokens[1], error))
-        if told := [fact[6] for fact in facts if fact[6] is not None]:
-            self.preemptions = (self.preemptions or 0) + sum(told)
+        self.returned += 1
         return self._count(rows)
 
     def rest(self, why: str, *, aborted: bool) -> list[RequestRecord]:
         """Rows of what has none: a call under way was cut off (by us: cancelled), what no call held yet was dropped."""
         now = clock.monotonic_ns()
         rows = []
-        for number in range(len(self.returned), len(self.calls)):
+        for number in range(self.returned, len(self.calls)):
             cut_off = Outcome.CANCELLED if aborted else Outcome.TRUNCATED
             outcome = cut_off if number < self.called else Outcome.DROPPED
             rows += [self._row(self.requests[i], outcome, now, _UNKNOWN, why) for i in self.calls[number]]
@@ -116,7 +66,7 @@ class Batch:
     def _row(
         self, request: PlannedRequest, outcome: Outcome, ended_ns: int, facts: Sequence[Any], error: str | None
     ) -> RequestRecord:
-        prompt_tokens, cached, output_tokens, finish, first_ns, last_ns, _ = facts
+        prompt_tokens, cached, output_tokens, finish, first_ns, last_ns = facts
         stamps: tuple[int, ...] = ()
         chunk_tokens: tuple[int, ...] | None = None
         if first_ns is not None and last_ns is not None and output_tokens:
@@ -156,10 +106,4 @@ class Batch:
             http_status=None,
             finish_reason=finish,
             error=error,
-        )
-
-    def report(self, order: str, batch_size: int | None, drive: DriveReport) -> OfflineReport:
-        prompt, output = (sum(getattr(c, name) for c in self.returned) for name in ("prompt_tokens", "output_tokens"))
-        return OfflineReport(
-            order, batch_size, tuple(self.returned), prompt, output, self.failed, self.preemptions, drive
         )

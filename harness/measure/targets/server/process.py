@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.base import clock, redaction
 from harness.base.errors import TargetError
-from harness.measure.targets import proc, server_log, servers
+from harness.measure.targets.server import proc, records, vllm_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class ServerProcess:
         first = proc.read(pid)
         self._guard = guard
         self._start_ticks = first.start_ticks if first else -1
-        self._record = servers.record_path(folder, pid)
+        self._record = records.record_path(folder, pid)
         self._members: dict[tuple[int, int], proc.Process] = {}
         self._closed = False
         self._inside: proc.Process | None = None
@@ -84,7 +84,7 @@ class ServerProcess:
         now = self.processes()
         if new := [p for p in now if (p.pid, p.start_ticks) not in self._members]:
             self._members.update({(p.pid, p.start_ticks): p for p in new})
-            servers.add_members(self._record, list(self._members.values()))
+            records.add_members(self._record, list(self._members.values()))
         return tuple(sorted((p.pid for p in now), key=lambda pid: (pid != self.pid, pid)))
 
     def exit_status(self) -> str:
@@ -108,7 +108,7 @@ class ServerProcess:
             return None
         if self._closed:
             return "the server was closed"
-        return f"{self.exit_status()}; {server_log.cause(self.log_path)}"
+        return f"{self.exit_status()}; {vllm_log.cause(self.log_path)}"
 
     def close(self) -> None:
         """SIGTERM to every process of the server, SIGKILL to what is left after 15 s. May be called again.
@@ -157,7 +157,7 @@ def spawn(
     options.append(json.dumps(container.removal if container else []))
     with log_path.open("wb") as log:
         guard = subprocess.Popen(
-            [sys.executable, "-P", "-m", "harness.measure.targets.guard", *options, "--", *command],
+            [sys.executable, "-P", "-m", "harness.measure.targets.server.guard", *options, "--", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -177,5 +177,5 @@ def spawn(
         raise
     if not line.isdigit():
         guard.wait()
-        raise TargetError("the server could not be started", " ".join(command[:4]), server_log.cause(log_path))
+        raise TargetError("the server could not be started", " ".join(command[:4]), vllm_log.cause(log_path))
     return ServerProcess(guard, int(line), folder, log_path, container)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.base import clock
-from harness.measure.targets.server_log import bare
+from harness.measure.targets.server.vllm_log import bare
 
 if TYPE_CHECKING:
     from pathlib import Path

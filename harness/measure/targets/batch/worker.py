@@ -1,4 +1,4 @@
-"""The engine of an offline target, in its own process: `python -m harness.measure.targets.offline_worker DIR`.
+"""The engine of an offline target, in its own process: `python -m harness.measure.targets.batch.worker DIR`.
 
 The variable ARGUMENTS holds vLLM's engine arguments as command-line words, which may be secrets, so that they are in no file;
 `DIR/spec.json` holds `words` (the word list). The worker
@@ -68,8 +68,7 @@ def _settings(llm: Any) -> dict[str, str]:
 
 
 def _facts(output: Any) -> list[Any]:
-    """[prompt, cached and output tokens, finish reason, first and last token's stamp in ns, preemptions]; None where the
-    engine does not tell. Its stamps are seconds of CLOCK_MONOTONIC (v1 RequestStateStats), 0 where nothing was stamped."""
+    """[prompt, cached and output tokens, finish reason, first and last token's stamp in ns]; None where the engine does not tell. Its stamps are seconds of CLOCK_MONOTONIC (v1 RequestStateStats), 0 where nothing was stamped."""
     stats = output.metrics
     stamps = [getattr(stats, name, 0.0) for name in ("first_token_ts", "last_token_ts")]
     only = output.outputs[0]
@@ -79,7 +78,6 @@ def _facts(output: Any) -> list[Any]:
         len(only.token_ids),
         only.finish_reason,
         *(round(stamp * clock.NS) if stamp else None for stamp in stamps),
-        getattr(stats, "num_preemptions", None),
     ]
 
 

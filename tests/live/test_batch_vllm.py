@@ -14,7 +14,9 @@ from harness.config.experiment import load_yaml
 from harness.config.target import TargetSpec
 from harness.measure import plan
 from harness.measure.plan.prompts import prompts
-from harness.measure.targets import command, offline, proc
+from harness.measure.targets import command
+from harness.measure.targets.batch.engine import run_batch, start
+from harness.measure.targets.server import proc
 from harness.records import Load
 
 pytestmark = [
@@ -60,7 +62,7 @@ def test_a_real_batch_in_three_orders(tmp_path):
         warmup_requests=2,
         context_limit_tokens=1024,
     )
-    with offline.start(spec, tmp_path / "server.log", print) as target:
+    with start(spec, tmp_path / "server.log", print) as target:
         info = target.info
         assert (info.kind, info.model, info.max_model_len) == ("offline", "tiny", 1024)
         assert info.checks["max_num_seqs"] == "asked 8, engine says 8"
@@ -69,7 +71,7 @@ def test_a_real_batch_in_three_orders(tmp_path):
         assert len(target.vocabulary.words) > 300
         for order, calls in (("as_planned", 1), ("grouped_by_length", 3), ("sorted", 1)):
             rows: list = []
-            report = offline.batch(
+            report = run_batch(
                 target,
                 drawn.requests,
                 prompts(drawn.requests, target.vocabulary, "completions"),
@@ -78,18 +80,18 @@ def test_a_real_batch_in_three_orders(tmp_path):
                 run_id=order,
                 scratch=tmp_path,
                 on_rows=rows.extend,
+                on_progress=lambda _: None,
                 should_stop=lambda: None,
                 say=print,
             )
-            assert (len(report.calls), report.drive.stop_reason, report.failed) == (calls, "done", 0)
+            assert (len({row.ended_ns for row in rows}), report.stop_reason) == (calls, "done")
             assert sorted(row.seq for row in rows) == list(range(20))
             for row in rows:
                 assert (row.outcome, row.finish_reason) == ("ok", "length")
                 assert row.prompt_tokens == row.target_prompt_tokens
                 assert row.output_tokens == row.target_output_tokens == sum(row.chunk_tokens)
                 assert row.cached_prompt_tokens == 0
-                assert report.calls[0].called_ns == row.sent_ns < row.first_token_ns <= row.last_token_ns < row.ended_ns
-            assert report.output_tokens == sum(r.target_output_tokens for r in drawn.requests)
+                assert report.started_ns == row.sent_ns < row.first_token_ns <= row.last_token_ns < row.ended_ns
     assert not any(proc.read(pid) and not proc.read(pid).dead for pid in info.pids)
 
 

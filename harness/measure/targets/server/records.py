@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.measure.targets import proc
+from harness.measure.targets.server import proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

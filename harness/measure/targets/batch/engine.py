@@ -1,4 +1,7 @@
-"""A plan given to an offline engine: cut into `LLM.generate` calls, followed, and told as rows.
+"""vLLM's engine as a target: `vllm.LLM` in a process of its own, a plan cut into `LLM.generate` calls, its results told as rows.
+
+The process is the server of a `vllm` target in every other way: same model words, flags and environment, the same guard
+that ends it with the harness, its log, and the same prompts, so that what differs is the way in alone.
 
 The whole batch is handed over at once, so `sent_ns` of every row is the moment the batch began: in which order and in how
 many calls it reaches the engine is the engine's own affair, and waiting for an earlier group is part of a request's time.
@@ -7,32 +10,140 @@ many calls it reaches the engine is the engine's own affair, and waiting for an 
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.base import clock
-from harness.base.errors import ConfigError
-from harness.measure.targets.offline_rows import Batch, OfflineReport
-from harness.measure.targets.offline_worker import write_whole
+from harness.base.cache import cache_dir
+from harness.base.errors import ConfigError, TargetError
+from harness.config.target import TargetSpec
+from harness.measure.targets import command, interpreter
+from harness.measure.targets.batch.rows import Batch
+from harness.measure.targets.batch.worker import ARGUMENTS, write_whole
+from harness.measure.targets.server import records, vllm_log
+from harness.measure.targets.server.process import spawn
+from harness.measure.targets.server.start import Patience, Start, compare_flags
 from harness.measure.targets.target import Target
+from harness.measure.targets.vocabulary import read_words
 from harness.records import (
     DriveProgress,
     DriveReport,
+    Endpoint,
     Phase,
     PlannedRequest,
     Prompt,
     RequestRecord,
+    Startup,
+    TargetInfo,
+    Vocabulary,
 )
 
 Order = Literal["as_planned", "grouped_by_length", "sorted"]
 POST_BATCH_SIZE = 256  # the post's max_num_seqs: its _group_by_length is called but not shown, and names no size
 _POLL_S = 0.02
 _SAY_EVERY_S = 5.0
+_SERVER_ONLY = ("enable_prompt_tokens_details", "no_enable_prompt_tokens_details")  # not engine arguments
 _NOTES = (
     "offline: chunk_ns holds the engine's stamps of the first and the last token, the latter for all between: ICL is decode time",
     "offline: sent_ns is when the batch was handed over, ended_ns when the LLM.generate call with the reply returned",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTarget(Target):
+    """A target whose engine takes batches through files in `control`, which is removed when the target is closed."""
+
+    control: tempfile.TemporaryDirectory[str] | None = None
+
+    def close(self) -> None:
+        Target.close(self)
+        if self.control:
+            self.control.cleanup()
+
+
+def arguments(model: command.Model, asked: dict[str, Any]) -> list[str]:
+    """Engine arguments as command-line words for vLLM's own parser: True is a bare flag, False `--no-flag`."""
+    return [f"--model={model.argument}", *command.flag_words(asked)]
+
+
+def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> BatchTarget:
+    """Start the engine of `spec` (model, flags, env, start_timeout_s) and return when it has made its first token.
+
+    `startup`: process_s and weights_s as for a server, ready_s when `vllm.LLM` stood. Raises ConfigError for words that
+    cannot be used, TargetError where vLLM or the model is missing or the engine dies, hangs or is not what was asked for;
+    nothing of it is left running then.
+    """
+    env = command.environment(spec)
+    interpreter.find(None, env)
+    folder = cache_dir("servers")
+    records.reap_orphans(folder, say)
+    model = command.resolve_model(spec, env, say)
+    asked = {name: value for name, value in command.flags(spec, model).items() if name not in _SERVER_ONLY}
+    control = tempfile.TemporaryDirectory(prefix="offline-")
+    place = Path(control.name)
+    try:
+        write_whole(place / "spec.json", {"words": read_words()})
+        env |= {ARGUMENTS: json.dumps(arguments(model, asked))}
+        try:
+            log_path.parent.mkdir(parents=True, exist_ok=True)
+            started_ns = clock.monotonic_ns()
+            server = spawn(command_line(place), env, folder, log_path)
+        except OSError as error:
+            raise ConfigError("the engine's log cannot be written", log_path, str(error.strerror)) from None
+    except BaseException:
+        control.cleanup()
+        raise
+    patience = Patience(spec.ready_silence_s, spec.start_timeout_s)
+    say(f"{spec.name}: starting an offline engine with {spec.model}, pid {server.pid}, log {log_path}")
+    try:
+        at = Start(spec.name, "the offline engine", server, patience, say, started_ns)
+        at.wait((place / "ready.json").exists)
+        ready = json.loads((place / "ready.json").read_text(encoding="utf-8"))
+        words: dict[str, int] = ready["vocabulary"]
+        if not words:
+            raise TargetError(
+                "too few words are one token for this model",
+                spec.model,
+                "its tokenizer cannot be used for exact prompts",
+            )
+        checks = compare_flags(asked, ready["settings"], "engine")
+    except BaseException:
+        server.close()
+        control.cleanup()
+        raise
+    ready_s, first_s = ((ready[name] - started_ns) / clock.NS for name in ("built_ns", "first_token_ns"))
+    weights_s = vllm_log.weights_s(server.log())
+    source = f"the engine's tokenizer: {len(words)} of {len(read_words())} words are one token each, also when joined"
+    info = TargetInfo(
+        name=spec.name,
+        kind="offline",
+        base_url="",
+        model=command.served_name(asked),
+        max_model_len=int(ready["settings"]["max_model_len"]),
+        server_version=ready["version"],
+        flags={"model": spec.model, **asked},
+        cache_config=ready["settings"],
+        pids=server.note_members(),
+        startup=Startup(at.process_s if at.process_s is not None else at.elapsed_s(), weights_s, ready_s, first_s),
+        metrics_url=None,
+        checks=checks | {"vocabulary": source},
+    )
+    say(f"{spec.name}: ready in {ready_s:.1f} s, first token after {first_s:.1f} s")
+    endpoint = Endpoint("", info.model, "completions", None, vllm_extensions=True)
+    vocabulary = Vocabulary(tuple(words), tuple(words.values()), 0, source)
+    return BatchTarget(info, endpoint, vocabulary, log_path, server, control)
+
+
+def command_line(folder: Path) -> list[str]:
+    """The worker's command, for one control directory."""
+    return [sys.executable, "-P", "-m", "harness.measure.targets.batch.worker", str(folder)]
+
+
+# ---------------------------------------------------------------- one batch
 
 
 def cut(requests: Sequence[PlannedRequest], order: Order, batch_size: int = POST_BATCH_SIZE) -> list[list[int]]:
@@ -74,26 +185,29 @@ def _job(requests: Sequence[PlannedRequest], prompts: Iterable[Prompt], calls: l
 
 def run_batch(
     target: Target,
-    folder: Path,
     requests: Sequence[PlannedRequest],
     prompts: Iterable[Prompt],
     *,
     order: Order = "as_planned",
     batch_size: int = POST_BATCH_SIZE,
-    phase: Phase,
+    phase: Phase = Phase.MEASURE,
     run_id: str,
     scratch: Path,
     on_rows: Callable[[Sequence[RequestRecord]], None],
     on_progress: Callable[[DriveProgress], None],
     should_stop: Callable[[], str | None],
     say: Callable[[str], None],
-) -> OfflineReport:
-    """Hand `requests` to the engine of `target` (its control directory is `folder`), and return when all have a row.
+) -> DriveReport:
+    """Hand `requests` to the engine of `target`, and return when all have a row.
 
     `on_rows` takes the rows of each call as it returns. `should_stop` is asked every 20 ms: `drain` lets the call under way
     end and begins no other; `abort` returns at once, and the caller must close the target. An engine that dies leaves
-    truncated rows and stop_reason `target_died`. Raises ConfigError for a plan with times of its own or with text prompts.
+    truncated rows and stop_reason `target_died`. Raises ConfigError for a target of another kind, and for a plan with times of its own
+    or with text prompts.
     """
+    if not isinstance(target, BatchTarget) or target.control is None:
+        raise ConfigError("not an offline target", target.info.name, "set kind: offline")
+    folder = Path(target.control.name)
     if any(r.scheduled_ns or r.after_seq is not None for r in requests):
         raise ConfigError(
             "an offline batch has no arrival times", "the plan has", "use arrivals: batch, without sessions"
@@ -103,7 +217,7 @@ def run_batch(
     job = {"results": str(results.resolve()), "calls": _job(requests, prompts, calls)}
     results.touch()
     anchors, cpu_s = [clock.anchor()], clock.process_cpu_s()
-    batch = Batch(requests, calls, phase, run_id, clock.monotonic_ns(), [])
+    batch = Batch(requests, calls, phase, run_id, clock.monotonic_ns())
     try:
         write_whole(folder / "job.json", job)
         batch.started_ns = clock.monotonic_ns()
@@ -114,9 +228,9 @@ def run_batch(
     if rows := batch.rest(why, aborted=reason == "interrupted"):
         on_rows(rows)
     anchors.append(clock.anchor())
-    kept = batch_size if order == "grouped_by_length" else None
-    shape = f"offline: {len(calls)} LLM.generate calls, order {order}" + (f", groups of {kept}" if kept else "")
-    drive = DriveReport(
+    groups = f", groups of {batch_size}" if order == "grouped_by_length" else ""
+    shape = f"offline: {len(calls)} LLM.generate calls, order {order}{groups}"
+    return DriveReport(
         driver="offline",
         workers=1,
         started_ns=batch.started_ns,
@@ -133,7 +247,6 @@ def run_batch(
         anchors=[(a.monotonic_ns, a.offset_ns, a.error_ns) for a in anchors],
         notes=(shape, *_NOTES, *((why,) if why else ())),
     )
-    return batch.report(order, kept, drive)
 
 
 def _follow(
@@ -159,7 +272,7 @@ def _follow(
                     tokens += sum(row.output_tokens or 0 for row in rows)
                     on_rows(rows)
             elapsed_s = (clock.monotonic_ns() - batch.started_ns) / clock.NS
-            in_flight = sum(map(len, batch.calls[len(batch.returned) : batch.called]))
+            in_flight = sum(map(len, batch.calls[batch.returned : batch.called]))
             on_progress(DriveProgress(batch.done, len(batch.requests), in_flight, batch.failed, tokens, elapsed_s))
             if batch.ended:
                 return reason, why

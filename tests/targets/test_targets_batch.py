@@ -25,11 +25,11 @@ from harness.judge.columns import measured
 from harness.judge.rates import rates
 from harness.judge.window import find_window
 from harness.measure.plan.prompts import prompts
-from harness.measure.targets import offline, proc
-from harness.measure.targets.offline_batch import cut
-from harness.measure.targets.offline_worker import one_token_words
+from harness.measure.targets.batch.engine import cut, run_batch, start
+from harness.measure.targets.batch.worker import one_token_words
+from harness.measure.targets.server import proc
 from harness.measure.targets.vocabulary import read_words, vocabulary
-from harness.records import Endpoint, Load, Outcome, Phase, PlannedRequest, Prompt
+from harness.records import Endpoint, Load, PlannedRequest, Prompt
 from tests.fakes import fake_vllm
 from tests.waiting import until
 
@@ -70,7 +70,7 @@ class LLM:
         made = []
         for p, s in zip(prompts, params):
             now = time.monotonic(); time.sleep(0.001)
-            stamps = None if MODE == "blind" else types.SimpleNamespace(first_token_ts=now, last_token_ts=time.monotonic(), num_preemptions=1)
+            stamps = None if MODE == "blind" else types.SimpleNamespace(first_token_ts=now, last_token_ts=time.monotonic())
             reply = types.SimpleNamespace(token_ids=[7] * s.said["max_tokens"], finish_reason="length")
             made.append(types.SimpleNamespace(prompt_token_ids=p["prompt_token_ids"], num_cached_tokens=0, outputs=[reply], metrics=stamps))
         return made
@@ -116,7 +116,7 @@ def place(tmp_path, monkeypatch):
     make_engine(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setattr("harness.measure.targets.process._CLOSE_GRACE_S", 0.5)
+    monkeypatch.setattr("harness.measure.targets.server.process._CLOSE_GRACE_S", 0.5)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     importlib.invalidate_caches()
@@ -130,7 +130,7 @@ def running(place: Path) -> list[int]:
             line = Path(f"/proc/{p.pid}/cmdline").read_bytes().decode("utf-8", "replace")
         except OSError:
             continue
-        if not p.dead and p.pid != os.getpid() and "offline_worker" in line and str(place) in line:
+        if not p.dead and p.pid != os.getpid() and "batch.worker" in line and str(place) in line:
             found.append(p.pid)
     return found
 
@@ -140,11 +140,18 @@ def planned(lengths: list[int], scheduled_ns: int | None = 0) -> list[PlannedReq
 
 
 def drive(target, requests, place, *, stop=lambda: None, **how):
-    """One batch through a started target: its report and rows."""
+    """One batch through a started target: what the manifest says of it, and its rows."""
     rows: list = []
     made = prompts(requests, target.vocabulary, "completions")
-    words = {"run_id": "run", "scratch": place, "on_rows": rows.extend, "should_stop": stop, "say": str}
-    return offline.batch(target, requests, made, **words, **how), sorted(rows, key=lambda row: row.seq)
+    words = {
+        "run_id": "run",
+        "scratch": place,
+        "on_rows": rows.extend,
+        "should_stop": stop,
+        "say": str,
+        "on_progress": str,
+    }
+    return run_batch(target, requests, made, **words, **how), sorted(rows, key=lambda row: row.seq)
 
 
 def seen(place: Path) -> list[list[list]]:
@@ -199,7 +206,7 @@ def test_a_group_of_nothing_is_refused():
 def test_the_engine_is_sent_the_plan_and_its_facts_become_rows(place):
     """Groups, token ids and forced lengths arrive as planned; rows hold the engine's counts and stamps, and nothing is left."""
     requests = planned([6, 2, 4, 3, 5, 9])
-    with offline.start(target_spec(place), place / "server.log", str) as target:
+    with start(target_spec(place), place / "server.log", str) as target:
         assert (target.info.kind, target.info.model, target.info.max_model_len) == ("offline", "model", 512)
         assert target.info.checks["max_num_seqs"] == "asked 4, engine says 4"
         assert target.info.startup.process_s is not None
@@ -217,14 +224,13 @@ def test_the_engine_is_sent_the_plan_and_its_facts_become_rows(place):
     for row, request in zip(rows, requests, strict=True):
         assert (row.outcome, row.finish_reason) == ("ok", "length")
         assert (row.prompt_tokens, row.output_tokens) == (request.target_prompt_tokens, request.target_output_tokens)
-        assert row.sent_ns == row.scheduled_ns == report.calls[0].called_ns
+        assert row.sent_ns == row.scheduled_ns == report.started_ns
         assert row.sent_ns < row.first_token_ns <= row.last_token_ns < row.ended_ns
         assert sum(row.chunk_tokens) == row.output_tokens
         assert row.counted_output_tokens is None
-    assert rows[0].ended_ns == report.calls[1].returned_ns > rows[1].ended_ns == report.calls[0].returned_ns
-    assert (report.prompt_tokens, report.output_tokens, report.failed, report.preemptions) == (29, 13, 0, 6)
-    assert (report.drive.driver, report.drive.stop_reason, report.batch_size) == ("offline", "done", 4)
-    assert report.generate_s <= report.wall_s
+    assert rows[0].ended_ns == rows[5].ended_ns > rows[1].ended_ns == rows[4].ended_ns
+    assert (report.driver, report.stop_reason) == ("offline", "done")
+    assert report.notes[0] == "offline: 2 LLM.generate calls, order grouped_by_length, groups of 4"
     assert running(place) == []
     assert list((place / "tmp").iterdir()) == []
 
@@ -232,49 +238,34 @@ def test_the_engine_is_sent_the_plan_and_its_facts_become_rows(place):
 def test_rows_give_the_throughput_of_the_whole_batch(place):
     """The analysis finds the whole phase as window, in every order, and all of its tokens inside."""
     requests = planned([6, 2, 4, 3, 5, 9] * 3)
-    with offline.start(target_spec(place), place / "server.log", str) as target:
+    with start(target_spec(place), place / "server.log", str) as target:
         for order in ("as_planned", "grouped_by_length"):
-            report, rows = drive(target, requests, place, order=order, batch_size=4)
+            _, rows = drive(target, requests, place, order=order, batch_size=4)
             frame = measured(pd.DataFrame([{name: getattr(row, name) for name in row.__slots__} for row in rows]))
             window, rule = find_window(frame, Load(arrivals="batch"))
             assert rule.startswith("whole phase")
             found = rates(frame, {}, window, Load(arrivals="batch"), {})
             assert found["output_tps"] == pytest.approx(found["output_tps_whole"], rel=1e-6)
-            assert found["output_tps"] * window.seconds == pytest.approx(report.output_tokens)
-            assert report.output_tps <= found["output_tps"]
-
-
-def test_warm_up_and_batch_in_one_go(place):
-    """run_offline starts, warms up, runs and ends the engine; warm-up rows say so."""
-    rows: list = []
-    warmup = [PlannedRequest(-1, None, 3, 2, None, 5)]
-    info, report = offline.run_offline(
-        target_spec(place), planned([4, 2]), prompts, warmup=warmup, scratch=place, on_rows=rows.extend,
-        should_stop=lambda: None, say=str,
-    )  # fmt: skip
-    assert [row.phase for row in rows] == ["warmup", "measure", "measure"]
-    assert (info.server_version, len(report.calls)) == ("0.0.fake", 1)
-    assert running(place) == []
+            assert found["output_tps"] * window.seconds == pytest.approx(sum(row.output_tokens for row in rows))
 
 
 def test_an_engine_without_stamps_gives_null_stamps(place):
     """Where a reply carries no metrics, token stamps and chunks are absent, and counts stand."""
-    with offline.start(target_spec(place, "blind"), place / "server.log", str) as target:
-        report, rows = drive(target, planned([3, 4]), place)
+    with start(target_spec(place, "blind"), place / "server.log", str) as target:
+        _, rows = drive(target, planned([3, 4]), place)
     assert all(
         (row.first_token_ns, row.last_token_ns, row.chunk_tokens, row.chunk_ns) == (None, None, None, ())
         for row in rows
     )
     assert [row.output_tokens for row in rows] == [1, 2]
-    assert report.preemptions is None
 
 
 def test_an_engine_that_dies_leaves_a_row_for_every_request(place):
     """Replies of calls that returned stand; the call under way is truncated, later ones are dropped."""
-    with offline.start(target_spec(place, "dies"), place / "server.log", str) as target:
+    with start(target_spec(place, "dies"), place / "server.log", str) as target:
         report, rows = drive(target, planned([1, 2, 3, 4, 5, 6]), place, order="grouped_by_length", batch_size=2)
     assert [row.outcome for row in rows] == ["ok", "ok", "truncated", "truncated", "dropped", "dropped"]
-    assert (report.drive.stop_reason, report.failed) == ("target_died", 4)
+    assert report.stop_reason == "target_died"
     assert "exit status 9" in rows[2].error
     assert rows[4].sent_ns is None
     assert rows[2].output_tokens is None
@@ -282,47 +273,52 @@ def test_an_engine_that_dies_leaves_a_row_for_every_request(place):
 
 def test_a_call_that_the_engine_refuses_is_rows_and_the_rest_goes_on(place):
     """A ValueError of LLM.generate fails the requests of that call only."""
-    with offline.start(target_spec(place, "refuses"), place / "server.log", str) as target:
+    with start(target_spec(place, "refuses"), place / "server.log", str) as target:
         report, rows = drive(target, planned([1, 2, 3, 4, 5, 6]), place, order="grouped_by_length", batch_size=2)
     assert [row.outcome for row in rows] == ["ok", "ok", "error_event", "error_event", "ok", "ok"]
     assert "longer than the context" in rows[2].error
-    assert report.drive.stop_reason == "done"
-    assert report.calls[1].error
-    assert report.output_tokens == sum(row.output_tokens for row in rows if row.outcome == Outcome.OK)
+    assert report.stop_reason == "done"
+    assert rows[2].output_tokens is None
 
 
 def test_a_drain_lets_the_call_under_way_end(place):
     """Asked to drain in the first of three calls, the first is whole and the others were never begun."""
-    with offline.start(target_spec(place, "slow"), place / "server.log", str) as target:
+    with start(target_spec(place, "slow"), place / "server.log", str) as target:
         report, rows = drive(
             target, planned([1, 2, 3]), place, order="grouped_by_length", batch_size=1, stop=once_called(place, "drain")
         )
         assert [row.outcome for row in rows] == ["ok", "dropped", "dropped"]
-        assert report.drive.stop_reason == "interrupted"
-        again, _ = drive(target, planned([1]), place)
-        assert (again.drive.stop_reason, again.failed) == ("done", 0)
+        assert report.stop_reason == "interrupted"
+        again, rows = drive(target, planned([1]), place)
+        assert (again.stop_reason, rows[0].outcome) == ("done", "ok")
 
 
 def test_an_abort_returns_at_once_and_closing_ends_the_engine(place):
     """The call under way is cancelled without waiting for it, and leaving the target leaves no process."""
-    with offline.start(target_spec(place, "slow"), place / "server.log", str) as target:
+    with start(target_spec(place, "slow"), place / "server.log", str) as target:
         report, rows = drive(
             target, planned([1, 2]), place, order="grouped_by_length", batch_size=1, stop=once_called(place, "abort")
         )
     assert [row.outcome for row in rows] == ["cancelled", "dropped"]
-    assert report.wall_s is None
-    assert report.output_tps is None
+    assert report.stop_reason == "interrupted"
     assert running(place) == []
 
 
 def test_plans_that_are_no_batch_are_refused(place):
     """Arrival times, and prompts without token ids, are errors before anything is sent."""
-    with offline.start(target_spec(place), place / "server.log", str) as target:
+    with start(target_spec(place), place / "server.log", str) as target:
         with pytest.raises(ConfigError, match="no arrival times"):
             drive(target, planned([1], scheduled_ns=5), place)
-        words = {"run_id": "r", "scratch": place, "on_rows": str, "should_stop": lambda: None, "say": str}
+        words = {
+            "run_id": "r",
+            "scratch": place,
+            "on_rows": str,
+            "should_stop": lambda: None,
+            "say": str,
+            "on_progress": str,
+        }
         with pytest.raises(ConfigError, match="token ids"):
-            offline.batch(target, planned([1]), [Prompt(0, "text", None)], phase=Phase.MEASURE, **words)
+            run_batch(target, planned([1]), [Prompt(0, "text", None)], **words)
     assert seen(place) == []
 
 
@@ -334,7 +330,7 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(place):
         ({"mode": "hang", "start_timeout_s": 1.0}, r"not ready after 1 s"),
     ):
         with pytest.raises(TargetError, match=what):
-            offline.start(target_spec(place, **more), place / "server.log", str)
+            start(target_spec(place, **more), place / "server.log", str)
         assert running(place) == []
         assert list((place / "tmp").iterdir()) == []
 
@@ -343,9 +339,9 @@ def test_the_engine_ends_with_a_killed_harness(place):
     """kill -9 of the harness in the middle of a batch: the guard ends the engine."""
     program = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(place / 'site')!r}, {str(ROOT / 'tests' / 'targets')!r}, {str(ROOT / 'tests' / 'fakes')!r}]\n"
-        "import tempfile; from pathlib import Path; import test_targets_offline as t\n"
+        "import tempfile; from pathlib import Path; import test_targets_batch as t\n"
         f"place = Path({str(place)!r}); tempfile.tempdir = str(place / 'tmp')\n"
-        "with t.offline.start(t.target_spec(place, 'slow'), place / 'server.log', str) as target:\n"
+        "with t.start(t.target_spec(place, 'slow'), place / 'server.log', str) as target:\n"
         "    print('up', flush=True)\n"
         "    t.drive(target, t.planned([1] * 50), place, order='grouped_by_length', batch_size=1)\n"
     )
