@@ -30,7 +30,8 @@ from harness.base.errors import StoreError
 from harness.measure.drive.driver import drive
 from harness.measure.drive.golden import server as golden
 from harness.measure.drive.golden.truth import compare, quantiles
-from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, RequestRecord, Timeouts
+from harness.measure.job import Job
+from harness.records import DriveProgress, Endpoint, Load, Phase, PlannedRequest, Prompt, RequestRecord, Timeouts
 
 LIMITS_S = (0.001, 0.005)
 BUDGET_S, QUICK_BUDGET_S = 60.0, 15.0
@@ -169,7 +170,6 @@ def _most_connections() -> int:
 
 def measure(step: Step, binary: Path, workers: int) -> Point:
     """Offer one step and compare what the driver says with what the server did."""
-    rows: list[RequestRecord] = []
     if step.rate_rps is None:
         load = Load(concurrency=step.streams)
         plan = [PlannedRequest(i, None, 16, step.tokens, None, i) for i in range(step.streams or 0)]
@@ -181,27 +181,16 @@ def measure(step: Step, binary: Path, workers: int) -> Point:
         tempfile.TemporaryDirectory(prefix="calibrate-") as name,
         golden.GoldenProcess(binary, step.gap_s, step.gap_s, Path(name)) as server,
     ):
-
-        def start(_: int) -> None:
-            golden.keep_off(child.pid for child in psutil.Process().children() if child.pid != server.pid)
-
+        watcher = _StepWatcher(server.pid)
         report = drive(
-            plan,
-            (_PROMPT for _ in plan),
-            load,
+            Job(plan, (_PROMPT for _ in plan), load, Phase.MEASURE, "calibrate", Path(name)),
+            watcher,
             Endpoint(server.url, golden.MODEL, "completions", vllm_extensions=True),
-            phase=Phase.MEASURE,
-            run_id="calibrate",
             driver="wire",
             workers=workers,
             timeouts=Timeouts(10, 10, 10, 30),
-            duration_s=None,
-            scratch=Path(name),
-            on_rows=rows.extend,
-            on_progress=lambda _: None,
-            should_stop=lambda: None,
-            on_start=start,
         )
+        rows = watcher.collected
         seen = compare(rows, server.stop(), server, step.tokens)
     lags = [row.sent_ns - row.scheduled_ns for row in rows if row.sent_ns is not None and row.scheduled_ns is not None]
     lag_p50, lag_p99 = quantiles([np.array(lags, np.int64)], 0.5, 0.99)
@@ -222,6 +211,27 @@ def measure(step: Step, binary: Path, workers: int) -> Point:
         server_late_p99_s=seen.server_late_p99_s,
         notes=tuple(note for note in report.notes if note.startswith("worker")),
     )
+
+
+class _StepWatcher:
+    """Collects the rows, and keeps the workers off the golden server's core before they send."""
+
+    def __init__(self, server_pid: int) -> None:
+        self._server_pid = server_pid
+        self.collected: list[RequestRecord] = []
+
+    def rows(self, rows: Sequence[RequestRecord]) -> None:
+        self.collected += rows
+
+    def progress(self, progress: DriveProgress) -> None:
+        if not progress.elapsed_s:
+            golden.keep_off(child.pid for child in psutil.Process().children() if child.pid != self._server_pid)
+
+    def should_stop(self) -> str | None:
+        return None
+
+    def ended(self) -> None:
+        return None
 
 
 def _worst(*errors: float | None) -> float | None:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from harness.measure.campaign.provenance import facts_of_none, link_log, manifes
 from harness.measure.capacity_search import probe_by_run, search_capacity
 from harness.measure.drive.driver import drive
 from harness.measure.drive.refusals import IN_A_ROW, REFUSED, Refusals
+from harness.measure.job import Job, Watcher
 from harness.measure.observe.environment import collect
 from harness.measure.observe.inventory import boards
 from harness.measure.observe.sampler import Observers
@@ -279,55 +281,77 @@ def _drive_phase(
     refusals: Refusals,
     watch: JitWatch,
 ) -> DriveReport:
-    spec, stop, load_spec = run.spec, run.stop, run.load_spec
-    probe = run.probe if phase is Phase.MEASURE else None
-    duration_s = load_spec.duration_s if phase is Phase.MEASURE else None
-    ends_by_time = duration_s if load.concurrency else None  # an open loop's plan ends at its duration by itself
-
-    def should_stop() -> str | None:
-        asked = stop.action() or ("target_died" if target.died() else None) or (REFUSED if refusals.enough else None)
-        return asked or (probe.should_stop() if probe else None)
-
-    def on_rows(rows: Sequence[RequestRecord]) -> None:
-        writer.add("requests", rows)
-        refusals.note(rows)
-        if probe:
-            probe.on_rows(rows)
-
-    def on_progress(progress: DriveProgress) -> None:
-        watch.look()
-        run.display.progress(replace(progress, duration_s=ends_by_time))
-
+    measured = phase is Phase.MEASURE
     scratch = run.run_dir / SCRATCH
     scratch.mkdir(exist_ok=True)
-    both: dict[str, Any] = {
-        "phase": phase, "run_id": run.run_dir.name, "scratch": scratch,
-        "on_rows": on_rows, "on_progress": on_progress, "should_stop": should_stop,
-    }  # fmt: skip
-    made = prompts(requests, target.vocabulary, target.endpoint.api, target.endpoint.body)
-    stop.driving = True
+    job = Job(
+        requests,
+        prompts(requests, target.vocabulary, target.endpoint.api, target.endpoint.body),
+        load,
+        phase,
+        run.run_dir.name,
+        scratch,
+        run.load_spec.duration_s if measured else None,
+    )
+    watcher = _PhaseWatcher(run, target, job, writer, refusals, watch, run.probe if measured else None)
+    run.stop.driving = True
     try:
-        if run.target_spec.kind == "offline":
-            order, size = run.target_spec.batch_order, run.target_spec.batch_size
-            report = run_batch(target, requests, made, order=order, batch_size=size, say=run.display.say, **both)
-        else:
-            report = drive(
-                requests,
-                made,
-                load,
-                target.endpoint,
-                driver=spec.driver,
-                workers=spec.workers if phase is Phase.MEASURE or (load.concurrency or 0) > _ONE_WORKER else 1,
-                timeouts=spec.timeouts.record(),
-                duration_s=duration_s,
-                on_start=lambda _: None,
-                on_end=writer.flush,
-                **both,
-            )
+        report = _driver(run, target, job)(job, watcher)
     finally:
-        stop.driving = False
+        run.stop.driving = False
     scratch.rmdir()
     return report
+
+
+def _driver(run: Run, target: Target, job: Job) -> Callable[[Job, Watcher], DriveReport]:
+    """The load generator of the run's target."""
+    spec = run.spec
+    if run.target_spec.kind == "offline":
+        order, size = run.target_spec.batch_order, run.target_spec.batch_size
+        return partial(run_batch, target=target, order=order, batch_size=size, say=run.display.say)
+    many = job.phase is Phase.MEASURE or (job.load.concurrency or 0) > _ONE_WORKER
+    return partial(
+        drive,
+        endpoint=target.endpoint,
+        driver=spec.driver,
+        workers=spec.workers if many else 1,
+        timeouts=spec.timeouts.record(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _PhaseWatcher:
+    """Stores the rows of a phase and shows how it goes; ends it for its user, its target's death, refusals, or a probe that is clear."""
+
+    run: Run
+    target: Target
+    job: Job
+    writer: RunWriter
+    refusals: Refusals
+    jit: JitWatch
+    probe: Probe | None
+
+    def should_stop(self) -> str | None:
+        return (
+            self.run.stop.action()
+            or ("target_died" if self.target.died() else None)
+            or (REFUSED if self.refusals.enough else None)
+            or (self.probe.should_stop() if self.probe else None)
+        )
+
+    def rows(self, rows: Sequence[RequestRecord]) -> None:
+        self.writer.add("requests", rows)
+        self.refusals.note(rows)
+        if self.probe:
+            self.probe.on_rows(rows)
+
+    def progress(self, progress: DriveProgress) -> None:
+        self.jit.look()
+        ends_by_time = self.job.load.concurrency is not None  # an open loop's plan ends at its duration by itself
+        self.run.display.progress(replace(progress, duration_s=self.job.duration_s if ends_by_time else None))
+
+    def ended(self) -> None:
+        self.writer.flush()
 
 
 def _fits_context(drawn: Plan, target: Target) -> None:

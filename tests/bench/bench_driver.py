@@ -26,8 +26,10 @@ from harness.base import clock
 from harness.measure.drive import cc, driver, priority, shard
 from harness.measure.drive.golden import server as golden
 from harness.measure.drive.golden.truth import Comparison, compare
+from harness.measure.job import Job
 from harness.records import (
     Cell,
+    DriveProgress,
     DriveReport,
     Endpoint,
     Load,
@@ -41,6 +43,7 @@ from harness.records import (
 )
 from harness.store.writer import RunWriter
 from tests import shards
+from tests.drive.offering import Watching
 
 ROOT = Path(__file__).resolve().parents[2]
 ITL_S = TTFT_S = 0.02
@@ -80,23 +83,18 @@ def offer(
             rows.extend(batch)
             writer.add("requests", batch)
 
+        def begin(progress: DriveProgress) -> None:
+            if not progress.elapsed_s:  # before the first send
+                place(c.pid for c in psutil.Process().children() if c.pid != server.pid)
+
         cpu = clock.process_cpu_s()
         report = driver.drive(
-            requests,
-            (PROMPT for _ in requests),
-            load,
+            Job(requests, (PROMPT for _ in requests), load, Phase.MEASURE, "bench", Path(name)),
+            Watching(take, begin),
             Endpoint(server.url, golden.MODEL, "completions", vllm_extensions=True),
-            phase=Phase.MEASURE,
-            run_id="bench",
             driver="wire",
             workers=workers,
             timeouts=Timeouts(),
-            duration_s=None,
-            scratch=Path(name),
-            on_rows=take,
-            on_progress=lambda _: None,
-            should_stop=lambda: None,
-            on_start=lambda _: place(c.pid for c in psutil.Process().children() if c.pid != server.pid),
         )
         writer.finish(RunState.COMPLETE)
         cpu = clock.process_cpu_s() - cpu

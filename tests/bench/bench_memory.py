@@ -22,11 +22,13 @@ import pyarrow.parquet as pq
 from harness.base import clock
 from harness.measure.drive import driver
 from harness.measure.drive.golden import server as golden
+from harness.measure.job import Job
 from harness.measure.recover import recover
 from harness.records import Endpoint, Load, Phase, Plan, PlannedRequest, Prompt, RunState, Timeouts
 from harness.store.parts import list_parts
 from harness.store.writer import RunWriter
 from tests.bench.bench_driver import manifest
+from tests.drive.offering import Watching
 
 PROMPT = Prompt(0, None, tuple(range(16)))
 
@@ -39,21 +41,15 @@ def child(url: str, run_dir: Path, requests: int, tokens: int, concurrency: int)
     scratch = run_dir / "scratch"
     scratch.mkdir()
     report = driver.drive(
-        plan,
-        itertools.repeat(PROMPT, requests),
-        load,
+        Job(plan, itertools.repeat(PROMPT, requests), load, Phase.MEASURE, "bench", scratch),
+        Watching(
+            lambda rows: writer.add("requests", rows),
+            lambda p: print(f"progress {p.done} {p.failed} {p.elapsed_s:.1f}", flush=True),
+        ),
         Endpoint(url, golden.MODEL, "completions", vllm_extensions=True),
-        phase=Phase.MEASURE,
-        run_id="bench",
         driver="wire",
         workers=1,
         timeouts=Timeouts(),
-        duration_s=None,
-        scratch=scratch,
-        on_rows=lambda rows: writer.add("requests", rows),
-        on_progress=lambda p: print(f"progress {p.done} {p.failed} {p.elapsed_s:.1f}", flush=True),
-        should_stop=lambda: None,
-        on_start=lambda _: None,
     )
     writer.finish(RunState.COMPLETE)
     print(f"report {report.cpu_s:.1f} {report.parse_cpu_s:.1f} {report.merged_reads} {report.reads}", flush=True)

@@ -25,10 +25,12 @@ from harness.base import clock
 from harness.config.target import TargetSpec
 from harness.measure import plan
 from harness.measure.drive.driver import drive
+from harness.measure.job import Job
 from harness.measure.plan.prompts import prompts
 from harness.measure.targets import Target, open_target
 from harness.measure.targets.vocabulary import read_words, vocabulary
 from harness.records import Load, Phase, PlannedRequest, Prompt, RequestRecord, Timeouts
+from tests.drive.offering import Watching
 
 NATIVE_CONTEXT = 8192  # of embedded:tiny; above it its position table is made longer (its weights are random anyway)
 MODES = ("ids", "text", "chat")
@@ -96,10 +98,13 @@ def send(
     rows: list[RequestRecord] = []
     with tempfile.TemporaryDirectory() as scratch:
         drive(
-            requests, made, Load(concurrency=concurrency), target.endpoint, phase=Phase.MEASURE, run_id=run_id,
-            driver="wire", workers=1, timeouts=Timeouts(), duration_s=None, scratch=Path(scratch), on_rows=rows.extend,
-            on_progress=lambda _: None, should_stop=lambda: None, on_start=lambda _: None,
-        )  # fmt: skip
+            Job(requests, made, Load(concurrency=concurrency), Phase.MEASURE, run_id, Path(scratch)),
+            Watching(rows.extend),
+            target.endpoint,
+            driver="wire",
+            workers=1,
+            timeouts=Timeouts(),
+        )
     return sorted(rows, key=lambda row: row.seq)
 
 

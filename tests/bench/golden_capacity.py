@@ -20,9 +20,11 @@ from harness.measure import plan
 from harness.measure.capacity_search import search_capacity, stop_word
 from harness.measure.drive.driver import drive
 from harness.measure.drive.golden import server as golden
-from harness.records import CapacityResult, Endpoint, Load, Phase, ProbeResult, Prompt, Timeouts
+from harness.measure.job import Job
+from harness.records import CapacityResult, DriveProgress, Endpoint, Load, Phase, ProbeResult, Prompt, Timeouts
 from harness.report import capacity
 from harness.report.capacity import probes_plot
+from tests.drive.offering import Watching
 from tests.judge.capacity_server import md1_capacity
 
 PROMPT = Prompt(0, None, tuple(range(8)))
@@ -54,25 +56,20 @@ def search(
             lags.extend(row.sent_ns - row.scheduled_ns for row in rows if row.sent_ns is not None)
             watch.add(reply(row, slo) for row in rows)
 
+        def begin(progress: DriveProgress) -> None:
+            if not progress.elapsed_s:  # before the first send
+                golden.keep_off(child.pid for child in psutil.Process().children() if child.pid != server.pid)
+
         with golden.GoldenProcess(binary, 0.0, 0.0001, folder, service_s) as server:
             drive(
-                drawn.requests,
-                (PROMPT for _ in drawn.requests),
-                load,
+                Job(
+                    drawn.requests, (PROMPT for _ in drawn.requests), load, Phase.MEASURE, f"probe{order.index}", folder
+                ),
+                Watching(on_rows, begin, lambda: stop_word(watch.decide())),
                 Endpoint(server.url, golden.MODEL, "completions", vllm_extensions=True),
-                phase=Phase.MEASURE,
-                run_id=f"probe{order.index}",
                 driver="wire",
                 workers=1,
                 timeouts=Timeouts(10, 60, 60, 120),
-                duration_s=None,
-                scratch=folder,
-                on_rows=on_rows,
-                on_progress=lambda _: None,
-                should_stop=lambda: stop_word(watch.decide()),
-                on_start=lambda _: golden.keep_off(
-                    child.pid for child in psutil.Process().children() if child.pid != server.pid
-                ),
             )
         late_s = sorted(lags)[int(0.99 * len(lags))] / 1e9 if lags else 0.0
         invalid = f"p99 send lag {late_s * 1e3:.1f} ms" if late_s > max_late_share * limit_s else None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.measure.drive.driver import drive
+from harness.measure.job import Job
 from harness.records import (
+    DriveProgress,
     DriveReport,
     Endpoint,
     Load,
@@ -20,6 +23,16 @@ from harness.records import (
 
 PROMPT_TOKENS = 8
 LIMITS = Timeouts(30, 60, 60, 120)  # against hanging only: tests of limits have their own
+
+
+@dataclass
+class Watching:
+    """A Watcher made of callables, each of which may be left out."""
+
+    rows: Callable[[list[RequestRecord]], None] = lambda _: None
+    progress: Callable[[DriveProgress], None] = lambda _: None
+    should_stop: Callable[[], str | None] = lambda: None
+    ended: Callable[[], None] = lambda: None
 
 
 def offer(
@@ -39,7 +52,6 @@ def offer(
     ca_file: str | None = None,
     should_stop: Callable[[], str | None] = lambda: None,
     look: Callable[[Path], None] = lambda _: None,
-    on_start: Callable[[int], None] = lambda _: None,
     on_rows: Callable[[list[RequestRecord]], None] = lambda _: None,
 ) -> tuple[list[RequestRecord], DriveReport]:
     """Closed loop with `concurrency`, else open loop with a request every `gap_s`. Fails if a file is left behind."""
@@ -58,21 +70,12 @@ def offer(
 
     with tempfile.TemporaryDirectory() as folder:
         report = drive(
-            requests,
-            prompts,
-            load,
+            Job(requests, prompts, load, Phase.MEASURE, "run", Path(folder), duration_s),
+            Watching(take, lambda _: look(Path(folder)), should_stop),
             Endpoint(url, "golden", api, api_key, vllm_extensions, ca_file),
-            phase=Phase.MEASURE,
-            run_id="run",
             driver=driver,
             workers=workers,
             timeouts=timeouts,
-            duration_s=duration_s,
-            scratch=Path(folder),
-            on_rows=take,
-            on_progress=lambda _: look(Path(folder)),
-            should_stop=should_stop,
-            on_start=on_start,
         )
         assert list(Path(folder).iterdir()) == []
     return rows, report

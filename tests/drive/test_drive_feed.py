@@ -12,7 +12,9 @@ import pytest
 from offering import LIMITS
 
 from harness.measure.drive import driver, feed
+from harness.measure.job import Job
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, RequestRecord
+from tests.drive.offering import Watching
 from tests.fakes.golden_server import GoldenServer
 
 pytestmark = pytest.mark.timing
@@ -52,20 +54,12 @@ def streamed(words: dict, gap_s: float | None = None, n: int = REQUESTS):
             assert kept <= LONGEST * (len(made) - len(rows)) + (2 * words["workers"] + 2) * SEGMENT
 
         at_start: list[int] = []
+        load = Load(concurrency=6) if gap_s is None else Load(rate_rps=1 / gap_s)
         report = driver.drive(
-            [planned(i, gap_s) for i in range(n)],
-            of_all(),
-            Load(concurrency=6) if gap_s is None else Load(rate_rps=1 / gap_s),
+            Job([planned(i, gap_s) for i in range(n)], of_all(), load, Phase.MEASURE, "run", Path(name)),
+            Watching(take, lambda _: at_start.append(len(made))),
             Endpoint(server.url, "golden", "completions", vllm_extensions=True),
-            phase=Phase.MEASURE,
-            run_id="run",
             timeouts=LIMITS,
-            duration_s=None,
-            scratch=Path(name),
-            on_rows=take,
-            on_progress=lambda _: None,
-            should_stop=lambda: None,
-            on_start=lambda _: at_start.append(len(made)),
             **words,
         )
         assert list(Path(name).iterdir()) == []

@@ -11,8 +11,10 @@ from harness.base import clock
 from harness.measure.drive import driver, leftover, loop, reader, shard, wire
 from harness.measure.drive.collect import Collector
 from harness.measure.drive.spool import Writer
+from harness.measure.job import Job
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
 from tests import shards
+from tests.drive.offering import Watching
 from tests.fakes.fault_server import FaultServer
 from tests.fakes.golden_server import GoldenServer
 
@@ -58,7 +60,7 @@ def test_all_replies_together_hold_no_more_than_they_may(tmp_path, monkeypatch, 
     assert all("more than 1048576 bytes together" in row.error for row in rows)
 
 
-@pytest.mark.parametrize("fails", ["on_rows", "on_end"])
+@pytest.mark.parametrize("fails", ["rows", "ended"])
 def test_what_nobody_stored_stays_in_the_spool(tmp_path, fails):
     """An error of ours while rows are taken, or when the last ones are written: the workers' files stay, and every reply that was
     received is in them."""
@@ -69,21 +71,24 @@ def test_what_nobody_stored_stays_in_the_spool(tmp_path, fails):
 
     def drive(url: str, **hooks) -> None:
         driver.drive(
-            plan, [Prompt(i, "a", None) for i in range(20)], load, Endpoint(url, "golden", "completions"), phase=Phase.MEASURE,
-            run_id="run", driver="wire", workers=1, timeouts=Timeouts(60, 60, 60, 120), duration_s=None, scratch=tmp_path,
-            on_progress=lambda _: None, should_stop=lambda: None, on_start=lambda _: None, **hooks,
-        )  # fmt: skip
+            Job(plan, [Prompt(i, "a", None) for i in range(20)], load, Phase.MEASURE, "run", tmp_path),
+            Watching(**hooks),
+            Endpoint(url, "golden", "completions"),
+            driver="wire",
+            workers=1,
+            timeouts=Timeouts(60, 60, 60, 120),
+        )
 
     plan, load = [PlannedRequest(i, None, 8, 4, None, i) for i in range(20)], Load(concurrency=2)
     with GoldenServer(ttft_s=0.001, itl_s=0.001) as server:
-        drive(server.url, on_rows=rows.extend)
+        drive(server.url, rows=rows.extend)
         assert list(tmp_path.iterdir()) == []
         with pytest.raises(RuntimeError, match="ours"):
-            drive(server.url, **{"on_rows": rows.extend, fails: fail})
+            drive(server.url, **{"rows": rows.extend, fails: fail})
     (left,) = leftover.folders(tmp_path)
     kept = [row for found in leftover.rows(left, plan, load, []) for row in found]
     assert {row.outcome for row in kept} == {"ok"}
-    assert len({row.seq for row in kept}) == (20 if fails == "on_end" else len(kept))
+    assert len({row.seq for row in kept}) == (20 if fails == "ended" else len(kept))
     assert kept
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from harness.measure.drive.driver import drive
+from harness.measure.job import Job
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
+from tests.drive.offering import Watching
 from tests.fakes.golden_server import GoldenServer
 from tests.waiting import Machine
 
@@ -47,21 +49,12 @@ def offer(server, rows, load, *, api="completions", as_text=False, driver="wire"
     prompts = [Prompt(r.seq, words(r), None if as_text or api == "chat" else ids(r)) for r in rows]
     with tempfile.TemporaryDirectory() as folder:
         report = drive(
-            rows,
-            prompts,
-            load,
+            Job(rows, prompts, load, Phase.MEASURE, "run", Path(folder)),
+            Watching(got.extend, should_stop=stop),
             Endpoint(server.url, "golden", api, vllm_extensions=True),
-            phase=Phase.MEASURE,
-            run_id="run",
             driver=driver,
             workers=workers,
             timeouts=Timeouts(30, 60, 60, 120),
-            duration_s=None,
-            scratch=Path(folder),
-            on_rows=got.extend,
-            on_progress=lambda _: None,
-            should_stop=stop,
-            on_start=lambda _: None,
         )
         assert list(Path(folder).iterdir()) == []
     return sorted(got, key=lambda row: row.seq), report

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from harness.measure.drive import driver
+from harness.measure.job import Job
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
+from tests.drive.offering import Watching
 
 
 @pytest.mark.parametrize(("word", "reason"), [("drain", "interrupted"), ("abort", "interrupted"), ("target_died", "target_died")])  # fmt: skip
@@ -20,21 +22,13 @@ def test_writing_prompts_down_is_interrupted(tmp_path, monkeypatch, word, reason
             made.append(i)
             yield Prompt(i, None, (1, 2))
 
+    plan = [PlannedRequest(i, None, 2, 2, None, i) for i in range(100_000)]
     report = driver.drive(
-        [PlannedRequest(i, None, 2, 2, None, i) for i in range(100_000)],
-        prompts(),
-        Load(concurrency=1),
+        Job(plan, prompts(), Load(concurrency=1), Phase.MEASURE, "run", tmp_path),
+        Watching(should_stop=lambda: word if len(made) == 20 else None),
         Endpoint("http://127.0.0.1:9/v1", "m", "completions"),
-        phase=Phase.MEASURE,
-        run_id="run",
         driver="wire",
         workers=1,
         timeouts=Timeouts(),
-        duration_s=None,
-        scratch=tmp_path,
-        on_rows=lambda _: None,
-        on_progress=lambda _: None,
-        should_stop=lambda: word if len(made) == 20 else None,
-        on_start=lambda _: None,
     )
     assert (report.stop_reason, len(made), list(tmp_path.iterdir())) == (reason, 20, [])

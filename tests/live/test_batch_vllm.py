@@ -13,11 +13,13 @@ from harness.base.data import data_dir
 from harness.config.experiment import load_yaml
 from harness.config.target import TargetSpec
 from harness.measure import plan
+from harness.measure.job import Job
 from harness.measure.plan.prompts import prompts
 from harness.measure.targets import command
 from harness.measure.targets.batch.engine import run_batch, start
 from harness.measure.targets.server import proc
-from harness.records import Load
+from harness.records import Load, Phase
+from tests.drive.offering import Watching
 
 pytestmark = [
     pytest.mark.vllm,
@@ -71,19 +73,9 @@ def test_a_real_batch_in_three_orders(tmp_path):
         assert len(target.vocabulary.words) > 300
         for order, calls in (("as_planned", 1), ("grouped_by_length", 3), ("sorted", 1)):
             rows: list = []
-            report = run_batch(
-                target,
-                drawn.requests,
-                prompts(drawn.requests, target.vocabulary, "completions"),
-                order=order,
-                batch_size=8,
-                run_id=order,
-                scratch=tmp_path,
-                on_rows=rows.extend,
-                on_progress=lambda _: None,
-                should_stop=lambda: None,
-                say=print,
-            )
+            made = prompts(drawn.requests, target.vocabulary, "completions")
+            job = Job(drawn.requests, made, drawn.load, Phase.MEASURE, order, tmp_path)
+            report = run_batch(job, Watching(rows.extend), target, order=order, batch_size=8, say=print)
             assert (len({row.ended_ns for row in rows}), report.stop_reason) == (calls, "done")
             assert sorted(row.seq for row in rows) == list(range(20))
             for row in rows:

@@ -6,8 +6,10 @@ import httpx
 import pytest
 
 from harness.measure.drive.driver import drive
+from harness.measure.job import Job
 from harness.measure.plan.prompts import prompts
 from harness.records import Load, Phase, PlannedRequest, Timeouts
+from tests.drive.offering import Watching
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timing, pytest.mark.timeout(900)]
 LENGTHS, REPLY, THINK_NS = (200, 400, 600), 64, 20_000_000
@@ -26,23 +28,15 @@ def test_later_turns_hold_the_real_replies(vllm_server, tmp_path):
         PlannedRequest(i, None, n, REPLY, 0, 20_261_124, (), i - 1 if i else None, THINK_NS if i else None)
         for i, n in enumerate(LENGTHS)
     ]
+    made = prompts(plan, vllm_server.vocabulary, "completions")
     before = prefix_hits(vllm_server)
     drive(
-        plan,
-        prompts(plan, vllm_server.vocabulary, "completions"),
-        Load(concurrency=1),
+        Job(plan, made, Load(concurrency=1), Phase.MEASURE, "sessions", tmp_path),
+        Watching(rows.extend),
         vllm_server.endpoint,
-        phase=Phase.MEASURE,
-        run_id="sessions",
         driver="wire",
         workers=1,
         timeouts=Timeouts(),
-        duration_s=None,
-        scratch=tmp_path,
-        on_rows=rows.extend,
-        on_progress=lambda _: None,
-        should_stop=lambda: None,
-        on_start=lambda _: None,
     )
     rows.sort(key=lambda row: row.seq)
     assert [(row.outcome, row.prompt_tokens, row.output_tokens) for row in rows] == [("ok", n, REPLY) for n in LENGTHS]

@@ -24,12 +24,14 @@ from harness.config.target import TargetSpec
 from harness.judge.columns import measured
 from harness.judge.rates import rates
 from harness.judge.window import find_window
+from harness.measure.job import Job
 from harness.measure.plan.prompts import prompts
 from harness.measure.targets.batch.engine import cut, run_batch, start
 from harness.measure.targets.batch.worker import one_token_words
 from harness.measure.targets.server import proc
 from harness.measure.targets.vocabulary import read_words, vocabulary
-from harness.records import Endpoint, Load, PlannedRequest, Prompt
+from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt
+from tests.drive.offering import Watching
 from tests.fakes import fake_vllm
 from tests.waiting import until
 
@@ -139,19 +141,13 @@ def planned(lengths: list[int], scheduled_ns: int | None = 0) -> list[PlannedReq
     return [PlannedRequest(i, scheduled_ns, n, 1 + i % 4, None, 1000 + i) for i, n in enumerate(lengths)]
 
 
-def drive(target, requests, place, *, stop=lambda: None, **how):
+def drive(target, requests, place, *, phase=Phase.MEASURE, stop=lambda: None, **how):
     """One batch through a started target: what the manifest says of it, and its rows."""
     rows: list = []
     made = prompts(requests, target.vocabulary, "completions")
-    words = {
-        "run_id": "run",
-        "scratch": place,
-        "on_rows": rows.extend,
-        "should_stop": stop,
-        "say": str,
-        "on_progress": str,
-    }
-    return run_batch(target, requests, made, **words, **how), sorted(rows, key=lambda row: row.seq)
+    job = Job(requests, made, Load(arrivals="batch"), phase, "run", place)
+    report = run_batch(job, Watching(rows.extend, should_stop=stop), target, say=str, **how)
+    return report, sorted(rows, key=lambda row: row.seq)
 
 
 def seen(place: Path) -> list[list[list]]:
@@ -249,6 +245,13 @@ def test_rows_give_the_throughput_of_the_whole_batch(place):
             assert found["output_tps"] * window.seconds == pytest.approx(sum(row.output_tokens for row in rows))
 
 
+def test_rows_say_their_phase(place):
+    """A batch of warm-up requests makes warm-up rows, and the engine serves the measured batch after it."""
+    with start(target_spec(place), place / "server.log", str) as target:
+        rows = drive(target, planned([3]), place, phase=Phase.WARMUP)[1] + drive(target, planned([4, 2]), place)[1]
+    assert [row.phase for row in rows] == ["warmup", "measure", "measure"]
+
+
 def test_an_engine_without_stamps_gives_null_stamps(place):
     """Where a reply carries no metrics, token stamps and chunks are absent, and counts stand."""
     with start(target_spec(place, "blind"), place / "server.log", str) as target:
@@ -309,16 +312,9 @@ def test_plans_that_are_no_batch_are_refused(place):
     with start(target_spec(place), place / "server.log", str) as target:
         with pytest.raises(ConfigError, match="no arrival times"):
             drive(target, planned([1], scheduled_ns=5), place)
-        words = {
-            "run_id": "r",
-            "scratch": place,
-            "on_rows": str,
-            "should_stop": lambda: None,
-            "say": str,
-            "on_progress": str,
-        }
+        job = Job(planned([1]), [Prompt(0, "text", None)], Load(arrivals="batch"), Phase.MEASURE, "run", place)
         with pytest.raises(ConfigError, match="token ids"):
-            run_batch(target, planned([1]), [Prompt(0, "text", None)], **words)
+            run_batch(job, Watching(), target, say=str)
     assert seen(place) == []
 
 

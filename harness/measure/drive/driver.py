@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +21,8 @@ from harness.measure.drive import dialect, turns, wire
 from harness.measure.drive.collect import Collector
 from harness.measure.drive.feed import Feed
 from harness.measure.drive.processes import WorkerProcess, start_workers
-from harness.records import (
-    DriveProgress,
-    DriveReport,
-    Endpoint,
-    Load,
-    Phase,
-    PlannedRequest,
-    Prompt,
-    RequestRecord,
-    Timeouts,
-)
+from harness.measure.job import Job, Watcher
+from harness.records import DriveReport, Endpoint, Load, PlannedRequest, Timeouts
 
 READY_S = 300.0  # a worker that dies is noticed at once: against one that hangs
 LEAD_NS = 50_000_000  # the start instant lies this far ahead, so that every worker has heard of it
@@ -51,65 +42,52 @@ TURN_REST_S = 0.001  # where later turns wait for what is parsed here
 
 
 def drive(
-    requests: Sequence[PlannedRequest],
-    prompts: Iterable[Prompt],
-    load: Load,
-    endpoint: Endpoint,
-    *,
-    phase: Phase,
-    run_id: str,
-    driver: str,
-    workers: int,
-    timeouts: Timeouts,
-    duration_s: float | None,
-    scratch: Path,
-    on_rows: Callable[[list[RequestRecord]], None],
-    on_progress: Callable[[DriveProgress], None],
-    should_stop: Callable[[], str | None],
-    on_start: Callable[[int], None],
-    on_end: Callable[[], None] = lambda: None,
+    job: Job, watcher: Watcher, endpoint: Endpoint, *, driver: str, workers: int, timeouts: Timeouts
 ) -> DriveReport:
-    """Offer `requests` (with their `prompts`, in the same order) to `endpoint` and report every one that was begun.
+    """Offer the job's requests to `endpoint` and report every one that was begun. `driver`: wire | sdk.
 
-    `driver`: wire | sdk. `duration_s`: no new sends after it, what is in flight ends by itself; requests never sent
-    because of it make no row. `should_stop` is asked ten times a second: "drain" ends sending, "abort" (or any other
-    word, which then is the stop_reason) also cancels what is in flight. `on_rows` gets rows as requests end, from
-    this thread; `on_start` gets the start instant before the first send; `on_end` is called after the last row. Raises ConfigError.
-    Files under `scratch` (the API key is never in them) go at the end; where anything raises after the first send they stay.
+    Requests never sent because of the job's duration make no row. Raises ConfigError. Files under the job's scratch folder (the
+    API key is never in them) go at the end; where anything raises after the first send they stay.
     """
+    requests, load = job.requests, job.load
     _refuse_words(driver, load)
     redaction.learn(endpoint.api_key)
     head = request_head(endpoint)
     if not requests:
-        return _nothing_to_do(driver, on_start)
+        return _nothing_sent(driver, "done")
     count = max(1, min(workers, len(requests), load.concurrency or workers))
     tree = turns.tree_of(requests)
     owner = owners(requests, load, count, tree)
     processes: list[WorkerProcess] = []
     feed = collector = None
-    with _folder(scratch) as folder:
+    with _folder(job.scratch) as folder:
         place = folder.path
         try:
-            feed = Feed(requests, prompts, owner, count, endpoint, run_id, phase, place, tree)
-            _fill_first(feed, should_stop)
+            feed = Feed(requests, job.prompts, owner, count, endpoint, job.run_id, job.phase, place, tree)
+            _fill_first(feed, watcher)
             following = turns.NextTurns(requests, tree, feed.units, endpoint) if tree.waiting else None
             collector = Collector(
-                requests, owner, count, load, endpoint, phase, run_id, place, following, on_over=feed.over
+                requests, owner, count, load, endpoint, job.phase, job.run_id, place, following, on_over=feed.over
             )
-            about = {"phase": phase.value, "run_id": run_id, "workers": count, "has_key": endpoint.api_key is not None}
+            about = {
+                "phase": job.phase.value,
+                "run_id": job.run_id,
+                "workers": count,
+                "has_key": endpoint.api_key is not None,
+            }
             (place / ABOUT).write_text(json.dumps(about))
             processes = start_workers(
-                place, count, driver, endpoint, head, load, timeouts, duration_s, kernel_stamps=KERNEL_STAMPS
+                place, count, driver, endpoint, head, load, timeouts, job.duration_s, kernel_stamps=KERNEL_STAMPS
             )
-            session = _Session(processes, collector, feed, on_rows, on_progress, should_stop)
+            session = _Session(processes, collector, feed, watcher)
             session.wait_ready()
             session.measure_clocks()
+            watcher.progress(collector.progress(clock.monotonic_ns()))
             started_ns = clock.monotonic_ns() + LEAD_NS
             collector.started_ns = started_ns
-            on_start(started_ns)
             folder.needed = True
             session.run(started_ns)
-            on_end()
+            watcher.ended()
             folder.needed = False
             return collector.report(driver, session.stop_reason)
         except _StoppedError as stopped:
@@ -157,10 +135,10 @@ class _StoppedError(Exception):
     """Asked to stop before anything was sent; the text is the stop_reason."""
 
 
-def _fill_first(feed: Feed, should_stop: Callable[[], str | None]) -> None:
+def _fill_first(feed: Feed, watcher: Watcher) -> None:
     """What may be written ahead before the first send. Raises _StoppedError: it may be much, and not be wanted any more."""
     while feed.fill(STOP_POLL_NS):
-        if (word := should_stop()) is not None:
+        if (word := watcher.should_stop()) is not None:
             raise _StoppedError(_reason_of(word))
 
 
@@ -208,17 +186,8 @@ def owners(
 class _Session:
     """The parent's loop over running workers."""
 
-    def __init__(
-        self,
-        processes: list[WorkerProcess],
-        collector: Collector,
-        feed: Feed,
-        on_rows: Callable[[list[RequestRecord]], None],
-        on_progress: Callable[[DriveProgress], None],
-        should_stop: Callable[[], str | None],
-    ) -> None:
-        self.processes, self.collector, self.feed = processes, collector, feed
-        self.on_rows, self.on_progress, self.should_stop = on_rows, on_progress, should_stop
+    def __init__(self, processes: list[WorkerProcess], collector: Collector, feed: Feed, watcher: Watcher) -> None:
+        self.processes, self.collector, self.feed, self.watcher = processes, collector, feed, watcher
         self.asked = ""  # "" | drain | abort
         self.stop_word: str | None = None
         self.abort_by_ns: int | None = None
@@ -267,7 +236,7 @@ class _Session:
         for process, (offset_ns, error_ns) in zip(self.processes, self.collector.offsets, strict=True):
             if not self.asked:
                 process.tell(f"go {started_ns + (offset_ns if abs(offset_ns) > error_ns else 0)}")
-        next_stop = next_progress = 0
+        next_stop, next_progress = 0, started_ns
         rest_s = TURN_REST_S if self.collector.next_turns else REST_S
         while True:
             waited_s = clock.core_wait_s()
@@ -280,7 +249,7 @@ class _Session:
                 self._mind_the_spool()
             if now >= next_progress:
                 next_progress = now + PROGRESS_NS
-                self.on_progress(self.collector.progress(now))
+                self.watcher.progress(self.collector.progress(now))
             if all(p.finished for p in self.processes):
                 break
             if self.abort_by_ns is not None and now > self.abort_by_ns:
@@ -290,7 +259,7 @@ class _Session:
             behind = self.collector.behind or self.feed.is_low
             if not behind or crowded:  # a few replies at a time are parsed cheaper than each by itself
                 clock.sleep(rest_s)
-        self.on_progress(self.collector.progress(clock.monotonic_ns()))
+        self.watcher.progress(self.collector.progress(clock.monotonic_ns()))
 
     def _mind_the_spool(self) -> None:
         """Parsing gives way to the reads, as long as the disk has room for what waits."""
@@ -304,7 +273,7 @@ class _Session:
             process.tell(word)
 
     def _look_at_stop(self) -> None:
-        word = self.should_stop()
+        word = self.watcher.should_stop()
         if word is None or self.asked == "abort":
             return
         action = "drain" if word == "drain" else "abort"
@@ -324,7 +293,7 @@ class _Session:
             self.processes[worker].tell(line)
         self.collector.commands.clear()
         if rows:
-            self.on_rows(rows)
+            self.watcher.rows(rows)
 
     def _advance(self) -> None:
         """Parse a slice, and bury the workers that had ended before it and left no more."""
@@ -342,18 +311,13 @@ class _Session:
         process.finished = True
         damage = self.collector.damage(worker)
         if damage or worker not in self.collector.reports:
-            self.on_rows(self.collector.lost(worker, damage or process.epitaph()))
+            self.watcher.rows(self.collector.lost(worker, damage or process.epitaph()))
             self._stop_for_death()
 
     def _stop_for_death(self) -> None:
         self.died = True
         if self.asked != "abort":
             self._abort()
-
-
-def _nothing_to_do(driver: str, on_start: Callable[[int], None]) -> DriveReport:
-    on_start(clock.monotonic_ns())
-    return _nothing_sent(driver, "done")
 
 
 def _nothing_sent(driver: str, stop_reason: str) -> DriveReport:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from harness.base import clock
 from harness.base.cache import cache_dir
 from harness.base.errors import ConfigError, TargetError
 from harness.config.target import TargetSpec
+from harness.measure.job import Job, Watcher
 from harness.measure.targets import command, interpreter
 from harness.measure.targets.batch.rows import Batch
 from harness.measure.targets.batch.worker import ARGUMENTS, write_whole
@@ -33,10 +34,7 @@ from harness.records import (
     DriveProgress,
     DriveReport,
     Endpoint,
-    Phase,
     PlannedRequest,
-    Prompt,
-    RequestRecord,
     Startup,
     TargetInfo,
     Vocabulary,
@@ -167,66 +165,62 @@ def cut(requests: Sequence[PlannedRequest], order: Order, batch_size: int = POST
             return [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
 
 
-def _job(requests: Sequence[PlannedRequest], prompts: Iterable[Prompt], calls: list[list[int]]) -> list[list[Any]]:
-    by_seq = {prompt.seq: prompt for prompt in prompts}
-    job = []
+def _orders(job: Job, calls: list[list[int]]) -> list[list[Any]]:
+    """What the worker is told: per call its requests, each as its output tokens and its prompt's ids. Raises ConfigError."""
+    by_seq = {prompt.seq: prompt for prompt in job.prompts}
+    orders = []
     for call in calls:
         members = []
-        for i in call:
-            prompt = by_seq.get(requests[i].seq)
+        for request in (job.requests[i] for i in call):
+            prompt = by_seq.get(request.seq)
             if prompt is None or not prompt.token_ids:
                 raise ConfigError(
-                    "an offline engine is sent token ids", f"seq {requests[i].seq} has none", "use api: completions"
+                    "an offline engine is sent token ids", f"seq {request.seq} has none", "use api: completions"
                 )
-            members.append([requests[i].target_output_tokens, list(prompt.token_ids)])
-        job.append(members)
-    return job
+            members.append([request.target_output_tokens, list(prompt.token_ids)])
+        orders.append(members)
+    return orders
 
 
 def run_batch(
+    job: Job,
+    watcher: Watcher,
     target: Target,
-    requests: Sequence[PlannedRequest],
-    prompts: Iterable[Prompt],
     *,
     order: Order = "as_planned",
     batch_size: int = POST_BATCH_SIZE,
-    phase: Phase = Phase.MEASURE,
-    run_id: str,
-    scratch: Path,
-    on_rows: Callable[[Sequence[RequestRecord]], None],
-    on_progress: Callable[[DriveProgress], None],
-    should_stop: Callable[[], str | None],
     say: Callable[[str], None],
 ) -> DriveReport:
-    """Hand `requests` to the engine of `target`, and return when all have a row.
+    """Hand the job's requests to the engine of `target`, and return when all have a row.
 
-    `on_rows` takes the rows of each call as it returns. `should_stop` is asked every 20 ms: `drain` lets the call under way
-    end and begins no other; `abort` returns at once, and the caller must close the target. An engine that dies leaves
-    truncated rows and stop_reason `target_died`. Raises ConfigError for a target of another kind, and for a plan with times of its own
-    or with text prompts.
+    The watcher gets the rows of each call as it returns, and is asked every 20 ms whether to stop: `drain` lets the call under
+    way end and begins no other; `abort` returns at once, and the caller must close the target. An engine that dies leaves
+    truncated rows and stop_reason `target_died`. Raises ConfigError for a target of another kind, and for a plan with times of its
+    own or with text prompts.
     """
     if not isinstance(target, BatchTarget) or target.control is None:
         raise ConfigError("not an offline target", target.info.name, "set kind: offline")
     folder = Path(target.control.name)
-    if any(r.scheduled_ns or r.after_seq is not None for r in requests):
+    if any(r.scheduled_ns or r.after_seq is not None for r in job.requests):
         raise ConfigError(
             "an offline batch has no arrival times", "the plan has", "use arrivals: batch, without sessions"
         )
-    calls = cut(requests, order, batch_size)
-    results, stop_file = scratch / "offline-results.jsonl", folder / "stop"
-    job = {"results": str(results.resolve()), "calls": _job(requests, prompts, calls)}
+    calls = cut(job.requests, order, batch_size)
+    results, stop_file = job.scratch / "offline-results.jsonl", folder / "stop"
+    orders = {"results": str(results.resolve()), "calls": _orders(job, calls)}
     results.touch()
     anchors, cpu_s = [clock.anchor()], clock.process_cpu_s()
-    batch = Batch(requests, calls, phase, run_id, clock.monotonic_ns())
+    batch = Batch(job.requests, calls, job.phase, job.run_id, clock.monotonic_ns())
     try:
-        write_whole(folder / "job.json", job)
+        write_whole(folder / "job.json", orders)
         batch.started_ns = clock.monotonic_ns()
-        reason, why = _follow(target, batch, results, stop_file, on_rows, on_progress, should_stop, say)
+        reason, why = _follow(target, batch, results, stop_file, watcher, say)
     finally:
         stop_file.unlink(missing_ok=True)
         results.unlink(missing_ok=True)
     if rows := batch.rest(why, aborted=reason == "interrupted"):
-        on_rows(rows)
+        watcher.rows(rows)
+    watcher.ended()
     anchors.append(clock.anchor())
     groups = f", groups of {batch_size}" if order == "grouped_by_length" else ""
     shape = f"offline: {len(calls)} LLM.generate calls, order {order}{groups}"
@@ -254,9 +248,7 @@ def _follow(
     batch: Batch,
     results: Path,
     stop_file: Path,
-    on_rows: Callable[[Sequence[RequestRecord]], None],
-    on_progress: Callable[[DriveProgress], None],
-    should_stop: Callable[[], str | None],
+    watcher: Watcher,
     say: Callable[[str], None],
 ) -> tuple[str, str]:
     """Read results until the job ended, the engine died or we are told to go: (stop_reason, why rows are missing)."""
@@ -264,16 +256,19 @@ def _follow(
     with results.open(encoding="utf-8") as file:
         pending = ""
         while True:
-            died, action = target.died(), should_stop()  # asked before the read, so that no line before is missed
+            died, action = (
+                target.died(),
+                watcher.should_stop(),
+            )  # asked before the read, so that no line before is missed
             pending += file.read()
             *lines, pending = pending.split("\n")
             for line in lines:
                 if rows := batch.take(json.loads(line)):
                     tokens += sum(row.output_tokens or 0 for row in rows)
-                    on_rows(rows)
+                    watcher.rows(rows)
             elapsed_s = (clock.monotonic_ns() - batch.started_ns) / clock.NS
             in_flight = sum(map(len, batch.calls[batch.returned : batch.called]))
-            on_progress(DriveProgress(batch.done, len(batch.requests), in_flight, batch.failed, tokens, elapsed_s))
+            watcher.progress(DriveProgress(batch.done, len(batch.requests), in_flight, batch.failed, tokens, elapsed_s))
             if batch.ended:
                 return reason, why
             if died:
