@@ -12,8 +12,10 @@ from harness.base.data import data_dir
 from harness.base.documents import load_yaml
 from harness.config.experiment import ExperimentSpec, load_experiment
 from harness.config.target import TargetSpec
+from harness.measure.campaign.campaign import foresee
+from harness.measure.campaign.order import cells_of
+from harness.measure.cell import draw_plan
 from harness.measure.targets import command
-from harness.pipeline import cells_of, draw_plan, foresee
 from harness.price.prices import instance_price
 
 FILES = sorted(data_dir("configs").joinpath("experiments").glob("*.yaml"))

@@ -19,6 +19,7 @@ from harness.config.experiment import ExperimentSpec
 from harness.judge.summary import summarise
 from harness.judge.validity import stopped_early
 from harness.measure.campaign import preflight
+from harness.measure.cell import Stop
 from harness.measure.drive import feed, sdk, worker
 from harness.measure.drive.processes import WorkerProcess
 from harness.records import DriveProgress
@@ -74,7 +75,7 @@ def end_of(out: Path, server: GoldenServer, display: Display, **changes) -> tupl
     }
     spec = ExperimentSpec.model_validate(data | changes)
     try:
-        ran = pipeline.run_experiment(spec, out / "t", display, pipeline.Stop())
+        ran = pipeline.measure_campaign(spec, out / "t", display, Stop())
         error = ran.worst()
     except HarnessError as raised:
         error = raised

@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from harness import pipeline
 from harness.base.errors import ConfigError, HarnessError, StoreError, TargetError
 from harness.cli.reproduce import reproduce_command
-from harness.pipeline import Analysis, Ran, Stop
+from harness.judge.runs import Analysis
+from harness.measure.campaign.ran import Ran
+from harness.measure.cell import Stop
 from harness.records import Load, Reason, Verdict
 from harness.reproduce import page
 from harness.reproduce import run as reproduce_run
@@ -302,13 +304,13 @@ def test_hardware_is_said_in_one_line():
 
 @pytest.fixture
 def runner(monkeypatch, tmp_path):
-    """run_experiment and analyse replaced: a run directory for each cell, its summary by name; `fails` raises after N cells."""
+    """measure_campaign and analyse replaced: a run directory for each cell, its summary by name; `fails` raises after N cells."""
     made: dict[str, object] = {}
     asked: list[list[str]] = []
     fails: dict[str, HarnessError] = {}
     concluded: list[tuple[str, int, int]] = []
 
-    def run_experiment(spec, out, display, stop):
+    def measure_campaign(spec, out, display, stop):
         asked.append([load.points()[0].name for load in spec.loads])
         name = spec.targets[0].name
         for load in spec.loads:
@@ -320,11 +322,11 @@ def runner(monkeypatch, tmp_path):
                 made[path.name] = summary(load.points()[0].concurrency, repetition, target=name)
         return Ran("20261124T113000Z", len(spec.loads))
 
-    def conclude(spec, out, ran, analysis, costs, report_path, exit_code):
-        concluded.append((ran.campaign_id, len(analysis.summaries), exit_code))
+    def conclude(spec, out, ran, summaries, costs, report_path, exit_code):
+        concluded.append((ran.campaign_id, len(summaries), exit_code))
 
-    monkeypatch.setattr(pipeline, "run_experiment", run_experiment)
-    monkeypatch.setattr(pipeline, "conclude", conclude)
+    monkeypatch.setattr(pipeline, "measure_campaign", measure_campaign)
+    monkeypatch.setattr(reproduce_run, "conclude", conclude)
     monkeypatch.setattr(reproduce_run, "analyse", lambda path, campaign=None: Analysis(path, (made[path.name],), ()))
     monkeypatch.setattr(reproduce_run, "_SECOND_S", 0.0)
     monkeypatch.setattr(reproduce_run, "_runs_in", lambda out: sorted(out.iterdir()) if out.exists() else [])

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from harness.base import redaction
 
+INTERRUPTED = 130  # exit code of what Ctrl-C ended, as shells have it
+
 
 class HarnessError(Exception):
     """Three lines for the user: what happened, the value that caused it, what to try. No secret stands in them."""

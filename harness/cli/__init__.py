@@ -9,10 +9,9 @@ import click
 
 from harness import __version__
 from harness.base import redaction
-from harness.base.errors import HarnessError, StoreError
+from harness.base.errors import INTERRUPTED, HarnessError, StoreError
 from harness.base.no_room import is_no_room
 from harness.cli import calibrate, catalogue, compare, cost, history, offline, recover, reproduce, run
-from harness.cli.signals import INTERRUPTED
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -18,8 +18,7 @@ from harness.cli.machine_price import given_price, price_options
 from harness.config.experiment import PriceRef
 
 if TYPE_CHECKING:
-    from harness.judge.runs import Analysis
-    from harness.records import CostReport
+    from harness.pipeline import Outcome, Results
 
 directory_argument = click.argument("directory", type=click.Path(path_type=Path))
 campaign_option = click.option("--campaign", help='Another campaign\'s id, or "all"  [default: the newest]')
@@ -55,15 +54,7 @@ def report_command(directory: Path, campaign: str | None, allow_invalid: bool, a
     return finish(directory, campaign, allow_invalid=allow_invalid, as_json=as_json, **price)
 
 
-def finish(directory: Path, campaign: str | None, *, allow_invalid: bool, as_json: bool, **price: Any) -> int:
-    """Analyse, price, report, print; the exit code says whether a run was INVALID. `price`: as for publish."""
-    from harness.base.errors import InvalidRunError
-
-    analysis, _, _ = publish(directory, campaign, allow_invalid=allow_invalid, as_json=as_json, **price)
-    return InvalidRunError.exit_code if any(s.verdict.state == "INVALID" for s in analysis.summaries) else 0
-
-
-def publish(
+def finish(
     directory: Path,
     campaign: str | None,
     *,
@@ -71,26 +62,36 @@ def publish(
     as_json: bool,
     usd_per_hour: float | None = None,
     instance: str | None = None,
-) -> tuple[Analysis, list[CostReport], dict[str, Path]]:
-    """Analyse, price, report, print: the summaries, the costs, and where the report's files are.
+) -> int:
+    """Judge, price, report, print; the exit code says whether a run was INVALID.
 
     `usd_per_hour`, `instance`: another price of the measured machine than the runs' own.
     """
-    from harness.base.errors import InvalidRunError
     from harness.judge.runs import analyse
-    from harness.price.runs import price_runs
-    from harness.report.run.document import write_report
+    from harness.pipeline import results_of
 
     analysis = analyse(directory, campaign)
     created = next((summary.created_utc for summary in analysis.summaries), clock.utc_now().isoformat())
     hardware = given_price(usd_per_hour, instance, created)
-    try:
-        costs = price_runs(analysis.summaries, hardware=hardware, allow_invalid=allow_invalid)
-    except InvalidRunError:
-        costs = []
-    paths = write_report(directory, analysis, costs, allow_invalid=allow_invalid)
-    _print(analysis, costs, paths, allow_invalid=allow_invalid, as_json=as_json)
-    return analysis, costs, paths
+    results = results_of(analysis, hardware=hardware, allow_invalid=allow_invalid)
+    return show(results, allow_invalid=allow_invalid, as_json=as_json)
+
+
+def show(results: Results, *, allow_invalid: bool, as_json: bool) -> int:
+    """Print what was found; the exit code says whether a run was INVALID."""
+    _print(results.analysis, results.costs, results.files, allow_invalid=allow_invalid, as_json=as_json)
+    return results.exit_code
+
+
+def show_outcome(outcome: Outcome, *, allow_invalid: bool, as_json: bool) -> int:
+    """Print what a campaign came to and its last line; the exit code as `show`'s."""
+    from harness.measure.campaign import ending
+
+    code = 0
+    if outcome.results is not None:
+        code = show(outcome.results, allow_invalid=allow_invalid, as_json=as_json)
+    click.echo(ending.line(outcome.summary), err=as_json)
+    return code
 
 
 def _print(

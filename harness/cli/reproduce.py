@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from harness.base import redaction
-from harness.base.errors import ConfigError, StoreError
+from harness.base.errors import INTERRUPTED, ConfigError, StoreError
 from harness.cli.as_json import emit
 from harness.cli.offline import console
-from harness.cli.signals import INTERRUPTED, signals
+from harness.cli.signals import signals
 
 
 @click.command("reproduce")
@@ -50,7 +50,7 @@ def reproduce_command(
     named with the reason and skipped. Exit codes: 0 something was measured, 7 a row has INVALID runs only, 3 nothing
     could be measured, else that of the first failure.
     """
-    from harness import pipeline
+    from harness.measure.cell import Stop
     from harness.report.live import Live
     from harness.reproduce import page, run
     from harness.reproduce.fits import this_machine
@@ -60,7 +60,7 @@ def reproduce_command(
         raise ConfigError("--dry-run and --from", "both were given", "--from measures nothing by itself")
     published = run.place_models(load_table(table), _places(models))
     machine = this_machine()
-    stop = pipeline.Stop()
+    stop = Stop()
     if dry_run:
         found, code = run.dry_run(published, machine), 0
     elif results_from is not None:

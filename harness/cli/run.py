@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from harness.base import clock
-from harness.base.errors import ConfigError
-from harness.cli.campaign import run_campaign, show_forecast
+from harness.base.errors import INTERRUPTED, ConfigError
+from harness.cli.campaign import show_forecast
 from harness.cli.numbers import FloatRange
-from harness.cli.offline import finish
+from harness.cli.offline import finish, show_outcome
 from harness.cli.shape import shape_options, spec_of
-from harness.cli.signals import INTERRUPTED, signals
+from harness.cli.signals import signals
 from harness.measure.campaign.intent import NEWEST, Intent
 
 
@@ -64,6 +64,8 @@ def run(
     """Run an experiment: CONFIG (a file, or the name of one that comes with the harness; `quickstart` is chosen for this machine),
     or one cell against --url."""
     from harness import pipeline
+    from harness.measure.campaign.campaign import foresee
+    from harness.measure.cell import Stop
     from harness.report.live import Live
 
     if words["config"] is None and resume not in (None, NEWEST):  # `run --resume CONFIG`
@@ -82,19 +84,23 @@ def run(
     )
     intent = Intent(only, resume, wait_lock, failed)
     if dry_run:
-        show_forecast(pipeline.foresee(spec, directory, intent), as_json=as_json)
+        show_forecast(foresee(spec, directory, intent), as_json=as_json)
         return 0
-    stop = pipeline.Stop()
+    stop = Stop()
     with signals(stop):  # the report too: a second Ctrl-C that comes after a quick drain must not lose it
         if single:
             with Live() as live:
-                ran = pipeline.run_experiment(spec, directory, live, stop, single_run=True)
+                ran = pipeline.measure_one(spec, directory, live, stop)
             code = finish(directory, None, allow_invalid=allow_invalid, as_json=as_json) if ran.run_dirs else 0
         else:
-            history = None if out else results
-            code = run_campaign(
-                spec, directory, stop, intent, history=history, allow_invalid=allow_invalid, as_json=as_json
-            )
+            with Live() as live:
+                outcome = pipeline.run_campaign(
+                    spec, directory, live, stop, intent,
+                    history=None if out else results, allow_invalid=allow_invalid,
+                )  # fmt: skip
+            code = show_outcome(outcome, allow_invalid=allow_invalid, as_json=as_json)
+            if (worst := outcome.ran.worst()) is not None and not stop.asked:
+                raise worst
     return INTERRUPTED if stop.asked else code
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import click
 
-INTERRUPTED = 130  # the exit code
-
 
 @contextmanager
 def signals(stop: Any) -> Iterator[None]:

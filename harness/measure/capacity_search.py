@@ -1,23 +1,33 @@
 """The capacity search as it runs: order a probe, watch it, stop it when it is clear, until `next_probe` has none.
 
-Knows nothing about sockets: `search_capacity` takes a callable that makes a probe, and `probe_by_run` makes one from whatever
-drives a run and returns its directory.
+`search_cell` is such a search as a cell of a campaign. `search_capacity` takes a callable that makes a probe, and `probe_by_run` makes
+one from whatever drives a run and returns its directory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from harness.config.load import CapacitySpec, LoadSpec
 from harness.judge.capacity import ProbeOrder, conclude, next_probe
 from harness.judge.capacity_probe import PASS_NOW, Watch, reply
+from harness.judge.rates import slo_of
 from harness.judge.summary import summarise
-from harness.records import OVERLOAD, CapacityResult, Phase, ProbeResult, RequestRecord, Verdict
+from harness.measure.cell import Probe, Run, draw_plan, run_cell
+from harness.measure.provenance import manifest_of, target_facts
+from harness.measure.targets import Target
+from harness.records import OVERLOAD, CapacityResult, Phase, ProbeResult, RequestRecord, RunState, Verdict
+from harness.store.capacity_file import write_capacity
 from harness.store.reader import read_run
+from harness.store.writer import RunWriter
 
-Probe = Callable[[ProbeOrder, Watch], ProbeResult]
-RunProbe = Callable[[ProbeOrder, LoadSpec, Callable[[], str | None], Callable[[Sequence[RequestRecord]], None]], Path]
+ShouldStop = Callable[[], str | None]
+OnRows = Callable[[Sequence[RequestRecord]], None]
+MakeProbe = Callable[[ProbeOrder, Watch], ProbeResult]
+RunProbe = Callable[[ProbeOrder, LoadSpec, ShouldStop, OnRows], Path]
 
 # A probe that was clear early is short on purpose; its own test says whether it is long enough.
 SHORT = frozenset({"window_too_short", "too_few_requests", "no_window"})
@@ -28,7 +38,7 @@ STOPPED_BY_SEARCH = "probe_decided"  # the driver's stop word for a failed probe
 def search_capacity(
     spec: CapacitySpec,
     attainment: float,
-    probe: Probe,
+    probe: MakeProbe,
     on_event: Callable[[ProbeResult], None] = lambda _: None,
     *,
     made: Sequence[ProbeResult] = (),
@@ -97,3 +107,34 @@ def untrusted(verdict: Verdict) -> str | None:
 
 def _verdict(run_dir: Path) -> Verdict:
     return summarise(read_run(run_dir)).verdict
+
+
+def search_cell(run: Run, target: Target, facts: Mapping[str, Any]) -> None:
+    """A capacity search: each probe is a run in a folder of its own, the result is capacity.json beside them."""
+    spec = run.load_spec.capacity
+    assert spec is not None
+    slo = slo_of(run.spec.model_dump(mode="json"))
+    plan, notes = draw_plan(run.spec, run.cell, run.load_spec)
+    up = target_facts(run.target_spec, target)
+    manifest = manifest_of(run.spec, run.cell, up, run.run_dir, run.campaign_id, plan, notes)
+
+    def run_probe(order: ProbeOrder, load: LoadSpec, should_stop: ShouldStop, on_rows: OnRows) -> Path:
+        cell = replace(run.cell, load=load.points()[0])
+        run_dir = run.run_dir / f"{run.campaign_id}_{cell.name}_probe{order.index:02d}"
+        run.display.say(f"probe {order.index}: {order.rate_rps:.3g} requests/s, {order.longest_s:.3g} s at most")
+        probe = Probe(order.index, should_stop, on_rows)
+        run_cell(replace(run, cell=cell, load_spec=load, run_dir=run_dir, probe=probe), target, facts)
+        return run_dir
+
+    def say(probe: ProbeResult) -> None:
+        share = "-" if probe.attainment is None else f"{probe.attainment:.2%}"
+        run.display.say(f"probe {probe.index}: {probe.verdict}, attainment {share} ({probe.stopped})")
+
+    with RunWriter.create(run.run_dir, manifest) as writer:
+        result = search_capacity(
+            spec, run.spec.attainment, lambda order, watch: probe_by_run(order, watch, slo, run_probe), say,
+            stopped=lambda: bool(run.stop.asked),
+        )  # fmt: skip
+        if not run.stop.asked:
+            write_capacity(run.run_dir, result)
+        writer.finish(RunState.INTERRUPTED if run.stop.asked else RunState.COMPLETE)

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.base import redaction
-from harness.base.errors import ConfigError, HarnessError, InvalidRunError, TargetError
-from harness.base.no_room import is_no_room, no_room
+from harness.base.errors import ConfigError, InvalidRunError, TargetError
 from harness.config.experiment import ExperimentSpec
-from harness.config.load import CapacitySpec, LoadSpec
+from harness.config.load import LoadSpec
 from harness.config.target import TargetSpec
-from harness.judge.capacity import ProbeOrder
-from harness.judge.rates import slo_of
 from harness.measure import plan
 from harness.measure.calibrate import calibration_limit
-from harness.measure.campaign.provenance import facts_of_none, link_log, manifest_of, one_line, target_facts
-from harness.measure.capacity_search import probe_by_run, search_capacity
 from harness.measure.drive.driver import drive
 from harness.measure.drive.refusals import IN_A_ROW, REFUSED, Refusals
 from harness.measure.job import Job, Watcher
@@ -30,6 +23,7 @@ from harness.measure.observe.environment import collect
 from harness.measure.observe.inventory import boards
 from harness.measure.observe.sampler import Observers
 from harness.measure.plan.prompts import prompts
+from harness.measure.provenance import link_log, manifest_of, target_facts
 from harness.measure.targets import Target
 from harness.measure.targets.adopt import reset_prefix_cache
 from harness.measure.targets.batch.engine import run_batch
@@ -43,15 +37,12 @@ from harness.records import (
     Phase,
     Plan,
     PlannedRequest,
-    ProbeResult,
     RequestRecord,
     RunState,
 )
-from harness.store.capacity_file import write_capacity
 from harness.store.parts import SCRATCH
 from harness.store.writer import RunWriter
 
-TRACEBACK = "traceback.txt"
 _ONE_WORKER = 64  # connections of a warm-up that one process opens alone
 
 
@@ -73,6 +64,15 @@ class Stop:
 
     def request(self) -> None:
         self.asked += 1
+
+    @contextmanager
+    def while_driving(self) -> Iterator[None]:
+        """A signal in here is asked about by the driver."""
+        self.driving = True
+        try:
+            yield
+        finally:
+            self.driving = False
 
     def action(self) -> str | None:
         return None if self.asked == 0 else "drain" if self.asked == 1 else "abort"
@@ -135,11 +135,8 @@ def draw_plan(
 def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -> None:
     """One run: plan written, warm-up, measured phase between two edges of every telemetry source, stored.
 
-    `facts` are added to the manifest's environment. A capacity search is many such runs.
+    `facts` are added to the manifest's environment. Raises ConfigError, TargetError, InvalidRunError, StoreError.
     """
-    if run.load_spec.capacity is not None:
-        _search(run, run.load_spec.capacity, target, facts or {})
-        return
     spec = run.spec
     drawn, notes = draw_plan(spec, run.cell, run.load_spec, run.probe)
     cell = replace(run.cell, load=drawn.load)  # a trace, or a preset's arrivals, bring their own rate
@@ -170,135 +167,55 @@ def _emptied(run: Run, target: Target) -> dict[str, str]:
     return {"reset_prefix_cache": came}
 
 
-def _search(run: Run, spec: CapacitySpec, target: Target, facts: Mapping[str, Any]) -> None:
-    """A capacity search: each probe is a run in a folder of its own, the result is capacity.json beside them."""
-    slo = slo_of(run.spec.model_dump(mode="json"))
-    drawn, notes = draw_plan(run.spec, run.cell, run.load_spec)
-    told = target_facts(run.target_spec, target)
-    manifest = manifest_of(run.spec, run.cell, told, run.run_dir, run.campaign_id, drawn, notes)
-
-    def run_probe(
-        order: ProbeOrder,
-        load: LoadSpec,
-        should_stop: Callable[[], str | None],
-        on_rows: Callable[[Sequence[RequestRecord]], None],
-    ) -> Path:
-        cell = replace(run.cell, load=load.points()[0])
-        run_dir = run.run_dir / f"{run.campaign_id}_{cell.name}_probe{order.index:02d}"
-        run.display.say(f"probe {order.index}: {order.rate_rps:.3g} requests/s, {order.longest_s:.3g} s at most")
-        probe = Probe(order.index, should_stop, on_rows)
-        run_cell(replace(run, cell=cell, load_spec=load, run_dir=run_dir, probe=probe), target, facts)
-        return run_dir
-
-    def say(probe: ProbeResult) -> None:
-        share = "-" if probe.attainment is None else f"{probe.attainment:.2%}"
-        run.display.say(f"probe {probe.index}: {probe.verdict}, attainment {share} ({probe.stopped})")
-
-    with RunWriter.create(run.run_dir, manifest) as writer:
-        result = search_capacity(
-            spec, run.spec.attainment, lambda order, watch: probe_by_run(order, watch, slo, run_probe), say,
-            stopped=lambda: bool(run.stop.asked),
-        )  # fmt: skip
-        if not run.stop.asked:
-            write_capacity(run.run_dir, result)
-        writer.finish(RunState.INTERRUPTED if run.stop.asked else RunState.COMPLETE)
-
-
-def record_traceback(run: Run, error: Exception) -> HarnessError:
-    """What no line of ours foresaw: its traceback goes into the run directory, and it becomes an error of this one cell."""
-    if isinstance(error, OSError) and is_no_room(error):
-        return no_room("the run", Path(error.filename or run.run_dir), error)
-    path = run.run_dir / TRACEBACK
-    with suppress(OSError):
-        path.write_text(redaction.text("".join(traceback.format_exception(error))))
-    what = redaction.text(f"{type(error).__name__}: {error}")[:300]
-    return InvalidRunError("the cell ended by an error that was not foreseen", what, f"report it, with {path}")
-
-
-def record_failure(run: Run, log_path: Path | None, error: HarnessError) -> None:
-    """A run directory for a cell that could not begin: the plan it had, the server's log, and why."""
-    drawn, notes = draw_plan(run.spec, run.cell, run.load_spec)
-    facts = facts_of_none(run.target_spec, error)
-    manifest = manifest_of(
-        run.spec, replace(run.cell, load=drawn.load), facts, run.run_dir, run.campaign_id, drawn, notes
-    )
-    writer = RunWriter.create(run.run_dir, manifest)
-    writer.write_plan(drawn)
-    link_log(log_path, run.run_dir)
-    environment = collect([], {"plan_notes": list(notes)})
-    writer.update(environment=environment)
-    writer.finish(RunState.FAILED, one_line(error))
-
-
-def _measure(run: Run, target: Target, drawn: Plan, writer: RunWriter, observers: Observers) -> None:
+def _measure(run: Run, target: Target, plan: Plan, writer: RunWriter, observers: Observers) -> None:
     """Warm-up in rounds, then the measured phase of a plan that is replayed as it was drawn. Raises TargetError, InvalidRunError."""
     reports: dict[str, Any] = {}
-    watch = JitWatch(target.log_path)
+    jit = JitWatch(target.log_path)
 
-    def one(phase: Phase, requests: Sequence[PlannedRequest], load: Load) -> DriveReport | None:
+    def phase(kind: Phase, requests: Sequence[PlannedRequest], load: Load) -> DriveReport | None:
         if not requests or run.stop.asked:
             return None
-        run.display.phase("warm-up" if phase is Phase.WARMUP else "measuring")
-        if phase is Phase.MEASURE:
+        measured = kind is Phase.MEASURE
+        run.display.phase("measuring" if measured else "warm-up")
+        watcher = _PhaseWatcher(run, target, kind, load, writer, jit)
+        if measured:
             observers.edge("start")
-        refusals = Refusals()
-        done = _drive_phase(run, target, phase, requests, load, writer, refusals, watch)
-        if phase is Phase.MEASURE:
+        report = _drive(run, target, requests, watcher)
+        if measured:
             observers.settle()
             observers.edge("end")
-        reports[phase.value] = asdict(done)
+        reports[kind.value] = asdict(report)
         writer.update(drive=reports)
-        _raise_if_dead(target, done)
-        if done.stop_reason == REFUSED:
-            raise TargetError(
-                f"the target {target.info.name} refused {IN_A_ROW} requests in a row",
-                refusals.last,
-                f"look at the key, its rights and the account's balance; every reply is a row in {run.run_dir}",
-            )
-        return done
+        watcher.raise_if_lost(report)
+        return report
 
-    made = warm_up(drawn, run.target_spec.kind, watch, lambda requests, load: one(Phase.WARMUP, requests, load))
-    if made.rounds:
-        reports[Phase.WARMUP.value] = made.report
-    one(Phase.MEASURE, drawn.requests, drawn.load)
-    watch.look()
+    warmed = warm_up(plan, run.target_spec.kind, jit, lambda requests, load: phase(Phase.WARMUP, requests, load))
+    if warmed.rounds:
+        reports[Phase.WARMUP.value] = warmed.report
+    phase(Phase.MEASURE, plan.requests, plan.load)
+    jit.look()
     reports["compiling"] = {
-        "rounds": made.rounds,
-        "round_lines": made.jit_lines,
-        "lines": watch.facts(),
-        "count": watch.count,
+        "rounds": warmed.rounds,
+        "round_lines": warmed.jit_lines,
+        "lines": jit.facts(),
+        "count": jit.count,
     }
     writer.update(drive=reports)
 
 
-def _drive_phase(
+def _drive(
     run: Run,
     target: Target,
-    phase: Phase,
     requests: Sequence[PlannedRequest],
-    load: Load,
-    writer: RunWriter,
-    refusals: Refusals,
-    watch: JitWatch,
+    watcher: _PhaseWatcher,
 ) -> DriveReport:
-    measured = phase is Phase.MEASURE
     scratch = run.run_dir / SCRATCH
     scratch.mkdir(exist_ok=True)
-    job = Job(
-        requests,
-        prompts(requests, target.vocabulary, target.endpoint.api, target.endpoint.body),
-        load,
-        phase,
-        run.run_dir.name,
-        scratch,
-        run.load_spec.duration_s if measured else None,
-    )
-    watcher = _PhaseWatcher(run, target, job, writer, refusals, watch, run.probe if measured else None)
-    run.stop.driving = True
-    try:
+    duration_s = run.load_spec.duration_s if watcher.phase is Phase.MEASURE else None
+    texts = prompts(requests, target.vocabulary, target.endpoint.api, target.endpoint.body)
+    job = Job(requests, texts, watcher.load, watcher.phase, run.run_dir.name, scratch, duration_s)
+    with run.stop.while_driving():
         report = _driver(run, target, job)(job, watcher)
-    finally:
-        run.stop.driving = False
     scratch.rmdir()
     return report
 
@@ -325,11 +242,15 @@ class _PhaseWatcher:
 
     run: Run
     target: Target
-    job: Job
+    phase: Phase
+    load: Load
     writer: RunWriter
-    refusals: Refusals
     jit: JitWatch
-    probe: Probe | None
+    refusals: Refusals = field(default_factory=Refusals)
+
+    @property
+    def probe(self) -> Probe | None:
+        return self.run.probe if self.phase is Phase.MEASURE else None
 
     def should_stop(self) -> str | None:
         return (
@@ -347,11 +268,27 @@ class _PhaseWatcher:
 
     def progress(self, progress: DriveProgress) -> None:
         self.jit.look()
-        ends_by_time = self.job.load.concurrency is not None  # an open loop's plan ends at its duration by itself
-        self.run.display.progress(replace(progress, duration_s=self.job.duration_s if ends_by_time else None))
+        closed_s = (
+            self.run.load_spec.duration_s if self.load.concurrency else None
+        )  # an open loop's plan ends by itself
+        self.run.display.progress(replace(progress, duration_s=closed_s if self.phase is Phase.MEASURE else None))
 
     def ended(self) -> None:
         self.writer.flush()
+
+    def raise_if_lost(self, report: DriveReport) -> None:
+        """Raises TargetError where the server died or refuses everything, InvalidRunError where a worker died."""
+        name = self.target.info.name
+        if (reason := self.target.died()) is not None:
+            advice = "its log is server.log in the run directory; rows up to its death are stored"
+            raise TargetError(f"the server {name} died during the run", reason, advice)
+        if report.stop_reason == "worker_died":
+            advice = "its requests are rows; the run is INVALID"
+            raise InvalidRunError("a load-generator worker died", "; ".join(report.notes), advice)
+        if report.stop_reason == REFUSED:
+            where = self.run.run_dir
+            advice = f"look at the key, its rights and the account's balance; every reply is a row in {where}"
+            raise TargetError(f"the target {name} refused {IN_A_ROW} requests in a row", self.refusals.last, advice)
 
 
 def _fits_context(drawn: Plan, target: Target) -> None:
@@ -362,18 +299,4 @@ def _fits_context(drawn: Plan, target: Target) -> None:
             "a planned request does not fit the model's context",
             f"{longest} prompt + output tokens planned, {target.info.model} takes {limit}",
             f"set context_limit_tokens: {limit} (longer ones are redrawn and counted) or raise the server's max-model-len",
-        )
-
-
-def _raise_if_dead(target: Target, report: DriveReport) -> None:
-    reason = target.died()
-    if reason is not None:
-        raise TargetError(
-            f"the server {target.info.name} died during the run",
-            reason,
-            "its log is server.log in the run directory; rows up to its death are stored",
-        )
-    if report.stop_reason == "worker_died":
-        raise InvalidRunError(
-            "a load-generator worker died", "; ".join(report.notes), "its requests are rows; the run is INVALID"
         )

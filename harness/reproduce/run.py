@@ -10,7 +10,9 @@ from harness import pipeline
 from harness.base import clock
 from harness.base.errors import ConfigError, HarnessError, InvalidRunError, StoreError, TargetError
 from harness.config.experiment import ExperimentSpec
-from harness.judge.runs import Analysis, analyse
+from harness.judge.runs import analyse
+from harness.measure.campaign.campaign import conclude
+from harness.measure.cell import Display, Stop
 from harness.records import RunSummary
 from harness.reproduce.compare import ComparedRow, Reproduced, compare_row, load_text, unmeasured_row
 from harness.reproduce.fits import Machine, obstacles, with_models
@@ -53,7 +55,7 @@ def dry_run(table: PublishedTable, machine: Machine) -> Reproduced:
 
 
 def reproduce(
-    table: PublishedTable, out: Path, display: pipeline.Display, stop: pipeline.Stop, machine: Machine
+    table: PublishedTable, out: Path, display: Display, stop: Stop, machine: Machine
 ) -> tuple[Reproduced, int]:
     """Run every row that can run here and compare it; rows that cannot are named with their reasons.
 
@@ -107,13 +109,13 @@ def compare_with(table: PublishedTable, results: Path, machine: Machine) -> tupl
     return _reproduced(table, machine, rows, analysis.problems), _exit_code(rows)
 
 
-def _run_group(spec: ExperimentSpec, out: Path, display: pipeline.Display, stop: pipeline.Stop) -> _Found:
+def _run_group(spec: ExperimentSpec, out: Path, display: Display, stop: Stop) -> _Found:
     """One experiment: its new run directories, read back. Run directories are found on disk, so that a failure keeps those before it."""
     before = set(_runs_in(out))
     found = _Found()
     ran = None
     try:
-        ran = pipeline.run_experiment(spec, out, display, stop)
+        ran = pipeline.measure_campaign(spec, out, display, stop)
     except HarnessError as error:
         found.failed = " / ".join(part for part in (error.what, error.value, error.advice) if part)
         found.exit_code = error.exit_code
@@ -129,8 +131,7 @@ def _run_group(spec: ExperimentSpec, out: Path, display: pipeline.Display, stop:
     if ran is not None:
         worst = ran.worst()
         found.exit_code = worst.exit_code if worst else 0
-        analysis = Analysis(out, tuple(found.summaries), tuple(found.problems))
-        pipeline.conclude(spec, out, ran, analysis, [], None, found.exit_code)
+        conclude(spec, out, ran, found.summaries, [], None, found.exit_code)
     return found
 
 

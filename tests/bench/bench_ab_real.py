@@ -25,6 +25,7 @@ from harness import pipeline
 from harness.base import clock
 from harness.config.experiment import parse_experiment
 from harness.config.target import TargetSpec
+from harness.measure.cell import Stop
 from harness.measure.targets import Target, open_target
 from tests.campaign.campaign_values import Quiet
 
@@ -114,7 +115,7 @@ def main() -> None:
         for number in range(1, args.campaigns + 1):
             began = clock.monotonic_ns()
             out = folder / f"campaign-{number}"
-            pipeline.run_experiment(experiment(targets, args, number), out, Quiet(), pipeline.Stop())
+            pipeline.measure_campaign(experiment(targets, args, number), out, Quiet(), Stop())
             same, same_texts = compared(out, "twin")
             other, other_texts = compared(out, "slow")
             alarms += same == 8

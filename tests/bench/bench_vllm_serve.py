@@ -24,6 +24,7 @@ from harness import pipeline
 from harness.config.experiment import parse_experiment
 from harness.config.target import TargetSpec
 from harness.measure import plan
+from harness.measure.cell import Stop
 from harness.measure.observe import vllm_metrics
 from harness.measure.plan.prompts import prompts
 from harness.measure.targets import Target, embedded, open_target
@@ -60,7 +61,7 @@ def ours(target: Target, args, seed: int, folder: Path, driver: str, body: str =
         "bench",
     )
     run_dir = folder / f"{driver}-{seed}"
-    pipeline.run_experiment(spec, run_dir, Quiet(), pipeline.Stop(), single_run=True)
+    pipeline.measure_one(spec, run_dir, Quiet(), Stop())
     run = read_run(run_dir)
     summary = summarise(run)
     rows = run.requests[(run.requests.phase == "measure") & (run.requests.outcome == "ok")]

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from harness import pipeline
 from harness.config.experiment import ExperimentSpec
+from harness.measure.campaign.campaign import conclude
+from harness.measure.campaign.intent import Intent
+from harness.measure.cell import Stop
 from harness.records import DriveProgress
 from harness.store.manifest import read_manifest
 
@@ -54,9 +57,9 @@ class Quiet:
 def run(experiment: ExperimentSpec, out: Path, *, resume: str | None = None, stop=None, display=None, **intent):
     """One invocation, closed without a report."""
     display = display or Quiet()
-    intent = pipeline.Intent(resume=resume, **intent)
-    ran = pipeline.run_experiment(experiment, out, display, stop or pipeline.Stop(), intent=intent)
-    pipeline.conclude(experiment, out, ran, None, (), None, 0)
+    intent = Intent(resume=resume, **intent)
+    ran = pipeline.measure_campaign(experiment, out, display, stop or Stop(), intent)
+    conclude(experiment, out, ran, (), (), None, 0)
     return ran
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from campaign_values import run, small
 
-from harness import pipeline
 from harness.measure.campaign import disk
+from harness.measure.campaign.campaign import foresee
 from harness.measure.campaign.disk import cell_bytes
 from harness.measure.drive import driver, feed
 
@@ -49,14 +49,14 @@ def test_the_forecast_of_disk_is_what_a_run_writes(golden, tmp_path, most, shape
     """What it needs at its most, prompts and received bytes included, within 20 %, where a run of the cell was seen before."""
     made = small(golden.url, repetitions=1, **SHAPES[shape])
     run(made, tmp_path)
-    seen = pipeline.foresee(made, tmp_path)
+    seen = foresee(made, tmp_path)
     assert [cell.basis for cell in seen.cells] == ["earlier run"]
     assert 0.8 < seen.disk_bytes / most[-1] < 1.2, (seen.disk_bytes, most)
 
 
 def test_what_stays_is_summed_and_what_goes_is_not(golden, tmp_path):
     """Two cells need the room of what stays of both, and of the larger one's running."""
-    seen = pipeline.foresee(small(golden.url, repetitions=2, loads=[{"concurrency": [1], "requests": 4}]), tmp_path)
+    seen = foresee(small(golden.url, repetitions=2, loads=[{"concurrency": [1], "requests": 4}]), tmp_path)
     one, two = seen.cells
     assert seen.disk_bytes == one.disk_bytes + two.disk_bytes + max(one.scratch_bytes, two.scratch_bytes)
 
@@ -86,5 +86,5 @@ def test_a_plan_larger_than_what_may_be_ahead(golden, tmp_path, most, monkeypatc
     run(made, tmp_path)
     assert len(seen) == 500
     assert 1 << 19 < max(seen) < (1 << 20) + 4 * (1 << 16)
-    cell = pipeline.foresee(made, tmp_path).cells[0]
+    cell = foresee(made, tmp_path).cells[0]
     assert 0.8 < (cell.disk_bytes + cell.scratch_bytes) / (max(seen) + most[-1] - seen[-1]) < 1.2

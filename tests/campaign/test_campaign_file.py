@@ -95,7 +95,7 @@ def test_a_damaged_file_is_named(tmp_path, text):
 def run_of(out: Path, name: str, campaign: str, state: str, *, pid: int = 1, ticks: int = -1) -> Path:
     """A run directory with that manifest."""
     from harness.base.errors import TargetError
-    from harness.measure.campaign.provenance import facts_of_none, manifest_of
+    from harness.measure.provenance import facts_of_none, manifest_of
 
     path = stock.run_dir(out, campaign, name)
     path.mkdir(parents=True)

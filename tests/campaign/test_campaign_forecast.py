@@ -13,7 +13,9 @@ from test_campaign_file import run_of
 from harness import pipeline
 from harness.base.errors import ConfigError, StoreError
 from harness.measure.campaign import forecast, order, preflight
+from harness.measure.campaign.campaign import foresee
 from harness.measure.campaign.flags import read_back
+from harness.measure.cell import Stop
 from harness.store.manifest import read_manifest, write_manifest
 
 HOSTED = {"name": "api", "kind": "hosted", "url": "https://api.example.com/v1", "model": "acme/model-x"}
@@ -32,7 +34,7 @@ def test_times_say_what_they_rest_on(tmp_path):
     manifest = read_manifest(earlier)
     drive = {"measure": {"started_ns": 0, "ended_ns": 7_000_000_000}}
     write_manifest(earlier, replace(manifest, drive=drive, row_counts={"requests": 4}))
-    seen = {cell.name: (round(cell.seconds), cell.basis) for cell in pipeline.foresee(made, tmp_path).cells}
+    seen = {cell.name: (round(cell.seconds), cell.basis) for cell in foresee(made, tmp_path).cells}
     assert seen["a_fixed-16x4_c1_rep1"] == (8, "earlier run")  # 7 s of phases and what a cell takes beside them
     assert seen["b_fixed-16x4_c1_rep1"][1] == "guess"
     assert seen["a_fixed-16x4_c2_rep1"][1] == "declared"
@@ -54,15 +56,15 @@ def test_a_capacity_search_takes_what_its_probes_take_at_the_first_rate(tmp_path
     """Half of all probes at their longest: longer at a slow server, as declared where it is declared."""
     made = spec(targets=[spec().targets[0].model_dump()], loads=[{"capacity": search}], repetitions=1, workloads=["fixed:16x4"],
                 slo={"ttft_from_schedule_s": 1})  # fmt: skip
-    (cell,) = pipeline.foresee(made, tmp_path).cells
+    (cell,) = foresee(made, tmp_path).cells
     assert (cell.basis, cell.seconds) == ("guess", pytest.approx(seconds))
 
 
 def test_pauses_until_the_gpus_are_cool_are_in_the_estimate(tmp_path):
     """Without a GPU none; where the config requires one, cool_down.timeout_s before each of 16 cells; once pauses were seen, their mean."""
-    assert pipeline.foresee(spec(), tmp_path).cool_down_s == 0
+    assert foresee(spec(), tmp_path).cool_down_s == 0
     wanted = {"observe": {"gpu": "required"}, "cool_down": {"timeout_s": 90}}
-    warm, cold = pipeline.foresee(spec(**wanted), tmp_path), pipeline.foresee(spec(), tmp_path)
+    warm, cold = foresee(spec(**wanted), tmp_path), foresee(spec(), tmp_path)
     assert warm.cool_down_s == 16 * 90
     assert warm.total_s == pytest.approx(cold.total_s + 16 * 90)
     assert warm.cells[3].seconds == pytest.approx(cold.cells[3].seconds + 90)
@@ -70,7 +72,7 @@ def test_pauses_until_the_gpus_are_cool_are_in_the_estimate(tmp_path):
         earlier = run_of(tmp_path, name, "20260101T000000Z", "failed")
         pause = {"cool_down": {"state": "back", "waited_s": waited_s, "why": ""}}
         write_manifest(earlier, replace(read_manifest(earlier), environment=pause))
-    assert pipeline.foresee(spec(**wanted), tmp_path).cool_down_s == 16 * 20
+    assert foresee(spec(**wanted), tmp_path).cool_down_s == 16 * 20
 
 
 def test_a_campaign_learns_how_long_its_pauses_are(tmp_path):
@@ -91,10 +93,10 @@ def test_hosted_dollars_are_the_plans_tokens_at_the_declared_price(tmp_path):
         targets=[HOSTED, {**HOSTED, "name": "free", "kind": "adopt"}], workloads=["fixed:1000x200"], repetitions=2,
         loads=[{"concurrency": [4], "requests": 100}], cost={"hosted": [PRICE]},
     )  # fmt: skip
-    seen = pipeline.foresee(made, tmp_path)
+    seen = foresee(made, tmp_path)
     assert seen.hosted_usd == Decimal("0.8")
     assert [cell.usd for cell in seen.cells if cell.name.startswith("free")] == [None, None]
-    unknown = pipeline.foresee(made.model_copy(update={"cost": type(made.cost)()}), tmp_path)
+    unknown = foresee(made.model_copy(update={"cost": type(made.cost)()}), tmp_path)
     assert unknown.hosted_usd is None
     assert "has no price" in unknown.notes[0]
 
@@ -111,9 +113,9 @@ def test_a_price_that_is_missing_is_found_before_the_start(tmp_path, cost_or_har
     """ConfigError before anything is written or started, and in a dry run."""
     made = spec(**cost_or_hardware)
     with pytest.raises(ConfigError):
-        pipeline.foresee(made, tmp_path / "out")
+        foresee(made, tmp_path / "out")
     with pytest.raises(ConfigError):
-        pipeline.run_experiment(made, tmp_path / "out", None, pipeline.Stop())
+        pipeline.measure_campaign(made, tmp_path / "out", None, Stop())
     assert not (tmp_path / "out").exists()
 
 
@@ -216,5 +218,5 @@ def test_a_single_run_that_does_not_fit_is_refused(tmp_path, monkeypatch):
     load = {"concurrency": [1], "requests": 5000}
     made = spec(targets=[target], workloads=["fixed:2000x4"], loads=[load], repetitions=1, min_free_gib=0)
     with pytest.raises(StoreError, match="not enough disk space"):
-        pipeline.run_experiment(made, tmp_path / "run", Quiet(), pipeline.Stop(), single_run=True)
+        pipeline.measure_one(made, tmp_path / "run", Quiet(), Stop())
     assert not (tmp_path / "run").exists()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from campaign_values import Quiet, run, small, spec, states
 
-from harness import pipeline
 from harness.base.errors import ConfigError, TargetError
 from harness.judge.runs import analyse
 from harness.measure import cell, control_request
-from harness.measure.campaign import preflight, stock
+from harness.measure.campaign import failure, preflight, stock
+from harness.measure.campaign.campaign import foresee
 from harness.measure.campaign.order import ordered
 from harness.measure.drive import refusals
 from harness.measure.targets import open_target
@@ -68,7 +68,7 @@ def test_an_error_that_was_not_foreseen_stays_in_its_cell(golden, tmp_path, monk
     ((name, error),) = ran.failures
     assert "not foreseen" in error.what
     run_dir = stock.run_dir(tmp_path, ran.campaign_id, name)
-    said = (run_dir / cell.TRACEBACK).read_text()
+    said = (run_dir / failure.TRACEBACK).read_text()
     assert "RuntimeError" in said
     assert "in once" in said
     assert "verysecret1" not in said + str(error)
@@ -118,7 +118,7 @@ def test_hosted_dollars_are_told_before_the_first_request(hostile, tmp_path):
     display = Quiet()
     run(experiment, tmp_path, display=display)
     (line,) = [text for text in display.said if text.startswith("hosted APIs")]
-    coming = pipeline.foresee(experiment, tmp_path).hosted_usd
+    coming = foresee(experiment, tmp_path).hosted_usd
     assert f"${coming:,.2f} for 8 requests" in line
     assert float(coming) == pytest.approx(8 * (1000 * 2.5 + 400 * 10) / 1e6)
     measuring = next(i for i, text in enumerate(display.said) if text == "phase measuring")

@@ -15,7 +15,9 @@ from harness.base.errors import ConfigError, StoreError, TargetError
 from harness.cli import cli
 from harness.judge.runs import analyse
 from harness.measure.campaign import file, server, stock
-from harness.measure.cell import run_cell
+from harness.measure.campaign.campaign import Campaign, foresee
+from harness.measure.campaign.intent import Intent
+from harness.measure.cell import Stop, run_cell
 from harness.measure.targets import open_target
 from harness.store.manifest import read_manifest
 from harness.store.reader import read_run
@@ -158,7 +160,7 @@ def test_a_cell_that_does_not_fit_is_one_failure(tmp_path):
 class _CtrlCBefore(Quiet):
     """Asks the campaign to stop when the given cell is about to begin."""
 
-    def __init__(self, stop: pipeline.Stop, count: int) -> None:
+    def __init__(self, stop: Stop, count: int) -> None:
         super().__init__()
         self.stop, self.count = stop, count
 
@@ -171,7 +173,7 @@ def test_an_interrupted_campaign_goes_on_where_it_stopped(golden, tmp_path):
     """Ctrl-C in the third cell: the file stays open. Resumed: the broken attempt stands aside, the two finished cells are
     untouched, the other two run; another config is refused and so is a campaign that is finished."""
     made = small(golden.url)
-    stop = pipeline.Stop()
+    stop = Stop()
     ran = run(made, tmp_path, stop=stop, display=_CtrlCBefore(stop, 3))
     assert ran.stopped
     assert sorted(states(tmp_path).values()) == ["complete", "complete", "interrupted"]
@@ -203,9 +205,9 @@ def test_failed_cells_of_a_finished_campaign_are_run_again(tmp_path):
             run(made, tmp_path, resume="newest")
         with pytest.raises(ConfigError, match="--resume --failed"):
             run(made, tmp_path, resume=ran.campaign_id)
-        assert [
-            cell.name for cell in pipeline.foresee(made, tmp_path, pipeline.Intent((), "newest", failed=True)).cells
-        ] == ["own_fixed-100x4_c1_rep1"]
+        assert [cell.name for cell in foresee(made, tmp_path, Intent((), "newest", failed=True)).cells] == [
+            "own_fixed-100x4_c1_rep1"
+        ]
         server.max_model_len = 4096
         display = Quiet()
         again = run(made, tmp_path, resume="newest", failed=True, display=display)
@@ -253,10 +255,10 @@ def test_max_hours_drops_whole_repetitions(golden, tmp_path, monkeypatch):
     made = small(golden.url, repetitions=3, max_hours=2.5)
     hours = iter([1.0, 2.0, 3.0])  # when each block would be done
 
-    def fits(spec_, until_s, *rest, real=pipeline._fits_time):
-        return real(spec_, next(hours) * 3600, *rest)
+    def fits(campaign, block, until_s, real=Campaign._fits_time):
+        return real(campaign, block, next(hours) * 3600)
 
-    monkeypatch.setattr(pipeline, "_fits_time", fits)
+    monkeypatch.setattr(Campaign, "_fits_time", fits)
     ran = run(made, tmp_path)
     assert ran.dropped == (3,)
     assert sorted(name[-4:] for name in states(tmp_path)) == ["rep1", "rep1", "rep2", "rep2"]

@@ -97,7 +97,7 @@ def _hosted(place: Place, url: str) -> None:
             def crash(*_: object, **__: object) -> None:
                 raise RuntimeError(f"crash with {OURS[0]} and {quote(OURS[1], safe='')}")
 
-            patch.setattr("harness.cli.offline.publish", crash)
+            patch.setattr("harness.pipeline.results_of", crash)
             patch.setattr("harness.judge.runs.analyse", crash)
             place.run(*debug, "report", "results/hosted")
 

@@ -12,6 +12,7 @@ from email.message import EmailMessage
 import httpx
 
 from harness.base import redaction
+from harness.base.errors import HarnessError
 from harness.config.experiment import NotifySpec
 from harness.measure.control_request import request
 from harness.records import CostReport, RunState, RunSummary
@@ -90,6 +91,14 @@ def summarise_campaign(
         report=report,
         failures=tuple(failures),
         exit_code=exit_code,
+    )
+
+
+def aborted(experiment: str, error: HarnessError) -> Summary:
+    """A campaign that could not go on."""
+    why = "; ".join(str(error).splitlines())
+    return summarise_campaign(
+        experiment, "", "aborted", 0, 0.0, (), (), report=None, failures=[why], exit_code=error.exit_code
     )
 
 

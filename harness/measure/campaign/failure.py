@@ -1,0 +1,44 @@
+"""A cell that failed is a run that says so: its plan, its server's log, and why."""
+
+from __future__ import annotations
+
+import traceback
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from harness.base import redaction
+from harness.base.errors import HarnessError, InvalidRunError
+from harness.base.no_room import is_no_room, no_room
+from harness.measure.cell import Run, draw_plan
+from harness.measure.observe.environment import collect
+from harness.measure.provenance import facts_of_none, link_log, manifest_of, one_line
+from harness.records import RunState
+from harness.store.writer import RunWriter
+
+TRACEBACK = "traceback.txt"
+
+
+def record_traceback(run: Run, error: Exception) -> HarnessError:
+    """What no line of ours foresaw: its traceback goes into the run directory, and it becomes an error of this one cell."""
+    if isinstance(error, OSError) and is_no_room(error):
+        return no_room("the run", Path(error.filename or run.run_dir), error)
+    path = run.run_dir / TRACEBACK
+    with suppress(OSError):
+        path.write_text(redaction.text("".join(traceback.format_exception(error))))
+    what = redaction.text(f"{type(error).__name__}: {error}")[:300]
+    return InvalidRunError("the cell ended by an error that was not foreseen", what, f"report it, with {path}")
+
+
+def record_failure(run: Run, log_path: Path | None, error: HarnessError) -> None:
+    """A run directory for a cell that could not begin."""
+    plan, notes = draw_plan(run.spec, run.cell, run.load_spec)
+    facts = facts_of_none(run.target_spec, error)
+    cell = replace(run.cell, load=plan.load)
+    writer = RunWriter.create(
+        run.run_dir, manifest_of(run.spec, cell, facts, run.run_dir, run.campaign_id, plan, notes)
+    )
+    writer.write_plan(plan)
+    link_log(log_path, run.run_dir)
+    writer.update(environment=collect([], {"plan_notes": list(notes)}))
+    writer.finish(RunState.FAILED, one_line(error))
