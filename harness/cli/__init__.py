@@ -11,7 +11,7 @@ from harness import __version__
 from harness.base import redaction
 from harness.base.errors import INTERRUPTED, HarnessError, StoreError
 from harness.base.no_room import is_no_room
-from harness.cli import calibrate, catalogue, compare, cost, history, offline, recover, reproduce, run
+from harness.cli import calibrate, catalogue, compare, cost, history, recover, reproduce, results, run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -67,9 +67,9 @@ def main() -> None:
 for command in (
     run.run,
     run.plan_command,
-    offline.analyse_command,
+    results.analyse_command,
     cost.cost_group,
-    offline.report_command,
+    results.report_command,
     recover.recover_command,
     compare.compare_command,
     history.history_group,

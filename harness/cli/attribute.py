@@ -17,8 +17,8 @@ from harness.base.documents import exists
 from harness.base.errors import ConfigError, StoreError
 from harness.cli.as_json import emit
 from harness.cli.numbers import FloatRange
-from harness.cli.offline import as_json_option, campaign_option
-from harness.cli.offline import console as terminal
+from harness.cli.results import as_json_option, campaign_option
+from harness.cli.results import console as terminal
 
 if TYPE_CHECKING:
     from harness.judge.runs import Analysis

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from harness.cli.offline import as_json_option, console
+from harness.cli.results import as_json_option, console
 
 if TYPE_CHECKING:
     from harness.measure.calibrate import Calibration, Ceiling, Point

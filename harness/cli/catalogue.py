@@ -14,7 +14,7 @@ from harness.base import redaction
 from harness.base.documents import dump_yaml
 from harness.base.errors import TargetError
 from harness.cli.numbers import FloatRange
-from harness.cli.offline import at_option, console, moment
+from harness.cli.results import at_option, console, moment
 
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 

@@ -10,7 +10,7 @@ import click
 
 from harness.base.errors import ConfigError, RegressionError
 from harness.cli.as_json import emit
-from harness.cli.offline import as_json_option, console
+from harness.cli.results import as_json_option, console
 
 
 class Share(click.ParamType[float]):

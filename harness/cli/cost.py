@@ -12,14 +12,14 @@ from harness.cli import decisions, fleet
 from harness.cli.attribute import attribute
 from harness.cli.machine_price import given_price, price_options
 from harness.cli.numbers import FloatRange
-from harness.cli.offline import (
+from harness.cli.results import (
     allow_option,
     as_json_option,
     campaign_option,
     directory_argument,
     price_ref,
 )
-from harness.cli.offline import console as terminal
+from harness.cli.results import console as terminal
 from harness.cli.tokens import tokens_command
 from harness.config.experiment import CostSpec, of_run
 

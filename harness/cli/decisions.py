@@ -15,8 +15,8 @@ from rich.table import Table
 from harness.base import redaction
 from harness.base.errors import ConfigError
 from harness.cli.as_json import emit
-from harness.cli.offline import allow_option, as_json_option, campaign_option
-from harness.cli.offline import console as terminal
+from harness.cli.results import allow_option, as_json_option, campaign_option
+from harness.cli.results import console as terminal
 
 scenario_argument = click.argument("scenario", type=click.Path(path_type=Path))
 set_option = click.option(

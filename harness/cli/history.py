@@ -16,7 +16,7 @@ from rich.text import Text
 
 from harness.base import spreadsheet
 from harness.base.errors import ConfigError
-from harness.cli.offline import as_json_option, console
+from harness.cli.results import as_json_option, console
 
 if TYPE_CHECKING:
     from harness.store.history_prune import Pruned

@@ -13,8 +13,8 @@ from harness.base import clock
 from harness.base.errors import ConfigError
 from harness.cli.as_json import emit
 from harness.cli.numbers import Float, FloatRange
-from harness.cli.offline import as_json_option, at_option, moment
-from harness.cli.offline import console as terminal
+from harness.cli.results import as_json_option, at_option, moment
+from harness.cli.results import console as terminal
 
 if TYPE_CHECKING:
     from harness.model.shape import ModelShape

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.base.errors import StoreError
-from harness.cli.offline import as_json_option, directory_argument
+from harness.cli.results import as_json_option, directory_argument
 
 if TYPE_CHECKING:
     from harness.measure.recover import Recovered

@@ -10,7 +10,7 @@ import click
 from harness.base import redaction
 from harness.base.errors import INTERRUPTED, ConfigError, StoreError
 from harness.cli.as_json import emit
-from harness.cli.offline import console
+from harness.cli.results import console
 from harness.cli.signals import signals
 
 

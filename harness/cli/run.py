@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.table import Table
 
 from harness.base import clock
 from harness.base.errors import INTERRUPTED, ConfigError
-from harness.cli.campaign import show_forecast
 from harness.cli.numbers import FloatRange
-from harness.cli.offline import finish, show_outcome
+from harness.cli.results import console, finish, show_outcome
 from harness.cli.shape import shape_options, spec_of
 from harness.cli.signals import signals
 from harness.measure.campaign.intent import NEWEST, Intent
+
+if TYPE_CHECKING:
+    from harness.measure.campaign.forecast import Forecast
+
+_GIB = 2**30
 
 
 @click.command()
@@ -84,7 +90,7 @@ def run(
     )
     intent = Intent(only, resume, wait_lock, failed)
     if dry_run:
-        show_forecast(foresee(spec, directory, intent), as_json=as_json)
+        _show_forecast(foresee(spec, directory, intent), as_json=as_json)
         return 0
     stop = Stop()
     with signals(stop):  # the report too: a second Ctrl-C that comes after a quick drain must not lose it
@@ -126,3 +132,29 @@ def plan_command(out: Path, as_json: bool, **words: Any) -> None:
         click.echo(f"{row['path']}: {row['requests']} requests, sha256 {row['sha256']}")
         for note in row["notes"]:
             click.echo(f"  {note}")
+
+
+def _show_forecast(forecast: Forecast, *, as_json: bool) -> None:
+    """The cells in order with time, dollars and disk, and their sums."""
+    from harness.measure.campaign.ending import duration
+
+    if as_json:
+        click.echo(json.dumps(asdict(forecast), indent=2, default=str))
+        return
+    hosted = forecast.hosted_usd is not None
+    table = Table("#", "cell", "about", "from", "requests", "disk", *(["hosted $"] if hosted else []), box=None)
+    for cell in forecast.cells:
+        money = [f"{cell.usd:.4f}" if cell.usd is not None else ""] if hosted else []
+        size = f"{cell.disk_bytes / 1e6:.1f} + {cell.scratch_bytes / 1e6:.1f} MB"
+        table.add_row(
+            str(cell.index), cell.name, duration(cell.seconds), cell.basis, f"{cell.requests:,}", size, *money
+        )
+    console().print(table)
+    resumed = f" left of campaign {forecast.campaign_id}" if forecast.campaign_id else ""
+    click.echo(f"{len(forecast.cells)} cells{resumed}, about {duration(forecast.total_s)}", nl=False)
+    click.echo(f" ({duration(forecast.start_s)} of it starting servers, {duration(forecast.cool_down_s)} cooling down)")
+    click.echo(f"disk: about {forecast.disk_bytes / _GIB:.2f} GiB of {forecast.free_bytes / _GIB:.1f} GiB free")
+    if forecast.hosted_usd is not None:
+        click.echo(f"hosted APIs: about ${forecast.hosted_usd:.2f}")
+    for note in forecast.notes:
+        click.echo(f"note: {note}")

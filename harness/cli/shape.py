@@ -13,7 +13,7 @@ from harness.base.documents import exists
 from harness.base.errors import ConfigError
 from harness.cli.machine_price import price_options, set_price
 from harness.cli.numbers import FloatRange
-from harness.cli.offline import price_ref
+from harness.cli.results import price_ref
 from harness.config.experiment import ExperimentSpec, SloSpec, config_error, load_experiment, parse_experiment
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ _WHAT = (
     click.option("--model", help="Model name at the URL; with CONFIG, replaces the config's model."),
     click.option(
         "--workload",
-        help="Preset, preset or trace file, fixed:PROMPTxOUTPUT or uniform:LO-HIxLO-HI.",
+        help="Preset, preset or trace file, fixed:PROMPTxOUTPUT or uniform:LO-HIxLO-HI. Of a trace, what part: "
+        "FILE?from=S&to=S&limit=ROWS&sample=SHARE&skip_bad=1&context=drop|truncate.",
     ),
     click.option("--concurrency", type=click.IntRange(min=1), help="Closed loop with N requests in flight."),
     click.option("--rate", type=FloatRange(min=0, min_open=True), help="Open loop at R requests a second."),
@@ -38,21 +39,13 @@ _WHAT = (
         "batch or preset (the last three need no --rate).",
     ),
 )
-_TRACE = (
-    click.option("--from", "from_s", type=FloatRange(min=0), help="Trace: leave out what is before SECONDS."),
-    click.option("--to", "to_s", type=FloatRange(min=0, min_open=True), help="Trace: stop at SECONDS."),
-    click.option("--limit", type=click.IntRange(min=1), help="Trace: keep N rows at most."),
-    click.option(
-        "--sample",
-        type=FloatRange(min=0, max=1, min_open=True),
-        help="Trace: keep this share of the sessions, whole.",
-    ),
-    click.option("--skip-bad", is_flag=True, help="Trace: count bad rows instead of stopping at the first."),
-    click.option(
-        "--over-context",
-        type=click.Choice(["drop", "truncate"]),
-        help="Trace: what becomes of rows above --context-limit  [default: drop]",
-    ),
+_TRACE = (  # the same words as in FILE?from=60&to=120, which is what help shows
+    click.option("--from", "from_s", type=FloatRange(min=0), hidden=True),
+    click.option("--to", "to_s", type=FloatRange(min=0, min_open=True), hidden=True),
+    click.option("--limit", type=click.IntRange(min=1), hidden=True),
+    click.option("--sample", type=FloatRange(min=0, max=1, min_open=True), hidden=True),
+    click.option("--skip-bad", is_flag=True, hidden=True),
+    click.option("--over-context", type=click.Choice(["drop", "truncate"]), hidden=True),
 )
 _SIZE = (
     click.option("--requests", type=click.IntRange(min=1), help="How many requests to measure."),

@@ -12,8 +12,8 @@ from rich.table import Table
 from harness.base import clock
 from harness.base.errors import ConfigError
 from harness.cli.as_json import emit
-from harness.cli.offline import as_json_option, price_ref
-from harness.cli.offline import console as terminal
+from harness.cli.results import as_json_option, price_ref
+from harness.cli.results import console as terminal
 
 _MIXED = "mixed tokenizers: $/M tokens do not compare between them; $/request and $/M characters do"
 
