@@ -8,8 +8,8 @@ from typing import get_args
 
 import pytest
 
-from harness.base.data import data_dir
 from harness.base.documents import load_yaml
+from harness.base.files import data_dir
 from harness.config.experiment import ExperimentSpec, load_experiment
 from harness.config.target import TargetSpec
 from harness.measure.campaign.campaign import foresee

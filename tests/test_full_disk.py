@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from harness import pipeline
-from harness.base import no_room
 from harness.base.errors import HarnessError
+from harness.base.files import NO_ROOM_EXIT_CODE
 from harness.config.experiment import ExperimentSpec
 from harness.judge.summary import summarise
 from harness.judge.validity import stopped_early
@@ -195,7 +195,7 @@ def test_a_worker_of_the_sdk_driver_ends_when_a_reply_finds_no_room(no_space):
             sdk._Driver._ended(SimpleNamespace(tasks={task}), task)
         return caught.value
 
-    assert asyncio.run(one()).code == no_room.EXIT_CODE
+    assert asyncio.run(one()).code == NO_ROOM_EXIT_CODE
 
 
 def test_a_killed_worker_is_still_said_to_be_killed():

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.base import lock_file
+from harness.base import files
 from harness.base.errors import StoreError
-from harness.base.lock_file import lock_dir, open_lock, try_lock
+from harness.base.files import lock_dir, open_lock, try_lock
 from harness.measure import recover
 from harness.measure.campaign import lock
 from harness.measure.drive import spool
@@ -99,7 +99,7 @@ def test_another_users_lock_counts_only_where_users_share(tmp_path, mode):
 def own(tmp_path, monkeypatch) -> Path:
     """Where this user's own lock directory would be made, with an umask that hides nothing."""
     monkeypatch.delenv("HARNESS_LOCK_DIR", raising=False)
-    monkeypatch.setattr(lock_file, "_OWN", str(tmp_path / "locks-{uid}"))
+    monkeypatch.setattr(files, "_OWN", str(tmp_path / "locks-{uid}"))
     before = os.umask(0)
     yield tmp_path / f"locks-{os.geteuid()}"
     os.umask(before)

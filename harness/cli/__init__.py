@@ -10,7 +10,7 @@ import click
 from harness import __version__
 from harness.base import redaction
 from harness.base.errors import INTERRUPTED, HarnessError, StoreError
-from harness.base.no_room import is_no_room
+from harness.base.files import is_no_room
 from harness.cli import calibrate, catalogue, compare, cost, history, recover, reproduce, results, run
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.base import clock
-from harness.base.data import data_dir
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.measure.observe import machine
 from harness.measure.observe.inventory import Board, boards
 from harness.measure.targets import at_hand

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 
-from harness.base.data import data_dir
 from harness.base.documents import load_yaml
+from harness.base.files import data_dir
 
 Version = tuple[int, ...]
 

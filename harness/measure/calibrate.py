@@ -25,8 +25,8 @@ import psutil
 
 from harness import __version__
 from harness.base import clock
-from harness.base.cache import cache_dir
 from harness.base.errors import StoreError
+from harness.base.files import cache_dir, write_whole
 from harness.measure.drive.driver import drive
 from harness.measure.drive.golden import server as golden
 from harness.measure.drive.golden.truth import compare, quantiles
@@ -296,10 +296,8 @@ def path_of(workers: int) -> Path:
 def save(calibration: Calibration) -> Path:
     """Write it where `calibration_limit` looks; an older one is replaced whole. Raises StoreError."""
     path = path_of(calibration.workers)
-    partial = path.with_suffix(".partial")
     try:
-        partial.write_text(json.dumps(asdict(calibration), indent=1), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(asdict(calibration), indent=1))
     except OSError as error:
         raise StoreError("the calibration cannot be saved", path, error.strerror or str(error)) from None
     return path

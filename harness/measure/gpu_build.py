@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from harness.base.data import data_dir
+from harness.base.files import data_dir
 from harness.measure import nvidia_driver
 from harness.measure.nvidia_driver import Box
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base.errors import StoreError
-from harness.base.lock_file import open_lock, try_lock
+from harness.base.files import open_lock, try_lock
 from harness.measure.drive import leftover
 from harness.records import Load, PlannedRequest
 from harness.store.manifest import read_manifest

@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from harness.base.data import data_dir
 from harness.base.documents import load_yaml
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.base.quantities import Number, above_zero, at_least_zero, exact, nearest, share, whole
 
 HOUR_S = 3600.0

@@ -20,8 +20,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from harness.base.data import data_dir
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.base.quantities import Number, above_zero, share, whole
 from harness.model.memory import GB, fit, sequence_kv_bytes, weight_bytes
 from harness.model.shape import ModelShape

@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from harness.base import bounds
 from harness.base.bounds import Spec, within
-from harness.base.data import data_dir
 from harness.base.documents import exists, load_yaml, parse_yaml
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.base.quantities import nearest
 from harness.config.experiment import PriceRef
 from harness.config.target import HardwareSpec

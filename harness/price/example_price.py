@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from harness.base.data import data_dir
+from harness.base.files import data_dir
 from harness.config.experiment import ExperimentSpec, load_experiment
 
 _MARK = "(example price)"  # how experiments named such a price before there was a key for it

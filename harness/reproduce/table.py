@@ -9,9 +9,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from harness.base import bounds
 from harness.base.bounds import Spec
-from harness.base.data import data_dir
 from harness.base.documents import exists, load_yaml
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.config.experiment import ExperimentSpec
 from harness.config.load import LoadSpec
 from harness.config.target import Flag, TargetSpec

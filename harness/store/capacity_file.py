@@ -11,6 +11,7 @@ from typing import Any
 from harness.base import redaction
 from harness.base.documents import parse_json
 from harness.base.errors import StoreError
+from harness.base.files import write_whole
 from harness.records import SCHEMA_VERSION, CapacityResult, ProbeResult
 from harness.store.manifest import refuse_newer
 from harness.store.typed import refuse_wrong_types
@@ -20,10 +21,8 @@ NAME = "capacity.json"
 
 def write_capacity(run_dir: Path, result: CapacityResult) -> None:
     """Write it in one step. Raises OSError."""
-    temporary = run_dir / f"{NAME}.tmp"
     data = {"schema_version": SCHEMA_VERSION, **redaction.data(asdict(result))}
-    temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    temporary.replace(run_dir / NAME)
+    write_whole(run_dir / NAME, json.dumps(data, indent=1))
 
 
 def holds_capacity(run_dir: Path) -> bool:

@@ -8,7 +8,6 @@ A directory is a path or an fsspec URL (s3://bucket/results, memory://results); 
 from __future__ import annotations
 
 import glob
-import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 
 from harness.base import clock
 from harness.base.errors import ConfigError, StoreError
+from harness.base.files import whole
 from harness.records import RunSummary
 from harness.store.history_columns import row_of, runs_schema
 from harness.store.manifest import refuse_newer
@@ -101,25 +101,29 @@ def index_campaign(results_dir: str | Path, summaries: Sequence[RunSummary]) -> 
 
 
 def _write(root: Root, table: Any, stem: str) -> str:
-    """One file under a name nobody has: written beside, forced to disk where there is one, renamed."""
-    name = f"{stem}-{clock.utc_stamp()}-{secrets.token_hex(4)}.parquet"
-    final, temporary = f"{root.path}/{FOLDER}/{name}", f"{root.path}/{FOLDER}/{name}.tmp"
+    """One file under a name nobody has, whole or not at all."""
+    final = f"{root.path}/{FOLDER}/{stem}-{clock.utc_stamp()}-{secrets.token_hex(4)}.parquet"
     try:
         root.fs.makedirs(f"{root.path}/{FOLDER}", exist_ok=True)
-        try:
-            with root.fs.open(temporary, "wb") as file:
-                pq.write_table(table, file, compression="zstd")
-                file.flush()
-                if root.local:
-                    os.fsync(file.fileno())
-            root.fs.mv(temporary, final)
-        except BaseException:
-            with suppress(Exception):
-                root.fs.rm(temporary)
-            raise
+        named = whole(Path(final)) if root.local else _whole_elsewhere(root, final)
+        with named as part, root.fs.open(str(part), "wb") as file:
+            pq.write_table(table, file, compression="zstd")
     except Exception as error:
         raise _unreachable(root, error) from error
     return final
+
+
+@contextmanager
+def _whole_elsewhere(root: Root, final: str) -> Iterator[str]:
+    """`files.whole` of a filesystem that is not this machine's."""
+    part = f"{final}.tmp"
+    try:
+        yield part
+        root.fs.mv(part, final)
+    except BaseException:
+        with suppress(Exception):
+            root.fs.rm(part)
+        raise
 
 
 def merge(root: Root) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from harness.store.pruned import MARK
 
 _RAW = frozenset({"requests.parquet", "gpu.parquet", "server.parquet", "host.parquet", "server.log", RESERVE})
 _RAW_FOLDERS = ("parts", "scratch")
-_UNFINISHED = ".parquet.tmp"
+_UNFINISHED = re.compile(r".+\.parquet\.(\d+\.)?tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ def _listed(root: history.Root, folder: str) -> list[dict[str, Any]]:
 
 def _raw_files(root: history.Root, run_dir: str) -> list[dict[str, Any]]:
     named = [(info["name"].rpartition("/")[2], info) for info in _listed(root, run_dir)]
-    own = [info for name, info in named if name in _RAW or name.endswith(_UNFINISHED)]
+    own = [info for name, info in named if name in _RAW or _UNFINISHED.fullmatch(name)]
     return own + [info for folder in _RAW_FOLDERS for info in _listed(root, f"{run_dir}/{folder}")]
 
 

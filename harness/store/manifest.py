@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from harness.base import redaction
 from harness.base.documents import parse_json
 from harness.base.errors import StoreError
+from harness.base.files import write_whole
 from harness.records import SCHEMA_VERSION, Cell, Load, Manifest
 from harness.store.typed import refuse_broken
 
@@ -94,13 +94,7 @@ def refuse_newer(version: Any, source: str) -> None:
 
 def write_manifest(run_dir: Path, manifest: Manifest) -> None:
     """Replace manifest.json in one step: readers see the old one or the new one. Raises OSError, StoreError."""
-    temporary = run_dir / f"{NAME}.tmp"
-    text = to_json(manifest)
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(run_dir / NAME)
+    write_whole(run_dir / NAME, to_json(manifest))
 
 
 def read_manifest(run_dir: Path) -> Manifest:

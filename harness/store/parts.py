@@ -1,13 +1,11 @@
 """Part files: what a run's rows stand in until it ends.
 
 `parts/<table>-00001.parquet`, .. hold disjoint rows in order. `<table>.parquet`, once it exists, holds them all, and
-parts beside it are left over from a kill between the merge and their removal. Every file is written under a name ending in
-.tmp and renamed when whole.
+parts beside it are left over from a kill between the merge and their removal.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.base.errors import StoreError
+from harness.base.files import whole
 from harness.store.columns import to_table
 from harness.store.schema import parquet_options, schema_of
 
@@ -48,13 +47,10 @@ def warm_up() -> None:
 
 def write_file(path: Path, table: str, data: Any) -> None:
     """Write a pyarrow.Table as one Parquet file, whole or not at all. Raises OSError."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        pq.write_table(data, temporary, row_group_size=GROUP_ROWS, **parquet_options(table))
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole(
+        path, synced=False
+    ) as part:  # every second of a run: a sync would hold up who writes replies to the same disk
+        pq.write_table(data, part, row_group_size=GROUP_ROWS, **parquet_options(table))
 
 
 def append_part(run_dir: Path, table: str, rows: Sequence[Any]) -> None:
@@ -109,16 +105,11 @@ def merge(run_dir: Path, table: str) -> None:
     final, parts = final_path(run_dir, table), list_parts(run_dir, table)
     if not parts:
         return
-    temporary = final.with_name(final.name + ".tmp")
-    try:
-        with pq.ParquetWriter(temporary, schema_of(table), **parquet_options(table)) as writer:
-            for group in _row_groups(parts):
-                writer.write_table(group, row_group_size=GROUP_ROWS)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(final)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with (
+        whole(final) as merged,
+        pq.ParquetWriter(merged, schema_of(table), **parquet_options(table)) as writer,
+    ):
+        for group in _row_groups(parts):
+            writer.write_table(group, row_group_size=GROUP_ROWS)
     for part in parts:
         part.unlink()

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from harness.base import redaction
 from harness.base.errors import StoreError
+from harness.base.files import whole
 
 Kind = Literal["text", "decimal", "whole", "utc"]
 _TYPES = {
@@ -45,11 +46,9 @@ def write_table_file(path: Path, kinds: Mapping[str, Kind], rows: Sequence[Mappi
 
     decimal: 20 digits before the point and 18 behind; utc: ISO 8601 with its zone.
     """
-    temporary = path.with_name(f".{path.name}.new")
     try:
         columns = [pa.array([_value(row[name], kind) for row in rows], _TYPES[kind]) for name, kind in kinds.items()]
-        pq.write_table(pa.Table.from_arrays(columns, names=list(kinds)), temporary)
-        temporary.replace(path)
+        with whole(path) as part:
+            pq.write_table(pa.Table.from_arrays(columns, names=list(kinds)), part)
     except (OSError, pa.ArrowException, ArithmeticError, ValueError) as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError("table cannot be written", path, str(error)) from None

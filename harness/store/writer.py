@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from harness.base import clock
 from harness.base.errors import HarnessError, StoreError
-from harness.base.no_room import is_no_room
+from harness.base.files import is_no_room
 from harness.records import Manifest, Plan, RunState
 from harness.store.columns import to_table
 from harness.store.manifest import write_manifest

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.base import clock
-from harness.base.cache import cache_dir
+from harness.base.files import cache_dir
 from harness.measure.drive.golden import server as golden
 from harness.measure.targets import embedded
 from tests.bench import peers_process

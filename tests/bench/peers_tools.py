@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from harness.base.cache import cache_dir
+from harness.base.files import cache_dir
 from harness.measure.targets.interpreter import CPU_BUILD
 
 PROMPT_TOKENS = 32

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.base.cache import cache_dir
 from harness.base.errors import HarnessError
+from harness.base.files import cache_dir
 from harness.measure.drive import cc, reader
 
 OTHER = 12345  # a user who is nobody here
@@ -62,10 +62,10 @@ def test_a_library_in_which_a_bit_flipped_is_made_again():
 def test_a_cache_that_cannot_be_written_means_python(monkeypatch, capsys, number):
     """One line says why, once, and no error."""
 
-    def refuse(**_):
+    def refuse(*_):
         raise OSError(number, os.strerror(number), "x")
 
-    monkeypatch.setattr(cc.tempfile, "TemporaryDirectory", refuse)
+    monkeypatch.setattr(cc, "whole", refuse)
     assert reader.library() is None
     assert reader.library() is None
     (line,) = capsys.readouterr().err.splitlines()

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.base.data import data_dir
 from harness.base.documents import dump_yaml, load_yaml
+from harness.base.files import data_dir
 from tests.fuzz import stored, values
 
 Case = tuple[str, list[str], bool]  # what was broken, command line, must it be refused

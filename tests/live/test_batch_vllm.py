@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from harness.base.data import data_dir
+from harness.base.files import data_dir
 from harness.config.experiment import load_yaml
 from harness.config.target import TargetSpec
 from harness.measure import plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.base.data import data_dir
+from harness.base.files import data_dir
 from harness.measure.plan import describe, draw
 from harness.measure.plan.preset import load_preset
 from harness.records import Load

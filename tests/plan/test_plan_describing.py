@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from harness.base.data import data_dir
+from harness.base.files import data_dir
 from harness.measure.plan import burstiness, describe, draw
 from harness.measure.plan.arrivals import arrivals
 from harness.measure.plan.describing import histogram

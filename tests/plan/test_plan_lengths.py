@@ -8,8 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.base.data import data_dir
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.measure.plan import presets
 from harness.measure.plan.lengths import Fixed, Lognormal, Uniform, parse_short_form, sample
 from harness.measure.plan.streams import Purpose, raw, uniform

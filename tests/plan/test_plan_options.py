@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import harness.measure.plan
-from harness.base.data import data_dir
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.measure.plan import presets, with_options
 from harness.measure.plan.arrivals import Process
 from harness.measure.plan.lengths import Fixed

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import yaml
 
-from harness.base.data import data_dir
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.measure.plan import describe, draw, hit_ratio, presets
 from harness.measure.plan.preset import _rates, load_preset
 from harness.records import Load

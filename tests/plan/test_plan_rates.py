@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from harness.base.data import data_dir
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.measure.plan.arrivals import Process, arrivals, parse
 from harness.measure.plan.burstiness import Burstiness, burstiness
 from harness.measure.plan.gamma import gamma_quantiles

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from harness.base.data import data_dir
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.measure.plan import draw, hit_ratio
 from harness.measure.plan.preset import load_preset
 from harness.records import Load

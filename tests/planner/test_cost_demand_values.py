@@ -9,8 +9,8 @@ from statistics import NormalDist
 
 import pytest
 
-from harness.base.data import data_dir
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.planner.demand import (
     Demand,
     Load,

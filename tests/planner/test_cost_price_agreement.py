@@ -13,7 +13,7 @@ from genai_prices import data_snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.base.data import data_dir
+from harness.base.files import data_dir
 from harness.cli import cli
 from harness.config.experiment import CostSpec, PriceRef
 from harness.measure.campaign.forecast import price_of

@@ -7,8 +7,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from harness.base.data import data_dir
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.planner.roofline import Estimate, Shape, best_estimate, decode_attention_flops, estimate, flops_per_s
 from tests.model.round_model import PLAIN
 

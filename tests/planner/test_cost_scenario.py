@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.base.data import data_dir
 from harness.base.errors import ConfigError, HarnessError
+from harness.base.files import data_dir
 from harness.planner.claims import evaluate
 from harness.planner.decide import decide
 from harness.planner.measured import measured_capacity

@@ -4,8 +4,8 @@ from decimal import Decimal as D
 
 import pytest
 
-from harness.base.data import data_dir
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.config.experiment import SloSpec, load_yaml
 from harness.config.target import HardwareSpec
 from harness.price.prices import (

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.base.data import data_dir
 from harness.base.documents import dump_yaml, load_yaml
+from harness.base.files import data_dir
 from harness.store.manifest import read_manifest
 from harness.store.reader import find_runs
 from tests.fakes.golden_server import GoldenServer

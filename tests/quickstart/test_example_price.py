@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.base.data import data_dir
 from harness.base.documents import dump_yaml, load_yaml
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.cli import quickstart, shape
 from harness.cli.run import run
 from harness.config.experiment import parse_experiment

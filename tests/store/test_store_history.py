@@ -297,7 +297,7 @@ def test_running_and_todays_campaigns_are_never_pruned(tmp_path):
 
 
 def test_a_killed_run_of_an_old_day_is_pruned_with_its_parts(tmp_path):
-    """It still says running, its process is gone: its part files go, its row says interrupted."""
+    """It still says running, its process is gone: its part files go, and what a merge had begun; its row says interrupted."""
     path = stored(tmp_path, OLD, state="interrupted")
     text = json.loads((path / "manifest.json").read_text())
     pid, ticks = owner()
@@ -306,10 +306,12 @@ def test_a_killed_run_of_an_old_day_is_pruned_with_its_parts(tmp_path):
     )
     (path / "parts").mkdir()
     (path / "requests.parquet").rename(path / "parts" / "requests-00001.parquet")
+    (path / "requests.parquet.4711.tmp").write_bytes(b"half")
+    (path / "gpu.parquet.tmp").write_bytes(b"half")  # as an older harness named it
     index_runs(tmp_path)
     assert value(tmp_path, "SELECT state FROM runs") == "interrupted"
-    assert prune(tmp_path, 30).files == 1
-    assert not (path / "parts").exists()
+    assert prune(tmp_path, 30).files == 3
+    assert {file.name for file in path.iterdir()} == {"manifest.json", "pruned.json"}
 
 
 def test_a_prune_that_was_cut_short_is_ended_by_the_next(tmp_path):

@@ -131,7 +131,7 @@ def test_update_replaces_manifest_fields_and_leaves_no_temporary(tmp_path):
     assert data["telemetry"] == {"gpu": "ok"}
     assert data["drive"] == {"measure": {"anchors": [[1, 2, 3]]}}
     assert data["config"] == manifest().config
-    assert not (writer.run_dir / "manifest.json.tmp").exists()
+    assert [path.name for path in writer.run_dir.glob("*.tmp")] == ["reserve.tmp"]
     with pytest.raises(StoreError, match="manifest cannot be written"):
         writer.update(environment={"x": float("nan")})
     writer.finish("complete")

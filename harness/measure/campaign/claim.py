@@ -70,7 +70,7 @@ def claim(
         campaign = file.resumed(file.read(file.path_of(out, found.campaign_id)))
         if campaign.state == file.FINISHED and not intent.failed:
             raise ConfigError("the campaign is finished", found.campaign_id, "start a new one without --resume")
-        for part in (out / file.FOLDER).glob(f".{found.campaign_id}.*.tmp"):  # of a write that was killed
+        for part in (out / file.FOLDER).glob(f"{found.campaign_id}.json.*.tmp"):  # of a write that was killed
             part.unlink(missing_ok=True)
         if intent.failed:
             campaign = replace(campaign, state=file.OPEN, summary=None)

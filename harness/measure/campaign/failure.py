@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.base import redaction
 from harness.base.errors import HarnessError, InvalidRunError
-from harness.base.no_room import is_no_room, no_room
+from harness.base.files import is_no_room, no_room
 from harness.measure.cell import Run, draw_plan
 from harness.measure.observe.environment import collect
 from harness.measure.provenance import facts_of_none, link_log, manifest_of, one_line

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from harness import __version__
 from harness.base import clock, redaction
 from harness.base.documents import parse_json
 from harness.base.errors import ConfigError, StoreError
+from harness.base.files import write_whole
 from harness.config.experiment import ExperimentSpec
 from harness.store.typed import refuse_wrong_types
 
@@ -70,14 +72,9 @@ def create(out: Path, spec: ExperimentSpec, only: tuple[str, ...], order: tuple[
         (out / FOLDER).mkdir(parents=True, exist_ok=True)
         for number in range(1, 1000):  # two campaigns may begin in one second
             made = replace(made, campaign_id=stamp if number == 1 else f"{stamp}-{number}")
-            part = _write_part(out, made)
-            try:
-                os.link(part, path_of(out, made.campaign_id))
-            except FileExistsError:
-                continue
-            finally:
-                part.unlink()
-            return made
+            with suppress(FileExistsError):
+                write_whole(path_of(out, made.campaign_id), _text(made), new=True)
+                return made
     except OSError as error:
         raise _unwritable(out / FOLDER, error) from error
     raise StoreError("no free campaign id", out / FOLDER, "look at what fills that directory")
@@ -86,7 +83,7 @@ def create(out: Path, spec: ExperimentSpec, only: tuple[str, ...], order: tuple[
 def write(out: Path, campaign: Campaign) -> None:
     """Replace the campaign's file in one step. Raises StoreError."""
     try:
-        _write_part(out, campaign).replace(path_of(out, campaign.campaign_id))
+        write_whole(path_of(out, campaign.campaign_id), _text(campaign))
     except OSError as error:
         raise _unwritable(path_of(out, campaign.campaign_id), error) from error
 
@@ -106,14 +103,8 @@ def _with_attempt(campaign: Campaign, *, resumed: bool) -> Campaign:
     return replace(campaign, attempts=(*campaign.attempts, attempt))
 
 
-def _write_part(out: Path, campaign: Campaign) -> Path:
-    part = out / FOLDER / f".{campaign.campaign_id}.{os.getpid()}.tmp"
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(redaction.data(asdict(campaign)), file, indent=1, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return part
+def _text(campaign: Campaign) -> str:
+    return json.dumps(redaction.data(asdict(campaign)), indent=1, allow_nan=False) + "\n"
 
 
 def _unwritable(path: Path, error: OSError) -> StoreError:

@@ -1,6 +1,6 @@
 """Two campaigns never share a GPU, or the machine where there is none: one lock file each, held by flock.
 
-The kernel lets a lock go when its holder dies, however it dies; the file stays and says who had it last. `lock_file.py` says
+The kernel lets a lock go when its holder dies, however it dies; the file stays and says who had it last. `base/files.py` says
 where the files stand.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.base import clock
 from harness.base.errors import TargetError
-from harness.base.lock_file import lock_dir, open_lock, try_lock
+from harness.base.files import lock_dir, open_lock, try_lock
 from harness.config.target import TargetSpec
 from harness.measure.observe.board_choice import visible_devices
 from harness.measure.observe.nvml import open_gpus

@@ -8,10 +8,10 @@ import platform
 import shutil
 import stat
 import subprocess
-import tempfile
 from pathlib import Path
 
 from harness.base.errors import ConfigError, HarnessError
+from harness.base.files import whole
 
 _SEAL_BYTES = 32  # SHA-256 of all before it
 
@@ -69,10 +69,9 @@ def _refuse_open(cache: Path) -> None:
 def compile_c(source: Path, binary: Path, *, library: bool = False) -> None:
     """Compile one C file; the binary appears whole or not at all, its digest behind it, for nobody but this user. Raises
     ConfigError, HarnessError, OSError."""
-    with tempfile.TemporaryDirectory(dir=binary.parent) as folder:
-        made = Path(folder) / binary.name
+    with whole(binary) as part:
         kind = ["-shared", "-fPIC"] if library else []
-        words = [compiler(), "-O2", *kind, "-o", str(made), str(source)]
+        words = [compiler(), "-O2", *kind, "-o", str(part), str(source)]
         result = subprocess.run(words, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             said = result.stderr.strip().splitlines()
@@ -81,12 +80,9 @@ def compile_c(source: Path, binary: Path, *, library: bool = False) -> None:
                 said[0] if said else f"exit status {result.returncode}",
                 "the C library's headers may be missing (Debian and Ubuntu: libc6-dev); Linux only: epoll, timerfd",
             )
-        with made.open("r+b") as file:
+        with part.open("r+b") as file:
             file.seek(0, os.SEEK_END)
             file.write(
-                hashlib.sha256(made.read_bytes()).digest()
+                hashlib.sha256(part.read_bytes()).digest()
             )  # loaders do not mind what stands behind the sections
             os.fchmod(file.fileno(), 0o600 if library else 0o700)
-            file.flush()
-            os.fsync(file.fileno())
-        made.replace(binary)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.base import clock, redaction
 from harness.base.errors import ConfigError
-from harness.base.no_room import is_no_room, no_room
+from harness.base.files import is_no_room, no_room
 from harness.measure.drive import dialect, turns, wire
 from harness.measure.drive.collect import Collector
 from harness.measure.drive.feed import Feed

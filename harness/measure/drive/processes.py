@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness.base import no_room
+from harness.base.files import NO_ROOM_EXIT_CODE
 from harness.measure.drive import reader
 from harness.records import Endpoint, Load, Timeouts
 
@@ -61,7 +61,7 @@ class WorkerProcess:
     def epitaph(self) -> str:
         """Why it ended, in one line."""
         code = self._popen.returncode
-        if code == no_room.EXIT_CODE:
+        if code == NO_ROOM_EXIT_CODE:
             return f"load-generator worker {self.number} died: no room on disk for what it received"
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
         try:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.base import clock
-from harness.base.cache import cache_dir
 from harness.base.errors import HarnessError
+from harness.base.files import cache_dir
 from harness.measure.drive import cc, wire
 from harness.measure.drive.endings import ENDS, may_end, usual_head
 

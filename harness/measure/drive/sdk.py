@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import openai
 
 from harness.base import clock
-from harness.base.no_room import EXIT_CODE, is_no_room
+from harness.base.files import NO_ROOM_EXIT_CODE, is_no_room
 from harness.measure.drive import dialect, overrun
 from harness.measure.drive.pauses import Pauses
 from harness.measure.drive.shard import AWAITS, NOT_READY_S, Shard
@@ -206,7 +206,7 @@ class _Driver:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and is_no_room(error):
-            os._exit(EXIT_CODE)  # nothing more can be told: a task's error alone would end nothing
+            os._exit(NO_ROOM_EXIT_CODE)  # nothing more can be told: a task's error alone would end nothing
 
     async def _slot(self) -> None:
         due = self.started_ns

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base import clock
-from harness.base.lock_file import open_lock, try_lock
+from harness.base.files import open_lock, try_lock
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 MAGIC = b"\xf5spool\x1a\n"  # what reading begins again at after damage; 0xf5 is in no UTF-8 text

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base import clock, redaction
-from harness.base.no_room import EXIT_CODE, is_no_room
+from harness.base.files import NO_ROOM_EXIT_CODE, is_no_room
 from harness.measure.drive import priority, shard, turns
 from harness.measure.drive.loop import Loop, LoopConfig
 from harness.measure.drive.spool import Writer
@@ -133,7 +133,7 @@ def run() -> int:
     except OSError as error:
         if not is_no_room(error):
             raise
-        return EXIT_CODE
+        return NO_ROOM_EXIT_CODE
     return 0
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from harness.base import bounds
-from harness.base.data import data_dir
 from harness.base.documents import load_yaml
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.measure.plan.gamma import gamma_quantiles
 from harness.measure.plan.streams import F64, I64, Purpose, interpolate, neg_log, raw, uniform
 

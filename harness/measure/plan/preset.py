@@ -11,9 +11,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from harness.base import bounds
 from harness.base.bounds import Spec
-from harness.base.data import data_dir
 from harness.base.documents import load_yaml
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.measure.plan.arrivals import Process, parse
 from harness.measure.plan.lengths import Joint, Lengths, parse_short_form
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from harness.base.data import data_dir
 from harness.base.documents import exists
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.measure.plan.arrivals import Process
 from harness.measure.plan.histograms import Histograms, is_histograms, read_histograms
 from harness.measure.plan.lengths import MAX_TOKENS, SHORT_FORMS, Lengths, parse_short_form

@@ -25,9 +25,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.base.cache import cache_dir
-from harness.base.data import data_dir
 from harness.base.errors import ConfigError, HarnessError, TargetError
+from harness.base.files import cache_dir, data_dir, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,9 +106,7 @@ def _write_digests_again(folder: Path, name: str, mtime_ns: int) -> None:
     path = folder / _DIGESTS
     data = json.loads(path.read_text(encoding="utf-8"))
     data["files"][name]["mtime_ns"] = mtime_ns
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(data, indent=1))
 
 
 def _gguf() -> Path:

@@ -12,8 +12,8 @@ import httpx
 import psutil
 
 from harness.base import clock
-from harness.base.cache import cache_dir
 from harness.base.errors import ConfigError, TargetError
+from harness.base.files import cache_dir
 from harness.measure.targets import command, container, identity, interpreter
 from harness.measure.targets.server import records, vllm_log
 from harness.measure.targets.server.process import ServerProcess, spawn

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from harness.base.data import data_dir
 from harness.base.errors import ConfigError, TargetError
+from harness.base.files import data_dir
 from harness.measure.control_request import json_of, request
 from harness.measure.targets import identity
 from harness.records import Endpoint, Vocabulary

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.base import redaction
+from harness.base import files, redaction
 from harness.base.errors import StoreError
 from harness.report import formats
 
@@ -39,11 +39,9 @@ def svg(text: str) -> Markup:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file, without known secrets, under another name and rename it; directories are made. Raises StoreError."""
+    """Write a text file without known secrets; directories are made. Raises StoreError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.new")
-        fresh.write_text(redaction.known(text), encoding="utf-8", newline="\n")
-        fresh.replace(path)
+        files.write_whole(path, redaction.known(text))
     except OSError as error:
         raise StoreError("the report cannot be written", path, error.strerror or str(error)) from None

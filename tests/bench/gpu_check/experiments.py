@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from harness.base.data import data_dir
+from harness.base.files import data_dir
 from harness.config.experiment import parse_experiment
 from harness.judge.runs import analyse
 from harness.measure.campaign import file

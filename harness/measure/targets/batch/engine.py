@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.base import clock
-from harness.base.cache import cache_dir
 from harness.base.errors import ConfigError, TargetError
+from harness.base.files import cache_dir
 from harness.config.target import TargetSpec
 from harness.measure.job import Job, Watcher
 from harness.measure.targets import command, interpreter
 from harness.measure.targets.batch.rows import Batch
-from harness.measure.targets.batch.worker import ARGUMENTS, write_whole
+from harness.measure.targets.batch.worker import ARGUMENTS, write_json
 from harness.measure.targets.server import records, vllm_log
 from harness.measure.targets.server.process import spawn
 from harness.measure.targets.server.start import Patience, Start, compare_flags
@@ -84,7 +84,7 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Batch
     control = tempfile.TemporaryDirectory(prefix="offline-")
     place = Path(control.name)
     try:
-        write_whole(place / "spec.json", {"words": read_words()})
+        write_json(place / "spec.json", {"words": read_words()})
         env |= {ARGUMENTS: json.dumps(arguments(model, asked))}
         try:
             log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -212,7 +212,7 @@ def run_batch(
     anchors, cpu_s = [clock.anchor()], clock.process_cpu_s()
     batch = Batch(job.requests, calls, job.phase, job.run_id, clock.monotonic_ns())
     try:
-        write_whole(folder / "job.json", orders)
+        write_json(folder / "job.json", orders)
         batch.started_ns = clock.monotonic_ns()
         reason, why = _follow(target, batch, results, stop_file, watcher, say)
     finally:

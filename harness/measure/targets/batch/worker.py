@@ -20,17 +20,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from harness.base import clock
+from harness.base.files import write_whole
 
 _POLL_S = 0.01
 ARGUMENTS = "HARNESS_OFFLINE_ARGUMENTS"  # a JSON list
 _VOCABULARY_FEWEST = 32  # as for a server: with fewer one-token words prompts would repeat themselves
 
 
-def write_whole(path: Path, data: Any) -> None:
+def write_json(path: Path, data: Any) -> None:
     """Write JSON so that who looks for the file never reads a part of it."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(data, separators=(",", ":")), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(data, separators=(",", ":")), synced=False)
 
 
 def one_token_words(encode: Callable[[str], list[int]], words: Sequence[str]) -> dict[str, int]:
@@ -145,7 +144,7 @@ def main(argv: list[str]) -> int:
     _call(llm, [(1, [first])])
     ready: dict[str, Any] = {"imported_ns": imported_ns, "built_ns": built_ns, "first_token_ns": clock.monotonic_ns()}
     ready |= {"version": vllm.__version__, "settings": _settings(llm), "vocabulary": words}
-    write_whole(folder / "ready.json", ready)
+    write_json(folder / "ready.json", ready)
     while True:
         try:
             job = json.loads((folder / "job.json").read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.base.files import write_whole
 from harness.measure.targets.server import proc
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ def _where() -> dict[str, str]:
 
 
 def _save(path: Path, data: dict[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(data, indent=1))
 
 
 def record_path(folder: Path, pid: int) -> Path:
