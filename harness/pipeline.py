@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.base.errors import INTERRUPTED, ConfigError, HarnessError, InvalidRunError, StoreError
 from harness.config.experiment import ExperimentSpec
-from harness.judge.runs import Analysis, analyse
+from harness.judge.runs import analyse
 from harness.measure.campaign import ending
 from harness.measure.campaign.campaign import Campaign, begin, conclude
 from harness.measure.campaign.intent import Intent
@@ -23,7 +23,7 @@ from harness.measure.campaign.ran import Ran
 from harness.measure.capacity_search import search_cell
 from harness.measure.cell import Display, Stop, draw_plan, run_cell
 from harness.price.runs import price_runs
-from harness.records import CostReport, Hardware
+from harness.records import Analysis, CostReport, Hardware
 from harness.report.run.document import write_report
 from harness.store.history import index_campaign
 from harness.store.writer import write_plan

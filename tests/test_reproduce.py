@@ -13,10 +13,9 @@ from click.testing import CliRunner
 from harness import pipeline
 from harness.base.errors import ConfigError, HarnessError, StoreError, TargetError
 from harness.cli.reproduce import reproduce_command
-from harness.judge.runs import Analysis
 from harness.measure.campaign.ran import Ran
 from harness.measure.cell import Stop
-from harness.records import Load, Reason, Verdict
+from harness.records import Analysis, Load, Reason, Verdict
 from harness.reproduce import page
 from harness.reproduce import run as reproduce_run
 from harness.reproduce.compare import Difference, compare_figure, compare_row, differences, hardware_words

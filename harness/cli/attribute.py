@@ -21,7 +21,7 @@ from harness.cli.results import as_json_option, campaign_option
 from harness.cli.results import console as terminal
 
 if TYPE_CHECKING:
-    from harness.judge.runs import Analysis
+    from harness.records import Analysis
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,40 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base.errors import ConfigError, StoreError
 from harness.judge.capacity import best_probe, over_repetitions
 from harness.judge.repeats import LEVEL
 from harness.judge.summary import summarise
-from harness.records import CapacityResult, Cell, Manifest, RunSummary, SearchedCapacity
+from harness.records import Analysis, CapacityCell, RunSummary, SearchedCapacity
 from harness.store.capacity_file import read_capacity
 from harness.store.manifest import read_manifest
 from harness.store.reader import find_capacities, find_runs, read_run
-
-
-@dataclass(frozen=True, slots=True)
-class CapacityCell:
-    """A finished capacity search and the cell it belongs to."""
-
-    directory: Path
-    manifest: Manifest
-    result: CapacityResult
-
-    @property
-    def cell(self) -> Cell:
-        return self.manifest.cell
-
-
-@dataclass(frozen=True, slots=True)
-class Analysis:
-    """What the offline half makes of a run or experiment directory; `problems` are runs that could not be read."""
-
-    directory: Path
-    summaries: tuple[RunSummary, ...]
-    problems: tuple[str, ...]
-    capacities: tuple[CapacityCell, ...] = ()
 
 
 def analyse(directory: Path, campaign: str | None = None) -> Analysis:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from harness.records.plan import Load
-from harness.records.run import Cell
+from harness.records.run import Cell, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,3 +306,26 @@ class SearchedCapacity:
     probe_ids: tuple[str, ...]
     created_utc: str
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityCell:
+    """A finished capacity search and the cell it belongs to."""
+
+    directory: Path
+    manifest: Manifest
+    result: CapacityResult
+
+    @property
+    def cell(self) -> Cell:
+        return self.manifest.cell
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What the offline half makes of a run or experiment directory; `problems` are runs that could not be read."""
+
+    directory: Path
+    summaries: tuple[RunSummary, ...]
+    problems: tuple[str, ...]
+    capacities: tuple[CapacityCell, ...] = ()

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from harness.base.errors import StoreError
-from harness.records import Load
+from harness.records import Analysis, Load
 from harness.records.metrics import METRICS
 from harness.report.run import document, figures, sections
 from tests.report.report_values import (
@@ -24,6 +24,12 @@ from tests.report.report_values import (
     open_loop,
     run,
 )
+
+
+def written(directory, summaries, costs, *, allow_invalid=False):
+    analysis = Analysis(directory, tuple(summaries), ())
+    return document.write_report(directory, analysis, costs, allow_invalid=allow_invalid)
+
 
 VOID = {"meta", "br", "link"}
 
@@ -112,7 +118,7 @@ def test_no_dollar_of_an_invalid_run_in_any_file(tmp_path):
     """Not allowed, an INVALID run's dollars are in none of the three files."""
     summary = run(Load(concurrency=4), verdict=INVALID)
     report = cost(summary)
-    paths = document.write(tmp_path, "t", [summary], [report])
+    paths = written(tmp_path, [summary], [report])
     for path in paths.values():
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"\$\d", text)
@@ -121,7 +127,9 @@ def test_no_dollar_of_an_invalid_run_in_any_file(tmp_path):
 
 def test_hostile_words_stay_words(tmp_path):
     """Names and errors with tags, markup and escapes come out escaped in all three files."""
-    paths = document.write(tmp_path, HOSTILE, [hostile(), bare()], [cost(hostile())], allow_invalid=True)
+    paths = written(
+        tmp_path, [dataclasses.replace(hostile(), experiment=HOSTILE), bare()], [cost(hostile())], allow_invalid=True
+    )
     text = paths["html"].read_text(encoding="utf-8")
     tree = Tree(text)
     assert "script" not in tree.tags
@@ -137,7 +145,7 @@ def test_hostile_words_stay_words(tmp_path):
 )
 def test_nothing_measured_still_makes_a_report(tmp_path, summaries):
     """No runs, and runs of None, make whole files that never print a zero for what is absent."""
-    paths = document.write(tmp_path / "new", "t", summaries, [])
+    paths = written(tmp_path / "new", summaries, [])
     text = paths["html"].read_text(encoding="utf-8")
     assert Tree(text).stack == []
     assert text.count("Nothing to plot") == 3
@@ -148,16 +156,16 @@ def test_nothing_measured_still_makes_a_report(tmp_path, summaries):
 def test_equal_inputs_give_equal_bytes(tmp_path):
     """Writing twice gives the same bytes, and no temporary file stays."""
     summaries, costs = everything()
-    first, second = (document.write(tmp_path / name, "t", summaries, costs) for name in ("a", "b"))
+    first, second = (written(tmp_path / name, summaries, costs) for name in ("a", "b"))
     assert all(first[kind].read_bytes() == second[kind].read_bytes() for kind in first)
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["report.html", "report.md", "results.csv"]
+    assert sorted(p.name for p in (tmp_path / "a" / "derived").iterdir()) == ["report.html", "report.md", "results.csv"]
 
 
 def test_a_directory_that_cannot_be_written_is_a_three_line_error(tmp_path):
     """A file in the place of the directory raises StoreError that names it."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="report cannot be written") as caught:
-        document.write(tmp_path / "file", "t", [], [])
+        written(tmp_path / "file", [], [])
     assert len(str(caught.value).splitlines()) == 3
 
 

@@ -1,4 +1,4 @@
-"""The answer in one sentence, its verdict, and the rule by which its cell was chosen."""
+"""The answer in one sentence, its verdict, the rule by which its cell was chosen, and the price of the machine in words."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from harness.price.gpu_share import PREFIX
 from harness.price.hosted import same_model
 from harness.records import CostReport, RunSummary
 from harness.report import formats
 from harness.report.run.cells import Row, cost_line, rows, slo_target, worst
-from harness.report.run.price import hourly_words, share_words
 
+_BASIS = {"proposed": "PROPOSED from the price table, not declared", "example": "an EXAMPLE price, nobody's quote"}
 _SAME_WITHIN = Decimal("0.03")  # a difference below it is called equal
 
 
@@ -145,7 +146,7 @@ def _own(row: Row, cost: CostReport | None) -> str:
         price += f" ({_usd(total)} per million input + output)"
     terms = ""
     if cost is not None and hardware is not None:
-        terms = f", at a declared {formats.percent(cost.utilisation)} utilisation and {hourly_words(cost)}"
+        terms = f", at a declared {formats.percent(cost.utilisation)} utilisation and {_hourly_words(cost)}"
     return f"{subject}: {price} at its best measured cell ({cell}){terms}."
 
 
@@ -154,7 +155,7 @@ def _mismatch(cost: CostReport | None) -> list[str]:
     if cost is None or cost.price_mismatch is None:
         return []
     told = f"NOT THE MACHINE PRICED: {formats.clean(cost.price_mismatch, 300)}."
-    return [told, *filter(None, [share_words(cost)])]
+    return [told, *filter(None, [_share_words(cost)])]
 
 
 def _usd(value: Any) -> str:
@@ -193,3 +194,43 @@ def _compare(own: Decimal, hosted: Decimal) -> str:
     if high / low - 1 < _SAME_WITHIN:
         return "so both cost the same within 3 %"
     return f"so {'hosted' if hosted < own else 'own'} is {formats.ratio(high / low)} cheaper"
+
+
+# ---------------------------------------------------------------- the machine's price: declared, proposed, an example, or none
+
+
+def price_line(cost: CostReport) -> str:
+    """`aws/p5.4xlarge .. at $6.88/h (source, date, age)`, or why there is no price. Plain text from outside: escape it."""
+    hardware = cost.hardware
+    if hardware is None:
+        return cost.no_price or "no hardware price declared"
+    basis = f", {_BASIS[hardware.basis]}" if hardware.basis in _BASIS else ""
+    return f"{hardware.name} at ${hardware.usd_per_hour}/h{basis} ({hardware.source}, {cost.price_dated})"
+
+
+def _hourly_words(cost: CostReport) -> str:
+    """The end of the answer's price: `$6.88/h (price of 2026-07-20, 127 days old)`, and that nobody declared it."""
+    hardware = cost.hardware
+    if hardware is None:
+        return ""
+    dated = f"${formats.clean(hardware.usd_per_hour, 20)}/h (price of {formats.clean(cost.price_dated, 60)})"
+    match hardware.basis:
+        case "proposed":
+            why = formats.clean(hardware.why, 200)
+            return f"{dated}. PROPOSED, not declared: {why}; {formats.clean(hardware.source, 120)}"
+        case "example":
+            return f"{dated}, {_BASIS['example']}"
+        case _:
+            return dated
+
+
+def _share_words(cost: CostReport) -> str:
+    """What a token costs at the share of the price that belongs to the GPUs used; empty where the price is of just those."""
+    found = {line.name.removeprefix(PREFIX): line for line in cost.own if line.name.startswith(PREFIX)}
+    output = found.get("usd_per_million_output_tokens")
+    if output is None or output.usd is None:
+        return ""
+    total = found.get("usd_per_million_total_tokens")
+    more = f", {formats.usd(total.usd)} per million input + output" if total is not None and total.usd else ""
+    what = formats.clean(output.label.rpartition("; ")[2], 60)
+    return f"That is the whole price; {what}: {formats.usd(output.usd)} per million output tokens{more}."

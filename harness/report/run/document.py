@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.base import spreadsheet
-from harness.judge.runs import Analysis
-from harness.records import CapacityResult, Cell, CostReport, RunSummary
+from harness.records import Analysis, CapacityResult, Cell, CostReport, RunSummary
 from harness.records.metrics import METRICS
 from harness.report import capacity, formats, pages
 from harness.report.run import cells, figures, sections
-from harness.report.run.answer import Answer, find_answer
+from harness.report.run.answer import Answer, find_answer, price_line
 from harness.report.run.markdown import markdown
-from harness.report.run.price import price_line
 
 _KPIS = (
     ("usd_per_million_output_tokens", "per million output tokens"),
@@ -31,20 +29,17 @@ _MAX_COSTS = 12  # runs whose formulas are printed in full; every run's prices a
 _PARTS = ("", "_min", "_max", "_low_95", "_high_95")
 
 
-def write(
-    out_dir: Path,
-    title: str,
-    summaries: Sequence[RunSummary],
-    costs: Sequence[CostReport],
-    *,
-    allow_invalid: bool = False,
-    capacities: Sequence[tuple[Cell, CapacityResult]] = (),
+def write_report(
+    directory: Path, analysis: Analysis, costs: Sequence[CostReport], *, allow_invalid: bool = False
 ) -> dict[str, Path]:
-    """Write report.html, report.md and results.csv into `out_dir` (made if missing); returns them by kind.
+    """Write report.html, report.md and results.csv into `directory`/derived (made if missing); returns them by kind.
 
-    Equal inputs give equal bytes. Dollars of INVALID runs are left out unless `allow_invalid`, and then flagged.
-    Raises StoreError where a file cannot be written.
+    Equal inputs give equal bytes: all of it can be made again from the raw files. Dollars of INVALID runs are left out unless
+    `allow_invalid`, and then flagged. Raises StoreError where a file cannot be written.
     """
+    summaries = analysis.summaries
+    title = summaries[0].experiment if summaries else directory.name
+    capacities = [(search.cell, search.result) for search in analysis.capacities]
     texts = {
         "html": ("report.html", html(title, summaries, costs, allow_invalid=allow_invalid, capacities=capacities)),
         "markdown": (
@@ -53,11 +48,10 @@ def write(
         ),
         "csv": ("results.csv", results_csv(cells.rows(summaries, costs, allow_invalid=allow_invalid))),
     }
-    paths: dict[str, Path] = {}
+    paths = {}
     for kind, (name, text) in texts.items():
-        path = out_dir / name
-        pages.write_whole(path, text)
-        paths[kind] = path
+        paths[kind] = directory / "derived" / name
+        pages.write_whole(paths[kind], text)
     return paths
 
 
@@ -199,15 +193,3 @@ def results_csv(table: Sequence[cells.Row]) -> str:
 
 def _plain_cell(text: str) -> str:
     return str(spreadsheet.cell(formats.clean(text)))
-
-
-def write_report(
-    directory: Path, analysis: Analysis, costs: Sequence[CostReport], *, allow_invalid: bool = False
-) -> dict[str, Path]:
-    """Write derived/report.md, .html and the rest under `directory`; all of it can be made again from the raw files."""
-    summaries = list(analysis.summaries)
-    title = summaries[0].experiment if summaries else directory.name
-    capacities = [(found.cell, found.result) for found in analysis.capacities]
-    return write(
-        directory / "derived", title, summaries, list(costs), allow_invalid=allow_invalid, capacities=capacities
-    )

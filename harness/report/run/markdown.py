@@ -8,9 +8,8 @@ from harness.records import CapacityResult, Cell, CostReport, RunSummary
 from harness.report import capacity, formats
 from harness.report.formats import md_code, md_text
 from harness.report.run import sections
-from harness.report.run.answer import find_answer
+from harness.report.run.answer import find_answer, price_line
 from harness.report.run.cells import Row, absent_reasons, price_words, rows, shown_columns, spread_text, unit_and_writer
-from harness.report.run.price import price_line
 
 _MARKS = {"VALID": "✅ VALID", "INVALID": "❌ INVALID", "UNKNOWN": "❔ UNKNOWN", "NONE": "❔ no run"}
 _MAX_LISTED = 12

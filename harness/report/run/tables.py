@@ -13,7 +13,7 @@ from rich.text import Text
 
 from harness.records import CostLine, CostReport, RunSummary
 from harness.report import formats
-from harness.report.run.answer import find_answer
+from harness.report.run.answer import find_answer, price_line
 from harness.report.run.cells import (
     COLUMNS,
     Column,
@@ -26,7 +26,6 @@ from harness.report.run.cells import (
     spread_text,
     unit_and_writer,
 )
-from harness.report.run.price import price_line
 
 _STYLES = {"VALID": "green", "INVALID": "bold red", "UNKNOWN": "yellow"}
 _PADDING = 2  # of a rich SIMPLE_HEAD column
