@@ -5,15 +5,26 @@ An HTTP client's time limits count from byte to byte, so that a server that drip
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import threading
 from queue import Empty, SimpleQueue
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 TOTAL_S = 30.0
 MOST_BYTES = 32 << 20  # a metrics page of a large server has about one million
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL's host is this machine by its loopback name or address; proxies of the environment are not asked for it."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def request(http: httpx.Client, method: str, url: str, *, total_s: float | None = None, **more: Any) -> httpx.Response:

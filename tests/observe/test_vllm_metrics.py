@@ -5,10 +5,10 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from harness.measure.control_request import is_loopback
 from harness.measure.observe.vllm_metrics import (
     ScrapeError,
     counter,
-    is_loopback,
     open_client,
     parse,
     scrape,
@@ -106,6 +106,7 @@ def test_scrape_says_why_it_failed(metrics_server):
     ("url", "answer"),
     [
         ("http://localhost:8000/v1", True),
+        ("http://model.localhost:8000/v1", True),
         ("http://127.3.2.1/v1", True),
         ("http://[::1]:80/v1", True),
         ("https://example.com/v1", False),

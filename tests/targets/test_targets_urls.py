@@ -9,6 +9,7 @@ import pytest
 
 from harness.base.errors import ConfigError, TargetError
 from harness.config.target import TargetSpec
+from harness.measure.control_request import is_loopback
 from harness.measure.targets import identity, open_target
 from harness.measure.targets.vocabulary import read_words
 from tests.fakes.fake_vllm import Fake, serve
@@ -216,7 +217,7 @@ def test_proxies_of_the_environment_are_not_used_for_loopback(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with serve(Fake()) as root:
         assert opened("adopt", root)[0].info.server_version == "0.0.fake"
-    assert [identity.is_loopback(f"http://{h}/v1") for h in ("localhost", "127.1.2.3", "[::1]", "10.0.0.1", "h")] == [
+    assert [is_loopback(f"http://{h}/v1") for h in ("localhost", "127.1.2.3", "[::1]", "10.0.0.1", "h")] == [
         True, True, True, False, False,
     ]  # fmt: skip
 

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import os
 import ssl
 from collections import deque
 from typing import Any
-from urllib.parse import urlsplit
 
 import openai
 
 from harness.base import clock
 from harness.base.files import NO_ROOM_EXIT_CODE, is_no_room
+from harness.measure.control_request import is_loopback
 from harness.measure.drive import dialect, overrun
 from harness.measure.drive.pauses import Pauses
 from harness.measure.drive.shard import AWAITS, NOT_READY_S, Shard
@@ -36,15 +35,6 @@ def run(config: dict[str, Any], share: Shard, spool: Writer, control_fd: int, tu
     driver = _Driver(config, share, spool, control_fd, turns)
     with driver.pauses:
         asyncio.run(driver.run())
-
-
-def is_loopback(url: str) -> bool:
-    """True if the URL's host is this machine: then proxies in the environment are not used."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def split_piece(piece: bytes) -> tuple[str, dict[str, Any]]:

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import psutil
 
 from harness.config.server_flags import parallel_sizes
-from harness.measure.observe import boards, host, machine, nvml, vllm_metrics
+from harness.measure.control_request import is_loopback
+from harness.measure.observe import boards, host, machine, nvml
 from harness.records import TargetInfo
 
 _OURS = ("vllm", "offline")
@@ -29,7 +30,7 @@ _PROXIES = frozenset(
 def is_here(info: TargetInfo) -> bool:
     """Whether the target answers at this machine, as far as its URL says."""
     name = urlsplit(info.base_url).hostname or ""
-    own = bool(info.pids) or vllm_metrics.is_loopback(info.base_url) or host.is_own_address(name)
+    own = bool(info.pids) or is_loopback(info.base_url) or host.is_own_address(name)
     return info.kind != "hosted" and own
 
 

@@ -6,7 +6,6 @@ them out makes a scrape four times cheaper.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -16,7 +15,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from harness.base import clock
-from harness.measure.control_request import request
+from harness.measure.control_request import is_loopback, request
 from harness.records import ServerSample
 
 TICK_TIMEOUT_S = 2.0
@@ -26,15 +25,6 @@ _UNFINISHED = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
 class ScrapeError(Exception):
     """A scrape that gave no series, with the reason in a few words; never leaves this package."""
-
-
-def is_loopback(url: str) -> bool:
-    """Whether the URL's host is this machine's loopback, by its name or address."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def open_client(url: str) -> httpx.Client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.base.errors import TargetError
+from harness.measure.control_request import is_loopback
 from harness.measure.targets import identity
 from harness.measure.targets.target import Target
 from harness.measure.targets.vocabulary import read_words, vocabulary
@@ -45,7 +46,7 @@ def reach(spec: TargetSpec, say: Callable[[str], None]) -> Target:
     else:
         checks["model"] = f"not among the {len(served.names)} that /models lists"
         say(f"{spec.name}: {spec.model} is not listed by the API; it lists {identity.names_shown(served.names)}")
-    if key and base.startswith("http://") and not identity.is_loopback(base):
+    if key and base.startswith("http://") and not is_loopback(base):
         checks["transport"] = "the key goes over the network without TLS"
         say(f"{spec.name}: {checks['transport']}")
     endpoint = Endpoint(base, spec.model, spec.api, key, vllm_extensions=False, ca_file=spec.ca_file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import ssl
@@ -15,7 +14,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from harness.base.errors import ConfigError, TargetError
-from harness.measure.control_request import json_of, request
+from harness.measure.control_request import is_loopback, json_of, request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,17 +77,6 @@ def base_url(raw: str, *, vllm: bool) -> str:
 def root_url(base: str) -> str:
     """The server's root, where vLLM has /health, /version, /metrics and /tokenize."""
     return base.removesuffix("/v1")
-
-
-def is_loopback(url: str) -> bool:
-    """Whether the URL's host is this machine by its loopback address."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def api_key(variable: str | None) -> str | None:
