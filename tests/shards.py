@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.measure.drive import feed, turns
-from harness.records import Endpoint, Phase, PlannedRequest, Prompt
+from harness.measure.job import Job
+from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt
 
 
 def write(
@@ -14,7 +15,12 @@ def write(
 ) -> None:  # fmt: skip
     """The files of `workers` workers in `folder`, for a phase that is measured."""
     whole = feed.Feed(
-        requests, prompts, owner, workers, endpoint, run_id, Phase.MEASURE, folder, turns.tree_of(requests)
+        Job(requests, prompts, Load(), Phase.MEASURE, run_id, folder),
+        owner,
+        workers,
+        endpoint,
+        folder,
+        turns.tree_of(requests),
     )
     while whole.fill(10**9):
         pass

@@ -17,13 +17,13 @@ from harness.judge.capacity_probe import reply
 from harness.judge.columns import measured
 from harness.judge.distributions import per_request
 from harness.judge.rates import good
-from harness.measure.drive import exchange
+from harness.measure.drive.rows import Context, Raw, StampMap, record
 from harness.records import Phase, PlannedRequest, RequestRecord
 from tests.judge.run_builder import frame
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 SENT_NS = 10**15
-CONTEXT = exchange.Context(Phase.MEASURE, open_loop=True, api_key=None)
+CONTEXT = Context(Phase.MEASURE, open_loop=True, api_key=None)
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,10 @@ class Served:
         at = [SENT_NS + 1, *(SENT_NS + self.wait_ns + i * self.gap_ns for i in range(len(said)))]
         stamps = b"".join(struct.pack("=qq", *divmod(ns, 10**9)) for ns in [*at, at[-1] + 1])
         lengths = array("I", map(len, reads)).tobytes()
-        raw = exchange.Raw(0, "", "", SENT_NS, 1, 1, 0, True, SENT_NS, 10**16, False, stamps, lengths, b"".join(reads))
-        stamp_map = exchange.StampMap()
+        raw = Raw(0, "", "", SENT_NS, 1, 1, 0, True, SENT_NS, 10**16, False, stamps, lengths, b"".join(reads))
+        stamp_map = StampMap()
         stamp_map.add(Anchor(0, 0, 1))
-        return exchange.record(
-            raw, PlannedRequest(0, 0, 8, self.reasoning + self.visible, None, 0), "r", 0, stamp_map, CONTEXT
-        )
+        return record(raw, PlannedRequest(0, 0, 8, self.reasoning + self.visible, None, 0), "r", 0, stamp_map, CONTEXT)
 
     def _event(self, choices: list, tokens: int | None) -> bytes:
         value: dict = {"choices": choices}

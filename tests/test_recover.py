@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from harness.base.errors import StoreError
 from harness.cli.recover import recover_command
-from harness.measure.drive import driver, leftover, spool
+from harness.measure.drive import driver, spool
+from harness.measure.recover import left_rows
 from harness.records import Cell, Endpoint, Load, Plan, PlannedRequest, Prompt
 from harness.store.parts import append_part, merge
 from harness.store.reader import read_run
@@ -83,7 +84,7 @@ def test_a_whole_spool_is_stored_and_goes(killed):
 def test_a_run_that_was_merged_before_gets_its_rows_too(killed):
     """An error that was not foreseen ends a run in order: its rows stand in one file, and those of the spool are found beside them."""
     plan = [PlannedRequest(i, None, 2, 2, None, i) for i in range(REPLIES)]
-    received = leftover.rows(killed / "scratch" / "drive-x", plan, Load(concurrency=1), [])
+    received = left_rows(killed / "scratch" / "drive-x", plan, Load(concurrency=1), [])
     first = [row for rows in received for row in rows][:5]
     append_part(killed, "requests", first)
     merge(killed, "requests")

@@ -17,8 +17,7 @@ from harness.config.target import TargetSpec
 from harness.measure import plan
 from harness.measure.calibrate import calibration_limit
 from harness.measure.drive.driver import drive
-from harness.measure.drive.refusals import IN_A_ROW, REFUSED, Refusals
-from harness.measure.job import Job, Watcher
+from harness.measure.job import IN_A_ROW, REFUSED, Job, Refusals, Watcher
 from harness.measure.observe.environment import collect
 from harness.measure.observe.inventory import boards
 from harness.measure.observe.sampler import Observers

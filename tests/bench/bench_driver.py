@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 from harness.base import clock
-from harness.measure.drive import cc, driver, priority, shard
+from harness.measure.drive import cc, driver, scheduling, shard
 from harness.measure.drive.golden import server as golden
 from harness.measure.drive.golden.truth import Comparison, compare
 from harness.measure.job import Job
@@ -125,7 +125,7 @@ def place(pids: Iterable[int]) -> None:
 
 def beside() -> None:
     """The floor runs as a worker does."""
-    priority.ask()
+    scheduling.ask_priority()
     place([0])
 
 

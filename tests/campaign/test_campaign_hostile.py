@@ -7,11 +7,10 @@ from campaign_values import Quiet, run, small, spec, states
 
 from harness.base.errors import ConfigError, TargetError
 from harness.judge.runs import analyse
-from harness.measure import cell, control_request
+from harness.measure import cell, control_request, job
 from harness.measure.campaign import failure, preflight, stock
 from harness.measure.campaign.campaign import foresee
 from harness.measure.campaign.order import ordered
-from harness.measure.drive import refusals
 from harness.measure.targets import open_target
 from harness.records import Outcome
 from harness.report.run.document import write_report
@@ -88,7 +87,7 @@ def test_an_api_that_refuses_is_not_asked_on(hostile, tmp_path):
     assert stored.manifest.state == "failed"
     assert "402" in stored.manifest.error
     refused = stored.requests[stored.requests.http_status == 402]
-    assert len(refused) >= refusals.IN_A_ROW
+    assert len(refused) >= job.IN_A_ROW
     assert hostile.hits["status_402"] < 100_000
     assert set(stored.requests.outcome) <= {Outcome.HTTP_ERROR, Outcome.CANCELLED}
 

@@ -8,7 +8,7 @@ import pytest
 
 from harness.base.errors import ConfigError
 from harness.measure.drive.dialect import MAX_ERROR_CHARS, Reply, clean_error, encode, error_message, path
-from harness.measure.drive.turns import Said
+from harness.measure.drive.turns import Content
 from harness.records import Endpoint, PlannedRequest, Prompt
 
 REQUEST = PlannedRequest(0, None, 3, 7, None, 1)
@@ -212,16 +212,16 @@ def test_each_api_has_its_path(api, below):
 
 def test_what_a_later_turn_needs_is_kept():
     """Text of both APIs, and token ids where the server names them, of the first choice and in order."""
-    said = Said()
-    reply = Reply(said)
+    content = Content()
+    reply = Reply(content)
     for n, choice in enumerate(
         ({"text": "a", "token_ids": [5, 6]}, {"delta": {"content": "b"}}, {"delta": {"role": "x"}})
     ):
         choices = [choice, {"text": "other", "token_ids": [9]}]
         reply.take(json.dumps({"choices": choices}).encode(), n)
     reply.take(b'{"choices": [], "usage": {"completion_tokens": 3}}', 3)
-    assert "".join(said.text) == "ab"
-    assert said.token_ids == [5, 6]
+    assert "".join(content.text) == "ab"
+    assert content.token_ids == [5, 6]
 
 
 def test_a_reply_that_said_nothing_knows_nothing():

@@ -14,6 +14,7 @@ from harness.base import clock
 from harness.measure.drive import reader, sdk, shard
 from harness.measure.drive.collect import Collector
 from harness.measure.drive.spool import Writer
+from harness.measure.job import Job
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, RequestRecord, Timeouts
 from tests import shards
 from tests.drive.offering import offer
@@ -84,7 +85,7 @@ def sdk_offer(server: FaultServer, fault: str) -> list[RequestRecord]:
         spool.close()
         os.close(control)
         os.close(parent)
-        collector = Collector(plan, [0], 1, Load(concurrency=1), endpoint, Phase.MEASURE, "run", folder)
+        collector = Collector(Job(plan, (), Load(concurrency=1), Phase.MEASURE, "run", folder), [0], 1, folder)
         return collector.collect([_Worker()], 10**9)
 
 

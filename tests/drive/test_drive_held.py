@@ -8,10 +8,11 @@ import socket
 import pytest
 
 from harness.base import clock
-from harness.measure.drive import driver, leftover, loop, reader, shard, wire
+from harness.measure.drive import driver, loop, reader, shard, wire
 from harness.measure.drive.collect import Collector
 from harness.measure.drive.spool import Writer
 from harness.measure.job import Job
+from harness.measure.recover import left_folders, left_rows
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
 from tests import shards
 from tests.drive.offering import Watching
@@ -53,7 +54,8 @@ def test_all_replies_together_hold_no_more_than_they_may(tmp_path, monkeypatch, 
         os.close(control)
         os.close(parent)
     assert worker.reader.held_bytes == 0
-    collector = Collector(plan, [0] * REPLIES, 1, Load(concurrency=REPLIES), endpoint, Phase.MEASURE, "run", tmp_path)
+    job = Job(plan, (), Load(concurrency=REPLIES), Phase.MEASURE, "run", tmp_path)
+    collector = Collector(job, [0] * REPLIES, 1, tmp_path)
     rows = collector.collect([_Worker()], 10**10)
     assert [row.outcome for row in rows] == ["protocol_error"] * REPLIES
     assert [row.error.split(" replies")[0] for row in rows] == [f"the longest of {n}" for n in (3, 2, 1)]
@@ -85,8 +87,8 @@ def test_what_nobody_stored_stays_in_the_spool(tmp_path, fails):
         assert list(tmp_path.iterdir()) == []
         with pytest.raises(RuntimeError, match="ours"):
             drive(server.url, **{"rows": rows.extend, fails: fail})
-    (left,) = leftover.folders(tmp_path)
-    kept = [row for found in leftover.rows(left, plan, load, []) for row in found]
+    (left,) = left_folders(tmp_path)
+    kept = [row for found in left_rows(left, plan, load, []) for row in found]
     assert {row.outcome for row in kept} == {"ok"}
     assert len({row.seq for row in kept}) == (20 if fails == "ended" else len(kept))
     assert kept

@@ -116,8 +116,8 @@ def test_what_ends_a_body_and_what_comes_after_it():
     length are counted and leave nothing to reuse."""
     to_the_end, chunked, length = Response(), Response(), Response()
     to_the_end.feed(HEAD + b"\r\nabc")
-    assert (to_the_end.close_delimited, to_the_end.between_chunks) == (True, False)
+    assert not to_the_end.between_chunks
     chunked.feed(CHUNKED)
-    assert (chunked.close_delimited, chunked.between_chunks) == (False, True)
+    assert chunked.between_chunks
     assert length.feed(HEAD + b"Content-Length: 3\r\n\r\nabcXY") == b"abc"
-    assert (length.close_delimited, length.complete, length.surplus, length.reusable) == (False, True, 2, False)
+    assert (length.complete, length.surplus, length.reusable) == (True, 2, False)

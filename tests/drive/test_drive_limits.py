@@ -18,6 +18,7 @@ from harness.measure.drive import driver as driver_module
 from harness.measure.drive.collect import Collector
 from harness.measure.drive.golden import server as golden
 from harness.measure.drive.spool import Writer
+from harness.measure.job import Job
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
 from tests import shards
 from tests.drive.offering import offer
@@ -78,7 +79,7 @@ def test_a_stepped_clock_moves_no_stamp(tmp_path):
         )
     )
     spool.close()
-    collector = Collector(plan, [0], 1, Load(concurrency=1), endpoint, Phase.MEASURE, "run", tmp_path)
+    collector = Collector(Job(plan, (), Load(concurrency=1), Phase.MEASURE, "run", tmp_path), [0], 1, tmp_path)
     (row,) = collector.collect([_Worker()], 10**9)
     assert row.outcome == "ok"
     assert row.chunk_ns == (5_020_000_000, 6_040_000_000)

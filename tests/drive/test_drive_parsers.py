@@ -16,23 +16,20 @@ REQUEST = PlannedRequest(4, None, 3, 7, None, 1)
 
 
 def states(*pieces):
-    """(unfinished, between) after each piece."""
+    """Whether it is between events after each piece."""
     parser = SseParser()
     found = []
     for piece in pieces:
         parser.feed(piece)
-        found.append((parser.unfinished, parser.between))
+        found.append(parser.between)
     return found
 
 
 def test_where_an_event_stream_stands():
-    """Unfinished: data or part of a line has come; between: an event has ended and nothing of the next has come, no BOM, no name,
-    no LF that belongs to a CR."""
-    parser = SseParser()
-    assert (parser.unfinished, parser.between) == (False, False)
+    """Between: an event has ended and nothing of the next has come, no BOM, no name, no LF that belongs to a CR."""
+    assert not SseParser().between
     assert states(b"\xef", b"\xbb", b"\xbf", b"d", b"ata: a\n", b"\n", b"event: e", b"\n", b"\n", b": c", b"\n", b"data: x\r", b"\r", b"", b"\n") == [
-        (True, False), (True, False), (False, True), (True, False), (True, False), (False, True), (True, False), (False, False),
-        (False, True), (True, False), (False, True), (True, False), (False, False), (False, False), (False, True),
+        False, False, True, False, False, True, False, False, True, False, True, False, False, False, True,
     ]  # fmt: skip
 
 
@@ -145,7 +142,7 @@ def test_a_response_of_which_nothing_has_come():
     """No status, no headers, nothing left over, and nothing to reuse."""
     new = Response()
     assert (new.status, new.headers, new.surplus, new.reusable, new.complete) == (None, {}, 0, False, False)
-    assert (new.between_chunks, new.close_delimited) == (False, False)
+    assert not new.between_chunks
 
 
 def test_each_state_of_a_chunked_body():

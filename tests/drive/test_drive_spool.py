@@ -14,7 +14,7 @@ import pytest
 from harness.base import clock
 from harness.base.errors import StoreError
 from harness.measure import recover
-from harness.measure.drive import collect, driver, leftover, spool
+from harness.measure.drive import collect, driver, spool
 from harness.measure.drive.collect import Collector
 from harness.measure.drive.loop import FEW, PACK_SHARE, SENDS_PER_POLL, Loop
 from harness.records import Endpoint, Load, PlannedRequest, Prompt
@@ -103,8 +103,8 @@ def _left(folder, *, has_key: bool, workers: int = 1):
 def test_a_key_that_the_run_had_is_in_no_row_after_it(tmp_path, has_key):
     """The key is in memory only, so that it cannot be looked for in what an ended run left: errors lose their text."""
     place, plan = _left(tmp_path, has_key=has_key)
-    assert leftover.folders(tmp_path) == [place]
-    (row,) = [row for rows in leftover.rows(place, plan, Load(concurrency=1), []) for row in rows]
+    assert recover.left_folders(tmp_path) == [place]
+    (row,) = [row for rows in recover.left_rows(place, plan, Load(concurrency=1), []) for row in rows]
     assert row.outcome == "http_error"
     assert row.http_status == 401
     assert ("my-own-key" in row.error) is not has_key
@@ -114,7 +114,7 @@ def test_a_living_worker_keeps_its_spool(tmp_path):
     place, plan = _left(tmp_path, has_key=False, workers=2)
     writer = spool.Writer(place, 1)
     with pytest.raises(StoreError, match="still lives"):
-        list(leftover.rows(place, plan, Load(concurrency=1), []))
+        list(recover.left_rows(place, plan, Load(concurrency=1), []))
     os.close(writer._held)
 
 

@@ -47,15 +47,6 @@ def test_event_name_is_kept():
     assert SseParser().feed(b"event: error\ndata: a\n\ndata: b\n\n") == [Event(b"a", "error"), Event(b"b")]
 
 
-def test_unfinished_event_is_noticed():
-    """A stream that stops in an event says so; a finished one does not."""
-    parser = SseParser()
-    parser.feed(b"data: a\n\n")
-    assert not parser.unfinished
-    parser.feed(b"data: b")
-    assert parser.unfinished
-
-
 def test_endless_line_is_an_error():
     """A line beyond the limit is refused instead of growing without bound."""
     parser = SseParser()
@@ -89,7 +80,7 @@ def test_lines_of_an_event_stay_together_wherever_it_is_split(end):
             parser = SseParser()
             pieces = (stream[:first], stream[first:second], stream[second:])
             assert [event for piece in pieces for event in parser.feed(piece)] == expected, (first, second)
-            assert not parser.unfinished
+            assert parser.between != (end == "\r")  # after CR an LF may still come
 
 
 def test_a_read_that_ends_in_cr_is_not_between_events():

@@ -32,7 +32,7 @@ from tests.mutants.mutations import Mutant, is_a_change, mutants_of
 from tests.mutants.selecting import Only
 
 MAY_LIVE = "tests/mutants/may_live.toml"
-PARSERS = ("tests/drive/test_drive_parsers.py", "tests/drive/test_drive_exchange.py")
+PARSERS = ("tests/drive/test_drive_parsers.py", "tests/drive/test_drive_rows.py")
 PACKAGES = {
     "harness/judge": ("tests/judge", "tests/report", "tests/store/test_store_history.py"),
     "harness/price": ("tests/price", "tests/planner"),

@@ -19,8 +19,8 @@ _SEAL_BYTES = 32  # SHA-256 of all before it
 def compiler() -> str:
     """Path of the C compiler ($CC, cc, gcc, clang). Raises ConfigError where there is none."""
     for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
-        if name and (found := shutil.which(name)):
-            return found
+        if name and (path := shutil.which(name)):
+            return path
     raise ConfigError(
         "no C compiler",
         "looked for $CC, cc, gcc, clang",
@@ -74,10 +74,10 @@ def compile_c(source: Path, binary: Path, *, library: bool = False) -> None:
         words = [compiler(), "-O2", *kind, "-o", str(part), str(source)]
         result = subprocess.run(words, capture_output=True, text=True, check=False)
         if result.returncode != 0:
-            said = result.stderr.strip().splitlines()
+            errors = result.stderr.strip().splitlines()
             raise HarnessError(
                 f"{source.name} cannot be compiled",
-                said[0] if said else f"exit status {result.returncode}",
+                errors[0] if errors else f"exit status {result.returncode}",
                 "the C library's headers may be missing (Debian and Ubuntu: libc6-dev); Linux only: epoll, timerfd",
             )
         with part.open("r+b") as file:

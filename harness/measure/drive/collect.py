@@ -13,15 +13,13 @@ import numpy as np
 
 from harness.base import clock
 from harness.measure.drive import dialect, shard, turns
-from harness.measure.drive.exchange import Context, Raw, StampMap, record
+from harness.measure.drive.rows import Context, Raw, StampMap, record
 from harness.measure.drive.spool import Tail
+from harness.measure.job import Job
 from harness.records import (
     DriveProgress,
     DriveReport,
-    Endpoint,
-    Load,
     Outcome,
-    Phase,
     PlannedRequest,
     RequestRecord,
 )
@@ -54,21 +52,18 @@ class Collector:
 
     def __init__(
         self,
-        requests: Sequence[PlannedRequest],
+        job: Job,
         owner: Sequence[int],
         workers: int,
-        load: Load,
-        endpoint: Endpoint,
-        phase: Phase,
-        run_id: str,
         scratch: Path,
+        api_key: str | None = None,
         next_turns: turns.NextTurns | None = None,
         *,
         on_over: Callable[[int, int], None] = lambda *_: None,
         written: bool = True,
     ) -> None:
-        self.requests, self.run_id, self.phase, self.scratch = requests, run_id, phase, scratch
-        self.context = Context(phase, load.concurrency is None, endpoint.api_key)
+        self.job, self.requests, self.scratch = job, job.requests, scratch
+        self.context = Context(job.phase, job.load.concurrency is None, api_key)
         self.places = [array("q") for _ in range(workers)]  # worker -> position in `requests` of each of its requests
         for i, w in enumerate(owner):
             self.places[w].append(i)
@@ -129,25 +124,25 @@ class Collector:
 
     def _request(self, worker: int, index: int) -> tuple[PlannedRequest, str]:
         request = self.requests[self.places[worker][index]]
-        return request, shard.request_id(self.run_id, self.phase, request.seq)
+        return request, shard.request_id(self.job.run_id, self.job.phase, request.seq)
 
     def _rows(self, worker: int, raw: Raw) -> list[RequestRecord]:
         """The row of an exchange, and of the later turns of its session that can no longer be sent."""
         if self.next_turns is None or self.places[worker][raw.index] not in self.next_turns.tree.followers:
             return [self._row(worker, raw)]
-        said = turns.Said()
-        row = self._row(worker, raw, said)
-        return [row, *self._go_on(worker, raw.index, row, said)]
+        content = turns.Content()
+        row = self._row(worker, raw, content)
+        return [row, *self._go_on(worker, raw.index, row, content)]
 
     def _sdk_rows(
-        self, worker: int, index: int, facts: dict[str, Any], said: tuple[list[str], list[int]] | None
+        self, worker: int, index: int, facts: dict[str, Any], content: tuple[list[str], list[int]] | None
     ) -> list[RequestRecord]:
         row = self._sdk_row(worker, index, facts)
-        if self.next_turns is None or said is None:
+        if self.next_turns is None or content is None:
             return [row]
-        return [row, *self._go_on(worker, index, row, turns.Said(*said))]
+        return [row, *self._go_on(worker, index, row, turns.Content(*content))]
 
-    def _go_on(self, worker: int, index: int, row: RequestRecord, said: turns.Said) -> list[RequestRecord]:
+    def _go_on(self, worker: int, index: int, row: RequestRecord, content: turns.Content) -> list[RequestRecord]:
         """Build what waits for this reply; where the reply failed, rows that say so. What we cancelled ourselves is like a
         request that was never sent: no row."""
         assert self.next_turns is not None
@@ -161,8 +156,8 @@ class Collector:
             return [self._unsent(worker, place, why) for place in self.next_turns.descendants(place)]
         for follower in followers:
             request = self.requests[follower]
-            body = self.next_turns.body(follower, place, said)
-            piece = shard.with_headers(body, shard.request_id(self.run_id, self.phase, request.seq))
+            body = self.next_turns.body(follower, place, content)
+            piece = shard.with_headers(body, shard.request_id(self.job.run_id, self.job.phase, request.seq))
             late = self._late[worker]
             at = late.tell()
             late.write(piece)
@@ -176,9 +171,9 @@ class Collector:
         raw = Raw(self._index[place], Outcome.DROPPED.value, why, 0, 0, 0, 0, None, 0, now, False, b"", b"", b"")
         return self._row(worker, raw)
 
-    def _row(self, worker: int, raw: Raw, said: turns.Said | None = None) -> RequestRecord:
+    def _row(self, worker: int, raw: Raw, content: turns.Content | None = None) -> RequestRecord:
         request, name = self._request(worker, raw.index)
-        row = record(raw, request, name, worker, self.stamps[worker], self.context, said)
+        row = record(raw, request, name, worker, self.stamps[worker], self.context, content)
         self.lag_max_ns = max(self.lag_max_ns, clock.monotonic_ns() - raw.ended_ns)
         if raw.lengths:
             self.largest_read = max(self.largest_read, int(np.frombuffer(raw.lengths, np.uint32).max()))
@@ -192,7 +187,7 @@ class Collector:
         row = RequestRecord(
             request_id=name,
             seq=request.seq,
-            phase=self.phase.value,
+            phase=self.job.phase.value,
             worker=worker,
             session_id=request.session_id,
             target_prompt_tokens=request.target_prompt_tokens,
@@ -232,9 +227,9 @@ class Collector:
 
     def damage(self, worker: int) -> str:
         """What of a worker's spool could not be read, in one line; empty if there is none."""
-        found = self.tails[worker].damaged
-        more = f" and {len(found) - 1:,} more places" if len(found) > 1 else ""
-        return f"the spool of worker {worker} is damaged: {found[0]}{more}" if found else ""
+        damaged = self.tails[worker].damaged
+        more = f" and {len(damaged) - 1:,} more places" if len(damaged) > 1 else ""
+        return f"the spool of worker {worker} is damaged: {damaged[0]}{more}" if damaged else ""
 
     def is_behind(self, size: int) -> bool:
         """True if a worker has spooled more than about `size` bytes that were not read yet."""
@@ -312,26 +307,26 @@ class Collector:
 def _indices(owner: Sequence[int]) -> array[int]:
     """Per position in the plan: the index in its owner's shard."""
     seen: dict[int, int] = {}
-    found = array("q")
+    indices = array("q")
     for w in owner:
-        found.append(seen.get(w, 0))
-        seen[w] = found[-1] + 1
-    return found
+        indices.append(seen.get(w, 0))
+        seen[w] = indices[-1] + 1
+    return indices
 
 
 def _about_worker(number: int, report: dict[str, Any]) -> str:
     """Under what conditions a worker's loop ran, in one line."""
     wait_s, still_s = report["core_wait_s"], report["stopped_max_s"]
-    said = [
-        f"priority {report['priority']}"
-        + (
-            ""
-            if (after_s := report["gave_up_s"]) is None
-            else f", given up after {after_s:.1f} s to let parsing catch up"
-        ),
+    gave_up = (
+        "" if (after_s := report["gave_up_s"]) is None else f", given up after {after_s:.1f} s to let parsing catch up"
+    )
+    conditions = [
+        f"priority {report['priority']}" + gave_up,
         report["reader"],
         "time without a core unknown" if wait_s is None else f"waited {wait_s:.3f} s for a core",
     ]
     if still_s > STOOD_STILL_S:
-        said.append(f"stood still for {still_s:.1f} s (stopped, or without a core): reads then were late and merged")
-    return f"worker {number}: {', '.join(said)}"
+        conditions.append(
+            f"stood still for {still_s:.1f} s (stopped, or without a core): reads then were late and merged"
+        )
+    return f"worker {number}: {', '.join(conditions)}"

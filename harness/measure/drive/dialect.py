@@ -18,6 +18,7 @@ from harness.records import Endpoint, PlannedRequest, Prompt
 
 MAX_ERROR_CHARS = 200
 MAX_FINISH_CHARS = 40
+OVERRUN_TIMES = 2  # the tokens asked for: a reply beyond it is another request than the one planned, and billed until somebody hangs up
 MAX_COUNT = 1 << 31  # of tokens: more is nonsense
 
 
@@ -41,8 +42,8 @@ def encode(endpoint: Endpoint, request: PlannedRequest, prompt: Prompt, *, follo
             if prompt.text is None:
                 raise ConfigError("the chat API takes text", f"seq {prompt.seq}", "use api: completions for token ids")
             limit = "max_tokens" if endpoint.vllm_extensions else "max_completion_tokens"
-            said = prompt.messages or (("user", prompt.text),)
-            body |= {"messages": [{"role": role, "content": text} for role, text in said], limit: n}
+            messages = prompt.messages or (("user", prompt.text),)
+            body |= {"messages": [{"role": role, "content": text} for role, text in messages], limit: n}
         case other:
             raise ConfigError("unknown API", other, "use completions or chat")
     body |= {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
@@ -133,7 +134,7 @@ class Reply:
 
     __slots__ = (
         "_gap",
-        "_said",
+        "_kept",
         "cached",
         "chunk_ns",
         "done",
@@ -147,9 +148,9 @@ class Reply:
         "tokens",
     )
 
-    def __init__(self, said: Any | None = None) -> None:
-        """`said`: where the content is kept (turns.Said), if it is needed."""
-        self._said = said
+    def __init__(self, content: Any | None = None) -> None:
+        """`content`: where it is kept (turns.Content), if it is needed."""
+        self._kept = content
         self.chunk_ns: list[int] = []
         self.tokens: list[int | None] = []
         self.first_visible_ns: int | None = None
@@ -185,9 +186,9 @@ class Reply:
         for choice in choices:
             if choice.finish_reason:
                 self.finish_reason = redaction.text(choice.finish_reason)[:MAX_FINISH_CHARS]
-        if self._said is not None and choices:
-            self._said.text.append(_content(choices[0]))
-            self._said.token_ids += choices[0].token_ids or ()
+        if self._kept is not None and choices:
+            self._kept.text.append(_content(choices[0]))
+            self._kept.token_ids += choices[0].token_ids or ()
         usage = chunk.usage
         grown = None if usage is None else self._take_usage(usage)
         if self._gap:
@@ -232,6 +233,11 @@ class Reply:
         """Tokens per token-bearing chunk; None unless every one of them said so."""
         known = tuple(n for n in self.tokens if n is not None)
         return known if len(known) == len(self.tokens) and known else None
+
+
+def overrun(tokens: int, target: int) -> str | None:
+    """What is wrong with a reply of so many tokens where `target` were asked for, if anything is."""
+    return f"{tokens} tokens came where {target} were asked for" if tokens > OVERRUN_TIMES * target else None
 
 
 def _count(tokens: int) -> int:

@@ -63,12 +63,10 @@ def drive(
     with _folder(job.scratch) as folder:
         place = folder.path
         try:
-            feed = Feed(requests, job.prompts, owner, count, endpoint, job.run_id, job.phase, place, tree)
+            feed = Feed(job, owner, count, endpoint, place, tree)
             _fill_first(feed, watcher)
             following = turns.NextTurns(requests, tree, feed.units, endpoint) if tree.waiting else None
-            collector = Collector(
-                requests, owner, count, load, endpoint, job.phase, job.run_id, place, following, on_over=feed.over
-            )
+            collector = Collector(job, owner, count, place, endpoint.api_key, following, on_over=feed.over)
             about = {
                 "phase": job.phase.value,
                 "run_id": job.run_id,
@@ -76,20 +74,18 @@ def drive(
                 "has_key": endpoint.api_key is not None,
             }
             (place / ABOUT).write_text(json.dumps(about))
-            processes = start_workers(
-                place, count, driver, endpoint, head, load, timeouts, job.duration_s, kernel_stamps=KERNEL_STAMPS
-            )
-            session = _Session(processes, collector, feed, watcher)
-            session.wait_ready()
-            session.measure_clocks()
+            processes = start_workers(job, place, count, driver, endpoint, head, timeouts, kernel_stamps=KERNEL_STAMPS)
+            parent = _Parent(processes, collector, feed, watcher)
+            parent.wait_ready()
+            parent.measure_clocks()
             watcher.progress(collector.progress(clock.monotonic_ns()))
             started_ns = clock.monotonic_ns() + LEAD_NS
             collector.started_ns = started_ns
             folder.needed = True
-            session.run(started_ns)
+            parent.run(started_ns)
             watcher.ended()
             folder.needed = False
-            return collector.report(driver, session.stop_reason)
+            return collector.report(driver, parent.stop_reason)
         except _StoppedError as stopped:
             return _nothing_sent(driver, str(stopped))
         finally:
@@ -183,12 +179,12 @@ def owners(
     return [slot_owner[i % load.concurrency] for i in range(len(requests))]
 
 
-class _Session:
+class _Parent:
     """The parent's loop over running workers."""
 
     def __init__(self, processes: list[WorkerProcess], collector: Collector, feed: Feed, watcher: Watcher) -> None:
         self.processes, self.collector, self.feed, self.watcher = processes, collector, feed, watcher
-        self.asked = ""  # "" | drain | abort
+        self.action = ""  # "" | drain | abort
         self.stop_word: str | None = None
         self.abort_by_ns: int | None = None
         self.died = self.yielded = False
@@ -207,34 +203,34 @@ class _Session:
         while not all(p.ready or p.finished for p in self.processes):
             self._advance()
             self._look_at_stop()
-            if self.asked or clock.monotonic_ns() > give_up:
+            if self.action or clock.monotonic_ns() > give_up:
                 break
             clock.sleep(READY_REST_S)
         for process in self.processes:
-            if not process.ready and not self.asked:
+            if not process.ready and not self.action:
                 process.kill()
 
     def measure_clocks(self) -> None:
         """How far each worker's clock is from ours, by question and answer: the quickest of a few. On one machine the clock
-        is the same, and what is found lies within its own error."""
+        is the same, and the distance lies within its own error."""
         for worker, process in enumerate(self.processes):
             best: tuple[int, int] | None = None
             for _ in range(CLOCK_ROUNDS):
                 self.collector.clock_ns.pop(worker, None)
-                asked = clock.monotonic_ns()
+                before_ns = clock.monotonic_ns()
                 process.tell("clock")
-                while worker not in self.collector.clock_ns and clock.monotonic_ns() - asked < CLOCK_WAIT_NS:
+                while worker not in self.collector.clock_ns and clock.monotonic_ns() - before_ns < CLOCK_WAIT_NS:
                     clock.sleep(CLOCK_REST_S)
                     self._collect()
-                heard = clock.monotonic_ns()
-                said = self.collector.clock_ns.get(worker)
-                if said is not None and (best is None or heard - asked < 2 * best[1]):
-                    best = said - (asked + heard) // 2, (heard - asked + 1) // 2
+                after_ns = clock.monotonic_ns()
+                clock_ns = self.collector.clock_ns.get(worker)
+                if clock_ns is not None and (best is None or after_ns - before_ns < 2 * best[1]):
+                    best = clock_ns - (before_ns + after_ns) // 2, (after_ns - before_ns + 1) // 2
             self.collector.offsets[worker] = best or (0, 0)
 
     def run(self, started_ns: int) -> None:
         for process, (offset_ns, error_ns) in zip(self.processes, self.collector.offsets, strict=True):
-            if not self.asked:
+            if not self.action:
                 process.tell(f"go {started_ns + (offset_ns if abs(offset_ns) > error_ns else 0)}")
         next_stop, next_progress = 0, started_ns
         rest_s = TURN_REST_S if self.collector.next_turns else REST_S
@@ -274,16 +270,16 @@ class _Session:
 
     def _look_at_stop(self) -> None:
         word = self.watcher.should_stop()
-        if word is None or self.asked == "abort":
+        if word is None or self.action == "abort":
             return
         action = "drain" if word == "drain" else "abort"
-        if action == self.asked:
+        if action == self.action:
             return
-        self.asked, self.stop_word = action, self.stop_word if self.stop_word not in (None, "drain") else word
+        self.action, self.stop_word = action, self.stop_word if self.stop_word not in (None, "drain") else word
         self._abort() if action == "abort" else self._tell("drain")
 
     def _abort(self) -> None:
-        self.asked = "abort"
+        self.action = "abort"
         self.abort_by_ns = self.abort_by_ns or clock.monotonic_ns() + int(ABORT_S * 1e9)
         self._tell("abort")
 
@@ -316,7 +312,7 @@ class _Session:
 
     def _stop_for_death(self) -> None:
         self.died = True
-        if self.asked != "abort":
+        if self.action != "abort":
             self._abort()
 
 

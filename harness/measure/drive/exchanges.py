@@ -6,9 +6,8 @@ from collections import deque
 from typing import Any
 
 from harness.base import clock
-from harness.measure.drive import endings, http1, overrun, reader, wire
-from harness.measure.drive.connections import ConnectFailedError, Connections
-from harness.measure.drive.deadlines import Deadlines
+from harness.measure.drive import dialect, http1, reader, sse, wire
+from harness.measure.drive.connections import ConnectFailedError, Connections, Deadlines
 from harness.measure.drive.shard import Shard
 from harness.measure.drive.turns import Turns
 from harness.records import Outcome
@@ -24,7 +23,7 @@ _OUT = 4  # EPOLLOUT
 
 class Exchanges:
     """All of one worker. The reader takes the streams that it adopted by itself; every other event comes to
-    `event`. Ended exchanges stand in `outbox` as flat tuples, the fields of exchange.Raw with the reads not yet packed."""
+    `event`. Ended exchanges stand in `outbox` as flat tuples, the fields of rows.Raw with the reads not yet packed."""
 
     def __init__(
         self,
@@ -102,7 +101,7 @@ class Exchanges:
             conn.state = wire.WAITING
             if conn.fresh():
                 self.reader.adopt(conn)
-                conn.look_reads = overrun.TIMES * self.shard.asked[conn.index] + LOOK_READS
+                conn.look_reads = dialect.OVERRUN_TIMES * self.shard.target_tokens[conn.index] + LOOK_READS
                 self.reader.look(conn, conn.look_reads, self._most_bytes(conn))
             conn.last_ns = conn.sent_ns
             self.sent += 1
@@ -180,8 +179,8 @@ class Exchanges:
     def _candidate(self, conn: wire.Conn) -> None:
         """The bytes so far end like a last chunk. After `data: [DONE]` they are: the stream has said that it is over.
         Otherwise the framing parser decides, and reads along from here on."""
-        if endings.said_done(self.reader.tail(conn, endings.TAIL_BYTES)):
-            self.finish(conn, "", "", reuse=bool(endings.usual_head(self.reader.begin(conn))))
+        if http1.has_done(self.reader.tail(conn, http1.TAIL_BYTES)):
+            self.finish(conn, "", "", reuse=bool(http1.usual_head(self.reader.begin(conn))))
         else:
             self._carefully(conn)
 
@@ -223,7 +222,7 @@ class Exchanges:
     # ------------------------------------------------------------ ends
 
     def _most_bytes(self, conn: wire.Conn) -> int:
-        return MOST_BYTES + MOST_BYTES_A_TOKEN * self.shard.asked[conn.index]
+        return MOST_BYTES + MOST_BYTES_A_TOKEN * self.shard.target_tokens[conn.index]
 
     def look(self, conn: wire.Conn) -> bool:
         """Whether a reply in flight may go on: it is ended where it holds more than it may, or bears too many tokens."""
@@ -232,9 +231,8 @@ class Exchanges:
             self.finish(conn, Outcome.PROTOCOL_ERROR, f"response longer than {most} bytes", reuse=False)
             return False
         if (reads := self.reader.reads(conn)) >= conn.look_reads > 0:
-            tokens, asked = overrun.tokens_of(self.reader.all(conn)), self.shard.asked[conn.index]
-            if tokens > overrun.TIMES * asked:
-                self.finish(conn, Outcome.OVERRUN, overrun.said(tokens, asked), reuse=False)
+            if too_long := dialect.overrun(_tokens_of(self.reader.all(conn)), self.shard.target_tokens[conn.index]):
+                self.finish(conn, Outcome.OVERRUN, too_long, reuse=False)
                 return False
             conn.look_reads = 2 * reads
         self.reader.look(conn, conn.look_reads, most)
@@ -291,3 +289,14 @@ class Exchanges:
         while self.again:
             index, due, _, _, retried, _ = self.again.popleft()
             self._fail_unsent(index, due, Outcome.CANCELLED, "", retried=retried)
+
+
+def _tokens_of(data: bytes) -> int:
+    """Tokens in the bytes of a reply that goes on, by the server's usage or one a chunk; of what can be read of it."""
+    response, events, reply = http1.Response(), sse.SseParser(), dialect.Reply()
+    try:
+        for event in events.feed(response.feed(data)):
+            reply.take(event.data, 0)
+    except (http1.HttpError, sse.SseError, ValueError, RecursionError):
+        pass
+    return reply.visible_tokens()

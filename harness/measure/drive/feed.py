@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from harness.base import clock
 from harness.measure.drive import dialect, shard, turns
-from harness.records import Endpoint, Phase, PlannedRequest, Prompt
+from harness.measure.job import Job
+from harness.records import Endpoint, Prompt
 
 AHEAD_BYTES = 256 << 20  # of all workers: written and not begun
 SEGMENT_BYTES = 16 << 20
@@ -21,28 +22,20 @@ class Feed:
     call writes all of them."""
 
     def __init__(
-        self,
-        requests: Sequence[PlannedRequest],
-        prompts: Iterable[Prompt],
-        owner: Sequence[int],
-        workers: int,
-        endpoint: Endpoint,
-        run_id: str,
-        phase: Phase,
-        scratch: Path,
-        tree: turns.Tree,
+        self, job: Job, owner: Sequence[int], workers: int, endpoint: Endpoint, scratch: Path, tree: turns.Tree
     ) -> None:
-        self.requests, self.endpoint, self.run_id, self.phase, self.tree = requests, endpoint, run_id, phase, tree
+        requests = self.requests = job.requests
+        self.job, self.endpoint, self.tree = job, endpoint, tree
         self._planned = turns.Planned(scratch / "planned") if tree.waiting else None
-        self._prompts: Iterator[Prompt] = iter(prompts)
+        self._prompts: Iterator[Prompt] = iter(job.prompts)
         self._owner, self._next = owner, 0
         due_ns: list[list[int]] = [[] for _ in range(workers)]
-        asked: list[list[int]] = [[] for _ in range(workers)]
+        tokens: list[list[int]] = [[] for _ in range(workers)]
         for i, request in enumerate(requests):
             due_ns[owner[i]].append(self._due_ns(i))
-            asked[owner[i]].append(request.target_output_tokens)
+            tokens[owner[i]].append(request.target_output_tokens)
         for worker in range(workers):
-            shard.create(scratch, worker, due_ns[worker], asked[worker])
+            shard.create(scratch, worker, due_ns[worker], tokens[worker])
         if tree.waiting:
             turns.write_tree(tree, owner, workers, scratch)
         self._ahead_bytes = 0
@@ -99,7 +92,7 @@ class Feed:
         piece = b""
         if i not in self.tree.root:  # else its bytes are made when it is known what they answer
             body = dialect.encode(self.endpoint, request, prompt, followed=followed)
-            piece = shard.with_headers(body, shard.request_id(self.run_id, self.phase, request.seq))
+            piece = shard.with_headers(body, shard.request_id(self.job.run_id, self.job.phase, request.seq))
         size += len(piece)
         written.add(piece, size, self._due_ns(i), request.target_output_tokens)
         self._ahead_bytes += size
@@ -127,18 +120,18 @@ class _Written:
         self._rows = array("q")  # index entries that the worker does not see yet
         self._published = 0
 
-    def add(self, piece: bytes, size: int, due_ns: int, asked: int) -> None:
+    def add(self, piece: bytes, size: int, due_ns: int, target_tokens: int) -> None:
         """The next request; without a piece it waits for another's reply."""
         self._size.append(size)
         if not piece:
             self._segment_of.append(-1)
-            self._rows.extend((0, 0, due_ns, asked))
+            self._rows.extend((0, 0, due_ns, target_tokens))
             return
         file = self._segment_file()
         file.write(piece)
         self._segment_of.append(self._segment)
         self._left[self._segment] += 1
-        self._rows.extend((self._segment << shard.SEGMENT_BITS | self._at, len(piece), due_ns, asked))
+        self._rows.extend((self._segment << shard.SEGMENT_BITS | self._at, len(piece), due_ns, target_tokens))
         self._at += len(piece)
 
     def publish(self) -> None:

@@ -1,7 +1,9 @@
 """The response side of HTTP/1.1 (RFC 9112): bytes in, body bytes out, no I/O.
 
 Hand-written because it decides, per read, which bytes of which read belong to the body, and when a kept-alive
-connection is free again. Handles chunked, content-length and close-delimited bodies, and skips 1xx responses.
+connection is free again. Handles chunked, content-length and close-delimited bodies, and skips 1xx responses. Below the parser
+stand the rules by which a loop sees a reply's beginning and end without parsing it: they may only ever say yes where the
+parser would, and what they do not know goes to the parser.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ _MAX_SIZE_LINE = 4096
 _HEX = re.compile(rb"[0-9A-Fa-f]{1,15}$")
 _LENGTH = re.compile(r"[0-9]{1,18}$")
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: .*)?$")
+
+ENDS = b"\r\n\r\n"  # of a last chunk, with or without trailers
+_DONE_END = b"data: [DONE]\n\n\r\n0\r\n\r\n"
+TAIL_BYTES = len(_DONE_END)
 
 
 class HttpError(Exception):
@@ -57,10 +63,6 @@ class Response:
     def between_chunks(self) -> bool:
         """True where a chunk's size line comes next and nothing of it has come."""
         return self._at is _At.SIZE and not self._held
-
-    @property
-    def close_delimited(self) -> bool:
-        return self._at is _At.CLOSE
 
     def feed(self, data: bytes) -> bytes:
         """Body bytes contained in `data`. Raises HttpError on bytes that are not HTTP/1.1 framing."""
@@ -181,3 +183,25 @@ class Response:
             raise HttpError("a chunk size is not hexadecimal")
         self._left = int(size, 16)
         self._at = _At.DATA if self._left else _At.TRAILER
+
+
+# ---------------------------------------------------------------- without parsing
+
+
+def usual_head(data: bytes) -> bool | None:
+    """For a first read: True or False for the head of a chunked 200 that came whole, as the connection may be used
+    again or not; None for anything else, which does not take the hot path."""
+    head = data[: data.find(ENDS) + 2].lower()
+    if not head.startswith(b"http/1.1 200") or b"\r\ntransfer-encoding: chunked\r\n" not in head:
+        return None
+    return b"\r\nconnection: close\r\n" not in head
+
+
+def may_end(first: bytes) -> bool:
+    """A first read that ends like a last chunk, by more than the head's own end."""
+    return first.endswith(ENDS) and first.find(ENDS) < len(first) - len(ENDS)
+
+
+def has_done(tail: bytes) -> bool:
+    """The bytes end with `data: [DONE]` and a last chunk: the stream has said that it is over."""
+    return tail.endswith(_DONE_END)

@@ -11,13 +11,11 @@ import os
 from dataclasses import dataclass
 
 from harness.base import clock
-from harness.measure.drive import priority, reader, wire
-from harness.measure.drive.connections import Connections
-from harness.measure.drive.deadlines import Deadlines
+from harness.measure.drive import reader, scheduling, wire
+from harness.measure.drive.connections import Connections, Deadlines
 from harness.measure.drive.exchanges import Exchanges
 from harness.measure.drive.shard import AWAITS, NOT_READY_S, Shard
 from harness.measure.drive.spool import Writer
-from harness.measure.drive.timer import WakeTimer
 from harness.measure.drive.turns import Turns
 from harness.records import Outcome, Timeouts
 
@@ -62,7 +60,7 @@ class Loop:
         self.next = 0  # position in `order`
         self.reader = reader.make(config.reader, tls=wire.destination(config.base_url).tls)
         self.poll = self.reader.poll
-        self.timer = WakeTimer()
+        self.timer = scheduling.WakeTimer()
         self.armed_ns = FOREVER_NS
         self.holder = wire.hold_kernel_stamping() if config.kernel_stamps else None
         self.deadlines = Deadlines(config.timeouts, self.reader)
@@ -282,7 +280,7 @@ class Loop:
                     self.spool.put(("clock", clock.monotonic_ns()))
                 case b"yield" if self.gave_up_s is None:
                     self.gave_up_s = max(0, clock.monotonic_ns() - self.started_ns) / 1e9
-                    priority.give_up()
+                    scheduling.give_up_priority()
                 case b"drain":
                     self.stopping = True
                 case b"abort":

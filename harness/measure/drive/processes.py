@@ -14,7 +14,8 @@ from typing import Any
 import harness
 from harness.base.files import NO_ROOM_EXIT_CODE
 from harness.measure.drive import reader
-from harness.records import Endpoint, Load, Timeouts
+from harness.measure.job import Job
+from harness.records import Endpoint, Timeouts
 
 
 class WorkerProcess:
@@ -82,14 +83,13 @@ class WorkerProcess:
 
 
 def start_workers(
+    job: Job,
     scratch: Path,
     count: int,
     driver: str,
     endpoint: Endpoint,
     head: bytes,
-    load: Load,
     timeouts: Timeouts,
-    duration_s: float | None,
     *,
     kernel_stamps: bool,
 ) -> list[WorkerProcess]:
@@ -98,7 +98,8 @@ def start_workers(
     compiled = reader.library() if driver == "wire" else None
     try:
         for number in range(count):
-            slots = None if load.concurrency is None else len(range(number, load.concurrency, count))
+            concurrency = job.load.concurrency
+            slots = None if concurrency is None else len(range(number, concurrency, count))
             config = {
                 "worker": number,
                 "driver": driver,
@@ -110,7 +111,7 @@ def start_workers(
                 "head": head.decode("ascii"),
                 "slots": slots,
                 "timeouts": [timeouts.connect_s, timeouts.first_token_s, timeouts.idle_s, timeouts.total_s],
-                "duration_ns": None if duration_s is None else int(duration_s * 1e9),
+                "duration_ns": None if job.duration_s is None else int(job.duration_s * 1e9),
                 "kernel_stamps": kernel_stamps,
                 "reader": compiled,
             }

@@ -21,7 +21,7 @@ from harness.base import clock
 from harness.base.errors import HarnessError
 from harness.base.files import cache_dir
 from harness.measure.drive import cc, wire
-from harness.measure.drive.endings import ENDS, may_end, usual_head
+from harness.measure.drive.http1 import ENDS, may_end, usual_head
 
 SOURCE = Path(__file__).with_name("reader.c")
 UNUSUAL, MAY_END, CLOSED, LOST, LONG = 1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 20  # beyond epoll's own bits

@@ -19,11 +19,11 @@ import openai
 from harness.base import clock
 from harness.base.files import NO_ROOM_EXIT_CODE, is_no_room
 from harness.measure.control_request import is_loopback
-from harness.measure.drive import dialect, overrun
-from harness.measure.drive.pauses import Pauses
+from harness.measure.drive import dialect
+from harness.measure.drive.scheduling import Pauses
 from harness.measure.drive.shard import AWAITS, NOT_READY_S, Shard
 from harness.measure.drive.spool import Writer
-from harness.measure.drive.turns import Said, Turns
+from harness.measure.drive.turns import Content, Turns
 from harness.records import Outcome, Timeouts
 
 LATE_NS = 5_000_000
@@ -93,7 +93,7 @@ class _Driver:
             "late_sends": self.late_sends,
             "user_reads": 0,
             "cut": self.cut,
-            "pauses": self.pauses.said(),
+            "pauses": self.pauses.words(),
             "ended_ns": clock.monotonic_ns(),
         }
         self.spool.put(("report", json.dumps(report)))
@@ -209,8 +209,10 @@ class _Driver:
         while late is None and not self.share.is_ready(index):  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(NOT_READY_S)
         name, body = split_piece(late or self.share.piece(index))
-        said = Said() if self.turns is not None and self.turns.followers[index] else None
-        call = _Call(self.client, self.config["api"], self.timeouts, name, body, self.share.asked[index], said)
+        content = Content() if self.turns is not None and self.turns.followers[index] else None
+        call = _Call(
+            self.client, self.config["api"], self.timeouts, name, body, self.share.target_tokens[index], content
+        )
         self.in_flight += 1
         try:
             self.share.sent[index] = clock.monotonic_ns()
@@ -218,7 +220,7 @@ class _Driver:
         finally:
             self.in_flight -= 1
             self.late_sends += (call.sent_ns or due_ns) - due_ns > LATE_NS
-            kept = None if said is None else (said.text, said.token_ids)
+            kept = None if content is None else (content.text, content.token_ids)
             self.spool.put(("facts", index, {"due_ns": due_ns} | call.facts(), kept))
 
 
@@ -232,12 +234,12 @@ class _Call:
         timeouts: Timeouts,
         name: str,
         body: dict[str, Any],
-        asked: int,
-        said: Said | None,
+        target_tokens: int,
+        content: Content | None,
     ) -> None:
         self.client, self.api, self.timeouts, self.name, self.body = client, api, timeouts, name, body
-        self.asked = asked  # output tokens
-        self.reply = dialect.Reply(said)
+        self.target_tokens = target_tokens
+        self.reply = dialect.Reply(content)
         self.sent_ns: int | None = None
         self.first_byte_ns: int | None = None
         self.ended_ns = 0
@@ -254,11 +256,11 @@ class _Call:
                     chunks = aiter(stream)
                     more = await self._next(chunks)
                 phase = Outcome.TIMEOUT_IDLE
-                while more and self._tokens_to_spare() >= 0:
+                while more and not self._too_long():
                     async with asyncio.timeout(self.timeouts.idle_s):
                         more = await self._next(chunks)
-            if self._tokens_to_spare() < 0:
-                self.outcome, self.error = Outcome.OVERRUN, overrun.said(self.reply.visible_tokens(), self.asked)
+            if too_long := self._too_long():
+                self.outcome, self.error = Outcome.OVERRUN, too_long
                 await stream.close()
             elif self.reply.error is not None:
                 self.outcome, self.error = Outcome.ERROR_EVENT, self.reply.error
@@ -278,8 +280,8 @@ class _Call:
         finally:
             self.ended_ns = clock.monotonic_ns()
 
-    def _tokens_to_spare(self) -> int:
-        return overrun.TIMES * self.asked - self.reply.visible_tokens()
+    def _too_long(self) -> str | None:
+        return dialect.overrun(self.reply.visible_tokens(), self.target_tokens)
 
     async def _create(self) -> Any:
         extra = {key: self.body.pop(key) for key in _VLLM_ONLY if key in self.body}

@@ -21,7 +21,7 @@ UNSCHEDULED = -1
 AWAITS = -2  # goes out after the reply to another
 NOT_READY_S = 0.001  # then it is looked again whether a request is written
 SEGMENT_BITS = 44  # of a request's place: its segment above them, its offset there below
-_FIELDS = 4  # int64 of an index entry: place, length, scheduled_ns (UNSCHEDULED in a closed loop, AWAITS for a later turn), asked
+_FIELDS = 4  # int64 of an index entry: place, length, scheduled_ns (UNSCHEDULED in a closed loop, AWAITS for a later turn), output tokens
 _OPEN_SEGMENTS = 2
 
 
@@ -49,10 +49,10 @@ def with_headers(body: bytes, name: str) -> bytes:
     return f"x-request-id: {name}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 
 
-def create(scratch: Path, worker: int, due_ns: Sequence[int], asked: Sequence[int]) -> None:
+def create(scratch: Path, worker: int, due_ns: Sequence[int], target_tokens: Sequence[int]) -> None:
     """An index in which no request is written yet, and the stamps beside it."""
     rows = array("q", bytes(8 * _FIELDS * (len(due_ns) + 1)))
-    for row, (due, tokens) in enumerate(zip(due_ns, asked, strict=True)):
+    for row, (due, tokens) in enumerate(zip(due_ns, target_tokens, strict=True)):
         rows[_FIELDS * row + 2], rows[_FIELDS * row + 3] = due, tokens
     index_file(scratch, worker).write_bytes(rows.tobytes())
     sent_file(scratch, worker).write_bytes(bytes(8 * len(due_ns)))
@@ -70,7 +70,7 @@ def open_sent(scratch: Path, worker: int) -> memoryview:
 
 
 class Shard:
-    """A worker's view of its share. `scheduled_ns` and `asked` (output tokens) per request; `sent` is shared with the parent."""
+    """A worker's view of its share. `scheduled_ns` and `target_tokens` (of output) per request; `sent` is shared with the parent."""
 
     def __init__(self, scratch: Path, worker: int) -> None:
         self._scratch, self._worker = scratch, worker
@@ -78,13 +78,13 @@ class Shard:
         rows = array("q")
         rows.frombytes(self._index[:-_FIELDS].tobytes())
         self.scheduled_ns: Sequence[int] = rows[2::_FIELDS]
-        self.asked: Sequence[int] = rows[3::_FIELDS]
+        self.target_tokens: Sequence[int] = rows[3::_FIELDS]
         self.sent = open_sent(scratch, worker)
         self._written = 0  # of the requests, when it was last looked
         self._segments: dict[int, int] = {}  # number -> descriptor
 
     def __len__(self) -> int:
-        return len(self.asked)
+        return len(self.target_tokens)
 
     def is_ready(self, index: int) -> bool:
         """Whether the request's bytes are written."""

@@ -124,10 +124,10 @@ class Tail:
             self._at = 0
         size = os.fstat(self._fd).st_size
         while self._at < size:
-            found, after = self._record(size)
-            if found is not None:
+            message, after = self._record(size)
+            if message is not None:
                 self._at = after
-                return found
+                return message
             if after == self._at:  # no more can be read by now: it may still come, into a segment without a successor
                 whole, known = self._is_whole(), size
                 size = os.fstat(self._fd).st_size
@@ -162,8 +162,8 @@ class Tail:
     def _next_magic(self, size: int) -> int:
         """Where the next record may begin; here if nowhere."""
         with mmap.mmap(self._fd, size, access=mmap.ACCESS_READ) as data:
-            found = data.find(MAGIC, self._at + 1)
-        return self._at if found < 0 else found
+            at = data.find(MAGIC, self._at + 1)
+        return self._at if at < 0 else at
 
     def _advance(self) -> bool:
         """Go to the next segment if the writer has: then this one is whole, and a last look found nothing more."""

@@ -39,11 +39,6 @@ class SseParser:
         self._started = False  # the place for a BOM is past
 
     @property
-    def unfinished(self) -> bool:
-        """True while an event has been begun and not dispatched (a stream that ends here lost something)."""
-        return bool(self._data) or any(self._held)
-
-    @property
     def between(self) -> bool:
         """True where the bytes so far end with an event, and nothing of the next has come."""
         return self._started and not (self._held or self._data or self._name or self._skip_lf)

@@ -91,7 +91,7 @@ def of_worker(scratch: Path, worker: int) -> Turns | None:
 
 
 @dataclass(slots=True)
-class Said:
+class Content:
     """A reply's content, kept only where a later turn needs it."""
 
     text: list[str] = field(default_factory=list)
@@ -133,7 +133,7 @@ class Splice:
 
     start: int
     tokens: int
-    said: tuple[int, ...] | str
+    content: tuple[int, ...] | str
 
 
 class Planned:
@@ -174,10 +174,10 @@ class NextTurns:
         self.requests, self.tree, self._units, self._endpoint = requests, tree, units, endpoint
         self._splices: dict[int, tuple[Splice, ...]] = {}  # of turns sent whose followers are still to be built
 
-    def body(self, position: int, before: int, said: Said) -> bytes:
+    def body(self, position: int, before: int, reply: Content) -> bytes:
         """JSON body of the turn at `position` after the reply to the one at `before`."""
         units, earlier = self._units(position), self._units(before)
-        splices = self._splices_of(units, earlier, self._splices.get(before, ()), said)
+        splices = self._splices_of(units, earlier, self._splices.get(before, ()), reply)
         if position in self.tree.followers:
             self._splices[position] = splices
         if position == self.tree.followers[before][-1]:
@@ -187,20 +187,20 @@ class NextTurns:
 
     def descendants(self, position: int) -> list[int]:
         """All that wait for this one, directly or through others."""
-        found = list(self.tree.followers.get(position, ()))
-        for one in found:  # grows while it is read
-            found += self.tree.followers.get(one, ())
-        return found
+        waiting = list(self.tree.followers.get(position, ()))
+        for one in waiting:  # grows while it is read
+            waiting += self.tree.followers.get(one, ())
+        return waiting
 
     def _splices_of(
-        self, units: list[Any], earlier: list[Any], inherited: tuple[Splice, ...], said: Said
+        self, units: list[Any], earlier: list[Any], inherited: tuple[Splice, ...], reply: Content
     ) -> tuple[Splice, ...]:
         """What the context holds of real replies: those before, as far as the two planned prompts agree, and the newest
         one where the earlier prompt is resent whole (but for a part of a block)."""
         common = _common(units, earlier)
         kept = tuple(splice for splice in inherited if splice.start + splice.tokens <= common)
         content: tuple[int, ...] | str = (
-            tuple(said.token_ids) if isinstance(units[0], int) else redaction.known("".join(said.text))
+            tuple(reply.token_ids) if isinstance(units[0], int) else redaction.known("".join(reply.text))
         )
         room = len(units) - common - (self._endpoint.api == "chat")  # a chat ends with words of the user
         if common + BLOCK_TOKENS <= len(earlier) or room <= 0 or not content:
@@ -208,7 +208,7 @@ class NextTurns:
         if isinstance(content, tuple):
             content = content[:room]
             return (*kept, Splice(common, len(content), content))
-        tokens = min(room, max(1, len(said.token_ids) or len(said.text)))
+        tokens = min(room, max(1, len(reply.token_ids) or len(reply.text)))
         return (*kept, Splice(common, tokens, content))
 
 
@@ -234,7 +234,7 @@ def _spliced(api: str, seq: int, units: list[Any], splices: tuple[Splice, ...]) 
     parts: list[tuple[str, Any]] = []
     at = 0
     for splice in splices:
-        parts += [("user", units[at : splice.start]), ("assistant", splice.said)]
+        parts += [("user", units[at : splice.start]), ("assistant", splice.content)]
         at = splice.start + splice.tokens
     parts.append(("user", units[at:]))
     if isinstance(units[0], int):

@@ -66,8 +66,8 @@ def resolve(to: Destination) -> list[Address]:
     """Addresses to try, in the system's order. Raises OSError (socket.gaierror) if the name is unknown."""
     if to.unix is not None:
         return [(socket.AF_UNIX, to.unix)]
-    found = socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
-    return [(family, address) for family, _, _, _, address in found]
+    infos = socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
+    return [(family, address) for family, _, _, _, address in infos]
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:

@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.base import clock, redaction
 from harness.base.files import NO_ROOM_EXIT_CODE, is_no_room
-from harness.measure.drive import priority, shard, turns
+from harness.measure.drive import scheduling, shard, turns
 from harness.measure.drive.loop import Loop, LoopConfig
 from harness.measure.drive.spool import Writer
 from harness.records import Timeouts
@@ -56,11 +56,11 @@ def without_key(api_key: str) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
             case "exchange":
                 return (*message[:-1], hide(message[-1]))
             case "facts":
-                kind, index, facts, said = message
+                kind, index, facts, content = message
                 texts = {name: redaction.known(text) for name, text in facts.items() if isinstance(text, str)}
-                if said is not None and (whole := "".join(said[0])) != (kept := redaction.known(whole)):
-                    said = [kept], said[1]
-                return kind, index, facts | texts, said
+                if content is not None and (whole := "".join(content[0])) != (kept := redaction.known(whole)):
+                    content = [kept], content[1]
+                return kind, index, facts | texts, content
         return message
 
     return veil
@@ -98,7 +98,7 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, sessions: t
         reader=config["reader"],
     )
     loop = Loop(wire_config, share, spool, CONTROL_FD, sessions)
-    obtained = priority.ask()
+    obtained = scheduling.ask_priority()
     loop.prepare()
     gc.collect()
     gc.disable()  # a full collection over the replies in flight would stop the reads for up to half a second

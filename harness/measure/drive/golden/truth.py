@@ -44,10 +44,10 @@ def compare(
     lags: list[npt.NDArray[np.int64]] = []
     gaps: list[npt.NDArray[np.int64]] = []
     late: list[npt.NDArray[np.float64]] = []
-    got = whole = 0
+    tokens_seen = whole = 0
     for row in rows:
         served = truth.get(row.request_id)
-        got += len(row.chunk_ns)
+        tokens_seen += len(row.chunk_ns)
         if served is None or not row.chunk_ns:
             continue
         late.append(server.lateness_s(served))
@@ -67,8 +67,8 @@ def compare(
     return Comparison(
         requests=len(rows),
         whole=whole,
-        tokens=got,
-        tokens_per_s=got / seconds if seconds > 0 else None,
+        tokens=tokens_seen,
+        tokens_per_s=tokens_seen / seconds if seconds > 0 else None,
         requests_per_s=(len(sent) - 1) / spread_s if spread_s > 0 else None,
         lag_p50_s=lag_p50,
         lag_p99_s=lag_p99,

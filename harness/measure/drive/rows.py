@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.base import redaction
 from harness.base.clock import NS, Anchor
-from harness.measure.drive import dialect, http1, overrun, sse, turns
+from harness.measure.drive import dialect, http1, sse, turns
 from harness.records import Outcome, Phase, PlannedRequest, RequestRecord
 
 _USER = -1  # seconds of a stamp that was taken in user space
@@ -74,8 +74,8 @@ class StampMap:
         at = np.maximum(np.searchsorted(self._keys, real, "right") - 1, 0)
         mapped = real - self._offsets[at]
         user = pairs[:, 0] == _USER
-        found: list[int] = np.where(user, pairs[:, 1], mapped).tolist()
-        return found
+        stamps_ns: list[int] = np.where(user, pairs[:, 1], mapped).tolist()
+        return stamps_ns
 
 
 # A usual read, as nearly every server sends them: one chunk, which is one event, which is one data line. By a read's
@@ -96,10 +96,10 @@ def _learn(read: bytes) -> None:
 class _Reading:
     """The reply read through once: framing, then events, each with the stamp of the read that completed it."""
 
-    def __init__(self, said: turns.Said | None) -> None:
+    def __init__(self, content: turns.Content | None) -> None:
         self.response = http1.Response()
         self.events = sse.SseParser()
-        self.reply = dialect.Reply(said)
+        self.reply = dialect.Reply(content)
         self.streaming = False
         self.merged_reads = 0
         self.error_body = bytearray()
@@ -210,7 +210,7 @@ def _finished(reply: dialect.Reply, note: str | None) -> tuple[Outcome, str | No
 
 
 def _outcome(
-    raw: Raw, reading: _Reading, lengths: Sequence[int], stamps: Sequence[int], asked: int
+    raw: Raw, reading: _Reading, lengths: Sequence[int], stamps: Sequence[int], target_tokens: int
 ) -> tuple[Outcome, str | None]:
     """Read the reply, and judge it: whatever a server sends is a row."""
     try:
@@ -218,8 +218,8 @@ def _outcome(
         outcome, error = _judge(raw, reading)
     except Exception as unforeseen:
         outcome, error = Outcome.PROTOCOL_ERROR, f"the reply cannot be read ({type(unforeseen).__name__})"
-    if outcome is Outcome.OK and (tokens := reading.reply.visible_tokens()) > overrun.TIMES * asked:
-        return Outcome.OVERRUN, overrun.said(tokens, asked)
+    if outcome is Outcome.OK and (too_long := dialect.overrun(reading.reply.visible_tokens(), target_tokens)):
+        return Outcome.OVERRUN, too_long
     return outcome, error
 
 
@@ -237,10 +237,10 @@ def record(
     worker: int,
     stamp_map: StampMap,
     context: Context,
-    said: turns.Said | None = None,
+    content: turns.Content | None = None,
 ) -> RequestRecord:
-    """The row of one exchange; the reply's content goes into `said`, where one is given."""
-    reading = _Reading(said)
+    """The row of one exchange; the reply's content goes into `content`, where one is given."""
+    reading = _Reading(content)
     lengths = array("I")
     lengths.frombytes(raw.lengths)
     stamps = stamp_map.monotonic(raw.stamps)

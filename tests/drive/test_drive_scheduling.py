@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from harness.measure.drive.pauses import Pauses
+from harness.measure.drive.scheduling import Pauses
 
 
 def test_pauses_are_counted_while_entered():
@@ -15,4 +15,4 @@ def test_pauses_are_counted_while_entered():
     gc.collect()
     assert pauses.count == 2
     assert 0 < pauses.longest_ns < pauses.total_ns < 5 * 10**9
-    assert "stopped it 2 times" in pauses.said()
+    assert "stopped it 2 times" in pauses.words()

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.base.clock import Anchor
-from harness.measure.drive import exchange
+from harness.measure.drive.rows import Context, Raw, StampMap, _Reading, record
 from harness.records import Phase, PlannedRequest
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 REQUEST = PlannedRequest(0, None, 8, 4, None, 0)
-CONTEXT = exchange.Context(Phase.MEASURE, open_loop=False, api_key=None)
+CONTEXT = Context(Phase.MEASURE, open_loop=False, api_key=None)
 
 
 def chunk(body: bytes, size: bytes = b"%x") -> bytes:
@@ -34,10 +34,10 @@ def event(tokens: int, text: str = " a", finish: str | None = None) -> bytes:
 def row_of(reads: list[bytes]):
     stamps = b"".join(struct.pack("=qq", 10, 1000 * i) for i in range(len(reads)))
     lengths = array("I", map(len, reads)).tobytes()
-    raw = exchange.Raw(0, "", "", 1, 1, 1, 0, True, 1, 10**12, False, stamps, lengths, b"".join(reads))
-    stamp_map = exchange.StampMap()
+    raw = Raw(0, "", "", 1, 1, 1, 0, True, 1, 10**12, False, stamps, lengths, b"".join(reads))
+    stamp_map = StampMap()
     stamp_map.add(Anchor(0, 0, 1))
-    return exchange.record(raw, REQUEST, "r", 0, stamp_map, CONTEXT)
+    return record(raw, REQUEST, "r", 0, stamp_map, CONTEXT)
 
 
 def both_ways(reads: list[bytes]):
@@ -45,8 +45,8 @@ def both_ways(reads: list[bytes]):
     row_of(reads)  # lets it learn
     short = row_of(reads)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exchange, "_beginnings", {})
-        patch.setattr(exchange, "_learn", lambda _: None)
+        patch.setattr("harness.measure.drive.rows._beginnings", {})
+        patch.setattr("harness.measure.drive.rows._learn", lambda _: None)
         return short, row_of(reads)
 
 
@@ -105,8 +105,8 @@ def test_usual_reads_take_the_short_way(monkeypatch):
     reads = [HEAD, *USUAL, END]
     row_of(reads)
     careful = []
-    read = exchange._Reading._read
-    monkeypatch.setattr(exchange._Reading, "_read", lambda self, data, at: careful.append(data) or read(self, data, at))
+    read = _Reading._read
+    monkeypatch.setattr(_Reading, "_read", lambda self, data, at: careful.append(data) or read(self, data, at))
     row_of(reads)
     assert careful == [HEAD, USUAL[0], END]
 
