@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
-from scipy.stats import t as student
-
+from harness.base.stats import t_above
 from harness.config.load import CapacitySpec
 from harness.judge.capacity_fit import Curve, fit, near, uneven
 from harness.judge.capacity_probe import FEW_MISSES, LEAST_INFLATION
@@ -306,6 +305,6 @@ def over_repetitions(results: Sequence[CapacityResult]) -> CapacityMean:
     if n == 1:
         return CapacityMean("found", 1, known[0], results[0].low_rps, results[0].high_rps, output_tps)
     own = math.sqrt(sum(math.log((r.high_rps or 1) / (r.low_rps or 1)) ** 2 for r in results)) / (2 * n)
-    between = float(student.ppf(0.975, n - 1)) * stdev(math.log(v) for v in known) / math.sqrt(n)
+    between = t_above(1 - 0.975, n - 1) * stdev(math.log(v) for v in known) / math.sqrt(n)
     half = max(own, between)
     return CapacityMean("found", n, mean, mean * math.exp(-half), mean * math.exp(half), output_tps)

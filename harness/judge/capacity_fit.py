@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import special
-from scipy.stats import t as student
 
+from harness.base.stats import t_above
 from harness.judge.capacity_probe import unevenness
 from harness.records import ProbeResult
 
@@ -149,7 +149,7 @@ def _fit_around(probes: Sequence[ProbeResult], attainment: float, centre_rps: fl
     variance = 0.0
     for covariance, freedom in _covariances(rows, theta, information, dispersion):
         own = float(gradient @ covariance @ gradient)
-        half = max(half, float(student.ppf(0.975, max(3, freedom))) * math.sqrt(own))
+        half = max(half, t_above(1 - 0.975, max(3, freedom)) * math.sqrt(own))
         variance = max(variance, own)
     half = min(half, _REACH)
     # misses come in rare clusters: their log is below the log of their mean by half its variance (second order, so that it

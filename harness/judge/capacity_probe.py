@@ -15,9 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
-from scipy.stats import t as student
 
+from harness.base.stats import normal_above, t_above
 from harness.records import Outcome, ProbeResult, RequestRecord
 from harness.records.metrics import hidden_tokens, seconds, tpot_s
 
@@ -25,8 +24,8 @@ BATCHES = 10
 PASS_NOW, FAIL_NOW = "stop: pass", "stop: fail"
 
 _CLEAR_P = 0.00135  # one-sided, as 3 standard errors: some 20 looks a probe keep a wrong stop below about 2 %
-_ABOVE_Z = float(norm.isf(_CLEAR_P))
-_BELOW_Z = {freedom: float(student.isf(_CLEAR_P, freedom)) for freedom in range(1, BATCHES)}
+_ABOVE_Z = normal_above(_CLEAR_P)
+_BELOW_Z = {freedom: t_above(_CLEAR_P, freedom) for freedom in range(1, BATCHES)}
 _HOPELESS = 0.5  # below it a probe need not last for its shortest time to be clear
 _INTERVAL_Z = 1.96
 _LOOK = 1.2  # looks at n, 1.2 n, ..: more of them would find more accidents

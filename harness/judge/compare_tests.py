@@ -17,14 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+
+from harness.base.stats import t_above, t_beyond
 
 FloatArray = npt.NDArray[np.float64]
-
-
-def t_above(tail: float, df: float) -> float:
-    """The value that Student's t exceeds with probability `tail`."""
-    return -float(special.stdtrit(df, tail))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +65,7 @@ def _test(effect: float, variance: float, df: float, floor: float, *, paired: bo
     if variance <= tiny:
         return Contrast(effect, 0.0, df, 1.0, paired) if abs(effect) <= 1e-12 else None
     error = math.sqrt(variance)
-    return Contrast(effect, error, df, 2 * float(special.stdtr(df, -abs(effect) / error)), paired)
+    return Contrast(effect, error, df, t_beyond(effect / error, df), paired)
 
 
 def is_paired(pairs: Sequence[tuple[FloatArray, FloatArray]], tests: int, alpha: float) -> bool:

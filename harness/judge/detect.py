@@ -21,12 +21,12 @@ import numpy.typing as npt
 from scipy import optimize, special
 
 from harness.base.errors import ConfigError
-from harness.judge.bootstrap import inside_variance
+from harness.base.stats import inside_variance, t_above
 from harness.judge.columns import measured
 from harness.judge.compare import ALPHA, MIN_EFFECT, pair_of
 from harness.judge.compare_keys import check_comparable, match_cells
 from harness.judge.compare_sides import ComparedRun, Side, require_valid
-from harness.judge.compare_tests import t_above, worth_pairing
+from harness.judge.compare_tests import worth_pairing
 from harness.judge.distributions import per_request
 from harness.judge.repeats import CellKey, Point, by_cell, intervals, points, usable
 from harness.records import CellInterval, Detectable, Detection, Load

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.stats import t as student
 
+from harness.base.stats import t_above
 from harness.judge.columns import FloatArray, Requests
 from harness.judge.distributions import per_request
 from harness.records import Window
@@ -54,7 +54,7 @@ def growing(requests: Requests, start_ns: int, end_ns: int, settling_ns: int) ->
     left = y - mean - slope * spread
     error = math.sqrt(float((left**2).sum()) / (blocks - 2) / float((spread**2).sum()))
     rise = slope * (end_ns - start_ns) / 1e9
-    if slope <= student.ppf(_CERTAIN, blocks - 2) * error or (slope <= _FALLS_BEHIND and rise <= _RISES * mean):
+    if slope <= t_above(1 - _CERTAIN, blocks - 2) * error or (slope <= _FALLS_BEHIND and rise <= _RISES * mean):
         return None
     return (
         f"the queue grows: from the first to the last request counted, the E2EL of a reply of average length rose by {rise:.3g} s "

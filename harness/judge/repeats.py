@@ -1,7 +1,7 @@
 """Repetitions of a cell: a metric's mean over them, and an interval. The repetition is the unit, never the request.
 
 Requests of one run share a server, a queue and a minute of the machine's life, so an interval over requests says nothing of the
-next run. With one repetition there is no interval. Which interval, and why, is in bootstrap.py.
+next run. With one repetition there is no interval. Which interval, and why, is in base/stats.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.base.errors import ConfigError
-from harness.judge.bootstrap import student_t
+from harness.base.stats import mean_interval
 from harness.records import CellInterval, Load, RunSummary
 from harness.records.metrics import METRICS
 
@@ -126,7 +126,7 @@ def interval(cell: CellKey, runs: Sequence[RunSummary], point: Point, level: flo
     values = np.array([value for _, value in seen], np.float64)
     log = not point.is_share and bool((values > 0).all())
     scaled = np.log(values) if log else values
-    between = student_t(scaled, level)
+    between = mean_interval(scaled, level)
     middle, low, high = _back(float(scaled.mean()), between, log=log, share=point.is_share)
     return CellInterval(
         target=cell[0],

@@ -13,13 +13,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from harness.base import stats
 from harness.base.errors import ConfigError, InvalidRunError
 from harness.planner.sweep import LEVEL, OfferedRate, Sweep, sweep
-from harness.planner.uncertainty import Interval, bootstrap_runs
+from harness.planner.uncertainty import Interval
 from harness.price.machine_match import RanOn, ran_on
 from harness.records import OVERLOAD, RunSummary, SearchedCapacity
 
 Usage = tuple[tuple[int, int, int, int], ...]
+_BOOTSTRAP = "bootstrap over runs: Student's t x standard error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +333,8 @@ def _saturated(runs: Sequence[RunSummary]) -> Measured:
     rates = {name: [float(s.scalars["request_rps"] or 0) for s in same] for name, same in by_load.items()}
     name = max(rates, key=lambda key: fmean(rates[key]))
     best, seen = by_load[name], rates[name]
-    interval = bootstrap_runs(seen, fmean)
+    ends = stats.bootstrap_mean(seen, LEVEL)
+    interval = None if ends is None else Interval(ends[0], fmean(seen), ends[1], LEVEL, _BOOTSTRAP, len(seen))
     warnings = [f"run {s.run_id} is {s.verdict.state}" for s in best if s.verdict.state != "VALID"]
     warnings.append("no SLO was declared: the capacity is throughput at saturation, at any latency, an upper bound")
     if interval is None:

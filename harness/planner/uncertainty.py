@@ -1,19 +1,12 @@
-"""How sure a cost is: bootstrap over runs for what was measured, Monte Carlo for what was assumed, both in one draw.
-
-Requests of one run share its queue, so the run is what is resampled, never the request. With five or so runs, percentiles of the
-bootstrap are too narrow (88 % covered at 5 runs, 75 % at 3, for 90 % asked, even when expanded): the interval is the statistic
-+- Student's t x sqrt(n/(n-1)) x the bootstrap's standard error, on the logarithm of a positive statistic. Tests hold its coverage
-to 88-92 % on simulated campaigns of 5 runs. A statistic that is infinite in some resample has no standard error: there the
-expanded percentiles are taken (Hesterberg 2015, 10.1080/00031305.2015.1089789), and the infinite values stay.
-"""
+"""How sure a cost is: Monte Carlo over what was measured and what was assumed, both in one draw."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +14,6 @@ from numpy.typing import NDArray
 from harness.base.errors import ConfigError
 
 Floats = NDArray[np.float64]
-T = TypeVar("T")
-BOOTSTRAP = "bootstrap over runs: Student's t x standard error"
-BOOTSTRAP_INFINITE = "bootstrap over runs: expanded percentiles, infinite values kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,66 +26,6 @@ class Interval:
     level: float
     method: str
     runs: int
-
-
-def student_t(p: float, freedom: int) -> float:
-    """The p-quantile (p >= 0.5) of Student's t, by bisection of its integral over t = sqrt(freedom) tan(angle)."""
-    angles = np.linspace(0, math.pi / 2, 20_001)
-    density = np.cos(angles) ** (freedom - 1)
-    area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(freedom) * math.tan(float(np.interp((2 * p - 1) * area[-1], area, angles)))
-
-
-def bootstrap_means(runs: Floats, level: float = 0.9, draws: int = 1000, seed: int = 1) -> tuple[Floats, Floats]:
-    """Low and high of the mean over the last axis of `runs` (positive values), for every campaign on the other axes at once."""
-    count = runs.shape[-1]
-    picks = np.random.default_rng(seed).integers(0, count, (draws, count))
-    weights = np.zeros((count, draws))
-    np.add.at(weights, (picks, np.arange(draws)[:, None]), 1 / count)
-    middle, reach = np.log(runs.mean(axis=-1)), _reach(count, level) * np.log(runs @ weights).std(axis=-1)
-    return np.exp(middle - reach), np.exp(middle + reach)
-
-
-def _reach(runs: int, level: float) -> float:
-    """Standard errors to either side: t, and sqrt(n/(n-1)) because resamples vary less than the runs do."""
-    return math.sqrt(runs / (runs - 1)) * student_t(1 - (1 - level) / 2, runs - 1)
-
-
-def _levels(runs: int, level: float) -> tuple[float, float]:
-    tail = NormalDist().cdf(-_reach(runs, level))
-    return tail, 1 - tail
-
-
-def bootstrap_runs(
-    runs: Sequence[T],
-    statistic: Callable[[Sequence[T]], float],
-    *,
-    level: float = 0.9,
-    draws: int = 2000,
-    seed: int = 1,
-) -> Interval | None:
-    """Interval of any statistic of a set of runs (a ratio of sums, a capacity found again in each resample); None for one run.
-
-    An infinite statistic of a resample counts. Raises ConfigError for no runs, or a statistic that is not a number.
-    """
-    count = len(runs)
-    if count == 0:
-        raise ConfigError("no runs to resample", 0, "repeat the measurement: 5 runs are the least for an interval")
-    middle = statistic(runs)
-    if count == 1:
-        return None
-    picks = np.random.default_rng(seed).integers(0, count, (draws, count))
-    values = np.array([statistic([runs[i] for i in pick]) for pick in picks])
-    if math.isnan(middle) or np.isnan(values).any():
-        raise ConfigError("statistic of the runs is not a number", middle, "leave out runs that have no value")
-    if not np.isfinite([middle, *values]).all():
-        low, high = quantiles(values, _levels(count, level))
-        return Interval(low, middle, high, level, BOOTSTRAP_INFINITE, count)
-    if middle > 0 and values.min() > 0:
-        reach = math.exp(_reach(count, level) * float(np.log(values).std()))
-        return Interval(middle / reach, middle, middle * reach, level, BOOTSTRAP, count)
-    reach = _reach(count, level) * float(values.std())
-    return Interval(middle - reach, middle, middle + reach, level, BOOTSTRAP, count)
 
 
 def quantiles(values: Floats, at: Sequence[float]) -> list[float]:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.judge import bootstrap
 from harness.judge.repeats import intervals, points
 from harness.records import Load
 from harness.records.metrics import METRICS
@@ -70,51 +69,3 @@ def test_every_point_reads_a_metric_of_the_table():
     with pytest.raises(ConfigError) as error:
         points(["latency"])
     assert "tpot_s.p99" in error.value.advice
-
-
-@pytest.mark.parametrize("n", [2, 3, 5, 10])
-def test_students_t_covers_where_the_percentile_bootstrap_does_not(n):
-    """2,000 draws: Student's t within 2 points of 95 %, the percentile bootstrap below 92 %."""
-    rng = np.random.default_rng(n)
-    drawn = rng.standard_normal((2000, n))
-    t = [bootstrap.student_t(x, 0.95) for x in drawn]
-    assert np.mean([low <= 0 <= high for low, high in t]) == pytest.approx(0.95, abs=0.02)
-    plain = [bootstrap.percentile(x, 0.95, draws=300) for x in drawn[:600]]
-    assert np.mean([low <= 0 <= high for low, high in plain]) < 0.92
-
-
-def test_bootstrap_t_at_ten_covers():
-    """600 draws of 10: 95 % within 3 points; repetitions without spread give their own value."""
-    rng = np.random.default_rng(1)
-    found = [bootstrap.bootstrap_t(rng.standard_normal(10), 0.95, draws=500) for _ in range(600)]
-    assert np.mean([low <= 0 <= high for low, high in found]) == pytest.approx(0.95, abs=0.03)
-    assert bootstrap.bootstrap_t(np.full(4, 2.0), 0.95) == (2.0, 2.0)
-
-
-def test_hierarchical_bootstrap_sees_both_levels():
-    """Runs that differ by 1 and requests by 3: the interval is wider than runs alone or requests alone would make it."""
-    rng = np.random.default_rng(3)
-    runs = [rng.normal(rng.normal(0, 1), 3, 50) for _ in range(10)]
-    low, high = bootstrap.hierarchical(runs, lambda x: float(x.mean()), 0.95, draws=600)
-    means = np.array([r.mean() for r in runs])
-    requests_alone = 2 * 1.96 * 3 / math.sqrt(500)
-    assert high - low > 1.5 * requests_alone
-    plain_low, plain_high = bootstrap.percentile(means, 0.95)
-    assert high - low > plain_high - plain_low
-    assert bootstrap.hierarchical(runs[:1], lambda x: float(x.mean()), 0.95) is None
-
-
-def test_inside_variance_of_a_mean_is_the_textbooks():
-    """Independent requests: the block bootstrap's variance of the mean is s^2 / n within a third."""
-    x = np.random.default_rng(1).normal(0, 2, 1000)
-    assert bootstrap.inside_variance(x, lambda v: float(v.mean()), draws=400) == pytest.approx(4 / 1000, rel=0.33)
-    assert bootstrap.inside_variance(x[:19], lambda v: float(v.mean())) is None
-
-
-def test_neighbours_that_share_a_queue_have_less_to_say():
-    """Strongly correlated requests: the variance is several times that of the same requests shuffled."""
-    rng = np.random.default_rng(1)
-    x = np.repeat(rng.normal(0, 1, 200), 10)
-    kept = bootstrap.inside_variance(x, lambda v: float(v.mean()), draws=300)
-    shuffled = bootstrap.inside_variance(rng.permutation(x), lambda v: float(v.mean()), draws=300)
-    assert kept > 3 * shuffled

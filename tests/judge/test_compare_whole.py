@@ -11,7 +11,7 @@ from scipy import stats
 
 from harness.judge.compare import compare
 from harness.judge.compare_sides import side
-from harness.judge.compare_tests import holm_levels, is_paired, paired_t, t_above, welch_t, worth_pairing
+from harness.judge.compare_tests import holm_levels, is_paired, paired_t, welch_t, worth_pairing
 from harness.records import ComparedSide, Comparison, Effect, Load
 from tests.judge.compare_campaigns import INVALID, campaign, run
 
@@ -233,11 +233,6 @@ def test_pairs_are_repetitions_in_the_order_of_their_measuring():
 
 
 # ---------------------------------------------------------------- the tests and the choice between them
-
-
-def test_what_t_exceeds():
-    """By scipy's table."""
-    assert t_above(0.025, 3) == pytest.approx(stats.t.isf(0.025, 3))
 
 
 def test_tests_need_two_values():

@@ -13,7 +13,7 @@ from scipy.special import digamma, ndtr, polygamma, stdtrit
 from scipy.stats import chi2
 
 from harness.base.errors import ConfigError
-from harness.judge.bootstrap import inside_variance
+from harness.base.stats import inside_variance
 from harness.judge.compare_sides import ComparedRun, side
 from harness.judge.detect import chance, detect, repetitions_needed, shared_variances, smallest_change
 from harness.judge.summary import summarise

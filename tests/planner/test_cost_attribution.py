@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
+from harness.base.stats import nnls
 from harness.planner.attribution import (
     Shares,
     Traffic,
@@ -21,7 +22,6 @@ from harness.planner.attribution import (
     step_shares,
 )
 from harness.planner.black_box import ShapeCost, at_capacity, fit_shapes
-from harness.planner.least_squares import nnls
 from harness.planner.step_log import parse, together
 from harness.records import Cell, Load, SearchedCapacity, Window
 from tests.planner.step_simulator import DECODE, KV, PREFILL, T0, simulate
@@ -242,27 +242,6 @@ def test_a_shape_whose_capacity_is_not_known_is_left_out_and_said(runs, reason):
     assert known.shapes == ()
     assert {run.cell.workload in name for run in runs for name in known.left_out} >= {True}
     assert all(reason in said for said in known.left_out.values())
-
-
-def test_nnls_sees_a_column_that_is_tiny_beside_another():
-    """A column 1e-38 the size of another still gets its coefficient, and so does the other; an empty column gets 0."""
-    x = np.array([[0.0, 1.2e-38, 0.0], [0.0, 0.0, 1.0]])
-    assert nnls(x, np.array([1.0, 1.0])) == pytest.approx([0, 1 / 1.2e-38, 1])
-
-
-@given(st.lists(st.lists(st.floats(0, 10), min_size=3, max_size=3), min_size=4, max_size=8), st.data())
-def test_nnls_is_non_negative_and_no_single_change_helps(rows, data):
-    """The optimum: no coefficient below 0, and no step in one coefficient lowers the error (convex, so none does)."""
-    x = np.array(rows)
-    y = np.array(data.draw(st.lists(st.floats(-10, 10), min_size=len(rows), max_size=len(rows))))
-    c = nnls(x, y)
-    assert (c >= 0).all()
-    error = np.sum((y - x @ c) ** 2)
-    for k in range(3):
-        for step in (-1e-3, 1e-3):
-            moved = c.copy()
-            moved[k] = max(0.0, moved[k] + step)
-            assert np.sum((y - x @ moved) ** 2) >= error - 1e-6 * (1 + error)
 
 
 @pytest.mark.parametrize(

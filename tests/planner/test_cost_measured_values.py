@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import fmean
 
 import pytest
 
 from harness.base.errors import ConfigError
+from harness.base.stats import bootstrap_mean
 from harness.planner.measured import Measured, measured_capacity
 from harness.planner.sweep import OfferedRate, sweep
-from harness.planner.uncertainty import Interval, bootstrap_runs
+from harness.planner.uncertainty import Interval
 from harness.records import Load
 from tests.planner.measured_runs import FAILED, GREW, LATE, ONE_GPU, UNKNOWN, USAGE, at, run
 
@@ -168,7 +168,8 @@ def served(name, rps, load=4, **words):
 def test_throughput_at_saturation():
     """The load with the highest mean over its runs, one of them UNKNOWN: an upper bound with its bootstrap."""
     runs = [served("a", 8.0), served("b", 9.0, verdict=UNKNOWN, created_utc="2026-11-03"), served("c", 3.0, load=1), served("d", None)]  # fmt: skip
-    interval = bootstrap_runs([8.0, 9.0], fmean)
+    ends = bootstrap_mean([8.0, 9.0], 0.9)
+    interval = Interval(ends[0], 8.5, ends[1], 0.9, "bootstrap over runs: Student's t x standard error", 2)
     assert measured_capacity(runs) == Measured(
         plan_rps=interval.low,
         rps=8.5,

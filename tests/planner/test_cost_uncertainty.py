@@ -15,19 +15,15 @@ from harness.planner import breakeven
 from harness.planner import scenario as scenario_module
 from harness.planner.measured import Measured
 from harness.planner.uncertainty import (
-    BOOTSTRAP_INFINITE,
     Assumption,
     Case,
     Interval,
-    bootstrap_means,
-    bootstrap_runs,
     draw,
     hosted_usd_per_hour,
     outlook,
     permanent_rps,
     quantiles,
     self_usd_per_hour,
-    student_t,
     tornado,
     two_way,
 )
@@ -46,52 +42,6 @@ RANGES = [
     Assumption("tokenizer_ratio", 0.95, 1.0, 1.2),
     Assumption("capacity_rps", 32.26 * 0.92, 32.26, 32.26 * 1.08),
 ]
-
-
-@pytest.mark.parametrize("kind", ["normal", "lognormal"])
-def test_intervals_of_5_runs_cover_the_truth_in_88_to_92_of_100_campaigns(kind):
-    """1,000 simulated campaigns of 5 runs, 90 % asked: the truth is inside in 88-92 % of them."""
-    rng = np.random.default_rng(3)
-    runs = rng.normal(100, 8, (1000, 5)) if kind == "normal" else rng.lognormal(0, 0.2, (1000, 5))
-    truth = 100 if kind == "normal" else math.exp(0.02)
-    low, high = bootstrap_means(runs)
-    assert 0.88 <= np.mean((low <= truth) & (truth <= high)) <= 0.92
-
-
-def test_the_plain_percentile_bootstrap_would_not():
-    """Percentiles of resampled means of 5 runs cover under 86 %: why they are not used."""
-    runs = np.random.default_rng(3).normal(100, 8, (1000, 5))
-    picks = np.random.default_rng(1).integers(0, 5, (1000, 5))
-    low, high = np.quantile(runs[:, picks].mean(axis=-1), (0.05, 0.95), axis=1)
-    assert np.mean((low <= 100) & (high >= 100)) < 0.86
-
-
-def test_a_campaign_alone_gives_the_same_interval_as_among_others():
-    """The general function, given the mean as its statistic, agrees with the vectorised one to the draws' noise."""
-    runs = [98.0, 105.0, 91.0, 101.0, 110.0]
-    one = bootstrap_runs(runs, lambda r: sum(r) / len(r))
-    low, high = bootstrap_means(np.array([runs]), draws=2000)
-    assert (one.low, one.high) == pytest.approx((low[0], high[0]), rel=0.01)
-    assert one.low < one.middle < one.high
-
-
-def test_one_run_has_no_interval_and_no_runs_is_an_error():
-    """One run says nothing of its repeatability: None, not an interval of width 0."""
-    assert bootstrap_runs([1.0], lambda r: r[0]) is None
-    with pytest.raises(ConfigError, match="no runs"):
-        bootstrap_runs([], lambda r: 0.0)
-
-
-def test_a_resample_without_an_answer_stays_infinite():
-    """A statistic that is infinite for some resamples keeps an infinite end, and says how it was made."""
-    found = bootstrap_runs([1.0, 1.0, 1.0, 1.0, 0.0], lambda r: math.inf if sum(r) < 4 else sum(r))
-    assert found.high == math.inf
-    assert found.method == BOOTSTRAP_INFINITE
-
-
-def test_student_t_known_values():
-    """t at 95 %: 2.132 with 4 degrees of freedom, 6.314 with 1, 1.645 at very many."""
-    assert [round(student_t(0.95, n), 3) for n in (1, 4, 10, 5000)] == [6.314, 2.132, 1.812, 1.645]
 
 
 def test_joint_draws_are_the_same_again():
@@ -239,7 +189,6 @@ def test_a_measured_capacity_enters_the_odds_as_its_interval(monkeypatch, replic
         (lambda: outlook(QWEN, [Assumption("capacity_rps", 1, float("nan"), 2)]), "low <= mode <= high"),
         (lambda: outlook(QWEN, [Assumption("gpu", 1, 2, 3)]), "no such assumption"),
         (lambda: quantiles(np.array([1.0, float("nan")]), (0.5,)), "not a number"),
-        (lambda: bootstrap_runs([1.0, 2.0], lambda r: float("nan")), "not a number"),
     ],
 )
 def test_bad_ranges_are_refused(make, says):

@@ -4,100 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from statistics import NormalDist, fmean
+from statistics import NormalDist
 
 import numpy as np
 import pytest
-from scipy.stats import t as students_t
 
 from harness.base.errors import ConfigError
 from harness.planner.uncertainty import (
     Assumption,
-    Interval,
-    bootstrap_means,
-    bootstrap_runs,
     checked,
     draw,
     quantiles,
-    student_t,
 )
-
-BOOTSTRAP = "bootstrap over runs: Student's t x standard error"
-BOOTSTRAP_INFINITE = "bootstrap over runs: expanded percentiles, infinite values kept"
-RUNS = [98.0, 105.0, 91.0, 101.0, 110.0]
-
-
-def resampled(runs, draws, seed):
-    """The same resamples: indices drawn once, a row each."""
-    picks = np.random.default_rng(seed).integers(0, len(runs), (draws, len(runs)))
-    return [[runs[i] for i in row] for row in picks]
-
-
-def reach(n, level):
-    return math.sqrt(n / (n - 1)) * students_t.ppf(1 - (1 - level) / 2, n - 1)
-
-
-# ---------------------------------------------------------------- over runs
-
-
-@pytest.mark.parametrize(("p", "freedom"), [(0.95, 1), (0.95, 2), (0.995, 4), (0.75, 9), (0.9, 200), (0.5, 3)])
-def test_students_t_is_scipys(p, freedom):
-    """From one degree of freedom to many, from the median to the far tail."""
-    assert student_t(p, freedom) == pytest.approx(students_t.ppf(p, freedom), rel=1e-4, abs=1e-9)
-
-
-@pytest.mark.parametrize(("words", "level", "draws", "seed"), [({}, 0.9, 2000, 1), ({"level": 0.5, "draws": 300, "seed": 7}, 0.5, 300, 7)])  # fmt: skip
-def test_an_interval_of_a_positive_statistic_is_on_its_logarithm(words, level, draws, seed):
-    """The statistic times and over exp(t sqrt(n/(n-1)) x the standard deviation of the resamples' logarithms)."""
-    spread = np.std([math.log(fmean(one)) for one in resampled(RUNS, draws, seed)])
-    factor = math.exp(reach(5, level) * spread)
-    middle = fmean(RUNS)
-    found = bootstrap_runs(RUNS, fmean, **words)
-    assert found == Interval(pytest.approx(middle / factor, rel=1e-5), middle, pytest.approx(middle * factor, rel=1e-5), level, BOOTSTRAP, 5)  # fmt: skip
-
-
-@pytest.mark.parametrize("runs", [[-2.0, 1.0, 4.0], [0.0, 1.0, 4.0], [-3.0, -1.0, -2.0]])
-def test_an_interval_around_0_is_not(runs):
-    """A statistic that is not above 0 in all resamples: plus and minus."""
-    half = reach(3, 0.9) * np.std([fmean(one) for one in resampled(runs, 2000, 1)])
-    middle = fmean(runs)
-    assert bootstrap_runs(runs, fmean) == Interval(
-        pytest.approx(middle - half, rel=1e-4), middle, pytest.approx(middle + half, rel=1e-4), 0.9, BOOTSTRAP, 3
-    )
-
-
-def test_infinite_resamples_are_expanded_percentiles():
-    """Values of the resamples at the normal's shares of the widened reach; a statistic that is infinite itself, too."""
-    tail = NormalDist().cdf(-reach(5, 0.9))
-
-    def total(runs):
-        return math.inf if sum(runs) < 470 else sum(runs)
-
-    values = np.sort([total(one) for one in resampled(RUNS, 2000, 1)])
-    low, high = (values[math.ceil(share * 2000) - 1] for share in (tail, 1 - tail))
-    assert bootstrap_runs(RUNS, total) == Interval(low, sum(RUNS), high, 0.9, BOOTSTRAP_INFINITE, 5)
-    assert bootstrap_runs(RUNS, lambda runs: math.inf).middle == math.inf
-    most = bootstrap_runs(RUNS, lambda runs: math.inf if list(runs) == RUNS else 1.0)
-    assert (most.low, most.middle, most.high, most.method) == (1.0, math.inf, 1.0, BOOTSTRAP_INFINITE)
-
-
-def test_a_statistic_that_is_no_number_anywhere_is_refused():
-    """Of the runs themselves, or of one resample."""
-    with pytest.raises(ConfigError, match="not a number"):
-        bootstrap_runs(RUNS, lambda runs: math.nan if list(runs) == RUNS else 1.0)
-    with pytest.raises(ConfigError, match="not a number"):
-        bootstrap_runs(RUNS, lambda runs: 1.0 if list(runs) == RUNS else math.nan)
-    assert bootstrap_runs([3.0], lambda runs: math.nan) is None
-
-
-@pytest.mark.parametrize(("words", "level", "draws", "seed"), [({}, 0.9, 1000, 1), ({"level": 0.5, "draws": 300, "seed": 7}, 0.5, 300, 7)])  # fmt: skip
-def test_means_of_many_campaigns_at_once(words, level, draws, seed):
-    """Each campaign as by itself, with the same resamples."""
-    other = [2.0, 3.0, 2.5, 2.0, 4.0]
-    low, high = bootstrap_means(np.array([[RUNS], [other]]), **words)
-    for at, runs in ((0, RUNS), (1, other)):
-        factor = math.exp(reach(5, level) * np.std([math.log(fmean(one)) for one in resampled(runs, draws, seed)]))
-        assert (low[at, 0], high[at, 0]) == pytest.approx((fmean(runs) / factor, fmean(runs) * factor), rel=1e-5)
 
 
 def test_quantiles_are_values_that_were_drawn():

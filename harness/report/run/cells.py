@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.judge.bootstrap import student_t
+from harness.base.stats import mean_interval
 from harness.records import CostLine, CostReport, Load, RunSummary
 from harness.records.metrics import METRICS
 from harness.report import formats
@@ -219,7 +219,7 @@ def _spread(seen: Sequence[Any]) -> Spread:
     if len(seen) >= _MIN_FOR_INTERVAL:
         values = np.array([float(value) for value in seen])
         positive = bool((values > 0).all())
-        ends = student_t(np.log(values) if positive else values, 0.95)
+        ends = mean_interval(np.log(values) if positive else values, 0.95)
         if ends is not None and ends[1] > ends[0]:
             kind = type(seen[0])
             low, high = (math.exp(end) if positive else end for end in ends)
