@@ -11,6 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from harness import pipeline
+from harness.base import clock
 from harness.base.errors import ConfigError, HarnessError, StoreError, TargetError
 from harness.cli.reproduce import reproduce_command
 from harness.measure.campaign.ran import Ran
@@ -301,45 +302,47 @@ def test_hardware_is_said_in_one_line():
 # ---------------------------------------------------------------- running
 
 
-@pytest.fixture
-def runner(monkeypatch, tmp_path):
-    """measure_campaign and analyse replaced: a run directory for each cell, its summary by name; `fails` raises after N cells."""
-    made: dict[str, object] = {}
-    asked: list[list[str]] = []
-    fails: dict[str, HarnessError] = {}
-    concluded: list[tuple[str, int, int]] = []
+class Runner:
+    """measure_campaign, conclude and analyse replaced: a run for each cell, of the campaign `now`; `fails` raises at a target's first cell."""
 
-    def measure_campaign(spec, out, display, stop):
-        asked.append([load.points()[0].name for load in spec.loads])
+    def __init__(self, out: Path) -> None:
+        self.out, self.now = out, "20261124T113000Z"
+        self.runs: list[object] = []
+        self.places: list[Path] = []
+        self.loads: list[list[str]] = []
+        self.fails: dict[str, HarnessError] = {}
+        self.concluded: list[tuple[str, int, int]] = []
+
+    def measure_campaign(self, spec, out, display, stop):
+        self.places.append(out)
+        self.loads.append([load.points()[0].name for load in spec.loads])
         name = spec.targets[0].name
         for load in spec.loads:
-            if name in fails:
-                raise fails[name]
+            if name in self.fails:
+                raise self.fails[name]
             for repetition in range(1, spec.repetitions + 1):
-                path = out / f"20261124T113000Z_{name}_{load.points()[0].name}_rep{repetition}"
-                path.mkdir(parents=True)
-                made[path.name] = summary(load.points()[0].concurrency, repetition, target=name)
-        return Ran("20261124T113000Z", len(spec.loads))
+                self.runs.append(summary(load.points()[0].concurrency, repetition, target=name, campaign=self.now))
+        return Ran(self.now, len(spec.loads))
 
-    def conclude(spec, out, ran, summaries, costs, report_path, exit_code):
-        concluded.append((ran.campaign_id, len(summaries), exit_code))
+    def conclude(self, spec, out, ran, summaries, costs, report_path, exit_code):
+        self.concluded.append((ran.campaign_id, len(summaries), exit_code))
 
-    monkeypatch.setattr(pipeline, "measure_campaign", measure_campaign)
-    monkeypatch.setattr(reproduce_run, "conclude", conclude)
-    monkeypatch.setattr(reproduce_run, "analyse", lambda path, campaign=None: Analysis(path, (made[path.name],), ()))
+    def analyse(self, path, campaign=None):
+        if not self.runs:
+            raise StoreError("no run", path, "")
+        newest = campaign or max(run.campaign_id for run in self.runs)
+        return Analysis(path, tuple(run for run in self.runs if run.campaign_id == newest), ())
+
+
+@pytest.fixture
+def runner(monkeypatch, tmp_path):
+    made = Runner(tmp_path / "results")
+    monkeypatch.setattr(pipeline, "measure_campaign", made.measure_campaign)
+    monkeypatch.setattr(reproduce_run, "conclude", made.conclude)
+    monkeypatch.setattr(reproduce_run, "analyse", made.analyse)
+    monkeypatch.setattr(clock, "utc_stamp", lambda: made.now)
     monkeypatch.setattr(reproduce_run, "_SECOND_S", 0.0)
-    monkeypatch.setattr(reproduce_run, "_runs_in", lambda out: sorted(out.iterdir()) if out.exists() else [])
-    return type(
-        "Runner",
-        (),
-        {
-            "made": made,
-            "asked": asked,
-            "fails": fails,
-            "concluded": concluded,
-            "out": tmp_path / "results",
-        },
-    )
+    return made
 
 
 def test_rows_of_one_target_share_a_server_and_skipped_rows_are_never_faked(runner):
@@ -347,7 +350,7 @@ def test_rows_of_one_target_share_a_server_and_skipped_rows_are_never_faked(runn
     found = parsed(rows=[row("a", "small", 1), row("b", "small", 4), row("big-c4", "big")])
     got, code = reproduce(found, runner.out, QUIET, Stop(), CPU)
     assert code == 0
-    assert runner.asked == [["c1", "c4"]]
+    assert runner.loads == [["c1", "c4"]]
     assert runner.concluded == [("20261124T113000Z", 2, 0)]  # the campaign is closed: nothing is left to resume
     assert [r.state for r in got.rows] == ["measured", "measured", "skipped"]
     assert got.rows[2].figures[0].published == 100
@@ -356,14 +359,15 @@ def test_rows_of_one_target_share_a_server_and_skipped_rows_are_never_faked(runn
 
 
 def test_runs_made_before_in_the_same_directory_do_not_count(runner):
-    """A second reproduction compares its own runs only, not those that were there."""
-    found = parsed(rows=[row("a", "small")])
-    reproduce(found, runner.out, QUIET, Stop(), CPU)
-    for path in runner.out.iterdir():
-        path.rename(path.with_name(path.name.replace("20261124", "20261123")))
-    got, _ = reproduce(found, runner.out, QUIET, Stop(), CPU)
-    assert [r.run_ids for r in got.rows] == [(runner.made[max(runner.made)].run_id,)]
-    assert len(list(runner.out.iterdir())) == 2
+    """A second reproduction compares its own runs only, not those that were there, and none where it had none itself."""
+    table_ = parsed(rows=[row("a", "small")])
+    reproduce(table_, runner.out, QUIET, Stop(), CPU)
+    runner.now = "20261125T113000Z"
+    got, _ = reproduce(table_, runner.out, QUIET, Stop(), CPU)
+    assert [r.run_ids for r in got.rows] == [(runner.runs[1].run_id,)]
+    runner.now, runner.fails["small"] = "20261126T113000Z", TargetError("the vLLM server died", "", "")
+    got, _ = reproduce(table_, runner.out, QUIET, Stop(), CPU)
+    assert [(r.state, r.run_ids) for r in got.rows] == [("failed", ())]
 
 
 def test_a_server_that_does_not_start_fails_its_rows_and_not_the_others(runner):
@@ -406,7 +410,7 @@ def test_an_interrupt_leaves_the_rest_not_run(runner):
 def test_when_nothing_can_run_the_exit_code_says_so(runner):
     """Only rows that do not fit: exit 3, and nothing was started."""
     got, code = reproduce(parsed(rows=[row("big-c4", "big")]), runner.out, QUIET, Stop(), CPU)
-    assert (code, runner.asked, got.rows[0].state) == (3, [], "skipped")
+    assert (code, runner.loads, got.rows[0].state) == (3, [], "skipped")
 
 
 def test_a_comparison_with_earlier_runs_takes_the_newest_campaign_of_the_cell(monkeypatch):
@@ -459,7 +463,7 @@ def test_json_and_markdown_hold_the_same_numbers(cpu, runner, tmp_path):
     text = markdown.read_text()
     assert "| 100.0 | 117.6 | 1.18 | measured |" in text
     assert "needs 2 GPUs" in text
-    assert (runner.out / "reproduce-two").is_dir()
+    assert runner.places == [runner.out / "reproduce-two"]
 
 
 def test_words_of_a_table_cannot_forge_a_page():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from harness.base import redaction
-from harness.base.errors import INTERRUPTED, ConfigError, StoreError
+from harness.base.errors import INTERRUPTED, ConfigError
 from harness.cli.as_json import emit
 from harness.cli.results import console
 from harness.cli.signals import signals
@@ -52,6 +50,7 @@ def reproduce_command(
     """
     from harness.measure.cell import Stop
     from harness.report.live import Live
+    from harness.report.pages import write_whole
     from harness.reproduce import page, run
     from harness.reproduce.fits import this_machine
     from harness.reproduce.table import load_table
@@ -62,21 +61,21 @@ def reproduce_command(
     machine = this_machine()
     stop = Stop()
     if dry_run:
-        found, code = run.dry_run(published, machine), 0
+        comparison, code = run.dry_run(published, machine), 0
     elif results_from is not None:
-        found, code = run.compare_with(published, results_from, machine)
+        comparison, code = run.compare_with(published, results_from, machine)
     else:
         out = results / f"reproduce-{published.table}"
         with signals(stop), Live() as live:
-            found, code = run.reproduce(published, out, live, stop, machine)
-    for problem in found.problems:
+            comparison, code = run.reproduce(published, out, live, stop, machine)
+    for problem in comparison.problems:
         click.echo(f"not read: {problem}", err=True)
     if markdown_file is not None:
-        _write(markdown_file, page.markdown(found))
+        write_whole(markdown_file, page.markdown(comparison))
     if as_json:
-        emit(asdict(found))
+        emit(comparison)
     else:
-        page.render(console(), found)
+        page.render(console(), comparison)
         if markdown_file is not None:
             click.echo(f"markdown: {markdown_file}")
     return INTERRUPTED if stop.asked else code
@@ -92,11 +91,3 @@ def _places(models: tuple[str, ...]) -> dict[str, str]:
             )
         places[target] = model
     return places
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(redaction.known(text), encoding="utf-8")
-    except OSError as error:
-        raise StoreError("the comparison cannot be written", path, error.strerror or str(error)) from None

@@ -16,7 +16,7 @@ from harness.reproduce.table import STREAM_FORMULA, STREAM_TPS, UNITS, Figure, P
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ComparedFigure:
     """One published figure and ours. `column`: single_stream | aggregate. `unit` is the source's; measured is converted to it.
 
     measured: the median over the repetitions that are not INVALID, between `lowest` and `highest`; None: `absent` says why.
@@ -57,14 +57,14 @@ class ComparedRow:
     load: str
     state: str
     reasons: tuple[str, ...]
-    figures: tuple[Compared, ...]
+    figures: tuple[ComparedFigure, ...]
     differences: tuple[Difference, ...]
     run_ids: tuple[str, ...]
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Reproduced:
+class ComparedTable:
     """The whole table. `seconds`: of measuring that the rows which would run take, without starts; None if not known."""
 
     table: str
@@ -91,26 +91,26 @@ def measured_value(figure: Figure, run: RunSummary, gpus: int) -> tuple[float | 
     if figure.unit.endswith("/GPU"):
         factor /= gpus
     if figure.metric in run.scalars and figure.statistic is None:
-        found = run.scalars[figure.metric]
-        return (None, METRICS[figure.metric].undefined) if found is None else (found * factor, "")
+        value = run.scalars[figure.metric]
+        return (None, METRICS[figure.metric].undefined) if value is None else (value * factor, "")
     name = "tpot_s" if figure.metric == STREAM_TPS else figure.metric
     spread = run.distributions.get(name)
-    found = getattr(spread, figure.statistic or "p50") if spread is not None else None
-    if spread is None or found is None:
+    value = getattr(spread, figure.statistic or "p50") if spread is not None else None
+    if spread is None or value is None:
         count = 0 if spread is None else spread.count
         return None, f"{count} values do not support {'a mean' if figure.statistic == 'mean' else figure.statistic}"
     if figure.metric == STREAM_TPS:
-        return (factor / found, "") if found > 0 else (None, "TPOT is 0")
-    return found * factor, ""
+        return (factor / value, "") if value > 0 else (None, "TPOT is 0")
+    return value * factor, ""
 
 
-def compare_figure(figure: Figure, runs: Sequence[RunSummary], gpus: int) -> Compared:
+def compare_figure(figure: Figure, runs: Sequence[RunSummary], gpus: int) -> ComparedFigure:
     """One figure against all usable runs of its cell; without runs the measured side is None."""
     pairs = [measured_value(figure, run, gpus) for run in runs]
     values = [value for value, _ in pairs if value is not None]
     middle = median(values) if values else None
     why = next((text for value, text in pairs if value is None), "") if not values else ""
-    return Compared(
+    return ComparedFigure(
         metric=figure.metric,
         statistic=figure.statistic,
         column=figure.column,
@@ -129,39 +129,28 @@ def compare_row(
     table: PublishedTable, row: Row, runs: Sequence[RunSummary], reasons: Sequence[str] = ()
 ) -> ComparedRow:
     """A row with the runs of its cell, whatever their state. INVALID runs give no number; they and `reasons` are named."""
-    target = table.targets[row.target]
     usable = [run for run in runs if run.verdict.state != "INVALID" and run.window is not None]
-    gpus = _gpus_used(target.gpus, usable)
     why = list(reasons)
     for run in runs:
         if run not in usable:
-            said = "; ".join(r.message for r in run.verdict.reasons if r.severity == "invalid") or "no window"
-            why.append(f"{run.run_id} is not used ({run.state}, {run.verdict.state}): {said}")
+            words = "; ".join(r.message for r in run.verdict.reasons if r.severity == "invalid") or "no window"
+            why.append(f"{run.run_id} is not used ({run.state}, {run.verdict.state}): {words}")
         elif run.verdict.state == "UNKNOWN":
-            said = "; ".join(r.message for r in run.verdict.reasons if r.severity == "unknown")
-            why.append(f"{run.run_id} is UNKNOWN: {said}")
+            words = "; ".join(r.message for r in run.verdict.reasons if r.severity == "unknown")
+            why.append(f"{run.run_id} is UNKNOWN: {words}")
     if usable:
         state = "measured" if any(run.verdict.state == "VALID" for run in usable) else "unknown"
     else:
         state = "failed" if all(run.state == "failed" for run in runs) else "invalid"
-    return ComparedRow(
-        name=row.name,
-        label=target.label,
-        model=target.model,
-        workload=row.workload,
-        load=load_text(row),
-        state=state,
-        reasons=tuple(why),
-        figures=tuple(compare_figure(figure, usable, gpus) for figure in row.figures),
-        differences=tuple(differences(table, row, usable)) if usable else (),
-        run_ids=tuple(run.run_id for run in usable),
-        note=row.note,
-    )
+    return row_of(table, row, state, why, usable)
 
 
-def unmeasured_row(table: PublishedTable, row: Row, state: str, reasons: Sequence[str]) -> ComparedRow:
-    """A row that was not run: its published figures stand alone, with the reasons."""
+def row_of(
+    table: PublishedTable, row: Row, state: str, reasons: Sequence[str], runs: Sequence[RunSummary] = ()
+) -> ComparedRow:
+    """A row beside the runs that may be used; without one its published figures stand alone, with the reasons."""
     target = table.targets[row.target]
+    gpus = _gpus_used(target.gpus, runs)
     return ComparedRow(
         name=row.name,
         label=target.label,
@@ -170,20 +159,17 @@ def unmeasured_row(table: PublishedTable, row: Row, state: str, reasons: Sequenc
         load=load_text(row),
         state=state,
         reasons=tuple(reasons),
-        figures=tuple(compare_figure(figure, (), target.gpus) for figure in row.figures),
-        differences=(),
-        run_ids=(),
+        figures=tuple(compare_figure(figure, runs, gpus) for figure in row.figures),
+        differences=tuple(differences(table, row, runs)) if runs else (),
+        run_ids=tuple(run.run_id for run in runs),
         note=row.note,
     )
 
 
 def _gpus_used(declared: int, runs: Sequence[RunSummary]) -> int:
     """GPUs of the server as it ran, where it had any; else what the table says."""
-    for run in runs:
-        found = gpus_used(run)
-        if run.environment.get("gpus") and found is not None:
-            return found[0]
-    return declared
+    counts = (gpus_used(run) for run in runs if run.environment.get("gpus"))
+    return next((count for count, _ in filter(None, counts)), declared)
 
 
 # ---------------------------------------------------------------- why they may differ
@@ -191,24 +177,26 @@ def _gpus_used(declared: int, runs: Sequence[RunSummary]) -> int:
 
 def differences(table: PublishedTable, row: Row, runs: Sequence[RunSummary]) -> list[Difference]:
     """Field by field what the source says and what ran here; a field in which both agree is left out."""
-    said, run = table.setup(row), runs[0]
-    found = [
-        Difference("hardware", said.hardware, hardware_words(run.environment)),
-        Difference("model", said.model, _model_words(run)),
-        Difference("weights", said.weights, _weights_words(run)),
-        Difference("vLLM", said.vllm, _server_words(run)),
-        Difference("shape", said.shape, run.cell.workload),
-        Difference("load", said.load, _sized_load(row)),
-        Difference("server flags", said.flags, _flag_words(run)),
-        Difference("requests", said.requests, _request_words(run)),
+    source, run = table.setup(row), runs[0]
+    pairs = [
+        Difference("hardware", source.hardware, hardware_words(run.environment)),
+        Difference("model", source.model, _model_words(run)),
+        Difference("weights", source.weights, _weights_words(run)),
+        Difference("vLLM", source.vllm, _server_words(run)),
+        Difference("shape", source.shape, run.cell.workload),
+        Difference("load", source.load, _sized_load(row)),
+        Difference("server flags", source.flags, _flag_words(run)),
+        Difference("requests", source.requests, _request_words(run)),
     ]
-    found += [
+    pairs += [
         Difference(f"definition of {name}", text, here)
-        for name, text, here in dict.fromkeys(_definition(figure, said.definition) for figure in row.figures)
+        for name, text, here in dict.fromkeys(_definition(figure, source.definition) for figure in row.figures)
     ]
     repetitions = f"{len(runs)} run{'s' * (len(runs) > 1)}"
-    found.append(Difference("repetitions", said.repetitions, repetitions + ("" if len(runs) > 2 else ": no interval")))
-    return [one for one in found if not _agree(one.published, one.here)]
+    pairs.append(
+        Difference("repetitions", source.repetitions, repetitions + ("" if len(runs) > 2 else ": no interval"))
+    )
+    return [pair for pair in pairs if not _agree(pair.published, pair.here)]
 
 
 def _definition(figure: Figure, table_wide: str | None) -> tuple[str, str | None, str]:
@@ -243,8 +231,8 @@ def _flags(run: RunSummary) -> Mapping[str, Any]:
 
 
 def _model_words(run: RunSummary) -> str:
-    asked = str(_flags(run).get("model", ""))
-    return run.model if not asked or asked.endswith(run.model) else f"{run.model} ({asked})"
+    flag = str(_flags(run).get("model", ""))
+    return run.model if not flag or flag.endswith(run.model) else f"{run.model} ({flag})"
 
 
 def _weights_words(run: RunSummary) -> str:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
 from dataclasses import dataclass
-
-import psutil
 
 from harness.base.errors import HarnessError
 from harness.measure.observe import nvml
-from harness.measure.observe.machine import cgroup_limits
+from harness.measure.observe.machine import usable_memory_bytes
 from harness.measure.plan.workload import read_workload
 from harness.measure.targets import command, embedded
 from harness.model.memory import GB, fit, weight_bytes
 from harness.reproduce.table import Row, TableTarget
 
 _EMBEDDED = "embedded:"
-GIB = 1 << 30
+_GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +27,17 @@ class Machine:
     memory_bytes: int  # of the machine or its cgroup, whichever is less
     no_gpu_because: str = ""
 
+    @property
+    def words(self) -> str:
+        gpus = ", ".join(self.gpu_names) or f"no GPU ({self.no_gpu_because})"
+        return (
+            f"{gpus}, {self.memory_bytes / GB:.1f} GB of memory, vLLM {'installed' if self.vllm else 'not installed'}"
+        )
+
 
 def this_machine() -> Machine:
     """Reads NVML and /proc; takes milliseconds."""
-    limit = cgroup_limits()["memory_limit_bytes"]
-    total = psutil.virtual_memory().total
-    memory = total if limit is None else min(total, int(limit))
+    memory = usable_memory_bytes()
     vllm = importlib.util.find_spec("vllm") is not None
     gpus = nvml.open_gpus()
     if isinstance(gpus, str):
@@ -50,32 +52,32 @@ def this_machine() -> Machine:
 
 def obstacles(target: TableTarget, row: Row, machine: Machine) -> list[str]:
     """Every reason why the row cannot run here, in words with numbers; empty where it can."""
-    found = []
+    reasons = []
     if not machine.vllm:
-        found.append("vLLM is not installed here (python -m harness.measure.targets.install)")
-    found += _files(target, row)
-    found += _gpus(target, machine)
-    return found
+        reasons.append("vLLM is not installed here (python -m harness.measure.targets.install)")
+    reasons += _files(target, row)
+    reasons += _gpus(target, machine)
+    return reasons
 
 
 def _files(target: TableTarget, row: Row) -> list[str]:
     """The model's files and the workload's."""
-    found = []
+    reasons = []
     name = target.model
     if name.startswith(_EMBEDDED):
         if name.removeprefix(_EMBEDDED) not in embedded.NAMES:
-            found.append(f"no embedded model {name!r}: there are {', '.join(embedded.NAMES)}")
+            reasons.append(f"no embedded model {name!r}: there are {', '.join(embedded.NAMES)}")
     else:
         try:
             spec = target.spec("target")
             command.resolve_model(spec, command.environment(spec), lambda _: None)
         except HarnessError as error:
-            found.append(f"model not here: {error.what}: {error.value}")
+            reasons.append(f"model not here: {error.what}: {error.value}")
     try:
         read_workload(row.workload)
     except HarnessError as error:
-        found.append(f"workload not here: {error.what}: {error.value}")
-    return found
+        reasons.append(f"workload not here: {error.what}: {error.value}")
+    return reasons
 
 
 def _gpus(target: TableTarget, machine: Machine) -> list[str]:
@@ -87,7 +89,7 @@ def _gpus(target: TableTarget, machine: Machine) -> list[str]:
     weights = None if shape is None else weight_bytes(shape)
     size = "" if weights is None else f" for {weights / GB:.1f} GB of weights"
     if target.gpus == 0:
-        kv = float(target.env.get("VLLM_CPU_KVCACHE_SPACE", "4")) * GIB  # vLLM's CPU build takes 4 GiB unless told
+        kv = float(target.env.get("VLLM_CPU_KVCACHE_SPACE", "4")) * _GIB  # vLLM's CPU build takes 4 GiB unless told
         if weights is not None and not machine.gpu_names and weights + kv > machine.memory_bytes:
             return [
                 f"needs {(weights + kv) / GB:.1f} GB of memory (weights and KV cache), this machine has {machine.memory_bytes / GB:.1f} GB"
@@ -108,11 +110,3 @@ def _gpus(target: TableTarget, machine: Machine) -> list[str]:
         need = f"{room.weights_per_gpu / GB:.1f} GB of weights per GPU and one sequence of {context} tokens"
         return [f"does not fit: {need}, in 90 % of {min(known) / GB:.1f} GB"]
     return []
-
-
-def with_models(targets: Mapping[str, TableTarget], given: Mapping[str, str]) -> dict[str, TableTarget]:
-    """The targets with the user's own places of their models (--model TARGET=PATH). The caller has checked the names."""
-    return {
-        name: target.model_copy(update={"model": given[name]}) if name in given else target
-        for name, target in targets.items()
-    }

@@ -11,6 +11,7 @@ import pytest
 from harness.base.errors import StoreError
 from harness.records import Analysis, Load
 from harness.records.metrics import METRICS
+from harness.report import pages
 from harness.report.run import document, figures, sections
 from tests.report.report_values import (
     HOSTILE,
@@ -167,6 +168,14 @@ def test_a_directory_that_cannot_be_written_is_a_three_line_error(tmp_path):
     with pytest.raises(StoreError, match="report cannot be written") as caught:
         written(tmp_path / "file", [], [])
     assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_link_is_written_through(tmp_path):
+    """What is no file of its own, such as /dev/stdout, stays what it is: the text goes where it leads."""
+    link = tmp_path / "out"
+    link.symlink_to(tmp_path / "there")
+    pages.write_whole(link, "text")
+    assert (link.is_symlink(), (tmp_path / "there").read_text()) == (True, "text")
 
 
 def test_csv_has_full_numbers_and_no_formula():

@@ -104,6 +104,12 @@ def cgroup_limits() -> dict[str, float | int | None]:
     return {"cpu_quota_cores": min(quotas, default=None), "memory_limit_bytes": min(limits, default=None)}
 
 
+def usable_memory_bytes() -> int:
+    """Of the machine or what holds for this process in it, whichever is less."""
+    total, limit = psutil.virtual_memory().total, cgroup_limits()["memory_limit_bytes"]
+    return int(total if limit is None else min(total, limit))
+
+
 def container() -> str | None:
     """The kind of container this process runs in, as far as it shows; None outside one."""
     if Path("/.dockerenv").exists():

@@ -16,21 +16,21 @@ from harness.report import formats
 @cache
 def environment() -> Environment:
     """Templates of this package; every word from outside is escaped, a name that is not given is an error."""
-    found = Environment(
+    templates = Environment(
         loader=PackageLoader("harness.report.pages", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {
+    templates.filters |= {
         "clean": formats.clean,
         "usd": formats.usd,
         "percent": formats.percent,
         "duration": formats.duration,
         "number": formats.number,
     }
-    return found
+    return templates
 
 
 def svg(text: str) -> Markup:
@@ -39,9 +39,14 @@ def svg(text: str) -> Markup:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file without known secrets; directories are made. Raises StoreError."""
+    """Write a text file without known secrets; directories are made. Through a link, /dev/stdout too. Raises StoreError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_whole(path, redaction.known(text))
+        if path.is_symlink() or (
+            path.exists() and not path.is_file()
+        ):  # a pipe, a terminal: there is nothing to put in its place
+            path.write_text(redaction.known(text), encoding="utf-8")
+        else:
+            files.write_whole(path, redaction.known(text))
     except OSError as error:
         raise StoreError("the report cannot be written", path, error.strerror or str(error)) from None
