@@ -45,8 +45,8 @@ def harness(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (("requests: 2", "request: 2"), "did you mean 'requests'?"),
-        (("experiment: t", "experimnt: t"), "did you mean 'experiment'?"),
+        (("requests: 2", "request: 2"), "did you mean requests, requests_per_slot?"),
+        (("experiment: t", "experimnt: t"), "did you mean experiment?"),
         (("kind: adopt", "kind: adept"), "targets.0.kind"),
         (("concurrency: [1]", "concurrency: []"), "exactly one of concurrency"),
         (("concurrency: [1]", "concurrency: [0]"), "concurrency must be >= 1"),

@@ -48,8 +48,8 @@ def test_it_replaces_the_configs_promise(tmp_path):
 @pytest.mark.parametrize(
     ("text", "value", "advice"),
     [
-        ("tpot=0.05", "tpot", "did you mean 'tpot_s'?"),
-        ("ttft_from_shedule_s=1", "ttft_from_shedule_s", "did you mean 'ttft_from_schedule_s'?"),
+        ("tpot=0.05", "tpot", "did you mean tpot_s?"),
+        ("ttft_from_shedule_s=1", "ttft_from_shedule_s", "did you mean ttft_from_schedule_s?"),
         ("zzz=1", "zzz", "keys allowed here: ttft_from_schedule_s"),
         ("tpot_s=50ms", "tpot_s=50ms", "seconds"),
         ("tpot_s=", "tpot_s=", "seconds"),

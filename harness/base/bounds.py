@@ -1,24 +1,66 @@
-"""What every config, scenario, preset and table holds to: its keys, and the bounds of a number, a name or a date, with the reason."""
+"""What every config, scenario, preset and table holds to: its keys, and the bounds of a number, a name or a date, with the reason;
+and how it is told what is wrong with it."""
 
 from __future__ import annotations
 
 import re
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from harness.base import redaction
+from harness.base.errors import ConfigError, nearest
 
 MOST_REQUESTS = 10_000_000  # of a plan, which is drawn and held in memory
 MOST_TOKENS = 10_000_000  # of a prompt or a reply
 MOST_CELLS = 10_000  # of an experiment, repetitions counted
 MOST_IN_FLIGHT = 65_536  # connections of one machine
 YEAR_S = 366 * 86_400
+_MAY_HOLD_A_KEY = ("url", "api_key_env", "telemetry_url", "metrics_urls")  # though their names are no secret's
 
 
 class Spec(BaseModel):
     """What a file of the user's may say: no other keys, numbers that are finite; never changed once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def config_error(source: str, error: ValidationError, spec: type[BaseModel], see: str = "") -> ConfigError:
+    """The first thing wrong with the data of `spec`; of an unknown key the nearest ones, or all that may stand there. `see`: where
+    examples are. Of a mapping, and of what may be a credential, only the place is told."""
+    problems = error.errors()  # an unknown key explains a missing one: report it first
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    loc, value = first["loc"], first.get("input")
+    where = ".".join(map(str, loc)) or "(top level)"
+    if first["type"] == "extra_forbidden":
+        allowed = _keys_at(spec, loc)
+        advice = nearest(str(loc[-1]), allowed, f"keys allowed here: {', '.join(allowed)}")
+        return ConfigError(f"{source}: unknown key", where, advice)
+    if first["type"] == "missing":
+        return ConfigError(f"{source}: missing key", where, "; ".join(filter(None, ("add it", see))))
+    untold = (
+        isinstance(value, dict | list)
+        or str((loc or ("",))[-1]) in _MAY_HOLD_A_KEY
+        or any(map(redaction.is_secret, loc))
+    )
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    why = first["msg"].removeprefix("Value error, ").replace("\n", " ") + more
+    shown = where if untold else redaction.text(f"{where} = {value!r}")[:300]
+    return ConfigError(f"{source}: bad value", shown, why)
+
+
+def _keys_at(spec: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Names allowed where an unknown key was met, by walking the specs along pydantic's location."""
+    for part in loc[:-1]:
+        if isinstance(part, int) or part == spec.__name__:  # the second: which of several kinds it was taken for
+            continue
+        inner = spec.model_fields[part].annotation if part in spec.model_fields else None
+        specs = [a for a in (inner, *get_args(inner)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not specs:
+            return []
+        spec = specs[0]
+    return list(spec.model_fields)
 
 
 def within(least: float, most: float, why: str) -> AfterValidator:

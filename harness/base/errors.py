@@ -12,6 +12,9 @@ HarnessError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 from harness.base import redaction
 
 INTERRUPTED = 130  # exit code of what Ctrl-C ended, as shells have it
@@ -70,3 +73,9 @@ class RegressionError(HarnessError):
     """A comparison that found a regression."""
 
     exit_code = 8
+
+
+def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
+    """Advice for a word that is none of the known ones: the three nearest, or `otherwise`."""
+    near = get_close_matches(word, list(known), cutoff=0.5)
+    return f"did you mean {', '.join(near)}?" if near else otherwise

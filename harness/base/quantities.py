@@ -6,9 +6,7 @@ A float is taken as its shortest decimal text (0.1 is a tenth, not 0.10000000000
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
-from difflib import get_close_matches
 from fractions import Fraction
 
 from harness.base.errors import ConfigError
@@ -125,9 +123,3 @@ def to_float(number: Fraction, what: str) -> float:
     if math.isinf(value):
         raise ConfigError(f"{what} is beyond any number", "more than 1e308", "check the units of the prices and rates")
     return value
-
-
-def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
-    """Advice that names the three nearest known words, or `otherwise`."""
-    near = get_close_matches(word, list(known), cutoff=0.5)
-    return f"did you mean {', '.join(near)}?" if near else otherwise

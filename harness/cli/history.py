@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.base import spreadsheet
-from harness.base.errors import ConfigError
+from harness.base.errors import ConfigError, nearest
 from harness.cli.results import as_json_option, console
 
 if TYPE_CHECKING:
@@ -82,8 +82,6 @@ def trend(
 
 def _columns(asked: tuple[str, ...]) -> list[str]:
     """Column names, once each; a distribution's name alone is its median. Raises ConfigError."""
-    import difflib
-
     from harness.store.history_columns import metric_columns
 
     known = [c.name for c in metric_columns()]
@@ -91,8 +89,7 @@ def _columns(asked: tuple[str, ...]) -> list[str]:
     for name in dict.fromkeys(asked):
         column = name if name in known else f"{name}_p50"
         if column not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-            advice = f"did you mean {', '.join(near)}?" if near else "results/README.md lists the columns"
+            advice = nearest(name, known, "results/README.md lists the columns")
             raise ConfigError("no such metric in the history", name, advice)
         found.append(column)
     return found

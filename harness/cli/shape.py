@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
+from harness.base.bounds import config_error
 from harness.base.documents import exists
 from harness.base.errors import ConfigError
 from harness.cli.machine_price import price_options, set_price
 from harness.cli.numbers import FloatRange
 from harness.cli.results import price_ref
-from harness.config.experiment import ExperimentSpec, SloSpec, config_error, load_experiment, parse_experiment
+from harness.config.experiment import ExperimentSpec, SloSpec, load_experiment, parse_experiment
 
 if TYPE_CHECKING:
     from harness.cli.quickstart import Choice
@@ -182,7 +183,7 @@ def _chosen(config: Path, words: Mapping[str, Any]) -> Choice:
     """The experiment that CONFIG means: a file, the name of one that comes with the harness, or `quickstart`, chosen for this machine.
 
     Raises ConfigError for a name that is none."""
-    from harness.base.quantities import nearest
+    from harness.base.errors import nearest
     from harness.cli import quickstart
 
     named = not config.suffix and len(config.parts) == 1 and not (exists(config) and config.is_file())

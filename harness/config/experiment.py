@@ -6,10 +6,9 @@ The specs here are what an experiment file may say; `load_experiment` reads one.
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -20,13 +19,14 @@ from pydantic import (
 )
 
 from harness.base import bounds, redaction
-from harness.base.bounds import Spec, within
+from harness.base.bounds import Spec, config_error, within
 from harness.base.documents import load_yaml
 from harness.base.errors import ConfigError, StoreError
 from harness.config.load import LoadSpec
 from harness.config.target import TargetSpec
 from harness.records import Timeouts
 
+_EVERY_KEY = "README.md and configs/experiments/quickstart.yaml show every key"
 _S = TypeVar("_S", bound=BaseModel)
 
 
@@ -205,55 +205,13 @@ class ExperimentSpec(Spec):
         return self
 
 
-def _fields_at(spec: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Names allowed where an unknown key was found, by walking the specs along pydantic's location."""
-    for part in loc[:-1]:
-        if isinstance(part, int):
-            continue
-        inner = spec.model_fields[part].annotation if part in spec.model_fields else None
-        found = [a for a in (inner, *get_args(inner)) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not found:
-            return []
-        spec = found[0]
-    return list(spec.model_fields)
-
-
-_MAY_BE_SECRET = (("url",), ("api_key_env",), ("telemetry_url",), ("metrics_urls",))
-
-
-def config_error(source: str, error: ValidationError, spec: type[BaseModel] = ExperimentSpec) -> ConfigError:
-    """The first thing wrong with `spec`'s data, an unknown key with the nearest one. Of a mapping, and of what may be a credential,
-    only the place is told."""
-    found = error.errors()  # an unknown key explains a missing one: report it first
-    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
-    loc = first["loc"]
-    where = ".".join(str(p) for p in loc) or "(top level)"
-    if first["type"] == "extra_forbidden":
-        allowed = _fields_at(spec, loc)
-        near = difflib.get_close_matches(str(loc[-1]), allowed, n=1, cutoff=0.5)
-        advice = f"did you mean {near[0]!r}?" if near else f"keys allowed here: {', '.join(allowed)}"
-        return ConfigError(f"{source}: unknown key", where, advice)
-    if first["type"] == "missing":
-        return ConfigError(
-            f"{source}: missing key", where, "add it; README.md and configs/experiments/quickstart.yaml show every key"
-        )
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    given = first.get("input")
-    untold = isinstance(given, dict | list) or loc[-1:] in _MAY_BE_SECRET or any(map(redaction.is_secret, loc))
-    return ConfigError(
-        f"{source}: bad value",
-        where if untold else redaction.text(f"{where} = {given!r}")[:300],
-        f"{first['msg'].removeprefix('Value error, ')}{more}",
-    )
-
-
 def of_run(spec: type[_S], data: Any, run_id: str) -> _S:
     """Part of the config that a stored run was made with. Raises StoreError."""
     try:
         return spec.model_validate(data)
     except ValidationError as error:
-        found = config_error(f"config of run {run_id}", error, spec)
-        raise StoreError(found.what, found.value, f"{found.advice}; its manifest.json is damaged") from None
+        refusal = config_error(f"config of run {run_id}", error, spec)
+        raise StoreError(refusal.what, refusal.value, f"{refusal.advice}; its manifest.json is damaged") from None
 
 
 def parse_experiment(data: Any, source: str) -> ExperimentSpec:
@@ -270,7 +228,7 @@ def parse_experiment(data: Any, source: str) -> ExperimentSpec:
     try:
         return ExperimentSpec.model_validate(data)
     except ValidationError as error:
-        raise config_error(source, error) from None
+        raise config_error(source, error, ExperimentSpec, _EVERY_KEY) from None
 
 
 def load_experiment(path: Path) -> ExperimentSpec:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.base.errors import ConfigError
-from harness.base.quantities import nearest, whole
+from harness.base.errors import ConfigError, nearest
+from harness.base.quantities import whole
 
 
 @dataclass(frozen=True, slots=True)

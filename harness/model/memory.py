@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.base.errors import ConfigError
-from harness.base.quantities import Number, above_zero, at_least_zero, nearest, share, whole
+from harness.base.errors import ConfigError, nearest
+from harness.base.quantities import Number, above_zero, at_least_zero, share, whole
 from harness.model.shape import ModelShape
 
 GB = 10**9

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.documents import exists, parse_json
-from harness.base.errors import ConfigError
+from harness.base.errors import ConfigError, nearest
 from harness.base.files import data_dir
-from harness.base.quantities import nearest, whole
+from harness.base.quantities import whole
 from harness.model.layers import Config, layer_kinds, read_config
 from harness.model.matrices import Matrix, head_dim, kv_heads, parts, state_elements
 from harness.model.quantisation import quantisation

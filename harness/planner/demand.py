@@ -15,9 +15,9 @@ from statistics import NormalDist
 from typing import Any
 
 from harness.base.documents import load_yaml
-from harness.base.errors import ConfigError
+from harness.base.errors import ConfigError, nearest
 from harness.base.files import data_dir
-from harness.base.quantities import Number, above_zero, at_least_zero, exact, nearest, share, whole
+from harness.base.quantities import Number, above_zero, at_least_zero, exact, share, whole
 
 HOUR_S = 3600.0
 DAY_S = 86400.0

@@ -15,7 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-from harness.base.errors import ConfigError
+from harness.base.errors import ConfigError, nearest
 from harness.base.quantities import (
     HOURS_PER_MONTH,
     Number,
@@ -23,7 +23,6 @@ from harness.base.quantities import (
     as_fraction,
     exact_above_zero,
     exact_share,
-    nearest,
     usd,
     whole,
 )

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from harness.base import bounds
-from harness.base.bounds import Spec, within
+from harness.base.bounds import Spec, config_error, within
 from harness.base.documents import exists, load_yaml, parse_yaml
-from harness.base.errors import ConfigError
+from harness.base.errors import ConfigError, nearest
 from harness.base.files import data_dir
-from harness.base.quantities import nearest
 from harness.config.experiment import PriceRef
 from harness.config.target import HardwareSpec
 
@@ -232,15 +230,6 @@ class ScenarioSpec(Spec):
     claims: list[ClaimPart] = Field(default_factory=list)
 
 
-def _allowed(loc: tuple[int | str, ...]) -> list[str]:
-    """Keys allowed where an unknown one was found."""
-    spec: type[BaseModel] = ScenarioSpec
-    for part in (key for key in loc[:-1] if isinstance(key, str)):
-        inner = spec.model_fields[part].annotation
-        spec = next(a for a in (inner, *get_args(inner)) if isinstance(a, type) and issubclass(a, BaseModel))
-    return list(spec.model_fields)
-
-
 def parse_scenario(data: Any, source: str) -> ScenarioSpec:
     """Validate plain data. Raises ConfigError: three lines, the key, the nearest key or what is allowed."""
     if not isinstance(data, dict):
@@ -248,18 +237,7 @@ def parse_scenario(data: Any, source: str) -> ScenarioSpec:
     try:
         return ScenarioSpec.model_validate(data)
     except ValidationError as error:
-        found = error.errors()
-        first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
-        where = ".".join(str(p) for p in first["loc"])
-        if first["type"] == "extra_forbidden":
-            allowed = _allowed(first["loc"])
-            near = difflib.get_close_matches(str(first["loc"][-1]), allowed, cutoff=0.5)
-            advice = f"did you mean {near[0]!r}?" if near else f"keys allowed here: {', '.join(allowed)}"
-            raise ConfigError(f"{source}: unknown key", where, advice) from None
-        what = "missing key" if first["type"] == "missing" else "bad value"
-        value = where if what == "missing key" else f"{where} = {first.get('input')!r}"[:200]
-        advice = first["msg"].removeprefix("Value error, ").replace("\n", " ")
-        raise ConfigError(f"{source}: {what}", value, f"{advice}; configs/scenarios/ has examples") from None
+        raise config_error(source, error, ScenarioSpec, "configs/scenarios/ has examples") from None
 
 
 def find_scenario(word: Path) -> Path:

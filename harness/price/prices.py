@@ -15,9 +15,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.base.documents import load_yaml
-from harness.base.errors import ConfigError
+from harness.base.errors import ConfigError, nearest
 from harness.base.files import data_dir
-from harness.base.quantities import nearest
 from harness.config.target import HardwareSpec
 from harness.records import Hardware
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from harness.base import bounds
-from harness.base.bounds import Spec
+from harness.base.bounds import Spec, config_error
 from harness.base.documents import exists, load_yaml
 from harness.base.errors import ConfigError
 from harness.base.files import data_dir
@@ -206,8 +206,4 @@ def load_table(name: str) -> PublishedTable:
     try:
         return PublishedTable.model_validate(data)
     except ValidationError as error:
-        first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), error.errors()[0])
-        where = ".".join(str(part) for part in first["loc"]) or "(top level)"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        advice = first["msg"].removeprefix("Value error, ") + more
-        raise ConfigError(f"{path}: bad table", f"{where} = {first.get('input')!r}"[:300], advice) from None
+        raise config_error(str(path), error, PublishedTable, "configs/experiments/tables/ has examples") from None

@@ -172,33 +172,30 @@ def test_a_preset_is_of_one_kind_and_stays_as_it_is():
 
 
 @pytest.mark.parametrize(
-    ("data", "value", "advice"),
+    ("data", "what", "value", "advice"),
     [
-        (SHAPE | {"shap": 1}, "shap", "did you mean 'shape'?"),
-        (SHAPE | {"zzz": 1}, "zzz", "Extra inputs are not permitted"),
-        (put(SHAPE, "arrivals.notes", "x"), "arrivals.notes", "Extra inputs are not permitted"),
-        ({"source": SOURCE}, "(file)", "a preset has exactly one of shape, sessions and the tables of prompt and output tokens"),
-        (put(SHAPE, "shape", "fixed:0x1"), "(file)",
+        (SHAPE | {"shap": 1}, "unknown key", "shap", "did you mean shape?"),
+        (SHAPE | {"zzz": 1}, "unknown key", "zzz", f"keys allowed here: {', '.join(Preset.model_fields)}"),
+        (put(SHAPE, "arrivals.notes", "x"), "unknown key", "arrivals.notes", "did you mean note, process?"),
+        ({"source": SOURCE}, "bad value", "(top level)",
+         "a preset has exactly one of shape, sessions and the tables of prompt and output tokens"),
+        (put(SHAPE, "shape", "fixed:0x1"), "bad value", "(top level)",
          "workload length out of range: fixed:0x1; prompt and output need 1 to 10,000,000 tokens"),
-        (put(TABLES, "output_tokens_by_prompt_bin.1.output_tokens", [9]), "(file)",
+        (put(TABLES, "output_tokens_by_prompt_bin.1.output_tokens", [9]), "bad value", "(top level)",
          "output of bin (0.25, 1.0): levels must rise from 0 to 1, with as many tokens, not falling, from 1 up"),
-        (put(OF_SESSIONS, "sessions.think_time_s", [-1, 2]), "sessions",
+        (put(OF_SESSIONS, "sessions.think_time_s", [-1, 2]), "bad value", "sessions",
          "think_time_s: levels must rise from 0 to 1, with as many values, not falling, from 0 up"),
-        (put(OF_SESSIONS, "sessions.context_limit_tokens", 1), "sessions.context_limit_tokens",
+        (put(OF_SESSIONS, "sessions.context_limit_tokens", 1), "bad value", "sessions.context_limit_tokens = 1",
          "Input should be greater than or equal to 2"),
     ],
 )  # fmt: skip
-def test_errors_of_preset_files_name_the_place(tmp_path, data, value, advice):
+def test_errors_of_preset_files_name_the_place(tmp_path, data, what, value, advice):
     """File, key and what to do about it."""
     path = tmp_path / "p.yaml"
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(ConfigError) as caught:
         load_preset(path)
-    assert (caught.value.what, caught.value.value, caught.value.advice) == (
-        f"{path}: bad workload preset",
-        value,
-        advice,
-    )
+    assert (caught.value.what, caught.value.value, caught.value.advice) == (f"{path}: {what}", value, advice)
 
 
 def test_a_file_that_is_no_preset(tmp_path):

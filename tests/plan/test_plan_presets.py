@@ -221,4 +221,4 @@ def test_what_a_preset_may_leave_out_has_a_least(tmp_path, name, place, least, u
     assert (loaded(least), loaded(None)) == (least, unsaid)
     with pytest.raises(ConfigError) as error:
         loaded(least - 1)
-    assert error.value.value == place
+    assert error.value.value == f"{place} = {least - 1}"

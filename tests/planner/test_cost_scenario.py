@@ -291,7 +291,7 @@ def test_a_measured_capacity_is_planned_with_its_low_end_and_says_how():
         ({"hosted": [hosted(discount=1)]}, "discount"),
         ({"hosted": [hosted(billed_retries=-0.1)]}, "billed_retries"),
         ({"demand": {"requests_per_month": 0}}, "requests_per_month"),
-        ({"demand": {"requests_per_mnth": 5}}, "did you mean 'requests_per_month'"),
+        ({"demand": {"requests_per_mnth": 5}}, "did you mean requests_per_month"),
         ({"workload": {"cached_input_tokens": 900}}, "part of input_tokens"),
         ({"machine": {"instance": "aws/g5.12xlarge"}}, "either instance"),
         ({"as_of": "yesterday"}, "as_of"),

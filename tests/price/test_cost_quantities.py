@@ -7,7 +7,7 @@ from fractions import Fraction as F
 
 import pytest
 
-from harness.base.errors import ConfigError
+from harness.base.errors import ConfigError, nearest
 from harness.base.quantities import (
     HOURS_PER_MONTH,
     HOURS_PER_YEAR,
@@ -16,7 +16,6 @@ from harness.base.quantities import (
     at_least_zero,
     exact,
     exact_usd,
-    nearest,
     share,
     to_decimal,
     to_float,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from harness.base import bounds
-from harness.base.bounds import Spec
+from harness.base.bounds import Spec, config_error
 from harness.base.documents import load_yaml
 from harness.base.errors import ConfigError
 from harness.base.files import data_dir
@@ -223,9 +222,4 @@ def load_preset(path: Path) -> Preset:
     try:
         return Preset.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "(file)"
-        unknown = first["type"] == "extra_forbidden" and len(first["loc"]) == 1
-        near = difflib.get_close_matches(where, Preset.model_fields, n=1) if unknown else []
-        advice = f"did you mean {near[0]!r}?" if near else first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{path}: bad workload preset", where, advice) from None
+        raise config_error(str(path), error, Preset, "workloads/chat.yaml is an example") from None

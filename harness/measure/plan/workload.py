@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.documents import exists
-from harness.base.errors import ConfigError
+from harness.base.errors import ConfigError, nearest
 from harness.base.files import data_dir
 from harness.measure.plan.arrivals import Process
 from harness.measure.plan.histograms import Histograms, is_histograms, read_histograms
@@ -97,12 +96,11 @@ def read_workload(text: str) -> Workload:
             "no such workload file", name, "give a preset (.yaml) or a trace (.csv, .jsonl, .json, .parquet)"
         )
     else:
-        near = difflib.get_close_matches(name.partition(":")[0], [*presets(), *forms], n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        near = nearest(name.partition(":")[0], [*presets(), *forms], "")
         advice = (
-            f"{hint}presets: {', '.join(presets())}; or {', '.join(SHORT_FORMS)}; or a path to a preset or trace file"
+            f"{near} presets: {', '.join(presets())}; or {', '.join(SHORT_FORMS)}; or a path to a preset or trace file"
         )
-        raise ConfigError("unknown workload", name, advice)
+        raise ConfigError("unknown workload", name, advice.strip())
     sessions = found.preset is not None and found.preset.sessions is not None
     if options != Options(system=options.system, think=options.think if sessions else 1.0):
         advice = "of these options, a workload without a file takes `system`, and one of sessions `think`"
@@ -128,9 +126,8 @@ def _options(text: str, query: str) -> Options:
     for part in filter(None, query.split("&")):
         key, equals, value = part.partition("=")
         if key not in _KEYS or not equals:
-            near = difflib.get_close_matches(key, _KEYS, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError("unknown workload option", part, f"{hint}options: {', '.join(f'{k}=..' for k in _KEYS)}")
+            advice = f"{nearest(key, _KEYS, '')} options: {', '.join(f'{k}=..' for k in _KEYS)}"
+            raise ConfigError("unknown workload option", part, advice.strip())
         try:
             values[_KEYS[key]] = _value(key, value)
         except ValueError as error:
