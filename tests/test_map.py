@@ -17,7 +17,7 @@ IN_ONE_HOP = {  # what a newcomer asks -> the file that answers it
     "a rule of validity": "judge/validity.py",
     "what is a secret": "base/redaction/names.py",
     "a trace format": "measure/plan/trace_formats.py",
-    "which boards are the target's": "measure/observe/board_choice.py",
+    "which boards are the target's": "measure/observe/boards/choice.py",
     "what a token costs here": "price/unit_cost.py",
     "the hot path": "measure/drive/reader.c",
     "how a campaign is resumed": "measure/campaign/stock.py",
@@ -45,7 +45,7 @@ def test_ten_questions_are_answered_in_one_hop():
 
 
 ONLY_IN = {  # package -> the only places of the harness that may import it
-    "pynvml": "measure/observe/nvml.py",
+    "pynvml": "measure/observe/boards/nvml.py",
     "pyarrow": "store/",
     "duckdb": "store/",
     "fsspec": "store/",

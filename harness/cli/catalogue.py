@@ -204,8 +204,8 @@ def prices_show(pattern: str, at: datetime | None, as_json: bool) -> None:
 @_json
 def doctor(require: str | None, within: float, as_json: bool) -> None:
     """What this machine has, what is missing, and how to get it."""
-    from harness.measure.observe.doctor_gpu import wait_for_cuda
-    from harness.measure.observe.environment import doctor as examine
+    from harness.measure.nvidia_driver import wait_for_cuda
+    from harness.measure.observe.doctor.machine import examine
 
     if require is not None:
         if problem := wait_for_cuda(within):

@@ -159,7 +159,7 @@ def _body(manifest: Manifest) -> str:
     return str(target.get("body") or "exact") if target.get("vllm_extensions", True) else ""
 
 
-# What a board is set to and changes its speed: fact of a board (measure/observe/board_facts.py) -> how it is called
+# What a board is set to and changes its speed: fact of a board (measure/observe/boards/unit.py) -> how it is called
 _SETUP: Mapping[str, str] = {
     "power_limit_mw": "power limit, mW",
     "mig_profiles": "MIG profiles",

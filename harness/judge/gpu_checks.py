@@ -1,6 +1,6 @@
 """Checks of the boards: were they the target's alone, and did they run at their clocks?
 
-What the sampler knew about its boards is in the manifest (telemetry.gpu_facts, measure/observe/gpu_source.py); runs from before that have
+What the sampler knew about its boards is in the manifest (telemetry.gpu_facts, measure/observe/boards/source.py); runs from before that have
 none, and are judged by their rows.
 """
 

@@ -18,8 +18,8 @@ from harness.measure import plan
 from harness.measure.calibrate import calibration_limit
 from harness.measure.drive.driver import drive
 from harness.measure.job import IN_A_ROW, REFUSED, Job, Refusals, Watcher
+from harness.measure.observe.boards.inventory import boards
 from harness.measure.observe.environment import collect
-from harness.measure.observe.inventory import boards
 from harness.measure.observe.sampler import Observers
 from harness.measure.plan.prompts import prompts
 from harness.measure.provenance import link_log, manifest_of, target_facts

@@ -1,5 +1,5 @@
 """The NVIDIA driver and GPUs of this machine as the kernel, NVML and CUDA show them. Standard library only: the set-up looks
-here before anything is installed. The names and counters of boards are `observe.nvml`'s.
+here before anything is installed. The names and counters of boards are `observe.boards.nvml`'s.
 """
 
 from __future__ import annotations
@@ -8,8 +8,11 @@ import ctypes
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from harness.base import clock
 
 NVML = "libnvidia-ml.so.1"
 CUDA = "libcuda.so.1"
@@ -23,6 +26,8 @@ _CAME_WITH = {
     "13.0": "580.65.06", "13.1": "590.44.01",
 }  # fmt: skip
 _SMI_TIMEOUT_S = 60.0
+_CUDA_TIMEOUT_S = 60.0
+_CUDA_POLL_S = 2.0
 # CUDA driver API, enum CUresult: the answers of cuInit that say what to do.
 _CUDA_ADVICE = {
     100: "no CUDA device: is the GPU given to this container or session (CUDA_VISIBLE_DEVICES, --gpus)?",
@@ -147,8 +152,8 @@ def fabric_states(library: str = NVML) -> list[int]:
     return states
 
 
-def cuda_problem(library: str = CUDA) -> str | None:
-    """Why CUDA does not start in this process, None if it starts and has a device. NVML's answers do not tell: without
+def cuda_problem_here(library: str = CUDA) -> str | None:
+    """Why CUDA does not start in this very process, None if it starts and has a device. NVML's answers do not tell: without
     nvidia_uvm, or on an NVSwitch box whose fabric manager is down, NVML works and CUDA does not."""
     try:
         cuda = ctypes.CDLL(library)
@@ -164,6 +169,30 @@ def cuda_problem(library: str = CUDA) -> str | None:
             f"cuInit works, and there are {count.value} devices (cuDeviceGetCount answers {code}): {_CUDA_ADVICE[100]}"
         )
     return None
+
+
+def cuda_problem(library: str = CUDA) -> str | None:
+    """Why CUDA does not start, None if it does; asked in a process of its own, for a driver that is stuck does not answer."""
+    code = "import sys; from harness.measure.nvidia_driver import cuda_problem_here; print(cuda_problem_here(sys.argv[1]) or '')"
+    words = [sys.executable, "-c", code, library]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=_CUDA_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"cuInit does not come back within {_CUDA_TIMEOUT_S:g} s: see dmesg for Xid errors"
+    if done.returncode:
+        return f"cuInit ends its process with status {done.returncode}"
+    return done.stdout.strip() or None
+
+
+def wait_for_cuda(within_s: float, library: str = CUDA) -> str | None:
+    """`cuda_problem`, asked again until it is none or `within_s` have passed: after a boot the fabric takes minutes."""
+    begun_ns = clock.monotonic_ns()
+    while True:
+        problem = cuda_problem(library)
+        left_s = within_s - (clock.monotonic_ns() - begun_ns) / clock.NS
+        if problem is None or left_s <= 0:
+            return problem
+        clock.sleep(min(_CUDA_POLL_S, left_s))
 
 
 # ---------------------------------------------------------------- which CUDA a driver runs

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 
 from harness.base.errors import HarnessError
-from harness.measure.observe import nvml
+from harness.measure.observe.boards import nvml
 from harness.measure.observe.machine import usable_memory_bytes
 from harness.measure.plan.workload import read_workload
 from harness.measure.targets import command, embedded

@@ -18,7 +18,7 @@ import json, os, sys
 from dataclasses import asdict
 from pathlib import Path
 from harness.base import clock
-from harness.measure.observe.nvml import open_gpus
+from harness.measure.observe.boards.nvml import open_gpus
 from tests.waiting import until
 """
 

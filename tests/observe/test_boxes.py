@@ -17,7 +17,8 @@ SAMPLED = """
 import mmap, socket, subprocess
 from harness.config.experiment import ObserveSpec
 from harness.config.target import TargetSpec
-from harness.measure.observe import board_choice, machine
+from harness.measure.observe import machine
+from harness.measure.observe.boards import choice
 from harness.measure.observe.sampler import Observers
 from harness.records import TargetInfo
 
@@ -233,14 +234,14 @@ def test_calls_are_timed_and_lists_are_rare(with_nvml):
     """Slow lists of processes are asked for at edges only, however often the boards are sampled, and their time is told."""
     code = """
 from harness.config.experiment import ObserveSpec
-from harness.measure.observe import gpu_source
+from harness.measure.observe.boards import source
 from harness.measure.observe.sampler import Observers
 from harness.records import TargetInfo
 rows = []
 info = TargetInfo(name="t", kind="vllm", base_url="http://127.0.0.1:1/v1", model="m", max_model_len=None, server_version=None, flags={},
                   cache_config={}, pids=(os.getpid(),), startup=None, metrics_url=None, checks={})
 os.environ["FAKE_NVML_PROCESSES"] = f"0:{os.getpid()}"
-gpu_source.LIST_PERIOD_NS = 10**15
+source.LIST_PERIOD_NS = 10**15
 with Observers(info, ObserveSpec(gpu_hz=50), lambda table, found: rows.extend(found if table == "gpu" else ())) as o:
     o.edge("start")
     until(lambda: len(rows) > 20)

@@ -7,7 +7,7 @@ import pytest
 from harness.base.errors import TelemetryError
 from harness.config.experiment import ObserveSpec
 from harness.config.target import TargetSpec
-from harness.measure.observe.dcgm import ExporterError, ExporterSource, parse
+from harness.measure.observe.boards.dcgm import ExporterError, ExporterSource, parse
 from harness.measure.observe.sampler import Observers
 from harness.records import TargetInfo
 

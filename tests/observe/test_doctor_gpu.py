@@ -10,12 +10,12 @@ from click.testing import CliRunner
 
 from harness.base.errors import TargetError
 from harness.cli import cli
-from harness.measure import gpu_build
+from harness.measure import gpu_build, nvidia_driver
 from harness.measure.gpu_build import FlashInfer
 from harness.measure.nvidia_driver import look
-from harness.measure.observe import doctor_gpu
-from harness.measure.observe.doctor import doctor
-from harness.measure.observe.doctor_gpu import Place, gpu_lines
+from harness.measure.observe.doctor import Place, gpu
+from harness.measure.observe.doctor.gpu import gpu_lines
+from harness.measure.observe.doctor.machine import examine as examine_all
 from tests.fakes.driver import boxes
 
 NONE = "libno-such.so.1"
@@ -135,10 +135,10 @@ def test_flashinfer_and_its_compilers(tmp_path, monkeypatch, state, marks):
 
 def test_python_headers_are_looked_for(tmp_path):
     """Python.h where sysconfig says; without it the package that brings it."""
-    assert doctor_gpu._headers(tmp_path).state == "missing"
-    assert "-dev" in doctor_gpu._headers(tmp_path).how_to_get
+    assert gpu._headers(tmp_path).state == "missing"
+    assert "-dev" in gpu._headers(tmp_path).how_to_get
     (tmp_path / "Python.h").touch()
-    assert doctor_gpu._headers(tmp_path).state == "ok"
+    assert gpu._headers(tmp_path).state == "ok"
 
 
 @pytest.mark.parametrize(("boards", "mib", "state"), [(1, 64, "ok"), (8, 64, "warn"), (8, 16384, "ok")])
@@ -146,23 +146,25 @@ def test_shared_memory_is_enough_for_the_boards(tmp_path, monkeypatch, boards, m
     """Docker's 64 MiB do for one GPU and not for eight; no /dev/shm at all is missing."""
     root = boxes.box(tmp_path / "box", "580.65.06", boards=boards)
     box = look(root, NONE)
-    assert doctor_gpu._shm(root / "dev/shm", box).state == "missing"
-    monkeypatch.setattr(doctor_gpu.shutil, "disk_usage", lambda _: USAGE(mib << 20, 0, 0))
-    assert doctor_gpu._shm(root / "dev/shm", box).state == state
+    assert gpu._shm(root / "dev/shm", box).state == "missing"
+    monkeypatch.setattr(gpu.shutil, "disk_usage", lambda _: USAGE(mib << 20, 0, 0))
+    assert gpu._shm(root / "dev/shm", box).state == state
 
 
 @pytest.mark.parametrize(("free_gib", "state"), [(11, "warn"), (20, "ok")])
 def test_the_disk_that_the_build_takes_is_the_sum_of_its_wheels(monkeypatch, free_gib, state):
     """4.35 GB of wheels, three times that while they are unpacked: 12 GiB."""
-    monkeypatch.setattr(doctor_gpu.shutil, "disk_usage", lambda _: USAGE(0, 0, free_gib << 30))
-    line = doctor_gpu._disk(gpu_build.build("vllm"), None)
+    monkeypatch.setattr(gpu.shutil, "disk_usage", lambda _: USAGE(0, 0, free_gib << 30))
+    line = gpu._disk(gpu_build.build("vllm"), None)
     assert (line.state, "about 12 GiB" in line.detail) == (state, True)
 
 
 def test_the_whole_of_a_gpu_container(tmp_path, libraries, monkeypatch):
     """`doctor` of a container without NVML: the GPU is one by its device node, and every finding that is not ok says what to do."""
     monkeypatch.setenv("FAKE_DRIVER_GPUS", "1")
-    lines = doctor(Place(boxes.box(tmp_path / "box", "580.65.06", banner=boxes.OPEN, sysfs=False), NONE, libraries[1]))
+    lines = examine_all(
+        Place(boxes.box(tmp_path / "box", "580.65.06", banner=boxes.OPEN, sysfs=False), NONE, libraries[1])
+    )
     found = {line.item: line for line in lines}
     assert (found["GPU"].state, found["GPU"].detail[:17]) == ("ok", "1 by /dev/nvidia0")
     assert (found["NVIDIA driver"].state, found["CUDA"].state, found["driver floor"].state) == ("ok", "ok", "ok")
@@ -184,8 +186,8 @@ def test_require_gpu_is_an_exit_code(libraries, monkeypatch):
 def test_the_fabric_is_waited_for(monkeypatch):
     """--within asks again until CUDA answers, and gives the last answer when the time is over."""
     answers = ["cuInit answers 802: x", "cuInit answers 802: x", None]
-    monkeypatch.setattr(doctor_gpu, "cuda_problem", lambda _: answers.pop(0))
-    monkeypatch.setattr(doctor_gpu.clock, "sleep", lambda _: None)
-    assert doctor_gpu.wait_for_cuda(60) is None
-    monkeypatch.setattr(doctor_gpu, "cuda_problem", lambda _: "cuInit answers 802: x")
-    assert doctor_gpu.wait_for_cuda(0) == "cuInit answers 802: x"
+    monkeypatch.setattr(nvidia_driver, "cuda_problem", lambda _: answers.pop(0))
+    monkeypatch.setattr(nvidia_driver.clock, "sleep", lambda _: None)
+    assert nvidia_driver.wait_for_cuda(60) is None
+    monkeypatch.setattr(nvidia_driver, "cuda_problem", lambda _: "cuInit answers 802: x")
+    assert nvidia_driver.wait_for_cuda(0) == "cuInit answers 802: x"

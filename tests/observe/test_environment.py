@@ -8,8 +8,8 @@ import pytest
 
 from harness.measure import gpu_build
 from harness.measure.observe import machine
-from harness.measure.observe.doctor import broken_companions
-from harness.measure.observe.environment import collect, doctor, public_environment
+from harness.measure.observe.doctor.machine import broken_companions, examine
+from harness.measure.observe.environment import collect, public_environment
 
 
 def test_secrets_stay_out():
@@ -84,7 +84,7 @@ def test_cgroup_limits_are_the_tightest_of_the_path(tmp_path, monkeypatch):
 
 def test_doctor_covers_what_it_promises(monkeypatch):
     """Every item is examined once or more, each finding is in a known state, and what is not ok says what to do."""
-    lines = doctor()
+    lines = examine()
     items = {line.item for line in lines}
     promised = {"GPU", "NVIDIA driver", "NVML", "vLLM", "embedded model", "Python", "gcc", "chromium", "clock source"}
     assert promised | {"CPU governor", "ulimit -n", "cores", "memory", "free disk"} <= items
@@ -95,7 +95,7 @@ def test_doctor_covers_what_it_promises(monkeypatch):
     monkeypatch.setattr(machine, "clock_source", lambda: "hpet")
     monkeypatch.setattr(machine, "governor", lambda: "powersave")
     monkeypatch.setattr(machine, "open_files_limit", lambda: {"soft": 1024, "hard": 1024})
-    warned = {line.item for line in doctor() if line.state == "warn"}
+    warned = {line.item for line in examine() if line.state == "warn"}
     assert {"clock source", "CPU governor", "ulimit -n"} <= warned
 
 
@@ -103,8 +103,8 @@ def test_doctor_covers_what_it_promises(monkeypatch):
 def test_doctor_sees_boards(with_nvml):
     """With NVML every board is a line, and counters that it lacks are told."""
     code = """
-from harness.measure.observe.doctor import doctor
-print(json.dumps([asdict(l) for l in doctor()]))"""
+from harness.measure.observe.doctor.machine import examine
+print(json.dumps([asdict(l) for l in examine()]))"""
     lines = with_nvml(code, gpus=2, flags="no_energy")
     assert [line["state"] for line in lines if line["item"] == "GPU"] == ["ok", "ok"]
     assert "no energy on 2 boards" in next(line["detail"] for line in lines if line["item"] == "NVML")

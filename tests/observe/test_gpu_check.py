@@ -527,3 +527,10 @@ def test_the_steps_fit_into_their_time():
     """On a box with one H100 all steps are estimated at no more than the 45 minutes that they are given."""
     assert sum(s.minutes for s in gpu_check.STEPS) <= gpu_check.MINUTES
     assert len({s.name for s in gpu_check.STEPS}) == len(gpu_check.STEPS) == 13
+
+
+def test_clock_event_reasons_are_named():
+    """Every set bit is named, lowest first; an unknown one keeps its number."""
+    assert nvml_steps.reason_names(0) == ()
+    assert nvml_steps.reason_names(0x4 | 0x40) == ("sw_power_cap", "hw_thermal_slowdown")
+    assert nvml_steps.reason_names(1 << 40 | 1) == ("gpu_idle", "0x10000000000")

@@ -102,10 +102,10 @@ def test_fabric_states_are_nvmls(monkeypatch, library):
 def test_cuda_works_only_where_cuinit_says_so(monkeypatch, cuda_library):
     """A fabric manager that is down is 802; no device, and no library, are problems too."""
     monkeypatch.setenv("FAKE_DRIVER_GPUS", "8")
-    assert nvidia_driver.cuda_problem(cuda_library) is None
+    assert nvidia_driver.cuda_problem_here(cuda_library) is None
     monkeypatch.setenv("FAKE_DRIVER_CUDA", "802")
-    assert "nvidia-fabricmanager" in nvidia_driver.cuda_problem(cuda_library)
+    assert "nvidia-fabricmanager" in nvidia_driver.cuda_problem_here(cuda_library)
     monkeypatch.setenv("FAKE_DRIVER_CUDA", "0")
     monkeypatch.setenv("FAKE_DRIVER_GPUS", "0")
-    assert "there are 0 devices" in nvidia_driver.cuda_problem(cuda_library)
-    assert "libcuda.so.1 cannot be used" in nvidia_driver.cuda_problem(NONE)
+    assert "there are 0 devices" in nvidia_driver.cuda_problem_here(cuda_library)
+    assert "libcuda.so.1 cannot be used" in nvidia_driver.cuda_problem_here(NONE)

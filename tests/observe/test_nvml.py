@@ -1,8 +1,6 @@
-"""harness.measure.observe.nvml against a C library under NVML's name, through the real nvidia-ml-py."""
+"""harness.measure.observe.boards.nvml against a C library under NVML's name, through the real nvidia-ml-py."""
 
 import pytest
-
-from harness.measure.observe.nvml import throttle_names
 
 pytestmark = pytest.mark.timing
 GIB = 1 << 30
@@ -49,7 +47,7 @@ print(json.dumps(looks))"""
 
 
 def test_counter_period_is_found(with_nvml):
-    """The probe reports the period at which the counter really moves, as near as this machine let it look, and gives up on one that
+    """The period is that at which the counter really moves, as near as this machine let it look, and gives up on one that
     stands still."""
     code = """
 from tests.waiting import Machine
@@ -68,7 +66,7 @@ print(json.dumps([period, machine.worst_ns, still, spent]))"""
 def test_unsupported_counters_are_null_and_not_asked_again(with_nvml):
     """NOT_SUPPORTED and NO_PERMISSION give null in every row, are asked once per board, and are told by missing()."""
     code = """
-from harness.measure.observe import nvml
+from harness.measure.observe.boards import nvml
 calls = []
 real = nvml._READERS["utilisation"][0]
 nvml._READERS["utilisation"] = (lambda h: (calls.append(1), real(h))[1],)
@@ -195,10 +193,3 @@ def test_static_facts(with_nvml):
     assert facts["ecc_enabled"] is True
     assert facts["mig_enabled"] is None
     assert with_nvml(code, gpus=2, flags="bare")["ecc_enabled"] is None
-
-
-def test_throttle_names():
-    """Every set bit is named, lowest first; an unknown one keeps its number."""
-    assert throttle_names(0) == ()
-    assert throttle_names(0x4 | 0x40) == ("sw_power_cap", "hw_thermal_slowdown")
-    assert throttle_names(1 << 40 | 1) == ("gpu_idle", "0x10000000000")

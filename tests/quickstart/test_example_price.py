@@ -17,7 +17,7 @@ from harness.cli import quickstart, shape
 from harness.cli.run import run
 from harness.config.experiment import parse_experiment
 from harness.config.target import HardwareSpec
-from harness.measure.observe.inventory import Board
+from harness.measure.observe.boards.inventory import Board
 from harness.price.example_price import is_example, why_not
 from harness.price.runs import machine_price, price_runs
 from tests.price.cost_summaries import summary

@@ -22,8 +22,8 @@ machine.container, machine.virtualisation = (lambda: KIND), (lambda: FIRMWARE)
 from harness.base import clock
 from harness.cli import shape
 from harness.cli.run import run
-from harness.measure.observe.inventory import boards
-from harness.measure.observe.nvml import open_gpus
+from harness.measure.observe.boards.inventory import boards
+from harness.measure.observe.boards.nvml import open_gpus
 from harness.price.runs import machine_price
 from tests.price.cost_summaries import summary
 notes = []

@@ -18,8 +18,8 @@ from harness.base import clock
 from harness.base.errors import ConfigError, TargetError
 from harness.config.server_flags import by_name, parallel_sizes
 from harness.config.target import TargetSpec
-from harness.measure.observe.board_choice import visible_devices
-from harness.measure.observe.room import Room, Rooms, rooms
+from harness.measure.observe.boards.choice import visible_devices
+from harness.measure.observe.boards.inventory import Room, Rooms, rooms
 from harness.measure.targets import at_hand
 from harness.model.memory import GB, sequence_kv_bytes, weight_bytes
 from harness.model.shape import ModelShape, load_model, models

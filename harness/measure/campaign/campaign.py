@@ -31,7 +31,7 @@ from harness.measure.campaign.order import Step
 from harness.measure.campaign.ran import Ran
 from harness.measure.campaign.server import Server
 from harness.measure.cell import Display, Run, Stop, draw_plan
-from harness.measure.observe import before_start
+from harness.measure.observe.boards import inventory
 from harness.measure.provenance import one_line
 from harness.measure.targets import Target
 from harness.records import CostReport, RunSummary
@@ -112,7 +112,7 @@ class Campaign:
         self._spec, self._out, self._display, self._steps, self._sizes = spec, out, display, steps, sizes
         self._file, self._done = claimed.campaign, claimed.done
         self._pace, self._cool, self._server, self._begun_ns = pace, cool, server, begun_ns
-        self._used_before = before_start.used_bytes()
+        self._used_before = inventory.used_bytes()
         self.ran = Ran(self._file.campaign_id, len(steps), dropped=self._file.dropped_repetitions)
         self.ran.run_dirs = [self._run_dir(step) for step in steps if step.name in self._done]
         self.ran.failures = [

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from harness.base import clock
 from harness.config.experiment import CoolDownSpec
-from harness.measure.observe.board_choice import open_boards
-from harness.measure.observe.boards import Gpus
+from harness.measure.observe.boards.choice import open_boards
+from harness.measure.observe.boards.gpus import Gpus
 from harness.records import GpuSample, TargetInfo
 from harness.records.clock_reasons import IDLE, SLOWED
 

@@ -23,7 +23,7 @@ from harness.config.experiment import ExperimentSpec
 from harness.config.target import TargetSpec
 from harness.measure.campaign.disk import CellBytes, cell_bytes
 from harness.measure.campaign.order import Step, server_key
-from harness.measure.observe.inventory import boards
+from harness.measure.observe.boards.inventory import boards
 from harness.price.hosted import HostedPrice, bill, find_price, same_model
 from harness.records import Manifest, Plan, RunState
 from harness.store.manifest import read_manifest

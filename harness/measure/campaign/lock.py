@@ -19,8 +19,8 @@ from harness.base.errors import TargetError
 from harness.base.files import lock_dir, open_lock, try_lock
 from harness.config.target import TargetSpec
 from harness.measure.control_request import is_loopback
-from harness.measure.observe.board_choice import visible_devices
-from harness.measure.observe.nvml import open_gpus
+from harness.measure.observe.boards.choice import visible_devices
+from harness.measure.observe.boards.nvml import open_gpus
 
 _WAIT_S = 1.0
 _MACHINE = "machine"

@@ -17,7 +17,7 @@ from harness.measure.campaign.forecast import forecast, key_of, size_of
 from harness.measure.campaign.order import Step, cells_of
 from harness.measure.campaign.ran import Ran
 from harness.measure.cell import Display, Run, Stop, draw_plan
-from harness.measure.observe import before_start
+from harness.measure.observe.boards import inventory
 from harness.measure.targets import Target, open_target
 
 
@@ -43,7 +43,7 @@ class OneRun:
         """The one."""
         self._display.cell(1, 1, self._step.name)
         at = (self._run_dir, clock.utc_stamp(), self._display, stop)
-        yield Run(self._spec, self._step.cell, self._step.load, *at, used_before=before_start.used_bytes())
+        yield Run(self._spec, self._step.cell, self._step.load, *at, used_before=inventory.used_bytes())
         self.ran.stopped = bool(stop.asked)
 
     def serve(self, run: Run) -> tuple[Target, dict[str, Any]]:

@@ -15,9 +15,6 @@ from harness import __version__
 from harness.base import redaction
 from harness.measure import gpu_build
 from harness.measure.observe import machine
-from harness.measure.observe.doctor import DoctorLine, doctor
-
-__all__ = ["DoctorLine", "collect", "doctor"]
 
 _NAMES = (
     "CUDA_VISIBLE_DEVICES",

@@ -22,8 +22,8 @@ from harness.base import clock
 from harness.base.errors import TelemetryError
 from harness.config.experiment import ObserveSpec
 from harness.config.target import TargetSpec
-from harness.measure.observe.dcgm import ExporterError, ExporterSource
-from harness.measure.observe.gpu_source import GpuSource, open_gpu_source
+from harness.measure.observe.boards.dcgm import ExporterError, ExporterSource
+from harness.measure.observe.boards.source import GpuSource, open_gpu_source
 from harness.measure.observe.sources import HostSource, ServerSource, Source
 from harness.records import TargetInfo
 

@@ -1,4 +1,4 @@
-"""What a telemetry source is, and those of the server and of this machine; boards are in gpu_source.py."""
+"""What a telemetry source is, and those of the server and of this machine; boards are in boards/source.py."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from harness.base import clock
 from harness.measure import gpu_build
-from harness.measure.observe import inventory, machine
+from harness.measure.observe import machine
+from harness.measure.observe.boards import inventory
 from tests.bench.gpu_check import (
     cool_down_step,
     kill_step,

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from harness.base import clock
-from harness.measure.observe.boards import UNOWNED_BYTES
+from harness.measure.observe.boards.gpus import UNOWNED_BYTES
 from harness.store.reader import read_run
 from tests.bench.gpu_check import experiments
 from tests.bench.gpu_check.nvml_steps import open_all

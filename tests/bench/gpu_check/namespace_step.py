@@ -15,7 +15,8 @@ from tests.bench.gpu_check.step import ROOT, Figures, Place, Step, StepError, in
 
 _LISTING = """
 import json
-from harness.measure.observe import machine, nvml
+from harness.measure.observe import machine
+from harness.measure.observe.boards import nvml
 gpus = nvml.open_gpus()
 gpus.sees_all_processes = machine.sees_all_processes()
 rows = gpus.sample((1,))

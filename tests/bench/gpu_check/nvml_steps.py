@@ -7,8 +7,11 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+import pynvml
+
 from harness.base import clock
-from harness.measure.observe import boards, nvml
+from harness.measure.observe.boards import nvml
+from harness.measure.observe.boards.gpus import SAMPLED, UNOWNED_BYTES, Gpus
 from harness.records import GpuSample
 from tests.bench.gpu_check.matmul import matmul
 from tests.bench.gpu_check.step import Figures, Place, Step, StepError
@@ -18,10 +21,29 @@ _RAMP_S = 3.0  # the power that a board tells is a mean over one second (Ampere 
 # A sample may take a tenth of its period on every board; a list of processes is asked for once in 5 s.
 SAMPLE_US, LIST_US, ANY_US, LOAD_FACTOR = 10_000, 5_000, 50_000, 3.0
 ENERGY_SHARE = 0.05
+_REASONS: Mapping[int, str] = {
+    pynvml.nvmlClocksEventReasonGpuIdle: "gpu_idle",
+    pynvml.nvmlClocksEventReasonApplicationsClocksSetting: "applications_clocks_setting",
+    pynvml.nvmlClocksEventReasonSwPowerCap: "sw_power_cap",
+    pynvml.nvmlClocksEventReasonHwSlowdown: "hw_slowdown",
+    pynvml.nvmlClocksEventReasonSyncBoost: "sync_boost",
+    pynvml.nvmlClocksEventReasonSwThermalSlowdown: "sw_thermal_slowdown",
+    pynvml.nvmlClocksEventReasonHwThermalSlowdown: "hw_thermal_slowdown",
+    pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "hw_power_brake_slowdown",
+    pynvml.nvmlClocksEventReasonDisplayClockSetting: "display_clock_setting",
+    0x200: "board_limit",  # nvmlClocksThrottleReasonBoardLimit and ..Reliability: not in every release of the binding
+    0x400: "reliability",
+}
 _HELD_DOWN = {"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"}
 
 
-def open_all() -> boards.Gpus:
+def reason_names(mask: int) -> tuple[str, ...]:
+    """Names of the clocks-event-reasons set in `mask`, lowest bit first; a bit without a name stays hexadecimal."""
+    bits = [1 << i for i in range(mask.bit_length()) if mask >> i & 1]
+    return tuple(_REASONS.get(bit, hex(bit)) for bit in bits)
+
+
+def open_all() -> Gpus:
     """Every board. Raises StepError where NVML does not answer."""
     gpus = nvml.open_gpus()
     if isinstance(gpus, str):
@@ -34,7 +56,7 @@ def on_boards(rows: Sequence[GpuSample]) -> list[GpuSample]:
     return [row for row in rows if not row.gpu_uuid.startswith("MIG-")]
 
 
-def watch(gpus: boards.Gpus, seconds: float, hz: float, *, processes: bool = False) -> list[list[GpuSample]]:
+def watch(gpus: Gpus, seconds: float, hz: float, *, processes: bool = False) -> list[list[GpuSample]]:
     """Samples of all boards, `hz` a second: the rows of each sample."""
     begun_ns = clock.monotonic_ns()
     found = [gpus.sample((), processes=processes)]
@@ -70,15 +92,13 @@ def _counters(place: Place) -> Figures:
     try:
         period_ns = gpus.counter_period_ns()
         seen = by_board(watch(gpus, place.seconds(10), _HZ, processes=True))
-        units = {board.uuid: sorted(board.unsupported & set(boards.SAMPLED)) for board in gpus._boards}
+        units = {board.uuid: sorted(board.unsupported & set(SAMPLED)) for board in gpus._boards}
         found = [
             {
                 **fact,
                 "missing": units[fact["uuid"]],
                 "held_before_bytes": gpus.used_bytes().get(fact["uuid"]),
-                "reasons": sorted(
-                    {n for row in seen[fact["uuid"]] for n in nvml.throttle_names(row.throttle_reasons or 0)}
-                ),
+                "reasons": sorted({n for row in seen[fact["uuid"]] for n in reason_names(row.throttle_reasons or 0)}),
                 **{
                     name: _spread(seen[fact["uuid"]], name)
                     for name in ("power_mw", "sm_clock_mhz", "mem_clock_mhz", "temperature_c")
@@ -120,7 +140,7 @@ def check_counters(found: Mapping[str, Any]) -> list[str]:
         if held := _HELD_DOWN & set(board["reasons"]):
             wrong.append(f"{name}: held down while idle by {', '.join(sorted(held))}")
         own = board["memory_used_includes_reserved"]  # an old driver counts its own memory as used
-        if not own and (board["held_before_bytes"] or 0) > boards.UNOWNED_BYTES:
+        if not own and (board["held_before_bytes"] or 0) > UNOWNED_BYTES:
             wrong.append(f"{name}: {board['held_before_bytes'] / 2**20:,.0f} MiB in use before anything of ours ran")
         if board["power_limit_mw"] != board["power_limit_default_mw"]:
             wrong.append(
@@ -149,7 +169,7 @@ def _calls(place: Place) -> Figures:
             try:
                 count = gpus.board_count
                 watch(gpus, place.seconds(12), _HZ, processes=True)
-                found[phase] = gpus.times.facts()
+                found[phase] = gpus.calls()
             finally:
                 gpus.close()
         load.stop()
@@ -164,7 +184,7 @@ def _calls(place: Place) -> Figures:
 
 def _sample_us(calls: Mapping[str, Any]) -> float:
     """What one sample of one board costs without its list of processes."""
-    return sum(calls[name]["p50_us"] for name in boards.SAMPLED if name in calls and name != "processes")
+    return sum(calls[name]["p50_us"] for name in SAMPLED if name in calls and name != "processes")
 
 
 def check_calls(found: Mapping[str, Any]) -> list[str]:
@@ -177,11 +197,11 @@ def check_calls(found: Mapping[str, Any]) -> list[str]:
         for name, call in calls.items():
             if name == "processes" and call["p50_us"] > LIST_US:
                 wrong.append(f"{phase}: a list of processes takes {call['p50_us'] / 1e3:.1f} ms (p50)")
-            elif name in boards.SAMPLED and call["max_us"] > ANY_US:
+            elif name in SAMPLED and call["max_us"] > ANY_US:
                 wrong.append(f"{phase}: {name} once took {call['max_us'] / 1e3:.1f} ms")
     for name, call in found["load"].items():
         idle_us = found["idle"].get(name, call)["p50_us"]
-        if name in boards.SAMPLED and call["p50_us"] > LOAD_FACTOR * idle_us + 200:
+        if name in SAMPLED and call["p50_us"] > LOAD_FACTOR * idle_us + 200:
             wrong.append(f"{name}: {call['p50_us'] / 1e3:.1f} ms under load, {idle_us / 1e3:.1f} ms idle (p50)")
     return wrong
 
@@ -229,7 +249,7 @@ def _energy(place: Place) -> Figures:
         "tflops": done["tflops"],
         "sm_clock_mhz": _spread(seen[uuid], "sm_clock_mhz"),
         "temperature_c": _spread(seen[uuid], "temperature_c"),
-        "reasons": sorted({n for row in seen[uuid] for n in nvml.throttle_names(row.throttle_reasons or 0)}),
+        "reasons": sorted({n for row in seen[uuid] for n in reason_names(row.throttle_reasons or 0)}),
     }
 
 

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from harness.config.target import TargetSpec
-from harness.measure.observe.inventory import boards
+from harness.measure.observe.boards.inventory import boards
 from harness.measure.targets import Target, embedded, open_target
 from tests.bench.gpu_check import experiments
 from tests.bench.gpu_check.step import Figures, Place, Step

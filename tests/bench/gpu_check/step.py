@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.base import clock
 from harness.measure import gpu_build
-from harness.measure.observe import nvml
+from harness.measure.observe.boards import nvml
 
 Figures = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[3]

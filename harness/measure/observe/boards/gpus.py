@@ -1,4 +1,4 @@
-"""Which boards belong to the target, and a row for each of them. Knows counters by name only; NVML itself is in nvml.py.
+"""The boards that are watched, and a row for each of them. Knows counters by name only; NVML itself is in nvml.py.
 
 A board in MIG mode gives one row for the board (power, energy, clocks: they exist only there and cover all its slices) and
 one row for each watched slice (memory). No quantity stands on both, so sums over rows count nothing twice.
@@ -7,14 +7,13 @@ one row for each watched slice (memory). No quantity stands on both, so sums ove
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from itertools import pairwise
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from harness.base import clock
-from harness.measure.observe.board_facts import board_facts
-from harness.measure.observe.call_times import CallTimes
+from harness.measure.observe.boards.unit import Unit, board_facts, read_unit
 from harness.records import GpuSample
 
 SAMPLED = (
@@ -33,55 +32,12 @@ UNOWNED_BYTES = 128 << 20
 _NOTHING: Mapping[str, None] = dict.fromkeys(f.name for f in fields(GpuSample)[3:])
 
 
-class BoardError(Exception):
-    """A board does not answer any more; the text says why. Never leaves this package."""
-
-
-class Memory(NamedTuple):
-    """Bytes; `reserved_in_used`: NVML's first memory call counts what the driver keeps for itself as used."""
-
-    total: int | None
-    used: int | None
-    reserved_in_used: bool
-
-
-class Utilisation(NamedTuple):
-    sm_pct: int | None
-    memory_pct: int | None
-
-
-@dataclass(slots=True, eq=False)
-class Unit:
-    """A board, or a MIG slice of `parent`.
-
-    `ask(counter)` gives its value (int, str, Memory, Utilisation, or for "processes" pid -> bytes it holds, None if not
-    told), None where it is not known, and raises BoardError; it adds to `unsupported` what will never be known.
-    """
-
-    index: int
-    uuid: str
-    ask: Callable[[str], Any]
-    unsupported: set[str]
-    parent: Unit | None = None
-    slices: list[Unit] = field(default_factory=list)
-
-    def ask_or_none(self, counter: str) -> Any:
-        try:
-            return self.ask(counter)
-        except BoardError:
-            return None
-
-    def holds(self, pids: frozenset[int]) -> bool:
-        """Whether one of `pids` computes on this board, on any of its slices."""
-        return any(not pids.isdisjoint(unit.ask_or_none("processes") or ()) for unit in (self, *self.slices))
-
-
 class Gpus:
     """The boards and slices watched. Not for use from two threads at once.
 
     `why` says how the watched ones were chosen, `certain` whether they are surely the target's; `target_seen` whether a
     process of the target was ever found on one of them; `foreign` holds the ids of the other processes in the last list;
-    `others_known` whether the last lists told of all processes; `notes` says what could not be opened; `times` what calls took.
+    `others_known` whether the last lists told of all processes; `notes` says what could not be opened; `calls` gives what questions to the driver took.
     """
 
     def __init__(
@@ -91,8 +47,8 @@ class Gpus:
         driver: Mapping[str, Any],
         shut_down: Callable[[], None],
         *,
-        times: CallTimes | None = None,
-        xids: Callable[[], list[tuple[int, int]]] | None = None,
+        calls: Callable[[], dict[str, dict[str, float]]],
+        xids: Callable[[], list[tuple[int, int]]],
     ) -> None:
         self._boards = tuple(boards)
         self._watched: tuple[Unit, ...] = ()
@@ -106,8 +62,8 @@ class Gpus:
         self.sees_all_processes = True  # whether a pid of anybody's would be in the lists: not so in a container
         self.used_before: Mapping[str, int] = {}  # uuid -> bytes held before the target was started
         self.notes = tuple(notes)
-        self.times = times or CallTimes()
-        self._xids = xids or list
+        self.calls = calls
+        self._xids = xids
 
     def watch(self, pids: Collection[int], devices: Sequence[str] | None = None) -> str | None:
         """Choose what is sampled: `devices` where given, else the boards where a process of `pids` runs, else all.
@@ -195,7 +151,7 @@ class Gpus:
         it cannot be known (`_others`). A board that does not answer gives a row with `error` set and every value None.
         """
         target = frozenset(pids)
-        reads = [_read(unit, processes=processes) for unit in self._watched]
+        reads = [read_unit(unit, processes=processes) for unit in self._watched]
         lists: list[Mapping[int, int | None] | None] = [values.pop("processes", None) for _, values in reads]
         if processes:
             seen: frozenset[int] = frozenset().union(*(p for p in lists if p is not None))
@@ -207,8 +163,8 @@ class Gpus:
             if "error" not in values and not unit.slices:
                 known.append(others is not None)
             count = None if here is None else len(here)
-            told = {**_NOTHING, **values, "process_count": count, "other_process_count": others}
-            rows.append(GpuSample(stamp_ns=stamp_ns, gpu_index=unit.index, gpu_uuid=unit.uuid, **told))
+            columns = {**_NOTHING, **values, "process_count": count, "other_process_count": others}
+            rows.append(GpuSample(stamp_ns=stamp_ns, gpu_index=unit.index, gpu_uuid=unit.uuid, **columns))
         if processes and known:
             self.others_known = all(known)
         return rows
@@ -265,27 +221,3 @@ class Gpus:
     def close(self) -> None:
         """Shut NVML down; `sample` gives error rows from then on."""
         self._shut_down()
-
-
-def _read(unit: Unit, *, processes: bool) -> tuple[int, dict[str, Any]]:
-    """Stamp and values of one unit; the stamp is taken right after the energy counter, the value that is differenced."""
-    values: dict[str, Any] = {}
-    stamp_ns = clock.monotonic_ns()
-    try:
-        if unit.parent is None:
-            values["energy_mj"] = unit.ask("energy")
-            stamp_ns = clock.monotonic_ns()
-            values["power_mw"] = unit.ask("power")
-            if (use := unit.ask("utilisation")) is not None:
-                values |= {"sm_util_pct": use.sm_pct, "mem_util_pct": use.memory_pct}
-            values["sm_clock_mhz"] = unit.ask("SM clock")
-            values["mem_clock_mhz"] = unit.ask("memory clock")
-            values["temperature_c"] = unit.ask("temperature")
-            values["throttle_reasons"] = unit.ask("clock event reasons")
-        if not unit.slices and (memory := unit.ask("memory")) is not None:
-            values["mem_used_bytes"] = memory.used
-        if processes:
-            values["processes"] = unit.ask("processes")
-    except BoardError as error:
-        return clock.monotonic_ns(), {"error": f"NVML: {error}"}
-    return stamp_ns, values

@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from harness.base import clock
-from harness.measure.observe import board_choice, host
-from harness.measure.observe.boards import Gpus
+from harness.measure.observe import host
+from harness.measure.observe.boards import choice
+from harness.measure.observe.boards.gpus import Gpus
 from harness.records import GpuSample, TargetInfo
 
 # A list of processes takes milliseconds under the driver's lock, so it is not asked for with every sample.
@@ -86,7 +87,7 @@ class GpuSource:
             "sees_all_processes": self._gpus.sees_all_processes,
             "energy_counter_period_ns": self._period_ns,
             "xids": [list(xid) for xid in self._xids],
-            "calls": self._gpus.times.facts(),
+            "calls": self._gpus.calls(),
         }
 
     def _others_unknown(self) -> str | None:
@@ -116,9 +117,9 @@ def no_energy(*, certain: bool, why: str, slices: int) -> str | None:
 def open_gpu_source(
     info: TargetInfo, declared: Sequence[str] = (), used_before: Mapping[str, int] | None = None
 ) -> GpuSource | str:
-    """The boards of the target, or why there are none to watch (see board_choice)."""
-    gpus = board_choice.open_boards(info, declared, used_before)
+    """The boards of the target, or why there are none to watch (see choice.py)."""
+    gpus = choice.open_boards(info, declared, used_before)
     if isinstance(gpus, str):
         return gpus
-    roots = board_choice.roots_of(info)
+    roots = choice.roots_of(info)
     return GpuSource(gpus, lambda: host.process_tree(roots))

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from harness.base import clock
 from harness.measure.observe import vllm_metrics
-from harness.measure.observe.gpu_source import no_energy
+from harness.measure.observe.boards.source import no_energy
 from harness.records import GpuSample
 
 # DCGM's field -> column, and what to multiply by
@@ -164,7 +164,7 @@ class ExporterSource:
         return "; ".join(parts) or None
 
     def facts(self) -> Mapping[str, Any]:
-        """As of gpu_source.GpuSource; an exporter knows no processes."""
+        """As of source.GpuSource; an exporter knows no processes."""
         return {
             "source": "DCGM exporter",
             "chosen": self._why(),

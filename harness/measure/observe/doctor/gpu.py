@@ -1,36 +1,22 @@
-"""What a GPU box has of what vLLM's GPU build needs, for `harness doctor`: driver, CUDA, compilers, fabric, memory, disk."""
+"""What a GPU box has of what vLLM's GPU build needs: driver, CUDA, compilers, fabric, memory, disk."""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from harness.base import clock
 from harness.measure import gpu_build, nvidia_driver
 from harness.measure.gpu_build import Build, FlashInfer
-from harness.measure.nvidia_driver import CUDA, NVML, Box
-from harness.measure.observe.doctor_line import DoctorLine
+from harness.measure.nvidia_driver import Box
+from harness.measure.observe.doctor import DoctorLine, Place
 
 _GIB = 1 << 30
 _SHM = "/dev/shm"  # noqa: S108 - only its size is read
 _SHM_GIB = 1  # NCCL and vLLM's queues between the processes of a server take hundreds of MiB; docker gives 64 MiB
-_CUDA_TIMEOUT_S = 60.0
-_POLL_S = 2.0
 _KERNELS = f"{sys.executable} -m vllm.entrypoints.cli.main download-kernels"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where to look; tests give folders and libraries of their own."""
-
-    root: Path = Path("/")
-    nvml: str = NVML
-    cuda: str = CUDA
 
 
 def gpu_lines(place: Place, box: Box) -> Iterator[DoctorLine]:
@@ -86,32 +72,8 @@ def _driver(box: Box, build: Build, installed: str | None) -> Iterator[DoctorLin
             yield DoctorLine("driver floor", "ok", detail)
 
 
-def cuda_problem(library: str = CUDA) -> str | None:
-    """Why CUDA does not start, None if it does; asked in a process of its own, for a driver that is stuck does not answer."""
-    code = "import sys; from harness.measure.nvidia_driver import cuda_problem; print(cuda_problem(sys.argv[1]) or '')"
-    words = [sys.executable, "-c", code, library]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=_CUDA_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return f"cuInit does not come back within {_CUDA_TIMEOUT_S:g} s: see dmesg for Xid errors"
-    if done.returncode:
-        return f"cuInit ends its process with status {done.returncode}"
-    return done.stdout.strip() or None
-
-
-def wait_for_cuda(within_s: float, library: str = CUDA) -> str | None:
-    """`cuda_problem`, asked again until it is none or `within_s` have passed: after a boot the fabric takes minutes."""
-    begun_ns = clock.monotonic_ns()
-    while True:
-        problem = cuda_problem(library)
-        left_s = within_s - (clock.monotonic_ns() - begun_ns) / clock.NS
-        if problem is None or left_s <= 0:
-            return problem
-        clock.sleep(min(_POLL_S, left_s))
-
-
 def _cuda(place: Place) -> DoctorLine:
-    problem = cuda_problem(place.cuda)
+    problem = nvidia_driver.cuda_problem(place.cuda)
     if problem is None:
         return DoctorLine("CUDA", "ok", "cuInit works")
     detail, _, advice = problem.partition(": ")

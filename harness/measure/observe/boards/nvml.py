@@ -8,15 +8,16 @@ in bytes, utilisation in percent of NVML's own sample period. All bits set means
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pynvml as nvml
 
-from harness.measure.observe.boards import BoardError, Gpus, Memory, Unit, Utilisation
-from harness.measure.observe.call_times import CallTimes
-
-__all__ = ["Gpus", "open_gpus", "throttle_names"]
+from harness.base import clock
+from harness.measure.observe.boards.gpus import Gpus
+from harness.measure.observe.boards.unit import BoardError, Memory, Unit, Utilisation
 
 # This board will never tell, or this driver does not know the question: try the next reader, then remember the gap.
 _UNSUPPORTED = frozenset(
@@ -34,27 +35,8 @@ _NOT_NOW = frozenset(
     {nvml.NVML_ERROR_INSUFFICIENT_SIZE, nvml.NVML_ERROR_NO_DATA, nvml.NVML_ERROR_NOT_READY, nvml.NVML_ERROR_IN_USE}
 )
 _MOST_XIDS = 100  # in one reading: a board that fails for good repeats its Xid
+_KEPT_BITS = 6  # of a call's duration: a class is at most 1/32 of its value wide
 _NOT_AVAILABLE = frozenset({nvml.NVML_VALUE_NOT_AVAILABLE_uint.value, nvml.NVML_VALUE_NOT_AVAILABLE_ulonglong.value})
-
-_REASONS: Mapping[int, str] = {
-    nvml.nvmlClocksEventReasonGpuIdle: "gpu_idle",
-    nvml.nvmlClocksEventReasonApplicationsClocksSetting: "applications_clocks_setting",
-    nvml.nvmlClocksEventReasonSwPowerCap: "sw_power_cap",
-    nvml.nvmlClocksEventReasonHwSlowdown: "hw_slowdown",
-    nvml.nvmlClocksEventReasonSyncBoost: "sync_boost",
-    nvml.nvmlClocksEventReasonSwThermalSlowdown: "sw_thermal_slowdown",
-    nvml.nvmlClocksEventReasonHwThermalSlowdown: "hw_thermal_slowdown",
-    nvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "hw_power_brake_slowdown",
-    nvml.nvmlClocksEventReasonDisplayClockSetting: "display_clock_setting",
-    0x200: "board_limit",  # nvmlClocksThrottleReasonBoardLimit and ..Reliability: not in every release of the binding
-    0x400: "reliability",
-}
-
-
-def throttle_names(mask: int) -> tuple[str, ...]:
-    """Names of the clocks-event-reasons set in `mask`, lowest bit first; a bit without a name stays hexadecimal."""
-    bits = [1 << i for i in range(mask.bit_length()) if mask >> i & 1]
-    return tuple(_REASONS.get(bit, hex(bit)) for bit in bits)
 
 
 def _known(value: int) -> int | None:
@@ -141,6 +123,48 @@ _READERS: dict[str, tuple[Callable[[Any], Any], ...]] = {
 }
 
 
+class CallTimes:
+    """How long calls take, by name, in little memory: what our own questions cost the driver. Not for use from two threads at once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Counter[int]] = {}
+        self._longest_ns: dict[str, int] = {}
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Time what happens inside, a call that fails too."""
+        begun_ns = clock.monotonic_ns()
+        try:
+            yield
+        finally:
+            self.add(name, clock.monotonic_ns() - begun_ns)
+
+    def add(self, name: str, took_ns: int) -> None:
+        shift = max(0, took_ns.bit_length() - _KEPT_BITS)
+        self._seen.setdefault(name, Counter())[took_ns >> shift << shift] += 1
+        self._longest_ns[name] = max(took_ns, self._longest_ns.get(name, 0))
+
+    def facts(self) -> dict[str, dict[str, float]]:
+        """Name -> count, p50_us (3 % too low at most) and max_us."""
+        return {
+            name: {
+                "count": seen.total(),
+                "p50_us": _median_ns(seen) / 1e3,
+                "max_us": self._longest_ns[name] / 1e3,
+            }
+            for name, seen in sorted(self._seen.items())
+        }
+
+
+def _median_ns(seen: Counter[int]) -> int:
+    left = (seen.total() + 1) // 2
+    for took_ns, count in sorted(seen.items()):
+        left -= count
+        if left <= 0:
+            return took_ns
+    raise ValueError("no call was timed")
+
+
 def _unit(handle: Any, index: int, times: CallTimes, parent: Unit | None = None) -> Unit:
     """A board or slice whose `ask` remembers which reader of a counter works for it."""
     reader: dict[str, int] = {}
@@ -181,7 +205,7 @@ def open_gpus(pids: Collection[int] = (), devices: Sequence[str] | None = None) 
     except nvml.NVMLError as error:
         _shut_down()
         return _why_not(error)
-    gpus = Gpus(boards, notes, _driver(), _shut_down, times=times, xids=_xid_reader(handles))
+    gpus = Gpus(boards, notes, _driver(), _shut_down, calls=times.facts, xids=_xid_reader(handles))
     reason = gpus.watch(pids, devices) if boards else "; ".join(("NVML works but has no usable GPU", *notes))
     if reason is None:
         return gpus

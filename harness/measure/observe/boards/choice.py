@@ -16,7 +16,9 @@ import psutil
 
 from harness.config.server_flags import parallel_sizes
 from harness.measure.control_request import is_loopback
-from harness.measure.observe import boards, host, machine, nvml
+from harness.measure.observe import host, machine
+from harness.measure.observe.boards import nvml
+from harness.measure.observe.boards.gpus import Gpus
 from harness.records import TargetInfo
 
 _OURS = ("vllm", "offline")
@@ -42,7 +44,7 @@ def roots_of(info: TargetInfo) -> tuple[int, ...]:
 
 def open_boards(
     info: TargetInfo, declared: Sequence[str] = (), used_before: Mapping[str, int] | None = None
-) -> boards.Gpus | str:
+) -> Gpus | str:
     """The target's boards as Gpus, or why there are none to watch. `declared`: the target's `gpus:` (indices, UUIDs).
 
     `used_before`: bytes in use by uuid before the target was started. Gpus.certain says whether the choice is sure.
@@ -67,7 +69,7 @@ def open_boards(
     return reason
 
 
-def _without_process(gpus: boards.Gpus, info: TargetInfo, roots: Sequence[int], tree: Collection[int]) -> str | None:
+def _without_process(gpus: Gpus, info: TargetInfo, roots: Sequence[int], tree: Collection[int]) -> str | None:
     """Choose where NVML lists no process of the target; returns why nothing is to be watched."""
     ours = info.kind in _OURS
     loaded = _loaded_cuda(tree)
@@ -91,7 +93,7 @@ def _without_process(gpus: boards.Gpus, info: TargetInfo, roots: Sequence[int], 
 
 
 def _first_of(
-    gpus: boards.Gpus,
+    gpus: Gpus,
     info: TargetInfo,
     tree: Collection[int],
     visible: Sequence[str] | None,
