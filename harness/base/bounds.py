@@ -17,7 +17,7 @@ MOST_TOKENS = 10_000_000  # of a prompt or a reply
 MOST_CELLS = 10_000  # of an experiment, repetitions counted
 MOST_IN_FLIGHT = 65_536  # connections of one machine
 YEAR_S = 366 * 86_400
-_MAY_HOLD_A_KEY = ("url", "api_key_env", "telemetry_url", "metrics_urls")  # though their names are no secret's
+_MAY_HOLD_A_KEY = (["url"], ["api_key_env"], ["telemetry_url"], ["metrics_urls"])  # though their names are no secret's
 
 
 class Spec(BaseModel):
@@ -31,36 +31,36 @@ def config_error(source: str, error: ValidationError, spec: type[BaseModel], see
     examples are. Of a mapping, and of what may be a credential, only the place is told."""
     problems = error.errors()  # an unknown key explains a missing one: report it first
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    loc, value = first["loc"], first.get("input")
-    where = ".".join(map(str, loc)) or "(top level)"
-    if first["type"] == "extra_forbidden":
-        allowed = _keys_at(spec, loc)
-        advice = nearest(str(loc[-1]), allowed, f"keys allowed here: {', '.join(allowed)}")
+    unknown, value = first["type"] == "extra_forbidden", first.get("input")
+    place, keys = _place(spec, first["loc"], unknown=unknown)
+    where = ".".join(map(str, place)) or "(top level)"
+    if unknown:
+        advice = nearest(str(place[-1]), keys, f"keys allowed here: {', '.join(keys)}")
         return ConfigError(f"{source}: unknown key", where, advice)
     if first["type"] == "missing":
         return ConfigError(f"{source}: missing key", where, "; ".join(filter(None, ("add it", see))))
-    untold = (
-        isinstance(value, dict | list)
-        or str((loc or ("",))[-1]) in _MAY_HOLD_A_KEY
-        or any(map(redaction.is_secret, loc))
-    )
+    untold = isinstance(value, dict | list) or place[-1:] in _MAY_HOLD_A_KEY or any(map(redaction.is_secret, place))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     why = first["msg"].removeprefix("Value error, ").replace("\n", " ") + more
     shown = where if untold else redaction.text(f"{where} = {value!r}")[:300]
     return ConfigError(f"{source}: bad value", shown, why)
 
 
-def _keys_at(spec: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Names allowed where an unknown key was met, by walking the specs along pydantic's location."""
-    for part in loc[:-1]:
-        if isinstance(part, int) or part == spec.__name__:  # the second: which of several kinds it was taken for
-            continue
-        inner = spec.model_fields[part].annotation if part in spec.model_fields else None
-        specs = [a for a in (inner, *get_args(inner)) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not specs:
-            return []
-        spec = specs[0]
-    return list(spec.model_fields)
+def _place(spec: type[BaseModel], loc: tuple[int | str, ...], *, unknown: bool) -> tuple[list[int | str], list[str]]:
+    """(pydantic's location without the name of which of several kinds a value was taken for, the keys that may stand where its last
+    key does). `unknown`: that last key is none of them."""
+    place, keys = list[int | str](), list(spec.model_fields)
+    here: type[BaseModel] | None = spec
+    for at, part in enumerate(loc):
+        if isinstance(part, str) and here is not None:
+            if part not in here.model_fields and not (unknown and at == len(loc) - 1):
+                continue
+            keys = list(here.model_fields)
+            inner = here.model_fields[part].annotation if part in keys else None
+            kinds = (inner, *get_args(inner))
+            here = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        place.append(part)
+    return place, keys
 
 
 def within(least: float, most: float, why: str) -> AfterValidator:

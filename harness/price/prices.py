@@ -1,4 +1,4 @@
-"""Prices of machines: the table configs/prices/instances.csv, files under configs/hardware/, and what an experiment declares.
+"""Prices of machines: the table configs/prices/instances.csv, and what an experiment declares.
 
 Prices are dated data: a row is appended to the table, never overwritten, and the price at a date is the newest that is not after it.
 """
@@ -12,9 +12,6 @@ from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from harness.base.documents import load_yaml
 from harness.base.errors import ConfigError, nearest
 from harness.base.files import data_dir
 from harness.config.target import HardwareSpec
@@ -165,23 +162,6 @@ def declared(spec: HardwareSpec) -> Hardware:
     usd_per_hour = format(Decimal(repr(spec.usd_per_hour)), "f")
     basis = "example" if spec.example else "declared"
     return Hardware(spec.name, usd_per_hour, spec.source, spec.as_of, spec.gpu_model, spec.gpu_count, basis)
-
-
-def load_hardware(path: Path, at: datetime) -> Hardware:
-    """A file of configs/hardware/: the keys of HardwareSpec, or `instance:` with a name of the price table. Raises ConfigError."""
-    data = load_yaml(path)
-    if isinstance(data, dict) and set(data) == {"instance"}:
-        return instance_price(str(data["instance"]), at)
-    try:
-        return declared(HardwareSpec.model_validate(data))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"]) or "(top level)"
-        raise ConfigError(
-            f"{path}: not a machine's price",
-            where,
-            f"{first['msg']}; keys: instance, or {', '.join(HardwareSpec.model_fields)}",
-        ) from None
 
 
 def day_of(created_utc: str) -> datetime:

@@ -6,7 +6,7 @@ import pytest
 
 from harness.base.errors import ConfigError
 from harness.base.files import data_dir
-from harness.config.experiment import SloSpec, load_yaml
+from harness.config.experiment import SloSpec, load_yaml, parse_experiment
 from harness.config.target import HardwareSpec
 from harness.price.prices import (
     STALE_SPOT_DAYS,
@@ -15,7 +15,6 @@ from harness.price.prices import (
     declared,
     instance_price,
     instances,
-    load_hardware,
     stale_after_days,
     staleness,
 )
@@ -85,27 +84,28 @@ def test_a_broken_table_is_a_config_error(tmp_path, text):
     assert str(table) in error.value.value
 
 
-@pytest.mark.parametrize("file", sorted((data_dir("configs") / "hardware").glob("*.yaml")), ids=lambda p: p.stem)
-def test_hardware_files_load(file):
-    """Every example under configs/hardware/ is a price with a source and a day."""
-    hardware = load_hardware(file, NOW)
-    assert D(hardware.usd_per_hour) > 0
-    assert staleness(hardware.name, hardware.as_of, day_of(hardware.as_of)) is None
-
-
 @pytest.mark.parametrize("file", sorted((data_dir("configs") / "slo").glob("*.yaml")), ids=lambda p: p.stem)
 def test_slo_files_are_slos(file):
     """Every example under configs/slo/ is a valid SloSpec."""
     assert SloSpec.model_validate(load_yaml(file)).attainment > 0
 
 
-def test_a_bad_hardware_file_names_the_key(tmp_path):
-    """A missing key is named."""
-    file = tmp_path / "h.yaml"
-    file.write_text("name: x\nusd_per_hour: 1\nsource: s\n")
+@pytest.mark.parametrize(
+    ("hardware", "value", "advice"),
+    [
+        ({"nme": "x"}, ".nme", "did you mean name?"),
+        ({"name": "x"}, ".usd_per_hour", "add it; "),
+        (3, " = 3", "Input should be a valid dictionary"),
+    ],
+)
+def test_what_is_wrong_with_a_declared_price_is_told_by_its_key(hardware, value, advice):
+    """It may be a name or a mapping; of a mapping the key is told, not which of the two it was taken for."""
+    target = {"name": "a", "kind": "vllm", "model": "m", "hardware": hardware}
+    loads = [{"rate": [1], "requests": 2}]
     with pytest.raises(ConfigError) as error:
-        load_hardware(file, NOW)
-    assert error.value.value == "as_of"
+        parse_experiment({"experiment": "t", "targets": [target], "workloads": ["fixed:1x1"], "loads": loads}, "f")
+    assert error.value.value == f"targets.0.hardware{value}"
+    assert error.value.advice.startswith(advice)
 
 
 def test_declared_prices_keep_their_digits():

@@ -19,7 +19,6 @@ from harness.price.prices import (
     declared,
     instance_price,
     instances,
-    load_hardware,
     machine_age_words,
     machine_staleness,
     stale_after_days,
@@ -142,23 +141,6 @@ def test_a_declared_machine_becomes_a_price():
     assert (
         declared(HardwareSpec(name="b", usd_per_hour=1e-7, source="s", as_of="2026-01-02")).usd_per_hour == "0.0000001"
     )
-
-
-def test_a_hardware_file_is_a_machine_or_the_name_of_one(tmp_path):
-    """`instance:` alone is a name of the table; the keys of a machine else; anything else names the key and what there is."""
-    file = tmp_path / "h.yaml"
-    file.write_text("instance: aws/g5.12xlarge\n")
-    assert load_hardware(file, AT) == instance_price("g5.12xlarge", AT)
-    file.write_text("{name: b, usd_per_hour: 2, source: s, as_of: '2026-01-02', gpu_count: 3}\n")
-    assert load_hardware(file, AT) == Hardware("b", "2.0", "s", "2026-01-02", None, 3)
-    for text, key in (("instance: x\nname: b\n", "usd_per_hour"), ("[1]", "(top level)"), ("instance", "(top level)")):
-        file.write_text(text)
-        with pytest.raises(ConfigError, match="not a machine's price") as error:
-            load_hardware(file, AT)
-        assert error.value.value == key
-        assert error.value.advice.endswith(
-            "keys: instance, or name, usd_per_hour, source, as_of, gpu_model, gpu_count, example"
-        )
 
 
 # ---------------------------------------------------------------- how old a price is
