@@ -10,6 +10,8 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +191,18 @@ def dump_yaml(data: Any, **how: Any) -> str:
 
 
 # ---------------------------------------------------------------- JSON
+
+
+def plain(value: Any, leaf: Callable[[Any], Any] = lambda value: value, without: str = "") -> Any:
+    """Records, mappings and sequences as JSON values, paths as texts; anything else as `leaf` makes it. `without`: a field of records
+    that is left out."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name), leaf, without) for f in fields(value) if f.name != without}
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner, leaf, without) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(inner, leaf, without) for inner in value]
+    return str(value) if isinstance(value, Path | str) else leaf(value)
 
 
 def parse_json(text: str | bytes) -> Any:

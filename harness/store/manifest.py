@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from harness.base import redaction
-from harness.base.documents import parse_json
+from harness.base.documents import parse_json, plain
 from harness.base.errors import StoreError
 from harness.base.files import write_whole
 from harness.records import SCHEMA_VERSION, Cell, Load, Manifest
@@ -18,17 +17,6 @@ from harness.store.typed import refuse_broken
 NAME = "manifest.json"
 # the rest are names and numbers of ours
 _FREE_TEXT = ("config", "environment", "target", "drive", "telemetry", "error")
-
-
-def plain(value: Any) -> Any:
-    """Records, mappings and sequences as plain JSON values; anything else as it stands."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(v) for v in value]
-    return str(value) if isinstance(value, (Path, str)) else value
 
 
 def to_json(manifest: Manifest) -> str:
