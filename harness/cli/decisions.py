@@ -1,4 +1,4 @@
-"""`harness cost scenario | decide | audit | export`: a workload priced every way, and what follows. COMMANDS go under `cost`."""
+"""`harness cost scenario | decide | export`: a workload priced every way, and what follows. COMMANDS go under `cost`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from harness.base import redaction
 from harness.base.errors import ConfigError
+from harness.base.files import data_dir
 from harness.cli.as_json import emit
 from harness.cli.results import allow_option, as_json_option, campaign_option
 from harness.cli.results import console as terminal
@@ -208,22 +209,12 @@ def _render_decision(result: Any, found: Any) -> None:
         click.echo(f"warning: {warning}")
 
 
-@click.command("audit")
-@click.option("--markdown", is_flag=True, help="The table as Markdown.")
-@as_json_option
-def audit_command(markdown: bool, as_json: bool) -> None:
-    """A published cost comparison, claim by claim: 33 rows, right values computed now, each with its test."""
-    from harness.planner.audit import as_markdown, audit
-
-    rows = audit()
-    if as_json:
-        emit(list(rows))
-    elif markdown:
-        click.echo(as_markdown(rows), nl=False)
-    else:
-        table = [[str(r.row), r.claim, r.right] for r in rows]
-        terminal().print(_table("A published cost comparison, claim by claim", ["row", "it says", "right"], table))
-        click.echo(f"each row's test: {rows[0].test.removesuffix('1')}N")
+@click.command("audit", hidden=True, context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def audit_command(words: tuple[str, ...]) -> None:
+    """Gone: the published comparison, claim by claim, is the page configs/scenarios/README.md."""
+    page = data_dir("configs") / "scenarios" / "README.md"
+    raise ConfigError("the audit is a page now, no command", " ".join(("audit", *words)), f"read {page}")
 
 
 @click.command("export")

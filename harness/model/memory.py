@@ -115,50 +115,6 @@ def sequence_kv_bytes(
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Memory of a batch on all GPUs of a replica, in bytes: each request's longest possible context set aside, or blocks used."""
-
-    weights: float
-    preallocated: float
-    paged: float
-    saved_of_total: float
-    saved_of_kv: float
-
-
-def paged_against_preallocated(
-    model: ModelShape,
-    *,
-    requests: int,
-    used_tokens: int,
-    slots: int,
-    kv_dtype: str = "auto",
-    weights_bytes: Number | None = None,
-    block_tokens: int = 16,
-) -> Batch:
-    """What paging saves: `requests` sequences of `used_tokens`, against `slots` tokens set aside for each.
-
-    Llama-2-70B, weights of 140 GB, 10 requests, 512 of 4,096: 153.4 against 141.7 GB, 7.65 % of the total, 88 % of the KV part.
-    """
-    weights = weight_bytes(model) if weights_bytes is None else at_least_zero(weights_bytes, "weights (bytes)")
-    count = whole(requests, "requests", least=1)
-    if used_tokens > whole(slots, "slots (tokens)", least=1):
-        raise ConfigError(
-            "more tokens used than set aside", f"{used_tokens} of {slots}", "slots are the longest context"
-        )
-    states = (
-        model.state_layers
-        * model.state_blocks
-        * block_tokens_of(model, block_tokens, kv_dtype)
-        * layer_token_bytes(model, kv_dtype)
-    )
-    before = count * (slots * kv_bytes_per_token(model, kv_dtype) + states)
-    after = count * sequence_kv_bytes(model, used_tokens, kv_dtype=kv_dtype, block_tokens=block_tokens)
-    return Batch(
-        weights, weights + before, weights + after, (before - after) / (weights + before), (before - after) / before
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class Fit:
     """One replica over `tensor_parallel` GPUs, bytes per GPU. sequences: how many of the asked context fit at once; 0: none;
     kv_tokens: of all of them."""

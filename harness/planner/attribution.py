@@ -6,7 +6,6 @@ It is a joint cost: a step reads the weights once for everything in it, so any s
       direct          the shared t0 follows the direct costs
       incremental     input pays only what it adds, output carries t0; and the other way round: these are the bounds
     black box         $/request of >= 6 shapes = alpha i + beta o + gamma o (i + o/2) + delta i^2/2
-    by role           prefill machines to input, decode machines to output: disaggregated deployments only
 
 Every split shares out the paid amount once: its parts add up to it, to the cent. (Publishing input and output costs that each carry
 the whole machine, and adding them, charges it twice.)
@@ -207,15 +206,3 @@ def split_paid(paid_usd: Decimal, shares: Shares, traffic: Traffic) -> CostSplit
         output_usd_per_million=written,
         price_ratio=ratio,
     )
-
-
-def split_by_role(
-    prefill_machine_hours: Decimal, decode_machine_hours: Decimal, usd_per_machine_hour: Decimal, traffic: Traffic
-) -> CostSplit:
-    """Disaggregated serving: the hours of prefill machines are input's, those of decode machines output's."""
-    hours = prefill_machine_hours + decode_machine_hours
-    if min(prefill_machine_hours, decode_machine_hours) <= 0:
-        raise ConfigError("no hours of one role", hours, "hours of prefill and of decode machines, above 0")
-    share = float(prefill_machine_hours / hours)
-    shares = Shares("by role: prefill machines to input, decode machines to output", share, 0.0, 1 - share)
-    return split_paid(hours * usd_per_machine_hour, shares, traffic)

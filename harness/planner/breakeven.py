@@ -83,24 +83,6 @@ class _Inputs:
         return self.c * self.spares + self.fixed
 
 
-def _inputs(
-    capacity_rps: Number,
-    replica_usd_per_hour: Number,
-    hosted_usd_per_request: Number,
-    spares: int,
-    fixed: Number,
-    minimum_usd_per_month: Number,
-) -> _Inputs:
-    return _Inputs(
-        exact_above_zero(capacity_rps, "capacity of a replica (rps)"),
-        exact_usd(replica_usd_per_hour, "price of a replica (USD per hour)"),
-        3600 * exact_usd(hosted_usd_per_request, "hosted price (USD per request)"),
-        whole(spares, "spares"),
-        exact_usd(fixed, "fixed cost (USD per hour)"),
-        exact_usd(minimum_usd_per_month, "minimum commitment (USD per month)") / Fraction(HOURS_PER_MONTH),
-    )
-
-
 def _permanent_step(i: _Inputs) -> tuple[int, int] | None:
     """(first stair with self cheaper somewhere on it, stair from which self stays cheaper); None if u* >= 1."""
     line = i.per_hour * i.mu  # hosted dollars per hour at one replica's rate
@@ -122,50 +104,12 @@ def _below_the_floor(i: _Inputs) -> int | None:
     return None if not i.c else ceil((i.floor - i.overhead()) / i.c) - 1
 
 
-def permanent_rps(
-    capacity_rps: Number,
-    replica_usd_per_hour: Number,
-    hosted_usd_per_request: Number,
-    *,
-    spares: int = 0,
-    fixed_usd_per_hour: Number = 0,
-    minimum_usd_per_month: Number = 0,
-) -> float | None:
-    """The rate above which self-hosting stays cheaper, in closed form without listing crossings; None if there is none.
-
-    lambda_p = (c (n* - 1 + spares) + F) / P with n* = ceil((P mu + c spares + F) / (P mu - c)); 0 where the stairs up to the
-    last one that hosted could win are all below the commitment.
-    """
-    return _steady(
-        _inputs(capacity_rps, replica_usd_per_hour, hosted_usd_per_request, spares, fixed_usd_per_hour, minimum_usd_per_month),
-        most=0,
-    ).permanent_rps  # fmt: skip
-
-
-def break_even(
-    capacity_rps: Number,
-    replica_usd_per_hour: Number,
-    hosted_usd_per_request: Number,
-    *,
-    spares: int = 0,
-    fixed_usd_per_hour: Number = 0,
-    minimum_usd_per_month: Number = 0,
-) -> BreakEven:
-    """Every crossing over a steady rate in requests/s.
-
-    capacity_rps: usable rate of one replica (capacity at the SLO x headroom). Money in USD; minimum_usd_per_month is what the
-    hosted contract bills at least. Raises ConfigError for numbers that are not finite or out of range.
-    """
-    i = _inputs(capacity_rps, replica_usd_per_hour, hosted_usd_per_request, spares, fixed_usd_per_hour, minimum_usd_per_month)  # fmt: skip
-    return _steady(i, MAX_CROSSINGS)
-
-
 def _needed(i: _Inputs) -> float | None:
     return to_float(i.c / (i.per_hour * i.mu), "break-even utilisation") if i.per_hour else None
 
 
-def _steady(i: _Inputs, most: int) -> BreakEven:
-    """The crossings, `most` of them listed."""
+def _steady(i: _Inputs) -> BreakEven:
+    """The crossings over a steady rate, in closed form."""
     steps, paid_for = _permanent_step(i), _below_the_floor(i)
     if paid_for is None or (steps is not None and paid_for >= steps[1]):
         return BreakEven((Crossing(0.0, "self"),), 0.0, _needed(i))
@@ -178,11 +122,11 @@ def _steady(i: _Inputs, most: int) -> BreakEven:
     total = (
         len(found) + 2 * (last - first) + 1
     )  # one upwards on each stair, one back at each edge before the last stair
-    for step in range(first, min(last, first + most // 2) + 1):
+    for step in range(first, min(last, first + MAX_CROSSINGS // 2) + 1):
         found.append(Crossing(to_float(_cross(i, step), "crossing"), "self"))
         if step < last:
             found.append(Crossing(to_float(step * i.mu, "crossing"), "hosted"))
-    del found[most:]
+    del found[MAX_CROSSINGS:]
     return BreakEven(tuple(found), to_float(_cross(i, last), "permanent crossing"), _needed(i), total - len(found))
 
 
@@ -280,11 +224,16 @@ def break_even_over_demand(
             "break-even has no egress", spec.egress_usd_per_gb, "take it off the hosted price of a request"
         )
     stairs, paid = _stairs(demand, spec)
-    i = _inputs(
-        _usable(spec) / paid, spec.replica_usd_per_hour, hosted_usd_per_request, spec.spares, fixed_usd_per_hour(spec), minimum_usd_per_month
-    )  # fmt: skip
+    i = _Inputs(
+        mu=_usable(spec) / paid,
+        c=exact_usd(spec.replica_usd_per_hour, "price of a replica (USD per hour)"),
+        per_hour=3600 * exact_usd(hosted_usd_per_request, "hosted price (USD per request)"),
+        spares=whole(spec.spares, "spares"),
+        fixed=Fraction(fixed_usd_per_hour(spec)),
+        floor=exact_usd(minimum_usd_per_month, "minimum commitment (USD per month)") / Fraction(HOURS_PER_MONTH),
+    )
     if spec.scaling == "fixed" and spec.min_replicas <= 1:
-        return _steady(i, MAX_CROSSINGS)
+        return _steady(i)
     never = i.per_hour * i.mu <= i.c  # the mean of ceil(x) is never below the mean of x
     if never and i.floor <= i.overhead():
         return BreakEven((), None, _needed(i))

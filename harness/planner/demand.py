@@ -17,7 +17,7 @@ from typing import Any
 from harness.base.documents import load_yaml
 from harness.base.errors import ConfigError, nearest
 from harness.base.files import data_dir
-from harness.base.quantities import Number, above_zero, at_least_zero, exact, share, whole
+from harness.base.quantities import Number, above_zero, at_least_zero
 
 HOUR_S = 3600.0
 DAY_S = 86400.0
@@ -176,25 +176,6 @@ def find_demand(spec: str, mean_rps: Number | None) -> Demand:
     return flat(mean_rps) if spec == "flat" else shaped(spec, mean_rps)
 
 
-def coarsened(demand: Demand, steps: int, quantile: Number) -> Demand:
-    """The curve in steps `steps` times longer, each at the `quantile` of the finer rates in it (1: their highest).
-
-    A planner that decides hourly must carry the bursts inside the hour: D_q, not the hour's mean. Nearest-rank quantile.
-    """
-    whole(steps, "steps per step", least=1)
-    q = share(quantile, "quantile", zero=True)
-    if len(demand.rps) % steps:
-        raise ConfigError("steps do not divide the curve", f"{len(demand.rps)} by {steps}", "choose a divisor")
-    rates = []
-    for start in range(0, len(demand.rps), steps):
-        inside = sorted(demand.rps[start : start + steps])
-        rates.append(inside[max(0, math.ceil(q * steps) - 1)])
-    made = curve(f"{demand.name}, q{q:g}", rates, step_s=demand.step_s * steps, source=demand.source)
-    if demand.peak_hour_to_mean is None:
-        return made
-    return replace(made, peak_hour_to_mean=demand.highest_rps / made.mean_rps)
-
-
 # ---------------------------------------------------------------- what stands still while days differ
 
 
@@ -256,20 +237,3 @@ def load_above(demand: Demand, level_rps: float = 0.0) -> Load:
     mean = math.fsum(days) / len(days)
     day = _busiest(over, demand.step_s, DAY_S) / DAY_S
     return Load(max(demand.highest_rps - level_rps, 0.0), max(day, mean), mean)
-
-
-def burst_quantile_rps(mean_rps: Number, quantile: Number, *, dispersion: Number, window_s: Number) -> float:
-    """The `quantile` of the rate over windows of `window_s` inside a step with this mean, when only its burstiness is known.
-
-    `dispersion` is the index of dispersion of counts (variance / mean) at that window: 1 for Poisson; Azure's 2023 code trace
-    has about 160 at 60 s. Counts are taken as gamma-distributed with that mean and variance (a model, not a measurement).
-    """
-    from scipy.special import gammaincinv
-
-    mean = above_zero(mean_rps, "mean rate (rps)")
-    window = above_zero(window_s, "window (s)")
-    idc = above_zero(dispersion, "index of dispersion")
-    q = exact(quantile, "quantile")
-    if not 0 < q < 1:
-        raise ConfigError("quantile is out of range", quantile, "give a number above 0 and below 1")
-    return float(gammaincinv(mean * window / idc, float(q))) * idc / window

@@ -57,11 +57,6 @@ class OwnedCost:
     crf: Decimal
 
 
-def capital_recovery(interest: Number, years: Number) -> Decimal:
-    """CRF(r, L) = r (1 + r)^L / ((1 + r)^L - 1): the yearly payment for 1 borrowed; 1 / L at no interest."""
-    return _recovery(*_term(interest, years))
-
-
 def _term(interest: Number, years: Number) -> tuple[Decimal, Decimal]:
     rate, life = exact_at_least_zero(interest, "interest per year"), exact_above_zero(years, "years")
     if rate > 10:
@@ -72,6 +67,7 @@ def _term(interest: Number, years: Number) -> tuple[Decimal, Decimal]:
 
 
 def _recovery(rate: Decimal, years: Decimal) -> Decimal:
+    """CRF(r, L) = r (1 + r)^L / ((1 + r)^L - 1): the yearly payment for 1 borrowed; 1 / L at no interest."""
     if not rate:
         return 1 / years
     grown = (1 + rate) ** years

@@ -142,7 +142,7 @@ def hosted_usd_per_hour(case: Case) -> Any:
 
 
 def permanent_rps(case: Case) -> Any:
-    """Mean demand above which self-hosting stays cheaper; inf where it never does: `breakeven.permanent_rps` over arrays.
+    """Mean demand above which self-hosting stays cheaper; inf where it never does: `BreakEven.permanent_rps` over arrays.
 
     Capacity counts what is paid for a replica's rate of mean demand times less: exact for a fixed fleet, and for whether there is
     such a demand. The stairs of an autoscaled fleet are smoother than those of a constant demand that are taken here, so it is
@@ -222,12 +222,6 @@ def tornado(case: Case, assumptions: Sequence[Assumption]) -> tuple[Bar, ...]:
         for a in assumptions
     ]
     return tuple(sorted(bars, key=lambda b: (-b.swing, b.name)))
-
-
-def two_way(case: Case, a: Assumption, b: Assumption, steps: int = 9) -> list[list[float]]:
-    """self - hosted ($/h) over a grid of two assumptions: rows of `a` from low to high, columns of `b`."""
-    values_a, values_b = np.linspace(a.low, a.high, steps), np.linspace(b.low, b.high, steps)
-    return [[float(_difference(_with(case, {a.name: x, b.name: y}))) for y in values_b] for x in values_a]
 
 
 def outlook(

@@ -14,7 +14,6 @@ from harness.model.memory import (
     GB,
     fit,
     kv_bytes_per_token,
-    paged_against_preallocated,
     predict_kv_blocks,
     sequence_kv_bytes,
     weight_bytes,
@@ -76,29 +75,6 @@ def test_parameters_that_one_token_uses():
 def test_kv_bytes_per_token(name, kv_dtype, tp, size):
     """Grouped heads, latent attention, a quantised cache and tensor parallel, in bytes per token and GPU."""
     assert kv_bytes_per_token(load_model(name), kv_dtype, tp) == size
-
-
-def test_paging_of_llama_2_70b():
-    """140 GB of weights, 10 requests with 512 of 4,096 tokens: 153.4 against 141.7 GB, 7.65 % of all, 88 % of the cache."""
-    batch = paged_against_preallocated(
-        load_model("llama-2-70b"), requests=10, used_tokens=512, slots=4096, weights_bytes=140 * GB
-    )
-    assert round(batch.preallocated / GB, 1) == 153.4
-    assert round(batch.paged / GB, 1) == 141.7
-    assert round(batch.saved_of_total * 100, 2) == 7.65
-    assert batch.saved_of_kv == 0.875
-
-
-def test_the_claim_of_82_7_percent_is_not_its_own_formula():
-    """The published function: weights once per request against weights + 10 % each; 140 GB x 10 gives 80.0 %, 82.7 % needs 13.7."""
-
-    def claimed(requests):
-        traditional = 140 * requests
-        return (traditional - (140 + 0.1 * 140 * requests)) / traditional * 100
-
-    assert round(claimed(10), 1) == 80.0
-    assert round(claimed(13.7), 1) == 82.7
-    assert claimed(10**9) < 90
 
 
 def test_sliding_window_layers_stop_growing():
@@ -237,8 +213,6 @@ def test_bad_words_are_refused(tmp_path):
         fit(model, 0, context_tokens=10)
     with pytest.raises(ConfigError):
         fit(model, 80 * GB, context_tokens=10, memory_share=1.1)
-    with pytest.raises(ConfigError, match="set aside"):
-        paged_against_preallocated(model, requests=1, used_tokens=10, slots=5)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ConfigError, match="not a mapping"):
         load_model(str(tmp_path))

@@ -11,14 +11,12 @@ from harness.model import memory
 from harness.model.memory import (
     KV_BYTES,
     WEIGHT_BYTES,
-    Batch,
     Fit,
     KvBlocks,
     block_tokens_of,
     fit,
     kv_bytes_per_token,
     layer_token_bytes,
-    paged_against_preallocated,
     predict_kv_blocks,
     sequence_kv_bytes,
     state_layer_bytes,
@@ -134,25 +132,6 @@ def test_a_sequence_on_several_gpus_and_in_other_blocks():
     assert sequence_kv_bytes(replace(STATES, latent_dim=7), 49, tensor_parallel=2) == (2 + 4) * 48 * 14
 
 
-def test_paging_of_a_batch():
-    """4 requests of 20 of 100 tokens: 4 x 100 x 120 bytes set aside, 4 x 2 blocks of 16 tokens used."""
-    found = paged_against_preallocated(PLAIN, requests=4, used_tokens=20, slots=100)
-    assert found == Batch(6000, 54_000, 6000 + 4 * 32 * 120, (48_000 - 15_360) / 54_000, (48_000 - 15_360) / 48_000)
-    # states are kept either way: 2 layers x 2 blocks of 32 tokens
-    states = 4 * 2 * 2 * 32 * 40
-    other = paged_against_preallocated(STATES, requests=4, used_tokens=20, slots=100, weights_bytes=1000)
-    before, after = 4 * 100 * 40 + states, 4 * 32 * 40 + states
-    assert other == Batch(
-        1000, 1000 + before, 1000 + after, (before - after) / (1000 + before), (before - after) / before
-    )
-    small = paged_against_preallocated(
-        STATES, requests=1, used_tokens=20, slots=20, kv_dtype="fp8", weights_bytes=0, block_tokens=20
-    )
-    states = 2 * 2 * 60 * 20  # three blocks of 20 tokens hold 1,001 bytes
-    before, after = 20 * 20 + states, 60 * 20 + states
-    assert small == Batch(0, before, after, (before - after) / before, (before - after) / before)
-
-
 def test_what_fits():
     """Nine tenths of 40,000 bytes, less half of the weights and an overhead of 1,000; 2 blocks of 3 layers of 20 bytes each."""
     found = fit(PLAIN, 40_000, context_tokens=20, tensor_parallel=2, overhead_bytes=1000)
@@ -239,8 +218,6 @@ BAD = {
     "tensor parallel size": lambda n: layer_token_bytes(PLAIN, "auto", n),
     "block size (tokens)": lambda n: block_tokens_of(PLAIN, n),
     "tokens": lambda n: sequence_kv_bytes(PLAIN, n),
-    "requests": lambda n: paged_against_preallocated(PLAIN, requests=n, used_tokens=1, slots=1),
-    "slots (tokens)": lambda n: paged_against_preallocated(PLAIN, requests=1, used_tokens=n, slots=n),
     "KV cache (bytes)": lambda n: predict_kv_blocks(PLAIN, n, 16),
     "max model length (tokens)": lambda n: predict_kv_blocks(replace(PLAIN, max_tokens=n), 1, 16),
 }
@@ -265,14 +242,6 @@ def test_counts_of_one_are_the_least(what):
         (lambda: fit(PLAIN, 0, context_tokens=1), "GPU memory (bytes) is 0", "0"),
         (lambda: fit(PLAIN, 1, context_tokens=1, memory_share=0), "share of GPU memory is out of range", "0"),
         (lambda: fit(PLAIN, 1, context_tokens=1, overhead_bytes=-1), "overhead (bytes) is negative", "-1"),
-        (
-            lambda: paged_against_preallocated(PLAIN, requests=1, used_tokens=1, slots=1, weights_bytes=-1),
-            "weights (bytes) is negative", "-1",
-        ),
-        (
-            lambda: paged_against_preallocated(PLAIN, requests=1, used_tokens=6, slots=5),
-            "more tokens used than set aside", "6 of 5",
-        ),
     ],
 )  # fmt: skip
 def test_what_is_refused(ask, what, value):

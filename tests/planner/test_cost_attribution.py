@@ -17,7 +17,6 @@ from harness.planner.attribution import (
     Traffic,
     cached_share_of_kv,
     fit_steps,
-    split_by_role,
     split_paid,
     step_shares,
 )
@@ -133,13 +132,12 @@ def test_deepseek_day():
     assert day == D(87072)
     share = prefill_hours / (prefill_hours + decode_hours)
     traffic = Traffic(608_000_000_000, 0, 168_000_000_000)
-    split = split_by_role(D("226.75") * 24 * share, D("226.75") * 24 * (1 - share), D(16), traffic)
+    roles = Shares("prefill machines to input, decode machines to output", float(share), 0, 1 - float(share))
+    split = split_paid(day, roles, traffic)
     assert round(split.input_usd_per_million, 4) == D("0.0603")
     assert round(split.output_usd_per_million, 3) == D("0.300")
     assert round(split.price_ratio, 2) == D("4.98")
-    uncached = split_by_role(
-        D("226.75") * 24 * share, D("226.75") * 24 * (1 - share), D(16), Traffic(266_000_000_000, 0, 168_000_000_000)
-    )
+    uncached = split_paid(day, roles, Traffic(266_000_000_000, 0, 168_000_000_000))
     assert round(uncached.input_usd_per_million, 3) == D("0.138")
     assert split.input_usd + split.output_usd == day
     assert round(D(562_027) / day * 100 - 100, 1) == D("545.5")
@@ -251,7 +249,6 @@ def test_a_shape_whose_capacity_is_not_known_is_left_out_and_said(runs, reason):
         (lambda: fit_shapes([ShapeCost(1, 1, 1.0)] * 6), "too few shapes"),
         (lambda: fit_shapes([ShapeCost(i, 1, float("nan")) for i in range(6)]), "not an amount"),
         (lambda: split_paid(D("NaN"), Shares("x", 1, 0, 0), Traffic(1, 0, 0)), "not an amount"),
-        (lambda: split_by_role(D(0), D(1), D(1), Traffic(1, 0, 1)), "no hours of one role"),
     ],
 )
 def test_bad_input_is_an_error_of_three_lines(make, says):

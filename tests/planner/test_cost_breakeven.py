@@ -16,14 +16,13 @@ from harness.base.errors import ConfigError
 from harness.cli.breakeven import breakeven as command
 from harness.planner.breakeven import (
     MAX_CROSSINGS,
-    break_even,
     break_even_over_demand,
     equal_prices,
-    permanent_rps,
     staircase,
 )
 from harness.planner.demand import curve, flat, scaled, shaped
 from harness.planner.fleet import FleetSpec, fleet_cost
+from tests.planner.steady_fleet import break_even
 
 MU = 0.7 * 32.26  # Qwen3-8B FP8, 1024 in / 128 out, one H100 at $3.49/h, 30 % headroom
 
@@ -154,7 +153,6 @@ def test_u_just_below_one_is_bounded_and_says_so():
     assert result.crossings_omitted > 1_000_000
     stair = math.ceil(F(36) / F("0.00001")) - 1  # n* - 1 of the published closed form
     assert result.permanent_rps == pytest.approx(float(F("35.99999") * stair / 36), rel=1e-12)
-    assert permanent_rps(1, "35.99999", 0.01) == result.permanent_rps
 
 
 def test_many_spares():
@@ -177,11 +175,7 @@ def test_laws_of_crossings(mu, c, u, spares, fixed):
     assert rates == sorted(set(rates))
     assert [x.cheaper_above for x in result.crossings] == [("self", "hosted")[n % 2] for n in range(len(rates))]
     assert result.crossings[-1].cheaper_above == "self"
-    assert (
-        result.crossings[-1].rps
-        == result.permanent_rps
-        == permanent_rps(mu, c, p, spares=spares, fixed_usd_per_hour=fixed)
-    )
+    assert result.crossings[-1].rps == result.permanent_rps
     more = break_even(mu, c, p, spares=spares + 1, fixed_usd_per_hour=fixed)
     assert more.permanent_rps >= result.permanent_rps
     scaled = break_even(mu, 7 * c, 7 * p, spares=spares, fixed_usd_per_hour=7 * fixed)
@@ -242,9 +236,6 @@ def test_with_a_minimum_both_sides_meet_at_every_crossing(mu, c, u, spares, fixe
                 assert says == ("self" if own < hosted else "hosted"), float(rate)
     if result.permanent_rps is not None:
         assert crossings[-1] == (result.permanent_rps, "self")
-    assert result.permanent_rps == permanent_rps(
-        mu, c, p, spares=spares, fixed_usd_per_hour=fixed, minimum_usd_per_month=minimum
-    )
 
 
 def test_a_minimum_over_a_curve():

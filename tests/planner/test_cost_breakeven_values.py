@@ -14,14 +14,13 @@ from harness.planner.breakeven import (
     BreakEven,
     Crossing,
     EqualPrices,
-    break_even,
     break_even_over_demand,
     equal_prices,
-    permanent_rps,
     staircase,
 )
 from harness.planner.demand import curve, flat
 from harness.planner.fleet import FleetSpec
+from tests.planner.steady_fleet import break_even
 
 SPEC = FleetSpec(capacity_rps=20, replica_usd_per_hour=4, headroom="0.5", spares=1, other_usd_per_hour=3)
 BARE = replace(SPEC, spares=0, other_usd_per_hour=0)
@@ -55,7 +54,6 @@ def at(*pairs):
 def test_every_crossing_and_what_is_said_of_them(price, words, found):
     """Replicas of 1 rps: halved, three stairs, a spare and a fixed part, never, free, and a minimum at, above and far above a stair."""
     assert break_even(1, price, "0.01", **words) == found
-    assert permanent_rps(1, price, "0.01", **words) == found.permanent_rps
 
 
 def test_free_on_both_sides():
@@ -93,16 +91,15 @@ def test_touching_is_to_within_a_millionth_of_a_billionth():
         ({"replica_usd_per_hour": -1}, "price of a replica"),
         ({"hosted_usd_per_request": None}, "hosted price"),
         ({"spares": -1}, "spares"),
-        ({"fixed_usd_per_hour": -1}, "fixed cost"),
+        ({"fixed_usd_per_hour": -1}, "other"),
         ({"minimum_usd_per_month": -1}, "minimum commitment"),
     ],
 )
 def test_bad_terms_are_refused_by_name(words, named):
-    """Each term out of range says which it is, in both functions."""
+    """Each term out of range says which it is."""
     good = {"capacity_rps": 1, "replica_usd_per_hour": 1, "hosted_usd_per_request": 1}
-    for function in (break_even, permanent_rps):
-        with pytest.raises(ConfigError, match=named):
-            function(**{**good, **words})
+    with pytest.raises(ConfigError, match=named):
+        break_even(**{**good, **words})
 
 
 # ---------------------------------------------------------------- prices

@@ -1,7 +1,6 @@
 """Demand curves: named shapes, files, quantiles inside a step."""
 
 import json
-from math import sqrt
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,6 @@ from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
 from harness.planner.demand import (
-    burst_quantile_rps,
-    coarsened,
     curve,
     days_of,
     find_demand,
@@ -91,7 +88,6 @@ def test_the_highest_hour_is_the_traces(tmp_path):
     (tmp_path / "own.yaml").write_text("{rps: [1, 3], peak_hour_to_mean: 4}")
     assert read_demand(tmp_path / "own.yaml").highest_rps == 8
     assert scaled(read_demand(tmp_path / "own.yaml"), 1).highest_rps == 4
-    assert coarsened(curve("fine", [1, 3, 1, 3], peak_hour_to_mean=4), 2, 1).highest_rps == 8
 
 
 @pytest.mark.parametrize("name", ["m-large", "m-mid", "m-small"])
@@ -199,33 +195,6 @@ def test_scaling_keeps_the_shape(rates, mean):
     again = scaled(demand, mean)
     assert again.mean_rps == pytest.approx(mean)
     assert again.peak_to_mean == pytest.approx(demand.peak_to_mean)
-
-
-def test_quantile_inside_a_step():
-    """An hour of six ten-minute bins is planned at their quantile: the mean would hide the burst."""
-    fine = curve("fine", [1, 1, 1, 1, 1, 7, 2, 2, 2, 2, 2, 2], step_s=600)
-    assert coarsened(fine, 6, 1).rps == (7, 2)
-    assert coarsened(fine, 6, 0.5).rps == (1, 2)
-    assert coarsened(fine, 6, 0).rps == (1, 2)
-    assert coarsened(fine, 6, 1).step_s == 3600
-    ladder = curve("ladder", [1, 2, 3, 4, 5], step_s=720)  # nearest rank of q n = 3.5, 4 and 4.01: the 4th, 4th and 5th
-    assert [coarsened(ladder, 5, q).rps[0] for q in (0.7, 0.8, 0.802)] == [4, 4, 5]
-    with pytest.raises(ConfigError):
-        coarsened(fine, 5, 1)
-
-
-def test_bursts_of_a_known_dispersion():
-    """The quantile has the mean and variance asked for: near-normal far from 0, and wider when burstier."""
-    q = burst_quantile_rps(100, 0.975, dispersion=1, window_s=60)
-    assert q == pytest.approx(100 + 1.96 * sqrt(100 / 60), rel=2e-3)
-    burstier = burst_quantile_rps(100, 0.975, dispersion=160, window_s=60)
-    assert burstier > q
-    # mean of the quantile function is the mean rate
-    steps = [burst_quantile_rps(100, (n + 0.5) / 400, dispersion=160, window_s=60) for n in range(400)]
-    assert sum(steps) / 400 == pytest.approx(100, rel=2e-3)
-    for bad in (0, 1, float("nan")):
-        with pytest.raises(ConfigError):
-            burst_quantile_rps(100, bad, dispersion=1, window_s=60)
 
 
 def test_flat_is_refused_at_nothing():

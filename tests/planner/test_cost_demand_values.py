@@ -14,8 +14,6 @@ from harness.base.files import data_dir
 from harness.planner.demand import (
     Demand,
     Load,
-    burst_quantile_rps,
-    coarsened,
     curve,
     days_of,
     find_demand,
@@ -180,20 +178,7 @@ def test_what_a_word_of_the_command_line_means(tmp_path):
             find_demand(word, None)
 
 
-# ---------------------------------------------------------------- steps, days, bursts
-
-
-def test_a_coarser_curve_says_how_it_was_made():
-    """Pairs of a curve at their higher and at their lower rate: name, step and source; the trace's highest hour stays."""
-    fine = Demand("d", (1.0, 3.0, 5.0, 4.0), 900.0, "a log", None)
-    assert coarsened(fine, 2, 1) == Demand("d, q1", (3.0, 5.0), 1800.0, "a log", None)
-    assert coarsened(fine, 2, "0.5") == Demand("d, q0.5", (1.0, 4.0), 1800.0, "a log", None)
-    assert coarsened(fine, 1, 0) == Demand("d, q0", fine.rps, 900.0, "a log", None)
-    averaged = coarsened(replace(fine, peak_hour_to_mean=4.0), 2, 1)
-    assert averaged.peak_hour_to_mean * averaged.mean_rps == 4.0 * fine.mean_rps
-    for steps, quantile, named in ((0, 1, "steps per step"), (1.5, 1, "steps per step"), (3, 1, "steps do not divide"), (2, 1.01, "quantile"), (2, -0.01, "quantile")):  # fmt: skip
-        with pytest.raises(ConfigError, match=named):
-            coarsened(fine, steps, quantile)
+# ---------------------------------------------------------------- days
 
 
 def test_days_are_lognormal_and_rise_and_fall_again():
@@ -230,15 +215,3 @@ def test_the_load_above_a_level():
     two_days = curve("x", [4, 0], step_s=86_400)
     assert load_above(two_days) == Load(4.0, 4.0, 2.0)
     assert load_above(replace(demand, peak_hour_to_mean=2.0), 1.5).peak_rps == 2.5
-
-
-def test_counts_of_one_burst_a_window_are_exponential():
-    """60 requests of dispersion 60 in a window: gamma of shape 1, whose quantiles are -ln(1 - q) of the mean."""
-    for q in (0.5, "0.95", 1e-6):
-        expected = -math.log1p(-float(q)) * 2
-        assert burst_quantile_rps(2, q, dispersion=60, window_s=30) == pytest.approx(expected)
-    good = {"mean_rps": 2, "quantile": 0.5, "dispersion": 60, "window_s": 30}
-    named = {"mean_rps": "mean rate", "dispersion": "index of dispersion", "window_s": "window", "quantile": "quantile"}
-    for name, bad in (*((name, 0) for name in good), ("quantile", 1), ("quantile", 2), *((name, "x") for name in good)):
-        with pytest.raises(ConfigError, match=named[name]):
-            burst_quantile_rps(**{**good, name: bad})

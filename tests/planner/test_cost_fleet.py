@@ -1,4 +1,4 @@
-"""Fleets over demand: replicas, paid hours, the ladder, owned machines, availability."""
+"""Fleets over demand: replicas, paid hours, the ladder, owned machines."""
 
 import json
 import math
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
 from harness.cli.fleet import fleet as command
-from harness.planner.availability import fallback_usd_per_hour, k_of_n, spares_for, unavailability
 from harness.planner.demand import curve, flat, scaled, shaped
 from harness.planner.fleet import (
     FleetSpec,
@@ -23,7 +22,7 @@ from harness.planner.fleet import (
     replica_counts,
     replicas_needed,
 )
-from harness.planner.owned_machine import OwnedMachine, capital_recovery, load_owned, owned_cost
+from harness.planner.owned_machine import OwnedMachine, load_owned, owned_cost
 
 # Qwen3-8B FP8 on an H100 at $3.49/h: 32.26 rps at the SLO; two weeks of ServeGen m-large, mean 195.8, peak hour 364.7 rps.
 WORKED = FleetSpec(capacity_rps=32.26, replica_usd_per_hour=3.49, headroom=0.7, spares=1)
@@ -283,51 +282,16 @@ def test_colocation_with_power_included_has_no_energy_on_top():
 
 def test_capital_recovery():
     """Payments of CRF pay back 1 with interest; at no interest they are 1 / years; resale lowers them."""
-    crf = capital_recovery(0.1, 4)
-    assert sum(crf / D("1.1") ** year for year in range(1, 5)) == pytest.approx(D(1))
-    assert capital_recovery(0, 4) == D("0.25")
     machine = OwnedMachine(capex_usd=1000, years=4, interest=0, power_kw=0, power_billing="included")
+    crf = owned_cost(replace(machine, interest=0.1)).crf
+    assert sum(crf / D("1.1") ** year for year in range(1, 5)) == pytest.approx(D(1))
+    assert owned_cost(machine).crf == D("0.25")
     assert owned_cost(replace(machine, residual_usd=400)).capital_usd == D(600) / 4 / 8766
     for change in ({"years": 0}, {"interest": -0.1}, {"pue": 0.9}, {"power_billing": "free"}, {"capex_usd": None}):
         with pytest.raises(ConfigError):
             owned_cost(replace(machine, **change))
     with pytest.raises(ConfigError):
         owned_cost(replace(machine, residual_usd=2000))
-
-
-@pytest.mark.parametrize(
-    ("q", "k", "n", "share"),
-    [
-        (6.3e-4, 1, 1, 0.99937),
-        (6.3e-4, 1, 2, 0.9999996),
-        (6.3e-4, 2, 2, 0.99874),
-        (6.3e-4, 2, 3, 0.999999),
-        (6.3e-4, 10, 10, 0.99370),
-        (6.3e-4, 10, 11, 0.99998),
-        (1e-2, 2, 2, 0.9801),
-        (1e-2, 2, 3, 0.9997),
-        (1e-2, 10, 10, 0.9044),
-        (1e-2, 10, 11, 0.9948),
-    ],
-)
-def test_k_of_n_table(q, k, n, share):
-    """The published availabilities, to the digits given."""
-    digits = len(str(share)) - 2
-    assert round(k_of_n(k, n, q), digits) == share
-
-
-def test_spares_for_a_target():
-    """Down 6.3e-4 of the time (264 days, 4 h); three nines for 2 replicas take one spare, 50 % on top; some targets none."""
-    assert unavailability(264 * 24, 4) == pytest.approx(6.3e-4, rel=5e-3)
-    found = spares_for(2, 6.3e-4, 0.999)
-    assert (found.total, found.uplift) == (3, 0.5)
-    assert spares_for(2, 6.3e-4, 0.998).total == 2
-    assert fallback_usd_per_hour(2, 0.01, 10, D("0.001")) == D("0.72")
-    for bad in ((2, 0.5, 1), (2, 1.5, 0.9), (0, 0.1, 0.9)):
-        with pytest.raises(ConfigError):
-            spares_for(*bad)
-    with pytest.raises(ConfigError):
-        k_of_n(3, 2, 0.1)
 
 
 ARGUMENTS = ["--capacity-rps", "32.26", "--demand", "m-large", "--mean-rps", "195.8"]

@@ -8,7 +8,6 @@ import pytest
 
 from harness.base.errors import ConfigError
 from harness.config.experiment import PriceRef
-from harness.planner.breakeven import break_even
 from harness.planner.demand import Load, curve, flat, load_above, shaped
 from harness.planner.hosted_terms import (
     RateLimits,
@@ -22,6 +21,7 @@ from harness.planner.hosted_terms import (
 from harness.planner.token_exchange import same_tokenizer
 from harness.price.hosted import bill, find_price
 from harness.price.prices import day_of
+from tests.planner.steady_fleet import break_even
 
 NOW = day_of("20261124T113000Z")
 MINI = PriceRef(provider="openai", model="gpt-5-mini")

@@ -21,7 +21,6 @@ from harness.planner.uncertainty import (
     permanent_rps,
     self_usd_per_hour,
     tornado,
-    two_way,
 )
 
 
@@ -112,16 +111,6 @@ def test_bars_of_a_tornado():
     assert [bar.swing for bar in bars] == pytest.approx([42.336, 22.0, 1.0])
     same = [replace(FIXED, low=4.0), Assumption("spares", 1.0, 1.0, 1.0)]
     assert [bar.name for bar in tornado(CASE, same[::-1])] == ["fixed_usd_per_hour", "spares"]
-
-
-def test_a_map_of_two_assumptions():
-    """Rows of the first from low to high, columns of the second; nine by nine unless told otherwise."""
-    grid = two_way(CASE, DEMAND, HOSTED, steps=2)
-    assert grid == [
-        [pytest.approx(difference(demand_rps=d, hosted_usd_per_request=p)) for p in (0.00001, 0.0005)]
-        for d in (5.0, 12.0)
-    ]
-    assert [len(row) for row in two_way(CASE, DEMAND, HOSTED)] == [9] * 9
 
 
 def test_an_outlook_by_its_own_draws():

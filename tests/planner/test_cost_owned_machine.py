@@ -8,9 +8,13 @@ from decimal import Decimal as D
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.planner.owned_machine import OwnedCost, OwnedMachine, capital_recovery, load_owned, owned_cost
+from harness.planner.owned_machine import OwnedCost, OwnedMachine, load_owned, owned_cost
 
 LEAST = {"capex_usd": 1000, "years": 4, "interest": 0, "power_kw": 0, "power_billing": "included"}
+
+
+def crf_of(interest, years):
+    return owned_cost(OwnedMachine(**LEAST | {"interest": interest, "years": years})).crf
 
 
 def near(value):
@@ -53,20 +57,20 @@ def test_what_is_not_said_costs_nothing():
 def test_a_term_beyond_any_is_refused(interest, years):
     """Centuries, seconds and a thousandfold interest would overflow or divide by nothing: they are an error with the value."""
     with pytest.raises(ConfigError, match=r"beyond any|so long"):
-        capital_recovery(interest, years)
+        crf_of(interest, years)
 
 
 def test_the_longest_term_is_computed():
     """A hundred years at ten times a year, and no interest to speak of in four days."""
-    assert capital_recovery(10, 100) == near("10")
-    assert capital_recovery("1e-20", "0.01") == near("100")
+    assert crf_of(10, 100) == near("10")
+    assert crf_of("1e-20", "0.01") == near("100")
 
 
 def test_capital_recovery_at_its_edges():
     """No interest: a part of it each year; a year: all of it with the interest; half a year too."""
-    assert capital_recovery(0, 8) == D("0.125")
-    assert capital_recovery(0.25, 1) == near("1.25")
-    assert capital_recovery("0.21", "0.5") == near(D("0.21") * D("1.1") / D("0.1"))
+    assert crf_of(0, 8) == D("0.125")
+    assert crf_of(0.25, 1) == near("1.25")
+    assert crf_of("0.21", "0.5") == near(D("0.21") * D("1.1") / D("0.1"))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from harness.planner.attribution import (
     Traffic,
     cached_share_of_kv,
     fit_steps,
-    split_by_role,
     split_paid,
     step_shares,
 )
@@ -263,17 +262,3 @@ def test_splits_that_are_refused(paid, shares, what):
     with pytest.raises(ConfigError) as error:
         split_paid(paid, shares, Traffic(1, 0, 1))
     assert error.value.what == what
-
-
-def test_a_split_by_role():
-    """3 prefill and 1 decode hours at $2: three quarters are input's."""
-    assert split_by_role(D(3), D(1), D(2), Traffic(1_000_000, 0, 500_000)) == CostSplit(
-        method="by role: prefill machines to input, decode machines to output", paid_usd=D("8.00"), input_usd=D("6.00"),
-        cached_usd=D("0.00"), output_usd=D("2.00"), input_usd_per_million=D(6), cached_usd_per_million=None,
-        output_usd_per_million=D(4), price_ratio=D(4) / 6,
-    )  # fmt: skip
-    for hours in ((D(0), D(1)), (D(1), D(0))):
-        with pytest.raises(ConfigError) as error:
-            split_by_role(*hours, D(2), Traffic(1, 0, 1))
-        assert (error.value.what, error.value.value) == ("no hours of one role", "1")
-    assert split_by_role(D("0.5"), D("0.5"), D(2), Traffic(1, 0, 1)).input_usd == 1

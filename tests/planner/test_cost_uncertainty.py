@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
-from harness.planner import breakeven
 from harness.planner import scenario as scenario_module
 from harness.planner.measured import Measured
 from harness.planner.uncertainty import (
@@ -19,15 +18,14 @@ from harness.planner.uncertainty import (
     Case,
     Interval,
     draw,
-    hosted_usd_per_hour,
     outlook,
     permanent_rps,
     quantiles,
     self_usd_per_hour,
     tornado,
-    two_way,
 )
 from tests.planner.scenario_values import scenario
+from tests.planner.steady_fleet import break_even
 
 QWEN = Case(  # facts of the worked example: Qwen3-8B FP8 1024/128, H100 $3.49, 32.26 rps, hosted $0.0614 per 1,000
     demand_rps=200.0, capacity_rps=32.26, replica_usd_per_hour=3.49, hosted_usd_per_request=0.0614e-3, headroom=0.7,
@@ -70,13 +68,6 @@ def test_the_tornado_is_sorted_around_the_base():
     assert {b.name for b in bars[:3]} == {"hosted_usd_per_request", "fixed_usd_per_hour", "demand_rps"}
 
 
-def test_two_way_map_has_the_base_in_its_middle():
-    """Of two symmetric ranges the middle cell is the base case."""
-    a, b = Assumption("fixed_usd_per_hour", 0, 12.5, 25), Assumption("replica_usd_per_hour", 2.49, 3.49, 4.49)
-    grid = two_way(QWEN, a, b)
-    assert grid[4][4] == pytest.approx(float(self_usd_per_hour(QWEN) - hosted_usd_per_hour(QWEN)))
-
-
 def test_never_is_counted_and_stays_in_the_quantiles():
     """Hosted at 0.02-0.08 per 1,000 around u* = 1: some draws never cross; P(never) counts them and the high end is infinite."""
     found = outlook(QWEN, [Assumption("hosted_usd_per_request", 0.02e-3, 0.045e-3, 0.08e-3)])
@@ -104,7 +95,7 @@ def test_permanent_crossing_agrees_with_the_exact_one(mu, c, p, spares, fixed):
     """The array formula is the exact one of breakeven, to rounding."""
     case = Case(1.0, mu, c, p, spares=spares, fixed_usd_per_hour=fixed)
     around = [
-        breakeven.permanent_rps(mu * f, c, p, spares=spares, fixed_usd_per_hour=fixed) for f in (1 - 1e-9, 1, 1 + 1e-9)
+        break_even(mu * f, c, p, spares=spares, fixed_usd_per_hour=fixed).permanent_rps for f in (1 - 1e-9, 1, 1 + 1e-9)
     ]
     if None in around and around != [None] * 3:
         return  # at u* = 1 a float decides either way
