@@ -85,7 +85,9 @@ def sdk_offer(server: FaultServer, fault: str) -> list[RequestRecord]:
         spool.close()
         os.close(control)
         os.close(parent)
-        collector = Collector(Job(plan, (), Load(concurrency=1), Phase.MEASURE, "run", folder), [0], 1, folder)
+        collector = Collector(
+            Job(plan, (), Load(concurrency=1), Phase.MEASURE, "run", folder), [0], 1, folder, endpoint.api_key
+        )
         return collector.collect([_Worker()], 10**9)
 
 

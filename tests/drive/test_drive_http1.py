@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.measure.drive.http1 import HttpError, Response
+from harness.measure.drive.http1 import ENDS, TAIL_BYTES, HttpError, Response, has_done, may_end, usual_head
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -121,3 +121,43 @@ def test_what_ends_a_body_and_what_comes_after_it():
     assert chunked.between_chunks
     assert length.feed(HEAD + b"Content-Length: 3\r\n\r\nabcXY") == b"abc"
     assert (length.complete, length.surplus, length.reusable) == (True, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("data", "again"),
+    [
+        (CHUNKED, True),
+        (CHUNKED.upper().replace(b"OK", b"Ok") + b"3\r\nabc", True),
+        (CHUNKED[:-2] + b"Connection: close\r\n\r\n", False),
+        (CHUNKED + b"\r\nconnection: close\r\n", True),
+        (CHUNKED[:-2], None),
+        (CHUNKED.replace(b"200", b"404"), None),
+        (HEAD + b"content-length: 3\r\n\r\n\r\ntransfer-encoding: chunked\r\n", None),
+    ],
+)
+def test_the_head_of_a_usual_reply(data, again):
+    """A chunked 200 whose head came whole, whatever stands in its body: may its connection be used again? None: another reply."""
+    assert usual_head(data) is again
+
+
+@pytest.mark.parametrize(
+    ("data", "ends"),
+    [
+        (CHUNKED, False),
+        (CHUNKED + b"0\r\n\r\n", True),
+        (CHUNKED + b"0\r\n\r", False),
+        (CHUNKED + b"3\r\nabc\r\n", False),
+        (CHUNKED + ENDS, True),
+    ],
+)
+def test_a_first_read_that_may_be_the_whole_reply(data, ends):
+    """It ends as a last chunk does, beyond the end of the head itself."""
+    assert may_end(data) is ends
+
+
+def test_a_stream_that_said_that_it_is_over():
+    """Only `[DONE]` right before the last chunk, and nothing behind it."""
+    end = b"data: [DONE]\n\n\r\n0\r\n\r\n"
+    assert len(end) == TAIL_BYTES
+    assert has_done(b"x" + end)
+    assert not any(has_done(tail) for tail in (end[1:], end + b"\n", end.replace(b"0", b"1")))
