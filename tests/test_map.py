@@ -16,7 +16,7 @@ IN_ONE_HOP = {  # what a newcomer asks -> the file that answers it
     "a new API dialect": "measure/drive/dialect.py",
     "a rule of validity": "judge/validity.py",
     "what is a secret": "base/redaction/names.py",
-    "a trace format": "measure/plan/trace_formats.py",
+    "a trace format": "measure/plan/traces/formats.py",
     "which boards are the target's": "measure/observe/boards/choice.py",
     "what a token costs here": "price/unit_cost.py",
     "the hot path": "measure/drive/reader.c",

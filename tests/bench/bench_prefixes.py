@@ -199,12 +199,12 @@ def _table(target: Target, listed: list[Case], seed: int, say: Callable[[str], N
         got = measured(target, case, requests, f"prefix-{number}-{int(cached)}")
         total += tokens
         server = got.hits / got.queries if got.queries else 0.0
-        reference = ratio.achievable if case.own is None else case.own
+        reference = ratio.by_block if case.own is None else case.own
         off = abs(server - (reference if cached else 0.0))
         failed += off > WITHIN or bool(got.preemptions) or (cached and got.queries != tokens)
         own = "-" if case.own is None else f"{case.own:.4f}"
-        say(f"{case.name:<38} {case.concurrency:>4} {len(requests):>5,} {tokens:>9,} {cut:>4} {own:>7} {ratio.asked:>7.4f} "
-            f"{ratio.achievable:>8.4f} {server:>7.4f} {off * 100:>10.2f} {got.seconds:>6.1f}")  # fmt: skip
+        say(f"{case.name:<38} {case.concurrency:>4} {len(requests):>5,} {tokens:>9,} {cut:>4} {own:>7} {ratio.by_token:>7.4f} "
+            f"{ratio.by_block:>8.4f} {server:>7.4f} {off * 100:>10.2f} {got.seconds:>6.1f}")  # fmt: skip
     room = "nothing was evicted" if total < capacity else "MORE THAN IT HOLDS: blocks may have been evicted"
     say(f"{total:,} prompt tokens in all, KV cache {capacity:,}: {room if cached else 'not used for prefixes'}")
     return failed + (cached and total >= capacity)

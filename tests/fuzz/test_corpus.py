@@ -13,8 +13,8 @@ from harness.base.errors import ConfigError, StoreError
 from harness.base.spreadsheet import cell
 from harness.cli import cli
 from harness.config.experiment import load_experiment, parse_experiment
-from harness.measure.plan import trace_values
 from harness.measure.plan.arrivals import arrivals
+from harness.measure.plan.traces import values as trace_values
 from harness.records import HostSample
 from harness.report.figures import Figure
 from harness.store.columns import to_table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.measure.plan.trace_values import BadValueError, clock_ns, instant_ns, tokens
+from harness.measure.plan.traces.values import BadValueError, clock_ns, instant_ns, tokens
 
 
 def test_values_that_are_numbers_of_tokens():

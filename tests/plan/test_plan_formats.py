@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.measure.plan.trace_formats import Layout, open_text, recognise, session_files, value_at
-from harness.measure.plan.trace_rows import BadRow, TraceRow, rows_of, unreadable
+from harness.measure.plan.traces.formats import Layout, open_text, recognise, session_files, value_at
+from harness.measure.plan.traces.rows import rows_of, unreadable
+from harness.measure.plan.traces.values import BadRow, TraceRow
 
 WEKA = Layout("Claude Code sessions (WEKA)", "weka", hashes="hash_ids", block_tokens=64)
 TEXTS = Layout("chat texts", "texts")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.measure.plan.trace_formats import recognise
-from harness.measure.plan.trace_rows import BadRow, TraceRow, rows_of
-from harness.measure.plan.trace_server_log import is_server_log, logged_requests
-from harness.measure.plan.trace_texts import _first_turn
-from harness.measure.plan.trace_values import clock_ns
+from harness.measure.plan.traces.formats import recognise
+from harness.measure.plan.traces.rows import rows_of
+from harness.measure.plan.traces.server_log import is_server_log, logged_requests
+from harness.measure.plan.traces.texts import _first_turn
+from harness.measure.plan.traces.values import BadRow, TraceRow, clock_ns
 
 HERE = Path("server.log")
 PLACE = "07-01 10:00:0{} [a/b.py:5] "

@@ -134,7 +134,7 @@ def test_the_note_of_shared_prefixes(monkeypatch):
     """The ratio of the plan itself, by its tokens and by blocks of 16; of the first so many requests where there are more."""
     plan, notes = plan_of("fixed:40x1?system=20", requests=10)
     ratio = hit_ratio(plan.requests, 16)
-    assert (ratio.asked, ratio.achievable) == (9 * 20 / 400, 9 * 16 / 400)
+    assert (ratio.by_token, ratio.by_block) == (9 * 20 / 400, 9 * 16 / 400)
     words = (
         "prefix reuse: {}{} of the prompt tokens stand at the beginning of an earlier prompt; in blocks of 16 tokens, a cache without "
         "limits can serve {}"

@@ -86,8 +86,8 @@ def test_hit_ratio_is_that_of_a_cache_of_blocks(rows, data):
     made = ids_of(requests)
     for block in (1, 3, 4, 8):
         ratio = hit_ratio(requests, block)
-        assert ratio.achievable == pytest.approx(cached_share(made, block))
-        assert ratio.asked >= ratio.achievable
+        assert ratio.by_block == pytest.approx(cached_share(made, block))
+        assert ratio.by_token >= ratio.by_block
 
 
 def test_the_same_piece_after_another_beginning_is_not_shared():
@@ -97,8 +97,8 @@ def test_the_same_piece_after_another_beginning_is_not_shared():
     one, other = ids_of([first, second])
     assert one[:2] == other[:2]
     assert one[2] != other[2]
-    assert hit_ratio([first, second], 1).asked == pytest.approx(2 / 22)
-    assert hit_ratio([first, second], 1).achievable == pytest.approx(2 / 22)
+    assert hit_ratio([first, second], 1).by_token == pytest.approx(2 / 22)
+    assert hit_ratio([first, second], 1).by_block == pytest.approx(2 / 22)
 
 
 def test_hashes_may_be_names_or_huge_and_scopes_do_not_meet():
@@ -126,7 +126,7 @@ def test_drawn_reuse_is_what_the_tokens_say(seed):
     plan = draw("long-chat", Load(concurrency=1), requests=25, duration_s=None, seed=seed, warmup_requests=2,
                 context_limit_tokens=6000)[0]  # fmt: skip
     made = ids_of(plan.requests)
-    assert hit_ratio(plan.requests, 16).achievable == pytest.approx(cached_share(made, 16))
+    assert hit_ratio(plan.requests, 16).by_block == pytest.approx(cached_share(made, 16))
     assert [len(m) for m in made] == [r.target_prompt_tokens for r in plan.requests]
     warm = ids_of(plan.warmup)
     assert all(w[:4] != m[:4] for w in warm for m in made)
@@ -143,7 +143,7 @@ def test_a_system_prompt_is_shared_by_all():
     long = [m for m in made if len(m) > 36]
     assert len({m[32:36] for m in long}) == len(long)
     assert all(w[:8] != longest[:8] for w in warm)
-    assert hit_ratio(plan.requests, 16).achievable == pytest.approx(cached_share(made, 16))
+    assert hit_ratio(plan.requests, 16).by_block == pytest.approx(cached_share(made, 16))
 
 
 def test_session_prompts_grow():
@@ -164,4 +164,4 @@ def test_session_prompts_grow():
         assert second[:kept] == first[:kept]
         assert second[kept : kept + 4] != first[kept : kept + 4]
     assert compacted > 0
-    assert hit_ratio(plan.requests, 512).achievable == pytest.approx(cached_share(made, 512))
+    assert hit_ratio(plan.requests, 512).by_block == pytest.approx(cached_share(made, 512))

@@ -15,9 +15,7 @@ import yaml
 
 from harness.base.errors import ConfigError
 from harness.base.files import data_dir
-from harness.measure.plan.arrivals import Process, arrivals, parse
-from harness.measure.plan.burstiness import Burstiness, burstiness
-from harness.measure.plan.gamma import gamma_quantiles
+from harness.measure.plan.arrivals import Burstiness, Process, arrivals, burstiness, gamma_quantiles, parse
 from harness.measure.plan.streams import Purpose, raw, uniform
 
 SEED = 11

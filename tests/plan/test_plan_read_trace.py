@@ -9,8 +9,8 @@ import pytest
 
 from harness.base.errors import ConfigError
 from harness.measure.plan.streams import Purpose, at, key, raw, uniform
-from harness.measure.plan.trace import Trace, _Sessions, read_trace, refuse_gaps, spread_ticks
-from harness.measure.plan.trace_formats import Layout
+from harness.measure.plan.traces.formats import Layout
+from harness.measure.plan.traces.reading import Trace, _Sessions, read_trace, refuse_gaps, spread_ticks
 from harness.measure.plan.workload import Options
 
 PLAIN = Layout("plain CSV", "csv", "prompt_tokens", "output_tokens", "arrival_s", "s", "session")

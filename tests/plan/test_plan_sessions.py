@@ -50,7 +50,7 @@ def test_drawn_sessions_are_the_sources(name):
         # levels with one value (calls of 1, times in whole seconds) are ends of a step: only its outer ones bind
         assert all(upto[asked == a][-1] >= levels[asked == a][-1] - allowed[asked == a][-1] for a in set(asked)), table
         assert all(below[asked == a][0] <= levels[asked == a][0] + allowed[asked == a][0] for a in set(asked)), table
-    assert hit_ratio(requests, 1).asked == pytest.approx(spec.token_hit_ratio_previous_call, abs=0.01)
+    assert hit_ratio(requests, 1).by_token == pytest.approx(spec.token_hit_ratio_previous_call, abs=0.01)
     assert max(r.target_prompt_tokens + r.target_output_tokens for r in requests) <= spec.context_limit_tokens
     assert " 0 sessions end before" in notes[0]
 

@@ -15,9 +15,9 @@ import pytest
 
 from harness.base.errors import ConfigError
 from harness.measure.plan import draw, hit_ratio, with_options
-from harness.measure.plan.trace_formats import recognise
-from harness.measure.plan.trace_rows import TraceRow, rows_of
-from harness.measure.plan.trace_values import clock_ns
+from harness.measure.plan.traces.formats import recognise
+from harness.measure.plan.traces.rows import rows_of
+from harness.measure.plan.traces.values import TraceRow, clock_ns
 from harness.records import Load
 
 TRACE = Load(arrivals="trace")
@@ -117,7 +117,7 @@ def test_mooncake(tmp_path):
     assert [r.prefix for r in plan.requests] == [
         (), (seeds[0], 1024), (seeds[0], 512), (seeds[0], 512, seeds[2], 88)
     ]  # fmt: skip
-    assert hit_ratio(plan.requests, 512).asked == pytest.approx((900 + 512 + 600) / (900 + 1500 + 1024 + 600))
+    assert hit_ratio(plan.requests, 512).by_token == pytest.approx((900 + 512 + 600) / (900 + 1500 + 1024 + 600))
 
 
 def test_scale_keeps_the_hit_ratio(tmp_path):
@@ -382,7 +382,7 @@ def test_a_format_has_all_its_columns(tmp_path, name, left_out):
 
 def test_a_plan_holds_as_many_rows_as_one_may(tmp_path, monkeypatch):
     """A trace of just the most requests is planned whole; one more is refused, never cut."""
-    monkeypatch.setattr("harness.measure.plan.trace.MAX_REQUESTS", 5)
+    monkeypatch.setattr("harness.measure.plan.traces.reading.MAX_REQUESTS", 5)
     rows = [f"{n},4,4" for n in range(6)]
     plan, _ = plan_of(write(tmp_path / "a.csv", "arrival_s,prompt_tokens,output_tokens", *rows[:5]))
     assert len(plan.requests) == 5
@@ -456,7 +456,7 @@ def test_native_mooncake():
         known = next((i for i, block in enumerate(row.hash_ids) if block not in seen), len(row.hash_ids))
         seen.update(row.hash_ids)
         hit += min(known * 512, row.input_length)
-    assert hit_ratio(plan.requests, 512).asked == pytest.approx(hit / frame["input_length"].sum(), abs=1e-9)
+    assert hit_ratio(plan.requests, 512).by_token == pytest.approx(hit / frame["input_length"].sum(), abs=1e-9)
 
 
 @native
@@ -469,4 +469,4 @@ def test_native_sessions():
     assert sorted(
         (r.scheduled_ns / 1e9, r.target_prompt_tokens, r.target_output_tokens) for r in plan.requests
     ) == sorted(calls)
-    assert hit_ratio(plan.requests, 64).achievable > 0.8
+    assert hit_ratio(plan.requests, 64).by_block > 0.8

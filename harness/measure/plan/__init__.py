@@ -5,7 +5,7 @@ plan, notes = draw("chat", Load(concurrency=8), requests=100, duration_s=None, s
 for prompt in prompts(plan.requests, vocabulary, "completions"): ...  # from harness.measure.plan.prompts
 """
 
-from harness.measure.plan.burstiness import Burstiness, burstiness
+from harness.measure.plan.arrivals import Burstiness, burstiness
 from harness.measure.plan.checking import Figure, check
 from harness.measure.plan.describing import describe
 from harness.measure.plan.drawing import draw

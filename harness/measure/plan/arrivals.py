@@ -1,4 +1,4 @@
-"""When each request of an open loop is sent: offsets from the start in whole nanoseconds, one central draw.
+"""When each request of an open loop is sent, in whole nanoseconds from the start, one central draw; and how bursty such times are.
 
 Arrivals of varying rate are a Poisson process in operational time (mean 1 a unit) whose clock is turned by the integral
 of the rate, so that one stream of exponentials serves them all and only basic arithmetic is done on it.
@@ -18,7 +18,6 @@ from harness.base import bounds
 from harness.base.documents import load_yaml
 from harness.base.errors import ConfigError
 from harness.base.files import data_dir
-from harness.measure.plan.gamma import gamma_quantiles
 from harness.measure.plan.streams import F64, I64, Purpose, interpolate, neg_log, raw, uniform
 
 MAX_REQUESTS = bounds.MOST_REQUESTS
@@ -27,6 +26,11 @@ FORMS = (
     " trace[:SPEEDUP], batch, preset"
 )
 _NUMBER = r"(\d+(?:\.\d+)?)"
+_GAMMA_POINTS = 4_000
+_GAMMA_LEAST = 1e-12  # of a mean gap: shorter ones are 0 ns
+_WINDOWS_S = (1, 10, 60)
+_LEAST_WINDOWS = 10
+_MOST_WINDOWS = 20_000_000
 _UNIT = 1e9  # operational time is counted in billionths, as whole numbers: their sum is exact
 
 
@@ -200,3 +204,100 @@ def _on_off(process: Process, rate_rps: float, count: int, seed: int) -> I64:
         if float((pieces_s * rates).sum()) > operational[-1]:
             return _turned(operational, pieces_s, rates)
         sojourns *= 2
+
+
+# ---------------------------------------------------------------- gamma gaps
+
+
+def _cumulative(shape: float, x: float) -> float:
+    """Regularised lower incomplete gamma function P(shape, x): its series below shape + 1, else the continued fraction of
+    the rest by Lentz (Press et al., Numerical Recipes, 6.2)."""
+    front = math.exp(shape * math.log(x) - x - math.lgamma(shape))
+    if x < shape + 1:
+        term = total = 1 / shape
+        n = shape
+        while term > total * 1e-17:
+            n += 1
+            term *= x / n
+            total += term
+        return front * total
+    b = x + 1 - shape
+    c, d = 1e300, 1 / b
+    h = d
+    for i in range(1, 10_000):
+        a = -i * (i - shape)
+        b += 2
+        d = 1 / (a * d + b)
+        c = b + a / c
+        h *= c * d
+        if abs(c * d - 1) < 1e-16:
+            break
+    return 1 - front * h
+
+
+@cache
+def gamma_quantiles(shape: float) -> tuple[F64, F64]:
+    """Quantiles of the gamma distribution of mean 1: (levels, values) of a table that `interpolate` inverts, in geometric steps from
+    1e-12 of the mean to a level of 1 - 1e-12, rounded so that no C library's last bit shows, scaled so that its own mean is 1."""
+    top = shape + 12 * math.sqrt(shape) + 40
+    low = _GAMMA_LEAST * shape
+    points = [low * (top / low) ** (i / _GAMMA_POINTS) for i in range(_GAMMA_POINTS + 1)]
+    if shape > 2:  # all of the mass lies within a few standard deviations: linear steps there
+        low = max(low, shape - 9 * math.sqrt(shape))
+        points = [low + (top - low) * i / _GAMMA_POINTS for i in range(_GAMMA_POINTS + 1)]
+    levels, values = [0.0], [0.0 if shape <= 2 else points[0]]
+    for x in points:
+        level = round(_cumulative(shape, x), 12)
+        if levels[-1] < level < 1:
+            levels.append(level)
+            values.append(x)
+    levels.append(1.0)
+    values.append(top)
+    table = np.array(levels), np.array(values)
+    mean = float((np.diff(table[0]) * (table[1][1:] + table[1][:-1])).sum()) / 2
+    return table[0], np.array([float(f"{v / mean:.9g}") for v in values])
+
+
+# ---------------------------------------------------------------- how bursty
+
+
+@dataclass(frozen=True, slots=True)
+class Burstiness:
+    """None where there are too few requests or windows to say. A Poisson process has 1 everywhere."""
+
+    mean_rate_rps: float | None  # (requests - 1) / (last - first)
+    gap_cv: float | None  # standard deviation / mean of the gaps
+    dispersion_1s: float | None  # variance / mean of the requests in a window of 1 s
+    dispersion_10s: float | None
+    dispersion_60s: float | None
+
+    def words(self) -> str:
+        parts = [
+            "mean rate -" if self.mean_rate_rps is None else f"mean rate {self.mean_rate_rps:.4g}/s",
+            "CV of gaps -" if self.gap_cv is None else f"CV of gaps {self.gap_cv:.2f}",
+        ]
+        spread = (self.dispersion_1s, self.dispersion_10s, self.dispersion_60s)
+        parts += [
+            f"index of dispersion at {window} s {'-' if value is None else f'{value:.2f}'}"
+            for window, value in zip(_WINDOWS_S, spread, strict=True)
+        ]
+        return ", ".join(parts)
+
+
+def burstiness(times_ns: I64) -> Burstiness:
+    """Of times in ns, not decreasing. Only whole windows count; fewer than 10 of them give None."""
+    span_ns = int(times_ns[-1] - times_ns[0]) if len(times_ns) > 1 else 0
+    if span_ns <= 0:
+        return Burstiness(None, None, None, None, None)
+    gaps = np.diff(times_ns).astype(np.float64)
+    spread: list[float | None] = []
+    for window_s in _WINDOWS_S:
+        windows = span_ns // (window_s * 1_000_000_000)
+        if not _LEAST_WINDOWS <= windows <= _MOST_WINDOWS:
+            spread.append(None)
+            continue
+        index = (times_ns - times_ns[0]) // (window_s * 1_000_000_000)
+        counts = np.bincount(index[index < windows], minlength=windows)
+        spread.append(float(counts.var() / counts.mean()))
+    cv = float(gaps.std() / gaps.mean())
+    return Burstiness((len(times_ns) - 1) * 1e9 / span_ns, cv, spread[0], spread[1], spread[2])

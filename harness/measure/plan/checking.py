@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.base.errors import ConfigError
-from harness.measure.plan.arrivals import arrivals
-from harness.measure.plan.burstiness import burstiness
+from harness.measure.plan.arrivals import arrivals, burstiness
 from harness.measure.plan.drafts import MEASURED, Draft, of_lengths
 from harness.measure.plan.prefixes import reuse
 from harness.measure.plan.preset import Preset, SessionSpec
@@ -55,13 +54,13 @@ def check(name: str, rows: int = ROWS, seed: int = 0) -> list[Figure]:
 
 
 def _of_lengths(preset: Preset, draft: Draft) -> Iterator[Figure]:
-    found = preset.check
+    published = preset.check
     for what, tokens in (("prompt", draft.prompt), ("output", draft.output)):
-        if f"{what}_mean" in found:
-            yield Figure(f"{what} mean", "tokens", float(found[f"{what}_mean"]), float(tokens.mean()))
-        table = found.get(f"{what}_p50_p90_p99")
-        for level, asked in zip(_LEVELS, table or _of_table(preset, what), strict=False):
-            yield Figure(f"{what} {_p(level)}", "tokens", float(asked), _quantile(tokens, level))
+        if f"{what}_mean" in published:
+            yield Figure(f"{what} mean", "tokens", float(published[f"{what}_mean"]), float(tokens.mean()))
+        table = published.get(f"{what}_p50_p90_p99")
+        for level, source in zip(_LEVELS, table or _of_table(preset, what), strict=False):
+            yield Figure(f"{what} {_p(level)}", "tokens", float(source), _quantile(tokens, level))
     bins = preset.output_tokens_by_prompt_bin or []
     middle = (preset.output_given_prompt_quantile_levels or []).index(0.5)
     edges = [round(one.prompt_rank[1] * len(draft.prompt)) for one in bins[:-1]]
@@ -93,8 +92,10 @@ def _of_prefix(preset: Preset, draft: Draft, seed: int) -> Iterator[Figure]:
         return
     pairs = reuse(preset.prefix, draft.prompt, draft.rank, seed)
     shared = np.array([sum(one[1::2]) for one in pairs])
-    asked = preset.prefix.token_hit_ratio_unlimited_cache
-    yield Figure("prompt tokens in an unlimited prefix cache", "share", asked, float(shared.sum() / draft.prompt.sum()))
+    source = preset.prefix.token_hit_ratio_unlimited_cache
+    yield Figure(
+        "prompt tokens in an unlimited prefix cache", "share", source, float(shared.sum() / draft.prompt.sum())
+    )
     share = shared / draft.prompt
     for level in (0.5, 0.9):
         at = preset.prefix.cached_fraction_quantile_levels.index(level)
@@ -144,8 +145,8 @@ def _of_sessions(spec: SessionSpec, draft: Draft) -> Iterator[Figure]:
     for table, values in columns.items():
         unit = "s" if table.endswith("_s") else "" if table.startswith("calls") else "tokens"
         for level in _LEVELS:
-            asked = float(getattr(spec, table)[spec.quantile_levels.index(level)])
-            yield Figure(f"{table.removesuffix('_s').removesuffix('_tokens').replace('_', ' ')} {_p(level)}", unit, asked,
+            source = float(getattr(spec, table)[spec.quantile_levels.index(level)])
+            yield Figure(f"{table.removesuffix('_s').removesuffix('_tokens').replace('_', ' ')} {_p(level)}", unit, source,
                          _quantile(values, level))  # fmt: skip
     if spec.token_hit_ratio_previous_call is not None:
         ratio = float(before[:end].sum() / draft.prompt[:end].sum())

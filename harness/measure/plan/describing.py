@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from harness.measure.plan.arrivals import Process, arrivals
-from harness.measure.plan.burstiness import burstiness
+from harness.measure.plan.arrivals import Process, arrivals, burstiness
 from harness.measure.plan.drafts import MEASURED, of_lengths, of_trace
 from harness.measure.plan.preset import Preset
 from harness.measure.plan.sessions import of_sessions
 from harness.measure.plan.streams import I64, Purpose
-from harness.measure.plan.trace import Trace, read_trace, spread_ticks
+from harness.measure.plan.traces.reading import Trace, read_trace, spread_ticks
 from harness.measure.plan.workload import read_workload
 
 _ROWS = 100_000
@@ -78,19 +77,19 @@ def describe(workload: str) -> dict[str, Any]:
     each: from, to, requests), arrivals (process, burstiness; null where there are none), prefix, assumptions, check
     (the source's own figures), notes, source, licence, cite (null for short forms). Raises ConfigError.
     """
-    found = read_workload(workload)
-    preset, trace = found.preset, None
-    if found.trace is not None:
-        trace = read_trace(found.trace, found.options, seed=0, wanted=None, context_limit_tokens=None)
+    source = read_workload(workload)
+    preset, trace = source.preset, None
+    if source.trace is not None:
+        trace = read_trace(source.trace, source.options, seed=0, wanted=None, context_limit_tokens=None)
         draft, description = of_trace(trace), f"{trace.layout.name} trace"
     elif preset is not None and preset.sessions is not None:
         draft, description = of_sessions(preset.sessions, 0, _ROWS, None, Purpose.SESSIONS), preset.description
-    elif found.lengths is not None:
-        draft = of_lengths(found.lengths, 0, _ROWS, None, MEASURED)
+    elif source.lengths is not None:
+        draft = of_lengths(source.lengths, 0, _ROWS, None, MEASURED)
         description = (
             preset.description
             if preset
-            else "; ".join(found.histograms.notes if found.histograms else ()) or "short form"
+            else "; ".join(source.histograms.notes if source.histograms else ()) or "short form"
         )
     else:
         raise AssertionError(workload)

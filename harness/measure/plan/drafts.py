@@ -11,7 +11,7 @@ from harness.measure.plan.lengths import Lengths, sample, smallest_total_tokens
 from harness.measure.plan.prefixes import Pairs
 from harness.measure.plan.rows import NULL
 from harness.measure.plan.streams import F64, I64, Purpose, at, key, raw, uniform
-from harness.measure.plan.trace import Trace
+from harness.measure.plan.traces.reading import Trace
 
 REDRAWS = 4_000  # a workload of which 1 % fits leaves a row unplaced once in 10^17
 MEASURED = (Purpose.LENGTHS, Purpose.REDRAWS)

@@ -8,14 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from harness.base.errors import ConfigError
-from harness.measure.plan.arrivals import MAX_REQUESTS, Process, parse
-from harness.measure.plan.burstiness import burstiness
+from harness.measure.plan.arrivals import MAX_REQUESTS, Process, burstiness, parse
 from harness.measure.plan.drafts import Draft
 from harness.measure.plan.prefixes import Pairs, hit_ratio
 from harness.measure.plan.rows import NULL, Rows, digest, prompt_seeds
-from harness.measure.plan.sources import Asked, Drawn, from_lengths, from_sessions, from_trace, reading
+from harness.measure.plan.sources import PlanDraft, Terms, from_lengths, from_sessions, from_trace, reading
 from harness.measure.plan.streams import I64, Purpose, key
-from harness.measure.plan.trace import read_trace
+from harness.measure.plan.traces.reading import read_trace
 from harness.measure.plan.workload import Workload, read_workload
 from harness.records import Load, Plan
 
@@ -46,20 +45,20 @@ def draw(
     shorter one. Raises ConfigError.
     """
     _check(load, requests, duration_s, seed, warmup_requests)
-    found = read_workload(workload)
-    process = None if load.concurrency is not None else _process(found, load)
-    asked = Asked(found, load, process, requests, duration_s, seed, warmup_requests, context_limit_tokens)
-    if found.trace is not None:
-        drawn = from_trace(asked, read_trace(found.trace, **reading(asked)))
-    elif found.preset is not None and found.preset.sessions is not None:
-        drawn = from_sessions(asked, found.preset.sessions)
-    elif found.lengths is not None:
-        drawn = from_lengths(asked, found.lengths, found.preset)
+    source = read_workload(workload)
+    process = None if load.concurrency is not None else _process(source, load)
+    terms = Terms(source, load, process, requests, duration_s, seed, warmup_requests, context_limit_tokens)
+    if source.trace is not None:
+        draft = from_trace(terms, read_trace(source.trace, **reading(terms)))
+    elif source.preset is not None and source.preset.sessions is not None:
+        draft = from_sessions(terms, source.preset.sessions)
+    elif source.lengths is not None:
+        draft = from_lengths(terms, source.lengths, source.preset)
     else:
         raise ConfigError("workload holds nothing to draw from", workload, "give it a shape, tables or sessions")
-    rate = load.rate_rps if load.rate_rps is not None else drawn.rate_rps
-    plan = _plan(asked, drawn, replace(load, rate_rps=rate))
-    return plan, (*drawn.measured.notes, *drawn.notes, *_remarks(plan, drawn))
+    rate = load.rate_rps if load.rate_rps is not None else draft.rate_rps
+    plan = _plan(terms, draft, replace(load, rate_rps=rate))
+    return plan, (*draft.measured.notes, *draft.notes, *_remarks(plan, draft))
 
 
 def _process(workload: Workload, load: Load) -> Process:
@@ -76,27 +75,27 @@ def _process(workload: Workload, load: Load) -> Process:
 # ---------------------------------------------------------------- rows, notes, checks
 
 
-def _plan(asked: Asked, drawn: Drawn, load: Load) -> Plan:
-    count = len(drawn.measured.prompt)
-    seqs, warm_seqs = np.arange(count), -1 - np.arange(asked.warmup_requests)
-    measured = _rows(asked, drawn.measured, seqs, drawn.scheduled_ns)
-    warmup = _rows(asked, drawn.warmup, warm_seqs, None)
-    sha256 = digest(drawn.values, asked.seed, load, (measured, warmup))
-    return Plan(measured.requests(), warmup.requests(), load, asked.workload.text, asked.seed, sha256)
+def _plan(terms: Terms, draft: PlanDraft, load: Load) -> Plan:
+    count = len(draft.measured.prompt)
+    seqs, warm_seqs = np.arange(count), -1 - np.arange(terms.warmup_requests)
+    measured = _rows(terms, draft.measured, seqs, draft.scheduled_ns)
+    warmup = _rows(terms, draft.warmup, warm_seqs, None)
+    sha256 = digest(draft.values, terms.seed, load, (measured, warmup))
+    return Plan(measured.requests(), warmup.requests(), load, terms.workload.text, terms.seed, sha256)
 
 
-def _rows(asked: Asked, draft: Draft, seqs: I64, scheduled_ns: I64 | None) -> Rows:
-    own = prompt_seeds(asked.seed, seqs)
+def _rows(terms: Terms, draft: Draft, seqs: I64, scheduled_ns: I64 | None) -> Rows:
+    own = prompt_seeds(terms.seed, seqs)
     seeds = own if draft.stream is None else own[draft.stream]
     prefix: list[Pairs] | None = None
     if draft.pairs is not None:
         prefix = _with_seeds(draft.pairs, own.tolist())
-    elif system := asked.workload.options.system:
+    elif system := terms.workload.options.system:
         # warm-up gets another one: the measured system prompt must be new to the server, as in a first minute
         salt = 0 if not len(seqs) or seqs[0] >= 0 else 1
-        seed = (key(asked.seed, Purpose.SYSTEM_PROMPT) + salt) & (2**63 - 1)
+        seed = (key(terms.seed, Purpose.SYSTEM_PROMPT) + salt) & (2**63 - 1)
         prefix = [(seed, min(system, length)) for length in draft.prompt.tolist()]
-    think_ns, factor = draft.think_ns, asked.workload.options.think
+    think_ns, factor = draft.think_ns, terms.workload.options.think
     if think_ns is not None and factor != 1:
         none = think_ns == NULL
         think_ns = np.where(none, NULL, np.rint(np.where(none, 0, think_ns) * factor).astype(np.int64))
@@ -113,19 +112,19 @@ def _with_seeds(pairs: list[Pairs], seeds: list[int]) -> list[Pairs]:
     return pairs
 
 
-def _remarks(plan: Plan, drawn: Drawn) -> list[str]:
+def _remarks(plan: Plan, draft: PlanDraft) -> list[str]:
     notes = []
-    if drawn.scheduled_ns is not None:
-        sent = drawn.scheduled_ns[drawn.scheduled_ns != NULL]
-        what = "sessions" if drawn.measured.after is not None else "arrivals"
+    if draft.scheduled_ns is not None:
+        sent = draft.scheduled_ns[draft.scheduled_ns != NULL]
+        what = "sessions" if draft.measured.after is not None else "arrivals"
         words = burstiness(sent).words() if sent[-1] > sent[0] else f"{len(sent):,} at once"
         notes.append(f"planned {what} ({plan.load.arrivals}): {words}")
-    if drawn.measured.stream is not None or any(r.prefix for r in plan.requests):
+    if draft.measured.stream is not None or any(r.prefix for r in plan.requests):
         ratio = hit_ratio(plan.requests[:_RATIO_ROWS], _SERVER_BLOCK_TOKENS)
         part = f"of the first {_RATIO_ROWS:,} requests, " if len(plan.requests) > _RATIO_ROWS else ""
         notes.append(
-            f"prefix reuse: {part}{ratio.asked:.1%} of the prompt tokens stand at the beginning of an earlier prompt; in blocks of "
-            f"{ratio.block_tokens} tokens, a cache without limits can serve {ratio.achievable:.1%}"
+            f"prefix reuse: {part}{ratio.by_token:.1%} of the prompt tokens stand at the beginning of an earlier prompt; in blocks of "
+            f"{ratio.block_tokens} tokens, a cache without limits can serve {ratio.by_block:.1%}"
         )
     return notes
 
@@ -139,15 +138,15 @@ def _check(load: Load, requests: int | None, duration_s: float | None, seed: int
         load.rate_rps is not None and not 0 < load.rate_rps < math.inf
     ):
         raise ConfigError("load out of range", repr(load), "concurrency must be at least 1, a rate above 0")
-    given = f"requests {requests}, duration {duration_s}"
+    size = f"requests {requests}, duration {duration_s}"
     if (requests is None) == (duration_s is None) and not (timed and kind == "trace" and requests is None):
         raise ConfigError(
-            "a plan ends after a number of requests or a time", given, "give exactly one of requests and duration"
+            "a plan ends after a number of requests or a time", size, "give exactly one of requests and duration"
         )
     if (requests is not None and not 1 <= requests <= MAX_REQUESTS) or (
         duration_s is not None and not 0 < duration_s < math.inf
     ):
-        raise ConfigError("plan size out of range", given, f"1 to {MAX_REQUESTS:,} requests, or a duration above 0 s")
+        raise ConfigError("plan size out of range", size, f"1 to {MAX_REQUESTS:,} requests, or a duration above 0 s")
     if not 0 <= seed < 2**63 or not 0 <= warmup_requests <= MAX_REQUESTS:
-        given = f"seed {seed}, warm-up {warmup_requests}"
-        raise ConfigError("seed or warm-up out of range", given, "seed: 0 to 2^63 - 1; warm-up: 0 or more requests")
+        words = f"seed {seed}, warm-up {warmup_requests}"
+        raise ConfigError("seed or warm-up out of range", words, "seed: 0 to 2^63 - 1; warm-up: 0 or more requests")

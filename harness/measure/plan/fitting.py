@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from harness.base.errors import ConfigError
-from harness.measure.plan.arrivals import arrivals
-from harness.measure.plan.burstiness import Burstiness, burstiness
+from harness.measure.plan.arrivals import Burstiness, arrivals, burstiness
 from harness.measure.plan.drafts import MEASURED, Draft, of_lengths
 from harness.measure.plan.lengths import Joint
 from harness.measure.plan.prefixes import reuse
 from harness.measure.plan.preset import Preset
 from harness.measure.plan.streams import F64, I64
-from harness.measure.plan.trace import Trace, read_trace, spread_ticks
+from harness.measure.plan.traces.reading import Trace, read_trace, spread_ticks
 from harness.measure.plan.workload import read_workload
 
 PROMPT_LEVELS = (
@@ -58,14 +57,14 @@ def fit(
 
     Raises ConfigError for a file that is no trace, or with fewer than 20 rows.
     """
-    found = read_workload(log)
-    if found.trace is None:
+    source = read_workload(log)
+    if source.trace is None:
         raise ConfigError(
             "only a trace file can be fitted",
             log,
             "give a CSV, JSONL or Parquet file with prompt and output tokens, or a vLLM server's log",
         )
-    trace = read_trace(found.trace, found.options, seed=seed, wanted=None, context_limit_tokens=None)
+    trace = read_trace(source.trace, source.options, seed=seed, wanted=None, context_limit_tokens=None)
     if len(trace.prompt) < _LEAST_ROWS:
         raise ConfigError("too few rows to fit", f"{len(trace.prompt)} rows", f"at least {_LEAST_ROWS} are needed")
     data: dict[str, Any] = {
@@ -76,7 +75,7 @@ def fit(
     if bound := [note.removeprefix("trace: ") for note in trace.notes if "max_tokens" in note]:
         data["assumptions"] = bound[0]
     if trace.pairs is not None and trace.layout.block_tokens is not None:
-        data["prefix"] = _prefix(trace, found.options.block or trace.layout.block_tokens)
+        data["prefix"] = _prefix(trace, source.options.block or trace.layout.block_tokens)
     times = None if trace.time_ns is None else spread_ticks(trace, seed)[0]
     data["arrivals"] = {"note": "no times in the log"} if times is None else _arrivals(times)
     data["source"] = {"name": name, "repository": "own log", "licence": licence} | ({"cite": cite} if cite else {})
@@ -104,8 +103,8 @@ def _tables(prompt: I64, output: I64) -> dict[str, Any]:
 
 
 def _quantiles(tokens: I64, levels: tuple[float, ...]) -> list[int]:
-    found: list[int] = np.quantile(tokens, levels, method="inverted_cdf").astype(np.int64).tolist()
-    return found
+    tokens_at: list[int] = np.quantile(tokens, levels, method="inverted_cdf").astype(np.int64).tolist()
+    return tokens_at
 
 
 def _check(prompt: I64, output: I64) -> dict[str, Any]:
@@ -150,20 +149,20 @@ def _coupled(preset: Preset, seed: int) -> float:
 
 
 def _arrivals(times: I64) -> dict[str, Any]:
-    found = burstiness(times)
-    if found.mean_rate_rps is None or found.gap_cv is None:
+    bursts = burstiness(times)
+    if bursts.mean_rate_rps is None or bursts.gap_cv is None:
         return {"process": "batch", "note": "all requests of the log have one time"}
-    made: dict[str, Any] = {
+    spec: dict[str, Any] = {
         "process": "poisson",
-        "mean_rate_rps": float(f"{found.mean_rate_rps:.6g}"),
-        "interarrival_cv": round(found.gap_cv, 3),
+        "mean_rate_rps": float(f"{bursts.mean_rate_rps:.6g}"),
+        "interarrival_cv": round(bursts.gap_cv, 3),
     }
     bins = np.bincount((times - times[0]) // 10_000_000_000)[:-1]  # the last bin is not whole
     if len(bins) >= _RATE_BINS[0]:
-        made["requests_per_10s_bin"] = bins[: _RATE_BINS[1]].tolist()
+        spec["requests_per_10s_bin"] = bins[: _RATE_BINS[1]].tolist()
         if len(bins) > _RATE_BINS[1]:
-            made["note"] = "the bins are those of the log's first day"
-    return made
+            spec["note"] = "the bins are those of the log's first day"
+    return spec
 
 
 def _best_tail(data: dict[str, Any], trace: Trace, seed: int) -> tuple[Preset, Draft]:
@@ -174,8 +173,8 @@ def _best_tail(data: dict[str, Any], trace: Trace, seed: int) -> tuple[Preset, D
         lengths = Preset.model_validate(data | {"output_tail_power": power}).lengths()
         assert isinstance(lengths, Joint)
         draft = of_lengths(lengths, seed, min(len(trace.prompt), _MOST_DRAWN), None, MEASURED)
-        got = float(draft.output.mean()), float(np.quantile(draft.output, 0.99))
-        error = sum(abs(a / b - 1) for a, b in zip(got, wanted, strict=True))
+        moments = float(draft.output.mean()), float(np.quantile(draft.output, 0.99))
+        error = sum(abs(a / b - 1) for a, b in zip(moments, wanted, strict=True))
         if best is None or error < best[0]:
             best = error, power, draft
     assert best is not None

@@ -21,7 +21,7 @@ from typing import Any
 from harness.base.documents import parse_json
 from harness.base.errors import ConfigError
 from harness.measure.plan.lengths import MAX_TOKENS, Joint, Lengths, Mixture, Part
-from harness.measure.plan.trace_formats import open_text
+from harness.measure.plan.traces.formats import open_text
 
 _HEAD_CHARS = 4096
 _DATASET = re.compile(r'\s*\{\s*"\d+"\s*:\s*\{\s*"\w+"\s*:\s*(?:"\s*)?\{')
@@ -185,13 +185,13 @@ def _levels(table: Mapping[int, float]) -> tuple[tuple[float, int], ...]:
     """(share of lengths up to it, tokens), rising to 1."""
     total = math.fsum(table.values())
     reached = 0.0
-    found: list[tuple[float, int]] = []
+    levels: list[tuple[float, int]] = []
     for tokens in sorted(table):
         if table[tokens] > 0:
             reached += table[tokens] / total
-            found.append((reached, tokens))
-    found[-1] = (1.0, found[-1][1])
-    return tuple(found)
+            levels.append((reached, tokens))
+    levels[-1] = (1.0, levels[-1][1])
+    return tuple(levels)
 
 
 def _windows(path: Path) -> dict[float, dict[str, Any]]:
@@ -223,18 +223,18 @@ def _histogram(path: Path, second: float, field: str, value: Any) -> dict[int, f
             "histogram cannot be read", f"{where}: {value!r:.60}", "{tokens: probability, ..} is expected"
         )
     try:
-        found = {int(tokens): float(share) for tokens, share in table.items()}
+        shares = {int(tokens): float(share) for tokens, share in table.items()}
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError("histogram cannot be used", where, str(error)) from None
-    bad = next((f"{t}: {p}" for t, p in found.items() if not (0 <= t <= MAX_TOKENS and 0 <= p < math.inf)), None)
+    bad = next((f"{t}: {p}" for t, p in shares.items() if not (0 <= t <= MAX_TOKENS and 0 <= p < math.inf)), None)
     if bad is not None:
         raise ConfigError(
             "histogram cannot be used", f"{where}: {bad}", f"0 to {MAX_TOKENS:,} tokens, no negative share"
         )
-    total = math.fsum(found.values())
+    total = math.fsum(shares.values())
     if abs(total - 1) > _SUM_WITHIN:
         raise ConfigError("histogram cannot be used", where, f"its probabilities sum to {total:g}, not 1")
-    return {tokens: share / total for tokens, share in found.items()}
+    return {tokens: share / total for tokens, share in shares.items()}
 
 
 # ---------------------------------------------------------------- quantiles

@@ -197,8 +197,8 @@ def _mixture(parts: tuple[Part, ...], u: F64, v: F64) -> tuple[I64, I64]:
 
 def _step(u: F64, table: tuple[tuple[float, int], ...]) -> I64:
     levels, tokens = np.array([level for level, _ in table]), np.array([n for _, n in table])
-    found: I64 = tokens[np.minimum(np.searchsorted(levels, u, side="right"), len(tokens) - 1)]
-    return found
+    steps: I64 = tokens[np.minimum(np.searchsorted(levels, u, side="right"), len(tokens) - 1)]
+    return steps
 
 
 def sample(lengths: Lengths, u: F64, v: F64) -> tuple[I64, I64]:

@@ -39,7 +39,7 @@ class Chains:
     def pairs(self, row: int, hashes: Sequence[int | str], prompt_tokens: int, scope: int = 0) -> Pairs:
         """What the row's prompt begins with; remembers the rest. Chains of different scopes share nothing."""
         ids = _integers(hashes)
-        found: list[int] = []
+        shared: list[int] = []
         node, position, i, left = -1 - scope, 0, 0, prompt_tokens
         while i < len(ids):
             run = self._next.get((node, position, ids[i]))
@@ -50,10 +50,10 @@ class Chains:
                 break
             same = _common(self._runs[run], ids, i)
             tokens = min(same * self.block_tokens, left)
-            found += (self._rows[run], tokens)
+            shared += (self._rows[run], tokens)
             left -= tokens
             node, position, i = run, same, i + same
-        return tuple(found)
+        return tuple(shared)
 
 
 def _integers(hashes: Sequence[int | str]) -> array[int]:
@@ -122,19 +122,19 @@ def beginning(pairs: Pairs, row: int, tokens: int) -> Pairs:
 class HitRatio:
     """Share of the prompt tokens that a prefix cache without limits holds when the requests come one after another."""
 
-    asked: float  # to the token
-    achievable: float  # in whole blocks, and never the last token, which a server must compute
+    by_token: float
+    by_block: float  # in whole blocks, and never the last token, which a server must compute
     block_tokens: int
 
 
 def hit_ratio(requests: Iterable[PlannedRequest], block_tokens: int) -> HitRatio:
-    """`achievable` follows vLLM: whole blocks of at most prompt - 1 tokens.
+    """`by_block` follows vLLM: whole blocks of at most prompt - 1 tokens.
 
     Requests are taken in the plan's order, each seeing what all before it sent.
     """
     seen: dict[tuple[int, int], int] = {}
     nodes: dict[tuple[int, int, int], int] = {}
-    total = asked = achievable = 0
+    total = by_token = by_block = 0
     for request in requests:
         left, node, matching, shared = request.target_prompt_tokens, 0, True, 0
         pieces = [*zip(request.prefix[0::2], request.prefix[1::2], strict=True), (request.prompt_seed, left)]
@@ -152,6 +152,6 @@ def hit_ratio(requests: Iterable[PlannedRequest], block_tokens: int) -> HitRatio
             if left > 0:
                 node = nodes.setdefault((node, seed, tokens), len(nodes) + 1)
         total += request.target_prompt_tokens
-        asked += shared
-        achievable += min(shared, request.target_prompt_tokens - 1) // block_tokens * block_tokens
-    return HitRatio(asked / total, achievable / total, block_tokens) if total else HitRatio(0.0, 0.0, block_tokens)
+        by_token += shared
+        by_block += min(shared, request.target_prompt_tokens - 1) // block_tokens * block_tokens
+    return HitRatio(by_token / total, by_block / total, block_tokens) if total else HitRatio(0.0, 0.0, block_tokens)

@@ -82,11 +82,11 @@ def read_workload(text: str) -> Workload:
     options = _options(text, query)
     forms = [form.partition(":")[0] for form in SHORT_FORMS]
     if ":" in name and name.partition(":")[0] in forms:
-        found = Workload(text, options, lengths=parse_short_form(name))
+        workload = Workload(text, options, lengths=parse_short_form(name))
     elif name in presets():
-        found = _of_preset(text, options, load_preset(data_dir("workloads") / f"{name}.yaml"))
+        workload = _of_preset(text, options, load_preset(data_dir("workloads") / f"{name}.yaml"))
     elif name.endswith((".yaml", ".yml")):
-        found = _of_preset(text, options, load_preset(Path(name)))
+        workload = _of_preset(text, options, load_preset(Path(name)))
     elif exists(name) and ("/" in name or "." in name or Path(name).is_dir()):
         if is_histograms(Path(name)):
             return _of_histograms(text, options, Path(name))
@@ -101,11 +101,11 @@ def read_workload(text: str) -> Workload:
             f"{near} presets: {', '.join(presets())}; or {', '.join(SHORT_FORMS)}; or a path to a preset or trace file"
         )
         raise ConfigError("unknown workload", name, advice.strip())
-    sessions = found.preset is not None and found.preset.sessions is not None
+    sessions = workload.preset is not None and workload.preset.sessions is not None
     if options != Options(system=options.system, think=options.think if sessions else 1.0):
         advice = "of these options, a workload without a file takes `system`, and one of sessions `think`"
         raise ConfigError("only a trace can be sliced", text, advice)
-    return found
+    return workload
 
 
 def _of_preset(text: str, options: Options, preset: Preset) -> Workload:
@@ -117,8 +117,8 @@ def _of_histograms(text: str, options: Options, path: Path) -> Workload:
         raise ConfigError(
             "histograms are not rows", text, "of these options, a file of histograms takes from, to and system"
         )
-    found = read_histograms(path, options.from_s, options.to_s)
-    return Workload(text, options, lengths=found.lengths, histograms=found)
+    histograms = read_histograms(path, options.from_s, options.to_s)
+    return Workload(text, options, lengths=histograms.lengths, histograms=histograms)
 
 
 def _options(text: str, query: str) -> Options:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base.errors import ConfigError
-from harness.measure.plan.trace_values import clock_ns
+from harness.measure.plan.traces.values import clock_ns
 
 PEEK_LINES = 5_000
 HOW_TO_LOG = (
@@ -69,7 +69,7 @@ def is_server_log(path: Path, lines: Iterator[str]) -> bool:
 
 def logged_requests(path: Path, lines: Iterator[str]) -> list[LoggedRequest]:
     """Requests in the order of their arrival. Raises ConfigError where the log holds none, or no prompt lengths."""
-    found: dict[str, LoggedRequest] = {}
+    by_name: dict[str, LoggedRequest] = {}
     order: list[LoggedRequest] = []
     year, month, longest = 2000, "00", None
     for number, line in enumerate(lines, 1):
@@ -80,13 +80,13 @@ def logged_requests(path: Path, lines: Iterator[str]) -> list[LoggedRequest]:
             continue
         day, clock, kind, name = match.groups()
         year, month = year + (day[:2] < month), day[:2]
-        if name not in found:
+        if name not in by_name:
             if kind == "Generated response":
                 continue  # of a request that came before the log's first line
-            found[name] = LoggedRequest(number, clock_ns(f"{year}-{day} {clock}"))
-        _take(found[name], kind, line, longest)
-        if kind == "Received request" and found[name].max_tokens is not None:
-            order.append(found[name])
+            by_name[name] = LoggedRequest(number, clock_ns(f"{year}-{day} {clock}"))
+        _take(by_name[name], kind, line, longest)
+        if kind == "Received request" and by_name[name].max_tokens is not None:
+            order.append(by_name[name])
     if not order:
         raise ConfigError("the server's log holds no requests for tokens", path, HOW_TO_LOG)
     if all(one.prompt_tokens is None for one in order):

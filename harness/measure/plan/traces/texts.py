@@ -9,7 +9,8 @@ from typing import Any
 
 from harness.base.documents import parse_json
 from harness.base.errors import ConfigError
-from harness.measure.plan.trace_formats import open_text, value_at
+from harness.measure.plan.traces.formats import TEXT_KEYS, open_text, value_at
+from harness.measure.plan.traces.values import BadRow, TraceRow
 
 _HUMAN = ("human", "user", "system")
 _MODEL = ("gpt", "assistant", "chatgpt", "bing", "bard")
@@ -32,28 +33,27 @@ def _counter(path: Path, tokenizer: str | None) -> Callable[[str], int]:
     return lambda text: len(encoder.encode(text, add_special_tokens=False).ids)
 
 
-def text_rows(path: Path, tokenizer: str | None) -> Iterator[tuple[Any, ...]]:
-    """(line, None, prompt tokens, output tokens) of every chat's first turn: the messages before the first reply, and the
-    reply. Else (where, column, value, reason) of a bad row. A .json list is numbered by its entries. Raises ConfigError."""
+def text_rows(path: Path, tokenizer: str | None) -> Iterator[TraceRow | BadRow]:
+    """Every chat's first turn: the messages before the first reply, and the reply; without times. A .json list is numbered by its
+    entries. Raises ConfigError."""
     count = _counter(path, tokenizer)
     for line, chat in _chats(path):
         where = f"{path}, line {line}"
         if not isinstance(chat, dict):
-            yield where, "", f"{chat!r:.80}", "not a JSON object"
+            yield BadRow(where, "", f"{chat!r:.80}", "not a JSON object")
             continue
-        messages = next((v for key in ("conversations", "messages", "body.messages", "request.messages")
-                         if isinstance(v := value_at(chat, key), list)), None)  # fmt: skip
+        messages = next((v for key in TEXT_KEYS if isinstance(v := value_at(chat, key), list)), None)
         prompt, reply = _first_turn(messages or [])
         if reply is None and isinstance(answer := chat.get("response"), str):
             reply = answer
         if not prompt or not reply:
-            yield where, "messages", "", "no user message followed by a reply"
+            yield BadRow(where, "messages", "", "no user message followed by a reply")
             continue
         lengths = count("\n".join(prompt)), count(reply)
         if min(lengths) < 1:
-            yield where, "messages", "", "a request needs at least 1 token in and 1 out"
+            yield BadRow(where, "messages", "", "a request needs at least 1 token in and 1 out")
         else:
-            yield line, None, *lengths
+            yield TraceRow(line, None, *lengths)
 
 
 def _first_turn(messages: list[Any]) -> tuple[list[str], str | None]:

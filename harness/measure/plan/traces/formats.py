@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from harness.base.documents import parse_json
 from harness.base.errors import ConfigError
-from harness.measure.plan.trace_server_log import is_server_log
+from harness.measure.plan.traces.server_log import is_server_log
 
 PEEK_CHARS = 1 << 20
 KNOWN = (
@@ -63,7 +63,7 @@ _OUTPUTS = (
 )  # fmt: skip
 _TIMES = ("arrival_s", "startTime", "start_time", "timestamp", "created")
 _SESSIONS = ("session", "session_id")
-_TEXTS = ("conversations", "messages", "body.messages", "request.messages")
+TEXT_KEYS = ("conversations", "messages", "body.messages", "request.messages")
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def _json_layout(path: Path, first: str) -> Layout:
     if isinstance(row, dict):
         if isinstance(row.get("requests"), list):
             return Layout("Claude Code sessions (WEKA)", "weka", hashes="hash_ids", block_tokens=64)
-        if any(isinstance(value_at(row, key), list) for key in _TEXTS):
+        if any(isinstance(value_at(row, key), list) for key in TEXT_KEYS):
             return Layout("chat texts", "texts")
         names = [*row, *(f"{k}.{inner}" for k, v in row.items() if isinstance(v, dict) for inner in v)]
         layout = _of_names(names, "jsonl")

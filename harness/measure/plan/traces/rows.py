@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +11,13 @@ from pydantic_core import from_json
 
 from harness.base.documents import parse_json
 from harness.base.errors import ConfigError
-from harness.measure.plan.trace_formats import Layout, header, open_text, session_files, value_at
-from harness.measure.plan.trace_server_log import logged_requests
-from harness.measure.plan.trace_texts import text_rows
-from harness.measure.plan.trace_values import BadValueError, instant_ns, shown, tokens
+from harness.measure.plan.traces.formats import Layout, header, open_text, session_files, value_at
+from harness.measure.plan.traces.server_log import logged_requests
+from harness.measure.plan.traces.texts import text_rows
+from harness.measure.plan.traces.values import BadRow, BadValueError, TraceRow, instant_ns, shown, tokens
 
 _MOST_S = 3_200_000_000  # a century
 _MOST_HASH = 2**512
-
-
-@dataclass(frozen=True, slots=True)
-class TraceRow:
-    """One request of a trace. `time_ns` counts from wherever the format does; `line` is where it stands in the file."""
-
-    line: int
-    time_ns: int | None
-    prompt_tokens: int
-    output_tokens: int
-    session: Hashable | None = None
-    parent: Hashable | None = None
-    hashes: Sequence[int] | None = None
-    scope: int = 0  # hashes of different scopes have nothing to do with each other
-    think_ns: int | None = None
-    bound: bool = False  # output_tokens is only the most that may have been generated
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """`failure`: the trace itself says that the request failed, which is not a fault of the file."""
-
-    where: str  # file and line
-    column: str
-    value: str
-    reason: str
-    failure: bool = False
 
 
 def rows_of(path: Path, layout: Layout, tokenizer: str | None) -> Iterator[TraceRow | BadRow]:
@@ -62,7 +34,7 @@ def rows_of(path: Path, layout: Layout, tokenizer: str | None) -> Iterator[Trace
         case "server-log":
             return _log_rows(path)
         case _:
-            return ((TraceRow(*row) if isinstance(row[0], int) else BadRow(*row)) for row in text_rows(path, tokenizer))
+            return text_rows(path, tokenizer)
 
 
 def _row(line: int, layout: Layout, get: Callable[[str], Any]) -> TraceRow:
@@ -187,27 +159,27 @@ def _parquet_rows(path: Path, layout: Layout) -> Iterator[TraceRow | BadRow]:
 
 def _session_rows(path: Path) -> Iterator[TraceRow | BadRow]:
     """All sessions begin together, at their recorded t = 0; the rows of all files merged by time."""
-    found: list[tuple[int, int, TraceRow | BadRow]] = []
+    entries: list[tuple[int, int, TraceRow | BadRow]] = []
     sessions = 0
     for file in session_files(path):
         with open_text(file) as text:
             try:
                 content = parse_json(text.read())
             except ValueError as error:
-                found.append((-1, len(found), BadRow(str(file), "", "", f"not JSON: {error}")))
+                entries.append((-1, len(entries), BadRow(str(file), "", "", f"not JSON: {error}")))
                 continue
         requests = content.get("requests") if isinstance(content, dict) else None
         if not isinstance(requests, list):
-            found.append((-1, len(found), BadRow(str(file), "requests", "", "a list of requests is needed")))
+            entries.append((-1, len(entries), BadRow(str(file), "requests", "", "a list of requests is needed")))
             continue
-        scope = 0 if content.get("hash_id_scope") == "global" else len(found) + 1
+        scope = 0 if content.get("hash_id_scope") == "global" else len(entries) + 1
         for session in _flattened(requests, 0):
             sessions += 1
             for number, request, start_ns in session:
                 row = _session_row(file, number, request, start_ns, sessions, scope)
-                found.append((row.time_ns or 0 if isinstance(row, TraceRow) else -1, len(found), row))
-    found.sort(key=lambda entry: entry[:2])
-    yield from (row for _, _, row in found)
+                entries.append((row.time_ns or 0 if isinstance(row, TraceRow) else -1, len(entries), row))
+    entries.sort(key=lambda entry: entry[:2])
+    yield from (row for _, _, row in entries)
 
 
 def _flattened(requests: Sequence[Any], start_ns: int) -> Iterator[list[tuple[int, Any, int]]]:
@@ -250,8 +222,8 @@ def _session_row(file: Path, number: int, request: Any, start_ns: int, session: 
 def _log_rows(path: Path) -> Iterator[TraceRow | BadRow]:
     """Requests of a vLLM server's log, by arrival."""
     with open_text(path) as text:
-        found = logged_requests(path, text)
-    for one in found:
+        requests = logged_requests(path, text)
+    for one in requests:
         where = f"{path}, line {one.line}"
         prompt, output = one.prompt_tokens, one.output_tokens
         if one.cut:

@@ -1,7 +1,9 @@
-"""Values of a trace's cells: whole numbers of tokens, and times to the nanosecond."""
+"""What a trace consists of: rows, good or bad, and their cells: whole numbers of tokens, and times to the nanosecond."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from functools import lru_cache
@@ -11,6 +13,33 @@ from harness.measure.plan.lengths import MAX_TOKENS
 
 _FRACTION_DIGITS = 9
 _MOST_NS = 2**62  # 146 years: an offset between two such times is still an int64
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRow:
+    """One request of a trace. `time_ns` counts from wherever the format does; `line` is where it stands in the file."""
+
+    line: int
+    time_ns: int | None
+    prompt_tokens: int
+    output_tokens: int
+    session: Hashable | None = None
+    parent: Hashable | None = None
+    hashes: Sequence[int] | None = None
+    scope: int = 0  # hashes of different scopes have nothing to do with each other
+    think_ns: int | None = None
+    bound: bool = False  # output_tokens is only the most that may have been generated
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """`failure`: the trace itself says that the request failed, which is not a fault of the file."""
+
+    where: str  # file and line
+    column: str
+    value: str
+    reason: str
+    failure: bool = False
 
 
 class BadValueError(Exception):

@@ -13,8 +13,9 @@ from harness.base.errors import ConfigError
 from harness.measure.plan.arrivals import MAX_REQUESTS
 from harness.measure.plan.prefixes import Chains, Pairs
 from harness.measure.plan.streams import I64, Purpose, key, raw, uniform
-from harness.measure.plan.trace_formats import Layout, recognise
-from harness.measure.plan.trace_rows import BadRow, TraceRow, rows_of, unreadable
+from harness.measure.plan.traces.formats import Layout, recognise
+from harness.measure.plan.traces.rows import rows_of, unreadable
+from harness.measure.plan.traces.values import BadRow, TraceRow
 from harness.measure.plan.workload import Options
 
 _HOUR_NS = 3_600_000_000_000
@@ -132,9 +133,9 @@ class _Sessions:
                 self.count += 1
             self.numbers[row.session] = number
         else:
-            found = self.numbers.get(row.session)
-            number = self.count if found is None else found
-            if found is None:
+            known = self.numbers.get(row.session)
+            number = self.count if known is None else known
+            if known is None:
                 self.numbers[row.session] = number
                 self.count += 1
         return number, self.sample >= 1 or self._draw(number) < self.limit
