@@ -21,7 +21,7 @@ IN_ONE_HOP = {  # what a newcomer asks -> the file that answers it
     "what a token costs here": "price/unit_cost.py",
     "the hot path": "measure/drive/reader.c",
     "how a campaign is resumed": "measure/campaign/stock.py",
-    "a price of a machine": "price/proposal.py",
+    "a price of a machine": "price/machine_price.py",
 }
 
 

@@ -135,7 +135,7 @@ def attribute(
 
 
 def _declared(analyses: Sequence[Analysis]) -> Decimal:
-    from harness.price.runs import declared_hardware
+    from harness.price.machine_price import declared_hardware
 
     for found in analyses:
         hardware = declared_hardware(found.summaries[0])

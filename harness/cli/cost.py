@@ -62,7 +62,7 @@ def cost_of(
 ) -> None:
     """Price the measured tokens of a run or experiment, here and at hosted prices."""
     from harness.judge.runs import analyse
-    from harness.price.runs import price_runs
+    from harness.price.run_cost import price_runs
     from harness.report.run import tables
     from harness.report.run.answer import answer
 

@@ -262,7 +262,7 @@ def _runs(source: Path, form: str, campaign: str | None, allow_invalid: bool) ->
     from harness.judge.runs import analyse
     from harness.planner.focus import charges_of_runs, focus_rows
     from harness.price.opencost import opencost_text
-    from harness.price.runs import price_runs
+    from harness.price.run_cost import price_runs
 
     analysis = analyse(source, campaign)
     costs = {c.run_id: c for c in price_runs(analysis.summaries, allow_invalid=allow_invalid)}

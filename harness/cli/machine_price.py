@@ -10,7 +10,7 @@ import click
 from harness.base import clock
 from harness.base.errors import ConfigError
 from harness.cli.numbers import FloatRange
-from harness.price.example_price import is_example, why_not
+from harness.price.machine_price import is_example, why_no_example
 from harness.price.prices import day_of, instance_price
 from harness.records import Hardware
 
@@ -65,6 +65,6 @@ def set_price(data: dict[str, Any], words: Mapping[str, Any], say: Callable[[str
             target["hardware"] = plain
     else:
         for target in data["targets"]:
-            if is_example(target["hardware"]) and (why := why_not(data["experiment"], target)) is not None:
+            if is_example(target["hardware"]) and (why := why_no_example(data["experiment"], target)) is not None:
                 target["hardware"] = None
                 say(f"note: target {target['name']}: the example price is left out: {why}")

@@ -19,7 +19,7 @@ from harness.measure.observe.boards.inventory import Board, boards
 from harness.measure.targets import at_hand
 from harness.model.memory import GB, fit
 from harness.model.shape import ModelShape, load_model
-from harness.price.proposal import by_boards
+from harness.price.machine_price import by_boards
 
 NAME = "quickstart"
 _CONTEXT = 4096  # max-model-len of quickstart-gpu.yaml

@@ -28,7 +28,7 @@ from harness.planner.scenario_options import HostedSide, hosted_sides
 from harness.price.hosted import Bill, find_price
 from harness.price.hosted_cache import bill_of_run
 from harness.price.prices import day_of
-from harness.price.run_cost import decimal_text
+from harness.price.unit_cost import decimal_text
 from harness.records import CostReport, Hardware, RunSummary
 
 MANDATORY = (

@@ -1,10 +1,14 @@
-"""Whether the machine that a price is for is the one that ran: number of GPUs and model, as far as both are known."""
+"""Whether the machine that a price is for is the one that ran: number of GPUs and model, as far as both are known.
+
+A price for N GPUs on a run that used M is M/N of it (`Share`) where the GPUs are the same.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from math import prod
 from typing import Any
 
@@ -107,3 +111,32 @@ def unchecked(hardware: Hardware, summary: RunSummary) -> str | None:
     told = (summary.environment.get("telemetry") or {}).get("gpu", "not recorded")
     priced = f"{hardware.gpu_count} x {hardware.gpu_model or 'GPU'}"
     return f"that the run was on the machine priced ({priced}) is not checked: GPU telemetry {told}"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """`used` GPUs of a machine whose price is for `priced`."""
+
+    used: int
+    priced: int
+
+    @property
+    def words(self) -> str:
+        gpus = f"the {self.priced} GPUs" if self.priced > 1 else "the 1 GPU"
+        return (
+            f"share of {self.used} of {gpus} priced"
+            if self.used < self.priced
+            else f"{self.used} GPUs at the price of {self.priced}"
+        )
+
+    def of(self, usd_per_hour: Decimal) -> Decimal:
+        return usd_per_hour * self.used / self.priced
+
+
+def share_of(hardware: Hardware, ran: RanOn) -> Share | None:
+    """None where price and run are of equally many GPUs, one of the numbers is not known, or the GPUs are of another model."""
+    if not hardware.gpu_count or not ran.gpus or hardware.gpu_count == ran.gpus:
+        return None
+    if hardware.gpu_model and not all(same_gpu(hardware.gpu_model, name) for name in ran.boards):
+        return None
+    return Share(ran.gpus, hardware.gpu_count)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from harness.base.errors import ConfigError
-from harness.price.run_cost import decimal_text
+from harness.price.unit_cost import decimal_text
 from harness.records import CostReport, RunSummary
 
 _HELP = {

@@ -1,145 +1,31 @@
-"""Costs of one run: the measured machine at its declared price, and the same tokens at hosted prices."""
+"""Costs of measured runs: each on its machine at the price that is known for it, and the same tokens at hosted prices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal, InvalidOperation, localcontext
+from decimal import Decimal, InvalidOperation
 
 from harness.base.errors import ConfigError, InvalidRunError
-from harness.config.experiment import CostSpec
-from harness.price.gpu_share import PREFIX, Share, share_lines, share_of
+from harness.config.experiment import CostSpec, of_run
 from harness.price.hosted import Bill, HostedPrice, find_price, price_ratio, same_model, usage_problem
 from harness.price.hosted_cache import bill_of_run
-from harness.price.machine_match import price_mismatch, ran_on, unchecked
+from harness.price.machine_match import price_mismatch, ran_on, share_of, unchecked
+from harness.price.machine_price import MachinePrice, machine_price
 from harness.price.prices import DECLARE, day_of, machine_age_words, machine_staleness, staleness
-from harness.price.unit_cost import split_by_price_ratio, usd_per_served
+from harness.price.unit_cost import (
+    PER_MILLION,
+    PER_THOUSAND,
+    OwnCost,
+    decimal_text,
+    no_own_lines,
+    own_lines,
+    share_lines,
+    short,
+)
 from harness.records import CostLine, CostReport, Hardware, RunSummary
 
-PER_MILLION = "USD per million tokens"
-PER_THOUSAND = "USD per 1,000 requests"
-_THOUSAND = Decimal(1000)
-_MILLION = Decimal(1_000_000)
 _DEFAULT_RATIO = Decimal(4)  # output:input, a usual list-price ratio of 2026; only a convention
-
-_OWN_LINES = (
-    ("self_usd_per_million_total_tokens", "self-hosted, per million tokens (input + output)", PER_MILLION),
-    ("self_usd_per_1000_requests", "self-hosted, per 1,000 requests", PER_THOUSAND),
-    ("self_usd_per_1000_good_requests", "self-hosted, per 1,000 requests inside the SLO", PER_THOUSAND),
-    ("self_usd_per_million_input_tokens", "self-hosted, per million input tokens, split by price ratio", PER_MILLION),
-    ("self_usd_per_million_output_tokens", "self-hosted, per million output tokens, split by price ratio", PER_MILLION),
-    (
-        "self_usd_per_million_output_tokens_upper",
-        "self-hosted, per million output tokens, if all cost is put on output",
-        PER_MILLION,
-    ),
-    (
-        "self_usd_per_million_input_tokens_upper",
-        "self-hosted, per million input tokens, if all cost is put on input",
-        PER_MILLION,
-    ),
-    ("self_usd_window", "self-hosted, the requests sent in the window", "USD"),
-)
-
-
-def decimal_text(value: Decimal) -> str:
-    """Plain decimal text of at most 12 significant digits: `0.0525185`, never an exponent."""
-    with localcontext() as context:
-        context.prec = 12
-        return format((+value).normalize(), "f")
-
-
-def _short(value: Decimal) -> str:
-    with localcontext() as context:
-        context.prec = 6
-        return format((+value).normalize(), "f")
-
-
-@dataclass(frozen=True, slots=True)
-class _Own:
-    """Everything that the machine's lines are computed from."""
-
-    summary: RunSummary
-    usd_per_hour: Decimal
-    utilisation: Decimal
-    ratio: Decimal
-    inputs: Mapping[str, str]
-
-    def scalar(self, name: str) -> Decimal | None:
-        value = self.summary.scalars.get(name)
-        return None if value is None else Decimal(repr(float(value)))
-
-
-def _served(own: _Own, metric: str, units: Decimal) -> tuple[Decimal | None, str]:
-    """A cost per served unit and its formula; None and why not."""
-    rate = own.scalar(metric)
-    if rate is None or rate <= 0:
-        return None, f"not computed: {metric} is {'not known' if rate is None else '0'} in this run"
-    usd = usd_per_served(own.usd_per_hour, rate, own.utilisation, units)
-    return (
-        usd,
-        f"{own.usd_per_hour} $/h / ({_short(rate)} {metric} x 3600 s/h x {own.utilisation} utilisation) x {units}",
-    )
-
-
-def _split(own: _Own, output: bool) -> tuple[Decimal | None, str]:
-    given, written = own.scalar("input_tps"), own.scalar("output_tps")
-    if given is None or written is None or given + written <= 0:
-        return None, "not computed: input_tps and output_tps are not both known in this run"
-    split = split_by_price_ratio(own.usd_per_hour, given, written, own.utilisation, own.ratio)
-    formula = (
-        f"{own.usd_per_hour} $/h / (({_short(given)} input_tps + {_short(own.ratio)} x {_short(written)} output_tps) x 3600 s/h "
-        f"x {own.utilisation} utilisation) x 1000000"
-    )
-    return (split.output_usd, f"{_short(own.ratio)} x {formula}") if output else (split.input_usd, formula)
-
-
-def _window_usd(own: _Own) -> tuple[Decimal | None, str]:
-    window = own.summary.window
-    if window is None:
-        return None, "not computed: the run has no window"
-    seconds = Decimal(repr(float(window.offered_s)))  # what the rates are over
-    usd = own.usd_per_hour * seconds / 3600 / own.utilisation
-    return usd, f"{own.usd_per_hour} $/h x {_short(seconds)} s / 3600 s/h / {own.utilisation} utilisation"
-
-
-def _own_value(own: _Own, name: str) -> tuple[Decimal | None, str]:
-    bound = "; a bound: it carries the whole machine, so input and output bounds must never be added"
-    match name:
-        case "self_usd_per_million_total_tokens":
-            return _served(own, "total_tps", _MILLION)
-        case "self_usd_per_1000_requests":
-            return _served(own, "request_rps", _THOUSAND)
-        case "self_usd_per_1000_good_requests":
-            return _served(own, "goodput_rps", _THOUSAND)
-        case "self_usd_per_million_input_tokens":
-            return _split(own, output=False)
-        case "self_usd_per_million_output_tokens":
-            return _split(own, output=True)
-        case "self_usd_per_million_output_tokens_upper":
-            usd, formula = _served(own, "output_tps", _MILLION)
-            return usd, formula if usd is None else formula + bound
-        case "self_usd_per_million_input_tokens_upper":
-            usd, formula = _served(own, "input_tps", _MILLION)
-            return usd, formula if usd is None else formula + bound
-        case _:
-            return _window_usd(own)
-
-
-def _no_own_lines(why: str, run_id: str) -> tuple[CostLine, ...]:
-    return tuple(
-        CostLine(name, label, None, unit, f"not computed: {why}", {"run": run_id}) for name, label, unit in _OWN_LINES
-    )
-
-
-def _own_lines(own: _Own) -> tuple[CostLine, ...]:
-    lines = []
-    for name, label, unit in _OWN_LINES:
-        usd, formula = _own_value(own, name)
-        lines.append(CostLine(name, label, None if usd is None else decimal_text(usd), unit, formula, own.inputs))
-    return tuple(lines)
-
 
 _HOSTED_LINES = (
     ("hosted_usd_per_million_total_tokens", "hosted, per million tokens (input + output)", PER_MILLION),
@@ -170,7 +56,7 @@ def _hosted_line(row: tuple[str, str, str], b: Bill, inputs: Mapping[str, str]) 
         return CostLine(name, label, None, unit, "not computed: this run has no such tokens", inputs)
     formula = f"{part} of {b.requests} requests, each priced by itself"
     if scale:
-        formula = f"{formula}: {_short(usd)} $ / {over} x {scale}"
+        formula = f"{formula}: {short(usd)} $ / {over} x {scale}"
         usd = usd / over * scale
     return CostLine(name, label, decimal_text(usd), unit, formula, inputs)
 
@@ -236,7 +122,7 @@ def cost_run(
     utilisation = float(spec.utilisation)
     if (wrong := usage_problem(summary.usage)) is not None:
         why = f"usage does not add up: {wrong}; cached tokens are part of the prompt, reasoning tokens of the output"
-        own = _no_own_lines(why, summary.run_id)
+        own = no_own_lines(why, summary.run_id)
         unbilled = {
             p.name: tuple(_no_hosted_line(row, why, summary.run_id) for row in _HOSTED_LINES) for _, p in prices
         }
@@ -251,7 +137,7 @@ def cost_run(
         why = "the machine behind a hosted API is not ours to price"
         why = "no price of the machine is declared (hardware: in the experiment)" if ours else why
         no_price = no_price or why
-        own = _no_own_lines(why, summary.run_id)
+        own = no_own_lines(why, summary.run_id)
     else:
         found = (mismatch, unchecked(hardware, summary), machine_staleness(hardware, at))
         warnings += [*_basis_warnings(hardware), *(warning for warning in found if warning is not None)]
@@ -310,19 +196,34 @@ def _machine_lines(
         "price age": machine_age_words(hardware, at),
         **({} if hardware.basis == "declared" else {"price is": hardware.basis}),
         "utilisation": f"{utilisation} (declared)",
-        "output:input price ratio": f"{_short(ratio)} ({source})",
+        "output:input price ratio": f"{short(ratio)} ({source})",
         "verdict": summary.verdict.state,
     }
-    whole = _Own(summary, _usd_per_hour(hardware), utilisation, ratio, inputs)
+    whole = OwnCost(summary, _usd_per_hour(hardware), utilisation, ratio, inputs)
     share = share_of(hardware, ran_on(summary))
-    return _own_lines(whole) + (() if share is None else _share_lines(whole, share))
+    return own_lines(whole) + (() if share is None else share_lines(whole, share))
 
 
-def _share_lines(whole: _Own, share: Share) -> tuple[CostLine, ...]:
-    price = share.of(whole.usd_per_hour)
-    inputs = {**whole.inputs, "price taken": f"{decimal_text(price)} USD per hour: {share.words}"}
-    lines = share_lines(_own_lines(replace(whole, usd_per_hour=Decimal(decimal_text(price)), inputs=inputs)))
-    return tuple(
-        replace(line, name=line.name.replace("self_", PREFIX, 1), label=f"{line.label}; {share.words}")
-        for line in lines
-    )
+def price_runs(
+    summaries: Sequence[RunSummary],
+    overrides: CostSpec | None = None,
+    hardware: Hardware | None = None,
+    *,
+    allow_invalid: bool = False,
+) -> list[CostReport]:
+    """Price every run that may be priced: what its config declares, unless `overrides` or `hardware` say otherwise.
+
+    An INVALID run is left out unless asked for by `allow_invalid`; if all are INVALID, InvalidRunError.
+    """
+    reports: list[CostReport] = []
+    refused: list[InvalidRunError] = []
+    for summary in summaries:
+        spec = overrides or of_run(CostSpec, summary.config.get("cost", {}), summary.run_id)
+        try:
+            price = machine_price(summary) if hardware is None else MachinePrice(hardware)
+            reports.append(cost_run(summary, price.hardware, spec, allow_invalid=allow_invalid, no_price=price.why))
+        except InvalidRunError as error:
+            refused.append(error)
+    if refused and not reports:
+        raise refused[0]
+    return reports

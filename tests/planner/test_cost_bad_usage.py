@@ -18,7 +18,7 @@ from harness.planner.focus import charges_of_runs
 from harness.price.hosted import bill, find_price
 from harness.price.opencost import opencost_text
 from harness.price.prices import day_of
-from harness.price.runs import price_runs
+from harness.price.run_cost import price_runs
 from harness.records import Cell, Hardware, Load, Plan, PlannedRequest
 from harness.report.run.answer import find_answer
 from harness.store.writer import RunWriter

@@ -17,10 +17,9 @@ from harness.config.experiment import CostSpec, PriceRef
 from harness.measure.campaign.ending import line, summarise_campaign
 from harness.planner.focus import charges_of_run
 from harness.price.machine_match import same_gpu
+from harness.price.machine_price import by_boards, propose
 from harness.price.prices import day_of, instances
-from harness.price.proposal import by_boards, propose
-from harness.price.run_cost import cost_run
-from harness.price.runs import price_runs
+from harness.price.run_cost import cost_run, price_runs
 from harness.report.run import document, tables
 from harness.report.run.answer import find_answer
 from tests.price.cost_summaries import summary

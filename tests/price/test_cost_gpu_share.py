@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config.experiment import CostSpec
-from harness.price.gpu_share import Share, share_of
-from harness.price.machine_match import RanOn
+from harness.price.machine_match import RanOn, Share, share_of
 from harness.price.run_cost import cost_run
 from harness.records import Hardware
 from harness.report.run import document

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError, InvalidRunError
 from harness.config.experiment import CostSpec, PriceRef
-from harness.price.run_cost import cost_run, decimal_text
+from harness.price.run_cost import cost_run
+from harness.price.unit_cost import decimal_text
 from harness.records import Hardware
 from tests.price.cost_summaries import RUN_ID, summary
 

@@ -18,8 +18,8 @@ from harness.cli.run import run
 from harness.config.experiment import parse_experiment
 from harness.config.target import HardwareSpec
 from harness.measure.observe.boards.inventory import Board
-from harness.price.example_price import is_example, why_not
-from harness.price.runs import machine_price, price_runs
+from harness.price.machine_price import is_example, machine_price, why_no_example
+from harness.price.run_cost import price_runs
 from tests.price.cost_summaries import summary
 
 EXPERIMENTS = data_dir("configs") / "experiments"
@@ -155,10 +155,10 @@ def test_a_declared_price_is_written_down_as_before():
 def test_why_an_example_price_does_not_hold(change, why):
     """What differs is named."""
     target = parse_experiment(load_yaml(EXPERIMENTS / "quickstart.yaml"), "q").model_dump(mode="json")["targets"][0]
-    assert why_not("quickstart", target) is None
-    assert why in why_not("quickstart", target | change)
-    assert "mine is not an experiment that comes with" in why_not("mine", target)
-    assert "this machine has a GPU (NVIDIA L4)" in why_not("quickstart", target, ["NVIDIA L4"])
+    assert why_no_example("quickstart", target) is None
+    assert why in why_no_example("quickstart", target | change)
+    assert "mine is not an experiment that comes with" in why_no_example("mine", target)
+    assert "this machine has a GPU (NVIDIA L4)" in why_no_example("quickstart", target, ["NVIDIA L4"])
 
 
 def test_a_run_from_before_the_machines_boards_were_recorded():

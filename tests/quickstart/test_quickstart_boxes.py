@@ -24,7 +24,7 @@ from harness.cli import shape
 from harness.cli.run import run
 from harness.measure.observe.boards.inventory import boards
 from harness.measure.observe.boards.nvml import open_gpus
-from harness.price.runs import machine_price
+from harness.price.machine_price import machine_price
 from tests.price.cost_summaries import summary
 notes = []
 shape._say = notes.append

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from harness.price.gpu_share import PREFIX
 from harness.price.hosted import same_model
+from harness.price.unit_cost import SHARE_PREFIX
 from harness.records import CostReport, RunSummary
 from harness.report import formats
 from harness.report.run.cells import Row, cost_line, rows, slo_target, worst
@@ -226,7 +226,7 @@ def _hourly_words(cost: CostReport) -> str:
 
 def _share_words(cost: CostReport) -> str:
     """What a token costs at the share of the price that belongs to the GPUs used; empty where the price is of just those."""
-    found = {line.name.removeprefix(PREFIX): line for line in cost.own if line.name.startswith(PREFIX)}
+    found = {line.name.removeprefix(SHARE_PREFIX): line for line in cost.own if line.name.startswith(SHARE_PREFIX)}
     output = found.get("usd_per_million_output_tokens")
     if output is None or output.usd is None:
         return ""
