@@ -1,8 +1,10 @@
-"""What a config may say of a target: how its server is started or reached, what is sent to it, which boards and price are its own."""
+"""What a config may say of a target: how its server is started or reached, what is sent to it, which boards and price are its own;
+and what the flags of a vLLM server ask for."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
@@ -170,3 +172,29 @@ class TargetSpec(Spec):
         if ours and self.url:
             raise ValueError(f"target {self.name!r}: kind {self.kind} starts its own server; use kind adopt with url")
         return self
+
+
+# ---------------------------------------------------------------- flags of a vLLM server
+
+_SIZES = {  # of two names that are given the first counts
+    "tensor_parallel_size": ("tensor_parallel_size", "tp"),
+    "pipeline_parallel_size": ("pipeline_parallel_size", "pp"),
+    "data_parallel_size": ("data_parallel_size", "dp"),
+}
+_LOCAL = ("data_parallel_size_local", "dpl")  # ranks on this machine, where a server has some elsewhere
+
+
+def flags_by_name(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """`--max-model-len` and `max_model_len` are one flag, under the second name."""
+    return {str(name).lstrip("-").replace("-", "_"): value for name, value in flags.items()}
+
+
+def parallel_sizes(flags: Mapping[str, Any], *, here: bool = False) -> dict[str, int]:
+    """The sizes that `flags` name, under vLLM's long names; their product is the GPUs of all machines, with `here` of this one."""
+    named, sizes = flags_by_name(flags), {}
+    for size, names in _SIZES.items():
+        ordered = (*_LOCAL, *names) if here and size == "data_parallel_size" else names
+        value = next((named[name] for name in ordered if str(named.get(name)).isdigit()), None)
+        if value is not None:
+            sizes[size] = int(value)
+    return sizes

@@ -15,8 +15,7 @@ import numpy as np
 from harness.judge.columns import IntArray, ints
 from harness.judge.energy import slices_in
 from harness.judge.evidence import Evidence, invalid, unknown, warning
-from harness.records import Reason
-from harness.records.clock_reasons import IDLE, POWER_CAPPED, SLOWED
+from harness.records import CLOCK_IDLE, CLOCK_POWER_CAPPED, CLOCK_SLOWED, Reason
 
 MAX_THROTTLED = 0.01  # of the GPU samples in the window: below it nothing is said
 MAX_LOST_CLOCK = 0.03  # of the SM clock over the window: what heat took away, and with it about as much throughput
@@ -56,10 +55,10 @@ def gpu_throttled(e: Evidence) -> Reason | None:
         return None
     bits = ints(rows, "throttle_reasons")
     known = max(1, int(bits.present.sum()))
-    held = int(((bits.data & SLOWED) != 0).sum()) / known
+    held = int(((bits.data & CLOCK_SLOWED) != 0).sum()) / known
     if held > MAX_THROTTLED:
         return _held(e, rows, held)
-    capped = int(((bits.data & POWER_CAPPED) != 0).sum()) / known
+    capped = int(((bits.data & CLOCK_POWER_CAPPED) != 0).sum()) / known
     if capped > MAX_THROTTLED:
         return warning(
             "gpu_power_capped",
@@ -96,7 +95,7 @@ def throttled(e: Evidence, rows: Any, index: int) -> Throttled | None:
     bits, clock = ints(own, "throttle_reasons"), ints(own, "sm_clock_mhz")
     if not bits.present.any():
         return None
-    held = bits.present & ((bits.data & SLOWED) != 0)
+    held = bits.present & ((bits.data & CLOCK_SLOWED) != 0)
     share = float(held.sum() / bits.present.sum())
     if not held.any():
         return Throttled(index, 0.0, None, None, 0.0)
@@ -111,7 +110,7 @@ def throttled(e: Evidence, rows: Any, index: int) -> Throttled | None:
 
 def _free_clock(rows: Any) -> float | None:
     bits, clock = ints(rows, "throttle_reasons"), ints(rows, "sm_clock_mhz")
-    free = bits.present & clock.present & ((bits.data & (SLOWED | IDLE)) == 0)
+    free = bits.present & clock.present & ((bits.data & (CLOCK_SLOWED | CLOCK_IDLE)) == 0)
     seen: IntArray = clock.data[free]
     return float(seen.mean()) if len(seen) >= MIN_FREE_SAMPLES and seen.mean() > 0 else None
 

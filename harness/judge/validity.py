@@ -11,7 +11,7 @@ from collections import Counter
 
 import numpy as np
 
-from harness.config.server_flags import by_name
+from harness.config.target import flags_by_name
 from harness.judge.checks import TELEMETRY_CHECKS, TOKEN_CHECKS
 from harness.judge.compiling import COMPILING_CHECKS
 from harness.judge.evidence import Evidence, invalid, unknown, warning
@@ -203,7 +203,7 @@ def too_few_requests(e: Evidence) -> Reason | None:
 
 
 def dummy_weights(e: Evidence) -> Reason | None:
-    if by_name(e.run.manifest.target.get("flags") or {}).get("load_format") != "dummy":
+    if flags_by_name(e.run.manifest.target.get("flags") or {}).get("load_format") != "dummy":
         return None
     return warning(
         "dummy_weights",

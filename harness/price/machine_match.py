@@ -12,7 +12,7 @@ from decimal import Decimal
 from math import prod
 from typing import Any
 
-from harness.config.server_flags import parallel_sizes
+from harness.config.target import parallel_sizes
 from harness.records import Hardware, RunSummary
 
 _OURS = {"vllm", "offline"}  # kinds whose flags are all known: a size that is not named is 1

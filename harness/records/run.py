@@ -208,6 +208,14 @@ class DriveReport:
 # ---------------------------------------------------------------- observe
 
 
+# Of NVML's clocks-event-reasons (nvml.h), bits of the column `throttle_reasons`: why a board does not run at its highest clock.
+CLOCK_IDLE = 0x01  # GpuIdle: nothing runs, and the clock says nothing
+CLOCK_POWER_CAPPED = 0x04  # SwPowerCap: the set power limit, usual under full load
+CLOCK_SLOWED = (
+    0x08 | 0x20 | 0x40 | 0x80
+)  # HwSlowdown, Sw- and HwThermalSlowdown, HwPowerBrakeSlowdown: heat or the power supply
+
+
 @dataclass(frozen=True, slots=True)
 class GpuSample:
     """One GPU at one instant; a row of gpu.parquet."""

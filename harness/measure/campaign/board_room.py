@@ -16,8 +16,7 @@ from typing import Any
 
 from harness.base import clock
 from harness.base.errors import ConfigError, TargetError
-from harness.config.server_flags import by_name, parallel_sizes
-from harness.config.target import TargetSpec
+from harness.config.target import TargetSpec, flags_by_name, parallel_sizes
 from harness.measure.observe.boards.choice import visible_devices
 from harness.measure.observe.boards.inventory import Room, Rooms, rooms
 from harness.measure.targets import at_hand
@@ -42,7 +41,7 @@ def check_room(spec: TargetSpec, say: Callable[[str], None]) -> None:
     there is nothing to check."""
     if spec.kind not in _OURS:
         return
-    flags = by_name(spec.flags)
+    flags = flags_by_name(spec.flags)
     asked = prod(parallel_sizes(flags, here=True).values())
     devices = visible_devices({**os.environ, **spec.env})
     found = rooms(devices, asked)

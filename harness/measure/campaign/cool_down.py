@@ -14,8 +14,7 @@ from harness.base import clock
 from harness.config.experiment import CoolDownSpec
 from harness.measure.observe.boards.choice import open_boards
 from harness.measure.observe.boards.gpus import Gpus
-from harness.records import GpuSample, TargetInfo
-from harness.records.clock_reasons import IDLE, SLOWED
+from harness.records import CLOCK_IDLE, CLOCK_SLOWED, GpuSample, TargetInfo
 
 _POLL_S = 0.5
 _SETTLED_S = 20.0  # no degree less in so long: the board is as cool as it gets with a server on it
@@ -117,10 +116,10 @@ class CoolDown:
                 if now.temperature_c > limit:
                     warm.append(f"{name} at {now.temperature_c} degC, limit {limit:g}")
             lost_mhz = (idle.sm_clock_mhz or 0) - (now.sm_clock_mhz or 0)
-            known = now.sm_clock_mhz is not None and not reasons & IDLE
+            known = now.sm_clock_mhz is not None and not reasons & CLOCK_IDLE
             if known and lost_mhz > self._spec.margin_mhz:  # one-sided: a higher clock is no harm
                 held.append(f"{name} at {now.sm_clock_mhz} MHz, idle server {idle.sm_clock_mhz}")
-            if reasons & SLOWED & ~idle.throttle_reasons:
+            if reasons & CLOCK_SLOWED & ~idle.throttle_reasons:
                 held.append(f"{name} is slowed down")
         return warm, held, total_c
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from harness.config.server_flags import parallel_sizes
+from harness.config.target import parallel_sizes
 from harness.measure.control_request import is_loopback
 from harness.measure.observe import host, machine
 from harness.measure.observe.boards import nvml
