@@ -18,7 +18,7 @@ from harness.measure.drive.golden import server as golden
 from harness.records import CapacityResult, Cell, Load, ProbeResult, Reason, RequestRecord, Verdict
 from harness.report import capacity as page
 from harness.report.capacity import probes_plot
-from harness.store.capacity_file import NAME, read_capacity, write_capacity
+from harness.store.manifest import CAPACITY, read_capacity, write_capacity
 from tests.bench import golden_capacity
 from tests.drive.offering import offer
 from tests.judge import capacity_server as servers
@@ -272,10 +272,10 @@ def test_a_search_stored_before_probes_told_of_their_work_is_read(found, tmp_pat
 
     write_capacity(tmp_path, found)
     assert read_capacity(tmp_path) == found
-    data = json.loads((tmp_path / NAME).read_text())
+    data = json.loads((tmp_path / CAPACITY).read_text())
     for probe in data["probes"]:
         del probe["work_cv2"]
-    (tmp_path / NAME).write_text(json.dumps(data))
+    (tmp_path / CAPACITY).write_text(json.dumps(data))
     assert read_capacity(tmp_path).probes == tuple(replace(probe, work_cv2=None) for probe in found.probes)
 
 

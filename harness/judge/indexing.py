@@ -10,8 +10,7 @@ from harness.base.errors import StoreError
 from harness.judge.summary import summarise
 from harness.records import RunState, RunSummary
 from harness.store import history
-from harness.store.manifest import read_manifest
-from harness.store.pruned import is_pruned
+from harness.store.manifest import is_pruned, read_manifest
 from harness.store.reader import find_runs, is_run, read_run
 
 _BATCH = 200  # summaries held at once: each keeps a tuple a request

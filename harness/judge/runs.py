@@ -10,8 +10,7 @@ from harness.judge.capacity import best_probe, over_repetitions
 from harness.judge.repeats import LEVEL
 from harness.judge.summary import summarise
 from harness.records import Analysis, CapacityCell, RunSummary, SearchedCapacity
-from harness.store.capacity_file import read_capacity
-from harness.store.manifest import read_manifest
+from harness.store.manifest import read_capacity, read_manifest
 from harness.store.reader import find_capacities, find_runs, read_run
 
 

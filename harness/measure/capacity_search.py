@@ -20,7 +20,7 @@ from harness.measure.cell import Probe, Run, draw_plan, run_cell
 from harness.measure.provenance import manifest_of, target_facts
 from harness.measure.targets import Target
 from harness.records import OVERLOAD, CapacityResult, Phase, ProbeResult, RequestRecord, RunState, Verdict
-from harness.store.capacity_file import write_capacity
+from harness.store.manifest import write_capacity
 from harness.store.reader import read_run
 from harness.store.writer import RunWriter
 

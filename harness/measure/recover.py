@@ -18,8 +18,7 @@ from harness.measure.drive import driver, spool, turns
 from harness.measure.drive.collect import Collector
 from harness.measure.job import Job
 from harness.records import Load, Phase, PlannedRequest, RequestRecord
-from harness.store.manifest import read_manifest
-from harness.store.owner import goes_on
+from harness.store.manifest import goes_on, read_manifest
 from harness.store.parts import RESERVE, SCRATCH, append_part
 from harness.store.reader import read_columns
 

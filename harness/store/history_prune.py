@@ -15,10 +15,8 @@ from harness.base import clock
 from harness.base.errors import ConfigError, StoreError
 from harness.records import Manifest, RunState
 from harness.store import history
-from harness.store.manifest import NAME, from_json
-from harness.store.owner import is_alive
+from harness.store.manifest import MARK, NAME, from_json, is_alive
 from harness.store.parts import RESERVE
-from harness.store.pruned import MARK
 
 _RAW = frozenset({"requests.parquet", "gpu.parquet", "server.parquet", "host.parquet", "server.log", RESERVE})
 _RAW_FOLDERS = ("parts", "scratch")

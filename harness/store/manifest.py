@@ -1,9 +1,11 @@
-"""manifest.json <-> Manifest."""
+"""What says what a run directory is: manifest.json, capacity.json of a search, pruned.json where its raw files went; and who owns it."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, fields
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ from harness.base import redaction
 from harness.base.documents import parse_json, plain
 from harness.base.errors import StoreError
 from harness.base.files import write_whole
-from harness.records import SCHEMA_VERSION, Cell, Load, Manifest
-from harness.store.typed import refuse_broken
+from harness.records import SCHEMA_VERSION, CapacityResult, Cell, Load, Manifest, ProbeResult, RunState
+from harness.store.typed import refuse_broken, refuse_wrong_types
 
 NAME = "manifest.json"
+MARK = "pruned.json"
+CAPACITY = "capacity.json"
 # the rest are names and numbers of ours
 _FREE_TEXT = ("config", "environment", "target", "drive", "telemetry", "error")
 
@@ -96,3 +100,83 @@ def read_manifest(run_dir: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError("manifest cannot be read", path, str(error)) from None
     return from_json(text, str(path))
+
+
+# ---------------------------------------------------------------- the process that writes it (Linux: /proc)
+
+
+def start_ticks(pid: int) -> int | None:
+    """Start time of a live process in clock ticks since boot (/proc/<pid>/stat field 22); None if gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    after_name = stat.rpartition(")")[2].split()  # the name may hold spaces and parentheses; field 3 comes first here
+    return None if after_name[0] in {"Z", "X"} else int(after_name[19])
+
+
+def owner() -> tuple[int, int]:
+    """(owner_pid, owner_start_ticks) of this process, for a Manifest; ticks are 0 where there is no /proc."""
+    return os.getpid(), start_ticks(os.getpid()) or 0
+
+
+def goes_on(manifest: Manifest) -> bool:
+    """True if the run says that it is running and its process lives."""
+    return manifest.state == RunState.RUNNING and is_alive(manifest.owner_pid, manifest.owner_start_ticks)
+
+
+def is_alive(pid: int, ticks: int) -> bool:
+    """True if that very process, not a later one with its pid, is running."""
+    return start_ticks(pid) == ticks
+
+
+# ---------------------------------------------------------------- pruned.json, beside the manifest of a run whose raw files went
+
+
+def is_pruned(run_dir: Path) -> bool:
+    return (run_dir / MARK).is_file()
+
+
+def refuse_pruned(run_dir: Path) -> None:
+    """Raises StoreError if the raw files of this run were pruned."""
+    try:
+        when = parse_json((run_dir / MARK).read_bytes()).get("pruned_utc", "an earlier day")
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, AttributeError):
+        when = "an earlier day"
+    advice = f"its raw files are gone, its summary stays: harness history shows it, and harness history sql (run_id {run_dir.name})"
+    raise StoreError("this run was pruned", f"{run_dir}, {when}", advice)
+
+
+# ---------------------------------------------------------------- capacity.json: the result of a search, whose probes are runs in folders beside it
+
+
+def write_capacity(run_dir: Path, result: CapacityResult) -> None:
+    """Write it in one step. Raises OSError."""
+    data = {"schema_version": SCHEMA_VERSION, **redaction.data(asdict(result))}
+    write_whole(run_dir / CAPACITY, json.dumps(data, indent=1))
+
+
+def holds_capacity(run_dir: Path) -> bool:
+    return (run_dir / CAPACITY).is_file()
+
+
+def read_capacity(run_dir: Path) -> CapacityResult:
+    """Raises StoreError."""
+    path = run_dir / CAPACITY
+    try:
+        data = parse_json(path.read_bytes())
+        refuse_newer(data.pop("schema_version", None), str(path))
+        probes = tuple(_probe(probe) for probe in data.pop("probes"))
+        result = CapacityResult(probes=probes, **data)
+        refuse_wrong_types(CapacityResult, asdict(result), str(path))
+        return result
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        advice = f"{type(error).__name__}: {error}; it is damaged: run the cell again"
+        raise StoreError("a capacity search cannot be read", path, advice) from None
+
+
+def _probe(data: Mapping[str, Any]) -> ProbeResult:
+    batches = tuple((int(offered), int(good)) for offered, good in data["batches"])
+    return ProbeResult(**{**data, "batches": batches})

@@ -13,12 +13,9 @@ import pyarrow.parquet as pq
 
 from harness.base.errors import StoreError
 from harness.records import RunData, RunState
-from harness.store.capacity_file import holds_capacity
 from harness.store.columns import to_table
-from harness.store.manifest import NAME, read_manifest, refuse_newer
-from harness.store.owner import is_alive
+from harness.store.manifest import NAME, holds_capacity, is_alive, read_manifest, refuse_newer, refuse_pruned
 from harness.store.parts import SCRATCH, final_path, list_parts
-from harness.store.pruned import refuse_pruned
 from harness.store.schema import PANDAS_DTYPES, TABLES, defaults_of, schema_of
 
 

@@ -16,8 +16,7 @@ from harness.base.errors import HarnessError, StoreError
 from harness.base.files import is_no_room
 from harness.records import Manifest, Plan, RunState
 from harness.store.columns import to_table
-from harness.store.manifest import write_manifest
-from harness.store.owner import owner
+from harness.store.manifest import owner, write_manifest
 from harness.store.parts import RESERVE, final_path, merge, part_path, warm_up, write_file
 from harness.store.schema import TABLES
 

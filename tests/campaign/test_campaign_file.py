@@ -14,8 +14,7 @@ from harness.base.errors import ConfigError, StoreError
 from harness.measure.campaign import file, stock
 from harness.measure.campaign.order import ordered
 from harness.records import Cell, Load, Plan
-from harness.store.manifest import write_manifest
-from harness.store.owner import start_ticks
+from harness.store.manifest import start_ticks, write_manifest
 
 
 def created(out: Path, **changes) -> file.Campaign:

@@ -24,9 +24,8 @@ from harness.records import (
     Startup,
     TargetInfo,
 )
-from harness.store.capacity_file import write_capacity
 from harness.store.columns import to_table
-from harness.store.manifest import write_manifest
+from harness.store.manifest import write_capacity, write_manifest
 from harness.store.parts import final_path, part_path, write_file
 from tests.judge import run_builder as built
 

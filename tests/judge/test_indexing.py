@@ -11,7 +11,7 @@ from harness.base.errors import StoreError
 from harness.judge import indexing
 from harness.judge.indexing import Indexed, index_runs
 from harness.store import history
-from harness.store.owner import owner
+from harness.store.manifest import owner
 from tests.judge.test_compare_command import store
 
 

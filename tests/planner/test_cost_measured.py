@@ -27,7 +27,7 @@ from harness.records import (
     Verdict,
     Window,
 )
-from harness.store.capacity_file import write_capacity
+from harness.store.manifest import write_capacity
 from harness.store.writer import RunWriter
 from tests.judge import run_builder
 from tests.price.cost_summaries import summary

@@ -23,7 +23,7 @@ from harness.records import Load
 from harness.store import history
 from harness.store.history_columns import history_section, metric_columns, row_of, runs_schema
 from harness.store.history_prune import find_old, prune
-from harness.store.owner import owner
+from harness.store.manifest import owner
 from harness.store.reader import read_run
 from harness.store.writer import RunWriter
 from tests.bench.history_nights import INVALID, UNKNOWN, many, night_id, summary

@@ -19,8 +19,7 @@ from harness.base.errors import StoreError
 from harness.records import SCHEMA_VERSION, PlannedRequest
 from harness.store import parts
 from harness.store.columns import to_table
-from harness.store.manifest import from_json, to_json, write_manifest
-from harness.store.owner import is_alive, owner, start_ticks
+from harness.store.manifest import from_json, is_alive, owner, start_ticks, to_json, write_manifest
 from harness.store.reader import find_runs, is_run, read_run
 from harness.store.writer import RunWriter
 

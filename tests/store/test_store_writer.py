@@ -14,7 +14,7 @@ from store_values import T0, gpu_sample, manifest, noisy_requests, request, serv
 from harness.base.errors import StoreError, TargetError
 from harness.records import Load, Plan, PlannedRequest
 from harness.store import parts
-from harness.store.owner import owner
+from harness.store.manifest import owner
 from harness.store.reader import read_run
 from harness.store.writer import PART_ROWS, RunWriter
 from tests.waiting import until

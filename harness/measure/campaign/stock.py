@@ -8,8 +8,7 @@ from pathlib import Path
 
 from harness.base.errors import StoreError
 from harness.records import RunState
-from harness.store.manifest import read_manifest
-from harness.store.owner import goes_on
+from harness.store.manifest import goes_on, read_manifest
 
 INTERRUPTED_FOLDER = "interrupted"
 
