@@ -1,4 +1,5 @@
-"""YAML and JSON of people and of other programs, by one set of rules: never larger or deeper than makes sense, no key twice, numbers finite.
+"""YAML and JSON of people and of other programs, by one set of rules: never larger or deeper than makes sense, no key twice, numbers finite;
+and how values become JSON, and cells of a CSV.
 
 YAML is that of version 1.2 (core schema), with `1_000` and the merge key `<<` besides: `1:30`, `yes` and dates are texts, `010` is ten,
 `1e6` is a number.
@@ -231,3 +232,15 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)[:80]!r} stands twice")
     return found
+
+
+# ---------------------------------------------------------------- CSV that a spreadsheet may open
+
+_FORMULA = re.compile(r"[\t\r]|\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # full-width forms count too
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def csv_cell(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula with an apostrophe before it; numbers, written out too, as they are."""
+    formula = isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value)
+    return f"'{value}" if formula else value

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from harness.base import spreadsheet
+from harness.base.documents import csv_cell
 from harness.base.errors import ConfigError, nearest
 from harness.cli.results import as_json_option, console
 
@@ -115,8 +115,8 @@ def sql_command(query: str, results: str, as_json: bool, as_csv: bool) -> None:
         return
     if as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow([spreadsheet.cell(name) for name in table.columns])
-        writer.writerows([spreadsheet.cell(value) for value in row] for row in table.rows)
+        writer.writerow([csv_cell(name) for name in table.columns])
+        writer.writerows([csv_cell(value) for value in row] for row in table.rows)
         return
     from harness.report.formats import ABSENT, clean
 

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
-from harness.base import spreadsheet
+from harness.base.documents import csv_cell
 from harness.base.errors import ConfigError
 from harness.config.experiment import PriceRef
 from harness.planner.measured import Measured
@@ -155,7 +155,7 @@ def focus_csv(rows: Sequence[Mapping[str, str]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: spreadsheet.cell(text) for name, text in row.items()} for row in rows)
+    writer.writerows({name: csv_cell(text) for name, text in row.items()} for row in rows)
     return out.getvalue()
 
 

@@ -8,9 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from harness.base.documents import dump_yaml, load_yaml, parse_json, parse_yaml
+from harness.base.documents import csv_cell, dump_yaml, load_yaml, parse_json, parse_yaml
 from harness.base.errors import ConfigError, StoreError
-from harness.base.spreadsheet import cell
 from harness.cli import cli
 from harness.config.experiment import load_experiment, parse_experiment
 from harness.measure.plan.arrivals import arrivals
@@ -220,8 +219,8 @@ def test_a_trace_whose_column_stands_twice_is_refused(tmp_path):
 @pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", "\tx", "\rx", " =x", "\uff1dx"])
 def test_text_that_a_spreadsheet_would_run(text):
     """An apostrophe stands before it; a number with a sign stays a number."""
-    assert cell(text) == f"'{text}"
-    assert [cell(plain) for plain in ("-5.5", "+1e5", "x=1", "", 5, None)] == ["-5.5", "+1e5", "x=1", "", 5, None]
+    assert csv_cell(text) == f"'{text}"
+    assert [csv_cell(plain) for plain in ("-5.5", "+1e5", "x=1", "", 5, None)] == ["-5.5", "+1e5", "x=1", "", 5, None]
 
 
 def test_sql_of_the_history_as_csv_holds_no_formula(tmp_path, capsys):

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from harness.base import spreadsheet
+from harness.base.documents import csv_cell
 from harness.records import Analysis, CapacityResult, Cell, CostReport, RunSummary
 from harness.records.metrics import METRICS
 from harness.report import capacity, formats, pages
@@ -192,4 +192,4 @@ def results_csv(table: Sequence[cells.Row]) -> str:
 
 
 def _plain_cell(text: str) -> str:
-    return str(spreadsheet.cell(formats.clean(text)))
+    return str(csv_cell(formats.clean(text)))
