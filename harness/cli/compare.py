@@ -21,8 +21,8 @@ class Share(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
-        found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", str(value))
-        share = None if found is None else float(found[1]) / (100 if found[2] else 1)
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", str(value))
+        share = None if match is None else float(match[1]) / (100 if match[2] else 1)
         if share is None or not 0 <= share < 1:
             self.fail(f"{value!r} is not a share: write 2% or 0.02", param, ctx)
         return share
@@ -107,16 +107,16 @@ def _compare(
     from harness.report import compare as report
     from harness.report.pages import write_whole
 
-    found = compare(load_side(base, targets[0]), load_side(new, targets[1]), **how)
+    comparison = compare(load_side(base, targets[0]), load_side(new, targets[1]), **how)
     if markdown_path is not None:
-        write_whole(markdown_path, report.markdown(found))
+        write_whole(markdown_path, report.markdown(comparison))
     if junit_path is not None:
-        write_whole(junit_path, report.junit(found))
+        write_whole(junit_path, report.junit(comparison))
     if as_json:
-        emit(report.as_json(found))
+        emit(report.as_json(comparison))
     else:
-        report.render(console(), found)
-    return RegressionError.exit_code if report.regressed(found) else 0
+        report.render(console(), comparison)
+    return RegressionError.exit_code if report.regressed(comparison) else 0
 
 
 def _detect(
@@ -132,9 +132,9 @@ def _detect(
     from harness.report import detect as report
 
     side, other = load_side(*base, with_requests=True), None if again is None else load_side(*again)
-    found = detect(side, change, again=other, metrics=how["metrics"], min_effect=how["min_effect"], alpha=how["alpha"])
+    plan = detect(side, change, again=other, metrics=how["metrics"], min_effect=how["min_effect"], alpha=how["alpha"])
     if as_json:
-        emit(report.as_json(found))
+        emit(report.as_json(plan))
     else:
-        report.render(console(), found)
+        report.render(console(), plan)
     return 0

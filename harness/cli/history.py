@@ -80,19 +80,19 @@ def trend(
             click.echo(f"html: {page}")
 
 
-def _columns(asked: tuple[str, ...]) -> list[str]:
+def _columns(metrics: tuple[str, ...]) -> list[str]:
     """Column names, once each; a distribution's name alone is its median. Raises ConfigError."""
     from harness.store.history_columns import metric_columns
 
     known = [c.name for c in metric_columns()]
-    found = []
-    for name in dict.fromkeys(asked):
+    columns = []
+    for name in dict.fromkeys(metrics):
         column = name if name in known else f"{name}_p50"
         if column not in known:
             advice = nearest(name, known, "results/README.md lists the columns")
             raise ConfigError("no such metric in the history", name, advice)
-        found.append(column)
-    return found
+        columns.append(column)
+    return columns
 
 
 @history_group.command("sql")
@@ -140,13 +140,15 @@ def index_command(results: Path, to: str | None, rebuild: bool, as_json: bool) -
     """Put the runs under RESULTS_DIR into the history (harness run does it at the end of a campaign)."""
     from harness.judge.indexing import index_runs
 
-    done = index_runs(results, to, rebuild=rebuild, say=lambda text: click.echo(text, err=True))
-    for problem in done.problems:
+    index = index_runs(results, to, rebuild=rebuild, say=lambda text: click.echo(text, err=True))
+    for problem in index.problems:
         click.echo(f"not indexed: {problem}", err=True)
     if as_json:
-        _emit(written=done.written, known=done.known, pruned=done.pruned, problems=list(done.problems))
+        _emit(written=index.written, known=index.known, pruned=index.pruned, problems=list(index.problems))
         return
-    click.echo(f"{done.written:,} runs indexed, {done.known:,} were in the history already, {done.pruned:,} are pruned")
+    click.echo(
+        f"{index.written:,} runs indexed, {index.known:,} were in the history already, {index.pruned:,} are pruned"
+    )
 
 
 @history_group.command("prune")
@@ -162,14 +164,14 @@ def prune_command(results: str, raw_days: int, dry_run: bool, yes: bool, as_json
     """
     from harness.store.history_prune import delete, find_old
 
-    found = find_old(results, raw_days)
-    would = found.would
+    old = find_old(results, raw_days)
+    would = old.would
     for name, why in would.kept:
         click.echo(f"kept: {name}: {why}", err=True)
     if not dry_run and not yes and would.files:
         _ask_to_delete(results, would)
     if not dry_run:
-        delete(found)
+        delete(old)
     if as_json:
         _emit(campaigns=list(would.campaigns), runs=would.runs, files=would.files, freed_bytes=would.freed_bytes,
               kept=[list(k) for k in would.kept], dry_run=dry_run)  # fmt: skip

@@ -27,23 +27,23 @@ def recover_command(directory: Path, as_json: bool) -> None:
     """
     from harness.measure.recover import runs_left
 
-    found, damaged = [], []
+    recovered, damaged = [], []
     for run_dir in runs_left(directory):
         try:
-            done = _with_progress(run_dir)
+            run = _with_progress(run_dir)
         except StoreError as error:  # the other runs are none the worse for it
             damaged.append(error)
             continue
-        found.append({"run": str(run_dir), "recovered": done.rows, "stored_before": done.before, "planned": done.planned, "unread": done.unread})  # fmt: skip
-        if done.unread:
-            damaged.append(_unread(run_dir, done.unread))
+        recovered.append({"run": str(run_dir), "recovered": run.rows, "stored_before": run.before, "planned": run.planned, "unread": run.unread})  # fmt: skip
+        if run.unread:
+            damaged.append(_unread(run_dir, run.unread))
         if not as_json:
             click.echo(
-                f"{run_dir}: {done.rows:,} rows recovered, {done.before:,} were stored before, {done.planned:,} were planned"
+                f"{run_dir}: {run.rows:,} rows recovered, {run.before:,} were stored before, {run.planned:,} were planned"
             )
     if as_json:
-        click.echo(json.dumps(found, indent=2))
-    elif not found and not damaged:
+        click.echo(json.dumps(recovered, indent=2))
+    elif not recovered and not damaged:
         click.echo(f"{directory}: no killed run left anything to recover")
     for earlier in damaged[:-1]:
         click.echo(f"error: {earlier}", err=True)

@@ -51,15 +51,15 @@ def headline(result: CapacityResult) -> str:
     return f"{say}: {formats.clean(result.why)}. {probes}, {formats.duration(result.seconds)} of schedule."
 
 
-def over_repetitions_words(found: CapacityMean) -> str:
+def over_repetitions_words(mean: CapacityMean) -> str:
     """What several searches of one cell say together."""
-    if found.state == "undecided":
-        return f"Over {found.repetitions} repetitions: undecided, since not every search found a capacity."
-    if found.state == "censored_above":
-        return f"Over {found.repetitions} repetitions: at least {formats.number(found.low_rps)} requests/s."
-    tokens = "" if found.output_tps is None else f", {formats.number(found.output_tps)} output tok/s"
-    between = f"95 % interval {formats.number(found.low_rps)} to {formats.number(found.high_rps)}"
-    return f"Over {found.repetitions} repetitions: {formats.number(found.mean_rps)} requests/s ({between}){tokens}."
+    if mean.state == "undecided":
+        return f"Over {mean.repetitions} repetitions: undecided, since not every search found a capacity."
+    if mean.state == "censored_above":
+        return f"Over {mean.repetitions} repetitions: at least {formats.number(mean.low_rps)} requests/s."
+    tokens = "" if mean.output_tps is None else f", {formats.number(mean.output_tps)} output tok/s"
+    between = f"95 % interval {formats.number(mean.low_rps)} to {formats.number(mean.high_rps)}"
+    return f"Over {mean.repetitions} repetitions: {formats.number(mean.mean_rps)} requests/s ({between}){tokens}."
 
 
 def together(capacities: Sequence[tuple[Cell, CapacityResult]]) -> list[tuple[str, str]]:
@@ -119,18 +119,18 @@ def probes_plot(result: CapacityResult) -> str:
 
     The ordinate is 1 - attainment on an inverted log axis, labelled as attainment: 90 %, 99 % and 99.9 % are equally far apart.
     """
-    seen = [p for p in result.probes if p.attainment is not None]
-    if not seen:
+    judged = [p for p in result.probes if p.attainment is not None]
+    if not judged:
         return empty(_LABEL, f"Nothing to plot: {result.why}.")
-    floor = _floor(seen, result.attainment)
+    floor = _floor(judged, result.attainment)
     with Figure(_LABEL, 1, 3.9) as figure:
         ax = figure.axes[0]
         if result.low_rps is not None and result.high_rps is not None:
             ax.axvspan(result.low_rps, result.high_rps, color=GRID, alpha=0.6, linewidth=0)
-        for probe in seen:
+        for probe in judged:
             _draw(figure, ax, probe, floor)
         ax.axhline(max(1 - result.attainment, floor), color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
-        _axes(ax, seen, floor)
+        _axes(ax, judged, floor)
         ax.annotate(
             f"target {formats.percent(result.attainment)}", (0.005, max(1 - result.attainment, floor)),
             xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points", color=MUTED, fontsize=9.5,

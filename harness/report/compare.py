@@ -174,7 +174,7 @@ def render(console: Console, comparison: Comparison) -> None:
 def _shown(effects: Sequence[Effect]) -> list[Effect]:
     """All that regressed or improved, and of the rest the first ones."""
     moved = [effect.verdict in ("regressed", "improved") for effect in effects]
-    rest = [index for index, found in enumerate(moved) if not found][:_SHOWN_UNCLEAR]
+    rest = [index for index, yes in enumerate(moved) if not yes][:_SHOWN_UNCLEAR]
     return [effect for index, effect in enumerate(effects) if moved[index] or index in rest]
 
 

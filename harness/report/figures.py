@@ -116,12 +116,12 @@ class Figure:
             text = text.replace(
                 f'<g id="{gid}">', f'<g id="{gid}"><title>{escape(formats.clean(note, 300))}</title>', 1
             )
-        text = re.sub(r'(\bid="|href="#|url\(#)', lambda found: f"{found[1]}{prefix}-", text)
+        text = re.sub(r'(\bid="|href="#|url\(#)', lambda match: f"{match[1]}{prefix}-", text)
         for colour, name in _VARIABLES.items():
             text = re.sub(rf"(fill|stroke): {colour}\b", rf"\1: var(--{name}, {colour})", text)
         text = text.replace("font-family: 'DejaVu Sans', sans-serif", "font-family: system-ui, sans-serif")
         head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{}" role="img" aria-label="{}">'
         label = escape(self.label)  # not part of a pattern's replacement: a backslash in it is only that
         return re.sub(
-            r"<svg [^>]*?viewBox=\"([^\"]+)\"[^>]*>", lambda found: head.format(found[1], label), text, count=1
+            r"<svg [^>]*?viewBox=\"([^\"]+)\"[^>]*>", lambda match: head.format(match[1], label), text, count=1
         )

@@ -124,6 +124,6 @@ def run_ids(ids: Sequence[str]) -> str:
     """Run ids on one line; those that differ only after their last `_rep` share what stands before it."""
     stems: dict[str, list[str]] = {}
     for run_id in ids:
-        stem, found, repetition = clean(run_id, 200).rpartition("_rep")
-        stems.setdefault(stem + found, []).append(repetition)
+        stem, mark, repetition = clean(run_id, 200).rpartition("_rep")
+        stems.setdefault(stem + mark, []).append(repetition)
     return ", ".join(stem + ",".join(repetitions) for stem, repetitions in stems.items())

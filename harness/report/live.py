@@ -121,11 +121,11 @@ class Live:
         if not self._phase:
             return
         text = f"{self._where()}: {_clock_text((clock.monotonic_ns() - self._phase_ns) / clock.NS)}"
-        seen = self._progress
-        if seen is not None:
-            of = "" if seen.duration_s is not None else f" of {seen.total:,}"
-            text += f", {seen.done:,}{of} requests, {seen.failed:,} failed"
-            text += f", {formats.number(seen.output_tokens / seen.elapsed_s)} tok/s" if seen.elapsed_s > 0 else ""
+        counts = self._progress
+        if counts is not None:
+            of = "" if counts.duration_s is not None else f" of {counts.total:,}"
+            text += f", {counts.done:,}{of} requests, {counts.failed:,} failed"
+            text += f", {formats.number(counts.output_tokens / counts.elapsed_s)} tok/s" if counts.elapsed_s > 0 else ""
         self._print(text)
 
     def _print(self, text: str) -> None:

@@ -43,8 +43,8 @@ def break_even_plot(
         ax.step(*zip(*stairs, strict=True), where="post", color=_SELF, linewidth=1.8)
         line = sorted({0.0, min(bend, end), end})
         ax.plot(line, [bill(rps) for rps in line], color=_HOSTED, linewidth=1.8)
-        seen = [c for c in crossings.crossings if c.rps <= end][:_MAX_DOTS]
-        for crossing in seen:
+        shown = [c for c in crossings.crossings if c.rps <= end][:_MAX_DOTS]
+        for crossing in shown:
             (dot,) = ax.plot(
                 [crossing.rps], [bill(crossing.rps)], "o", markersize=6, color=INK,
                 markerfacecolor=_SELF if crossing.cheaper_above == "self" else PAPER, markeredgewidth=1.2,

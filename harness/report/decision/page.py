@@ -43,8 +43,8 @@ class AssumptionRow:
     as_of: str
 
 
-def headline(found: Decision) -> str:
-    return f"{_HEADLINES[found.choice]}: {found.reason}."
+def headline(decision: Decision) -> str:
+    return f"{_HEADLINES[decision.choice]}: {decision.reason}."
 
 
 def _in_words(flip: str) -> str:
@@ -54,23 +54,23 @@ def _in_words(flip: str) -> str:
     return flip
 
 
-def odds_words(result: ScenarioResult, found: Decision) -> str:
-    if found.p_self_cheaper is None:
+def odds_words(result: ScenarioResult, decision: Decision) -> str:
+    if decision.p_self_cheaper is None:
         return "No odds: there is no hosted price that could be compared with."
-    words = f"P(self-hosting is cheaper than {result.reference}) = {found.p_self_cheaper:.2f}"
-    if found.p_never:
-        words += f"; in {found.p_never:.0%} of the draws no volume makes it cheaper"
+    words = f"P(self-hosting is cheaper than {result.reference}) = {decision.p_self_cheaper:.2f}"
+    if decision.p_never:
+        words += f"; in {decision.p_never:.0%} of the draws no volume makes it cheaper"
     return words
 
 
-def _key_figures(result: ScenarioResult, found: Decision) -> list[tuple[str, str]]:
+def _key_figures(result: ScenarioResult, decision: Decision) -> list[tuple[str, str]]:
     own, hosted = (_cheapest(result, kind) for kind in ("self-hosted", "hosted"))
-    kpis = [] if found.p_self_cheaper is None else [(f"{found.p_self_cheaper:.2f}", "P(self-hosting is cheaper)")]
+    kpis = [] if decision.p_self_cheaper is None else [(f"{decision.p_self_cheaper:.2f}", "P(self-hosting is cheaper)")]
     if own is not None:
         kpis.append((formats.usd(own.usd_per_month), "self-hosted, a month"))
     if hosted is not None:
         kpis.append((formats.usd(hosted.usd_per_month), f"hosted, a month ({hosted.name})"))
-    kpis.append((formats.usd(found.option.usd_per_request * 1000), "per 1,000 requests, as decided"))
+    kpis.append((formats.usd(decision.option.usd_per_request * 1000), "per 1,000 requests, as decided"))
     use = result.figure("utilisation")
     kpis.append((formats.percent(None if use is None else Decimal(f"{use:.3f}")), "of the own machines' paid capacity would be used"))  # fmt: skip
     return kpis
@@ -90,14 +90,14 @@ def _reference(result: ScenarioResult) -> tuple[Against, Option] | None:
     return against, next(o for o in result.options if o.kind == "hosted" and o.name == result.reference)
 
 
-def _why_not(option: Option, found: Decision) -> str | None:
-    return dict(found.excluded).get(f"{option.kind}: {option.name}")
+def _why_not(option: Option, decision: Decision) -> str | None:
+    return dict(decision.excluded).get(f"{option.kind}: {option.name}")
 
 
-def options_shown(result: ScenarioResult, found: Decision) -> list[Option]:
+def options_shown(result: ScenarioResult, decision: Decision) -> list[Option]:
     """Cheapest first, those that may not be taken last; hybrids that are the same as another option left out."""
     shown = [o for o in result.options if not o.is_another]
-    return sorted(shown, key=lambda o: (_why_not(o, found) is not None, o.usd_per_month))
+    return sorted(shown, key=lambda o: (_why_not(o, decision) is not None, o.usd_per_month))
 
 
 def assumptions(result: ScenarioResult, base: Base) -> list[AssumptionRow]:
@@ -129,7 +129,7 @@ def assumptions(result: ScenarioResult, base: Base) -> list[AssumptionRow]:
     return rows
 
 
-def html(result: ScenarioResult, found: Decision, base: Base) -> str:
+def html(result: ScenarioResult, decision: Decision, base: Base) -> str:
     """The page as one HTML text that loads nothing. Equal inputs give equal bytes; every word from outside is escaped."""
     demand, figures = base.demand.mean_rps, []
     reference = _reference(result)
@@ -151,13 +151,13 @@ def html(result: ScenarioResult, found: Decision, base: Base) -> str:
         .get_template("decision.html.j2")
         .render(
             result=result,
-            found=found,
-            title=f"{result.name}: {found.choice}",
-            headline=headline(found),
-            odds=odds_words(result, found),
-            flips=[_in_words(line) for line in found.flips],
-            kpis=_key_figures(result, found),
-            options=[(o, _why_not(o, found)) for o in options_shown(result, found)],
+            decision=decision,
+            title=f"{result.name}: {decision.choice}",
+            headline=headline(decision),
+            odds=odds_words(result, decision),
+            flips=[_in_words(line) for line in decision.flips],
+            kpis=_key_figures(result, decision),
+            options=[(o, _why_not(o, decision)) for o in options_shown(result, decision)],
             hosted=[o for o in result.options if o.kind == "hosted"],
             figures=[(name, pages.svg(text), words) for name, text, words in figures],
             crossings=_crossing_rows(result),
@@ -172,13 +172,13 @@ def _crossing_rows(result: ScenarioResult) -> list[tuple[str, str, str, str]]:
     """(hosted price, first volume at which self-hosting is cheaper, for good from, how much of its usable rate a machine must carry)."""
     rows = []
     for a in result.against:
-        found = a.crossings
-        beyond = "never" if found.scanned_to_rps is None else f"not up to {_monthly(found.scanned_to_rps)}"
+        crossings = a.crossings
+        beyond = "never" if crossings.scanned_to_rps is None else f"not up to {_monthly(crossings.scanned_to_rps)}"
         first = beyond
-        if found.crossings:
-            first = _monthly(found.crossings[0].rps) if found.crossings[0].rps else "from the first request on"
-        good = beyond if found.permanent_rps is None else _monthly(found.permanent_rps)
-        use = found.break_even_utilisation
+        if crossings.crossings:
+            first = _monthly(crossings.crossings[0].rps) if crossings.crossings[0].rps else "from the first request on"
+        good = beyond if crossings.permanent_rps is None else _monthly(crossings.permanent_rps)
+        use = crossings.break_even_utilisation
         rows.append((a.hosted, first, good, "-" if use is None else f"{use:.0%}"))
     return rows
 
@@ -195,16 +195,16 @@ def _md_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(md_text(cell) for cell in row) + " |" for row in rows)])
 
 
-def markdown(result: ScenarioResult, found: Decision, base: Base) -> str:
+def markdown(result: ScenarioResult, decision: Decision, base: Base) -> str:
     """The page without its plots, in GitHub's Markdown. Words from outside are escaped."""
-    options = [(o.kind, o.name, formats.usd(o.usd_per_month), formats.usd(o.usd_per_request * 1000), _why_not(o, found) or "; ".join(o.notes)) for o in options_shown(result, found)]  # fmt: skip
+    options = [(o.kind, o.name, formats.usd(o.usd_per_month), formats.usd(o.usd_per_request * 1000), _why_not(o, decision) or "; ".join(o.notes)) for o in options_shown(result, decision)]  # fmt: skip
     ladder = [(r.name, formats.usd(r.usd_per_1000_requests), f"{r.of_previous:.2f}", f"{r.of_first:.2f}") for r in result.ladder]  # fmt: skip
     rows = [(a.what, a.value, a.between, a.source, a.as_of) for a in assumptions(result, base)]
     parts = [
-        f"# {md_text(result.name)}: {found.choice}",
-        f"**{md_text(headline(found))}** {md_text(odds_words(result, found))}.",
+        f"# {md_text(result.name)}: {decision.choice}",
+        f"**{md_text(headline(decision))}** {md_text(odds_words(result, decision))}.",
         "## What would flip it",
-        "\n".join(f"- {md_text(line)}" for line in found.flips),
+        "\n".join(f"- {md_text(line)}" for line in decision.flips),
         "## A month, every way",
         _md_table(("kind", "what", "$/month", "$/1,000 requests", "but"), options),
         "## Cost ladder of self-hosting",
@@ -214,8 +214,8 @@ def markdown(result: ScenarioResult, found: Decision, base: Base) -> str:
         "## Assumptions",
         _md_table(("what", "value", "range of the odds", "source", "as of"), rows),
         "## What money does not say",
-        "\n".join(f"- {md_text(line)}" for line in (*found.constraints, *(f"not taken: {name}: {why}" for name, why in found.excluded))),
+        "\n".join(f"- {md_text(line)}" for line in (*decision.constraints, *(f"not taken: {name}: {why}" for name, why in decision.excluded))),
         "## Warnings",
-        "\n".join(f"- {md_text(line)}" for line in found.warnings),
+        "\n".join(f"- {md_text(line)}" for line in decision.warnings),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -82,13 +82,13 @@ def find_answer(summaries: Sequence[RunSummary], costs: Sequence[CostReport], *,
 
 
 def _nothing_valid(summaries: Sequence[RunSummary]) -> str:
-    seen: dict[str, None] = {}
+    messages: dict[str, None] = {}
     for run in summaries:
         for reason in run.verdict.reasons:
             if reason.severity in {"invalid", "unknown"}:
-                seen.setdefault(formats.clean(reason.message, 200).rstrip("."))
-    why = "; ".join(list(seen)[:3]) or "see the reasons below"
-    more = f" (and {len(seen) - 3} more)" if len(seen) > 3 else ""
+                messages.setdefault(formats.clean(reason.message, 200).rstrip("."))
+    why = "; ".join(list(messages)[:3]) or "see the reasons below"
+    more = f" (and {len(messages) - 3} more)" if len(messages) > 3 else ""
     return f"No run is VALID, so there is no price per token: {why}{more}."
 
 
@@ -102,7 +102,7 @@ def _meeting_slo(pool: list[Row]) -> tuple[list[Row], str]:
         row
         for row in pool
         if (target := targets[id(row)]) is None
-        or ((seen := row.middle("attainment")) is not None and float(seen) >= target)
+        or ((share_met := row.middle("attainment")) is not None and float(share_met) >= target)
     ]
     promise = f"SLO (attainment at least {formats.percent(share)})"
     if not meeting:
@@ -154,8 +154,7 @@ def _mismatch(cost: CostReport | None) -> list[str]:
     """That the price is not of the machine that ran: it stands in the sentence, not below it."""
     if cost is None or cost.price_mismatch is None:
         return []
-    told = f"NOT THE MACHINE PRICED: {formats.clean(cost.price_mismatch, 300)}."
-    return [told, *filter(None, [_share_words(cost)])]
+    return [f"NOT THE MACHINE PRICED: {formats.clean(cost.price_mismatch, 300)}.", *filter(None, [_share_words(cost)])]
 
 
 def _usd(value: Any) -> str:
@@ -166,18 +165,18 @@ def _hosted(row: Row, cost: CostReport | None) -> list[str]:
     """What the same tokens cost hosted: at the cheapest price of the same model, else the cheapest of all."""
     if cost is None:
         return []
-    found: list[tuple[bool, Decimal, str, str]] = []
+    offers: list[tuple[bool, Decimal, str, str]] = []
     for name, lines in cost.hosted.items():
         for quantity in ("total", "requests"):
             line = cost_line(lines, quantity)
             amount = formats.money(line.usd) if line else None
             if amount is not None:
-                found.append((not same_model(row.model, name), amount, name, quantity))
+                offers.append((not same_model(row.model, name), amount, name, quantity))
                 break
-    if not found:
+    if not offers:
         return []
     different, amount, name, quantity = min(
-        found, key=lambda entry: (entry[0], entry[3] != "total", entry[1], entry[2])
+        offers, key=lambda offer: (offer[0], offer[3] != "total", offer[1], offer[2])
     )
     own = row.middle("usd_per_million_total_tokens" if quantity == "total" else "usd_per_thousand_requests")
     unit = "per million input + output" if quantity == "total" else "per 1,000 requests"
@@ -226,11 +225,11 @@ def _hourly_words(cost: CostReport) -> str:
 
 def _share_words(cost: CostReport) -> str:
     """What a token costs at the share of the price that belongs to the GPUs used; empty where the price is of just those."""
-    found = {line.name.removeprefix(SHARE_PREFIX): line for line in cost.own if line.name.startswith(SHARE_PREFIX)}
-    output = found.get("usd_per_million_output_tokens")
+    shares = {line.name.removeprefix(SHARE_PREFIX): line for line in cost.own if line.name.startswith(SHARE_PREFIX)}
+    output = shares.get("usd_per_million_output_tokens")
     if output is None or output.usd is None:
         return ""
-    total = found.get("usd_per_million_total_tokens")
+    total = shares.get("usd_per_million_total_tokens")
     more = f", {formats.usd(total.usd)} per million input + output" if total is not None and total.usd else ""
     what = formats.clean(output.label.rpartition("; ")[2], 60)
     return f"That is the whole price; {what}: {formats.usd(output.usd)} per million output tokens{more}."

@@ -189,11 +189,11 @@ def _row(group: list[RunSummary], costs: Mapping[str, CostReport], allow_invalid
     values: dict[str, Spread | None] = {}
     absent: dict[str, str] = {}
     for column in COLUMNS:
-        found = [_value(column, run, costs.get(run.run_id), allow_invalid) for run in used]
-        seen = [value for value, _ in found if value is not None]
-        values[column.key] = _spread(seen) if seen else None
-        if len(seen) < len(found):
-            absent[column.key] = next(why for value, why in found if value is None)
+        numbers = [_value(column, run, costs.get(run.run_id), allow_invalid) for run in used]
+        known = [value for value, _ in numbers if value is not None]
+        values[column.key] = _spread(known) if known else None
+        if len(known) < len(numbers):
+            absent[column.key] = next(why for value, why in numbers if value is None)
     first = runs[0]
     return Row(
         experiment=first.experiment,
@@ -212,19 +212,19 @@ def _row(group: list[RunSummary], costs: Mapping[str, CostReport], allow_invalid
     )
 
 
-def _spread(seen: Sequence[Any]) -> Spread:
-    """Student's t over the logarithms of the repetitions (what is not positive: over the values themselves), which covers
+def _spread(values: Sequence[Any]) -> Spread:
+    """Student's t over the logarithms of the repetitions (what is not positive: over the numbers themselves), which covers
     at few repetitions where a bootstrap does not."""
     interval = None
-    if len(seen) >= _MIN_FOR_INTERVAL:
-        values = np.array([float(value) for value in seen])
-        positive = bool((values > 0).all())
-        ends = mean_interval(np.log(values) if positive else values, 0.95)
+    if len(values) >= _MIN_FOR_INTERVAL:
+        numbers = np.array([float(value) for value in values])
+        positive = bool((numbers > 0).all())
+        ends = mean_interval(np.log(numbers) if positive else numbers, 0.95)
         if ends is not None and ends[1] > ends[0]:
-            kind = type(seen[0])
+            kind = type(values[0])
             low, high = (math.exp(end) if positive else end for end in ends)
             interval = (Decimal(str(low)), Decimal(str(high))) if kind is Decimal else (low, high)
-    return Spread(median(seen), min(seen), max(seen), len(seen), interval)
+    return Spread(median(values), min(values), max(values), len(values), interval)
 
 
 def _value(column: Column, run: RunSummary, cost: CostReport | None, allow_invalid: bool) -> tuple[Any, str]:
@@ -234,11 +234,11 @@ def _value(column: Column, run: RunSummary, cost: CostReport | None, allow_inval
         case "scalar":
             return formats.finite(run.scalars.get(column.source)), undefined
         case "distribution":
-            seen = run.distributions.get(column.source)
-            if seen is None or seen.count == 0:
+            spread = run.distributions.get(column.source)
+            if spread is None or spread.count == 0:
                 return None, "no window" if run.window is None else undefined
             why = f"too few requests for a {column.point}"
-            return formats.finite(getattr(seen, column.point)), why
+            return formats.finite(getattr(spread, column.point)), why
         case _:
             if run.verdict.state == "INVALID" and not allow_invalid:
                 return None, "no dollar for an INVALID run unless it is asked for by name"
@@ -257,11 +257,9 @@ def cost_line(lines: Sequence[CostLine], quantity: str) -> CostLine | None:
 
 def price_words(table: Sequence[Row], costs: Sequence[CostReport]) -> list[tuple[str, str]]:
     """(column header, the cost stage's words for it) where a price needs a convention: output alone is a split."""
-    found: list[tuple[str, str]] = []
-    for column in shown_columns(table):
-        lines = [line for cost in costs if column.source == "output" and (line := cost_line(cost.own, column.source))]
-        found += [(column.header, formats.clean(lines[0].label, 120))] if lines else []
-    return found
+    label = next((line.label for cost in costs if (line := cost_line(cost.own, "output"))), None)
+    shown = [column.header for column in shown_columns(table) if column.source == "output"]
+    return [] if label is None else [(header, formats.clean(label, 120)) for header in shown]
 
 
 def slo_target(run: RunSummary) -> float | None:
@@ -287,13 +285,13 @@ def shown_columns(table: Sequence[Row]) -> list[Column]:
 
 def absent_reasons(table: Sequence[Row], columns: Sequence[Column]) -> list[tuple[str, str, list[Row]]]:
     """(column header, why, rows) of every "-" of a table, equal reasons gathered."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    reasons: dict[tuple[str, str], list[Row]] = {}
     for column in columns:
         for row in table:
             if row.values.get(column.key) is None and column.key in row.absent:
-                found.setdefault((column.header, row.absent[column.key]), []).append(row)
+                reasons.setdefault((column.header, row.absent[column.key]), []).append(row)
     merged: dict[tuple[str, tuple[int, ...]], tuple[list[str], list[Row]]] = {}
-    for (header, why), where in found.items():
+    for (header, why), where in reasons.items():
         merged.setdefault((why, tuple(id(row) for row in where)), ([], where))[0].append(header)
     return [(", ".join(headers), why, where) for (why, _), (headers, where) in merged.items()]
 

@@ -65,25 +65,25 @@ def html(
 ) -> str:
     """The whole report as one HTML text. Every word from outside is escaped by the template."""
     table = cells.rows(summaries, costs, allow_invalid=allow_invalid)
-    found = find_answer(summaries, costs, allow_invalid=allow_invalid)
+    best = find_answer(summaries, costs, allow_invalid=allow_invalid)
     # dollars first: they are what most readers came for, and stay in sight on a phone
     columns = sorted(cells.shown_columns(table), key=lambda column: column.kind != "cost")
-    shown = sections.timeline_run(found, table, summaries)
+    over_time = sections.timeline_run(best, table, summaries)
     anchors = sections.anchors(summaries)
-    priced = sections.costs_shown(found, costs, summaries, allow_invalid=allow_invalid)
+    priced = sections.costs_shown(best, costs, summaries, allow_invalid=allow_invalid)
     return pages.environment().get_template("run.html.j2").render(
         title=formats.clean(title, 200) or "report",
-        answer=found,
+        answer=best,
         allow_invalid=allow_invalid,
-        kpis=_kpis(found),
+        kpis=_kpis(best),
         summaries=summaries,
         invalid=[run for run in summaries if run.verdict.state == "INVALID"],
         headers=[(column, *cells.unit_and_writer(column, table)[:1]) for column in columns],
-        rows=[_html_row(row, columns, table, found) for row in table],
+        rows=[_html_row(row, columns, table, best) for row in table],
         absent=[(names, why, [table.index(row) + 1 for row in where] if len(where) < len(table) else []) for names, why, where in cells.absent_reasons(table, columns)],
         figures=[
             ("Throughput against concurrency", pages.svg(figures.throughput_against_concurrency(summaries)), False),
-            ("Timeline", pages.svg(figures.timeline(shown)), True),
+            ("Timeline", pages.svg(figures.timeline(over_time)), True),
             ("Latency against rate", pages.svg(figures.latency_against_rate(summaries)), False),
         ],
         capacities=[
@@ -94,7 +94,7 @@ def html(
         capacity_headers=capacity.HEADERS,
         price_words=cells.price_words(table, costs),
         price_line=price_line,
-        timeline_run=shown,
+        timeline_run=over_time,
         anchors=anchors,
         costs=priced[:_MAX_COSTS],
         costs_left_out=len(priced[_MAX_COSTS:]),
@@ -112,7 +112,7 @@ def html(
 
 
 def _html_row(
-    row: cells.Row, columns: Sequence[cells.Column], table: Sequence[cells.Row], found: Answer
+    row: cells.Row, columns: Sequence[cells.Column], table: Sequence[cells.Row], best: Answer
 ) -> dict[str, Any]:
     texts = []
     for column in columns:
@@ -122,23 +122,23 @@ def _html_row(
     return {
         "row": row,
         "load": formats.load_words(row.load),
-        "best": found.row is not None and row.used == found.row.used,
+        "best": best.row is not None and row.used == best.row.used,
         "cells": texts,
         "ids": formats.run_ids([run.run_id for run in row.used]),
     }
 
 
-def _kpis(found: Answer) -> list[tuple[str, str, str]]:
+def _kpis(best: Answer) -> list[tuple[str, str, str]]:
     """(value, words, range) of the chosen cell's main numbers, absent ones left out."""
-    if found.row is None:
+    if best.row is None:
         return []
     kpis = []
     for key, words in _KPIS:
         column = next(column for column in cells.COLUMNS if column.key == key)
-        spread = found.row.values.get(key)
+        spread = best.row.values.get(key)
         if spread is None:
             continue
-        unit, write_number = cells.unit_and_writer(column, [found.row])
+        unit, write_number = cells.unit_and_writer(column, [best.row])
         middle, between = cells.spread_text(spread, write_number)
         kpis.append((f"{middle}{'' if unit == 'USD' else ' ' + unit}", words, between))
     return kpis

@@ -25,11 +25,11 @@ def markdown(
 ) -> str:
     """The report as Markdown: answer, results, cost, validity, tokens, provenance. Words from outside are escaped."""
     table = rows(summaries, costs, allow_invalid=allow_invalid)
-    found = find_answer(summaries, costs, allow_invalid=allow_invalid)
-    shown = sections.costs_shown(found, costs, summaries, allow_invalid=allow_invalid)
-    parts = [f"# {md_text(title)}", f"**{_MARKS.get(found.verdict, md_text(found.verdict))}** {md_text(found.text)}"]
-    if found.run_ids:
-        parts.append(f"Run: {md_code(formats.run_ids(found.run_ids))}")
+    best = find_answer(summaries, costs, allow_invalid=allow_invalid)
+    priced = sections.costs_shown(best, costs, summaries, allow_invalid=allow_invalid)
+    parts = [f"# {md_text(title)}", f"**{_MARKS.get(best.verdict, md_text(best.verdict))}** {md_text(best.text)}"]
+    if best.run_ids:
+        parts.append(f"Run: {md_code(formats.run_ids(best.run_ids))}")
     invalid = sum(run.verdict.state == "INVALID" for run in summaries)
     if invalid:
         parts.append(
@@ -43,7 +43,7 @@ def markdown(
         parts += [f"## Capacity: {md_text(words)}", md_text(sentence)]
     for cell, result in capacities:
         parts += [f"## Capacity: {md_text(capacity.cell_words(cell))}", capacity.markdown(result)]
-    parts += ["## Cost", _cost(shown)]
+    parts += ["## Cost", _cost(priced)]
     parts += ["## Validity", _validity(summaries)]
     parts += ["## Token accounting", _tokens(summaries)]
     parts += ["## Environment", _environment(summaries)]

@@ -46,13 +46,13 @@ class Fact:
 
 def anchors(summaries: Sequence[RunSummary]) -> dict[str, str]:
     """run id -> an id for HTML: letters, digits, `-`, `_` and `.` only, each different."""
-    found: dict[str, str] = {}
+    ids: dict[str, str] = {}
     for run in summaries:
         slug = "run-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", run.run_id)[:120]
-        while slug in found.values():
+        while slug in ids.values():
             slug += "-x"
-        found.setdefault(run.run_id, slug)
-    return found
+        ids.setdefault(run.run_id, slug)
+    return ids
 
 
 def findings(summaries: Sequence[RunSummary]) -> list[Finding]:
@@ -77,8 +77,8 @@ def token_lines(summaries: Sequence[RunSummary]) -> list[TokenLine]:
     lines = []
     for run in summaries:
         for check in run.tokens:
-            seen = [count for count in (check.counted, check.usage, check.server_counter) if count is not None]
-            lines.append(TokenLine(run, check, len(set(seen)) == 1 if len(seen) > 1 else None))
+            counts = [count for count in (check.counted, check.usage, check.server_counter) if count is not None]
+            lines.append(TokenLine(run, check, len(set(counts)) == 1 if len(counts) > 1 else None))
     return sorted(lines, key=lambda line: (True, None, False).index(line.agrees) * -1)
 
 
@@ -98,12 +98,12 @@ def facts(mappings: Sequence[Mapping[str, Any]]) -> list[Fact]:
 
     Secrets are masked.
     """
-    seen: dict[str, dict[str, int]] = {}
+    names: dict[str, dict[str, int]] = {}
     for mapping in mappings:
         for name, value in _flat(redaction.data(mapping), ""):
-            counts = seen.setdefault(name, {})
+            counts = names.setdefault(name, {})
             counts[value] = counts.get(value, 0) + 1
-    return [Fact(name, tuple(counts.items())) for name, counts in seen.items()][:_MAX_ROWS]
+    return [Fact(name, tuple(counts.items())) for name, counts in names.items()][:_MAX_ROWS]
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
@@ -122,18 +122,18 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 def startups(summaries: Sequence[RunSummary]) -> list[tuple[str, Mapping[str, float | None]]]:
     """(target, cold start times) of every server that we started, once each."""
-    found: dict[tuple[str, tuple[Any, ...]], Mapping[str, float | None]] = {}
+    servers: dict[tuple[str, tuple[Any, ...]], Mapping[str, float | None]] = {}
     for run in summaries:
         if any(value is not None for value in run.startup.values()):
-            found.setdefault(
+            servers.setdefault(
                 (run.cell.target, tuple(sorted(run.startup.items(), key=lambda item: item[0]))), run.startup
             )
-    return [(target, startup) for (target, _), startup in found.items()]
+    return [(target, startup) for (target, _), startup in servers.items()]
 
 
-def timeline_run(found: Answer, table: Sequence[Row], summaries: Sequence[RunSummary]) -> RunSummary | None:
+def timeline_run(best: Answer, table: Sequence[Row], summaries: Sequence[RunSummary]) -> RunSummary | None:
     """The run to show over time: of the answer's cell the one nearest the median, else the first with a timeline."""
-    row = found.row if found.row is not None else next((row for row in table if row.used), None)
+    row = best.row if best.row is not None else next((row for row in table if row.used), None)
     near: list[RunSummary] = []
     if row is not None:
         middle = float(row.middle("output_tps") or 0)
@@ -142,11 +142,11 @@ def timeline_run(found: Answer, table: Sequence[Row], summaries: Sequence[RunSum
 
 
 def costs_shown(
-    found: Answer, costs: Sequence[CostReport], summaries: Sequence[RunSummary], *, allow_invalid: bool
+    best: Answer, costs: Sequence[CostReport], summaries: Sequence[RunSummary], *, allow_invalid: bool
 ) -> list[CostReport]:
     """The costs to print, the answer's first; those of INVALID or unknown runs only if allowed."""
     trusted = {run.run_id for run in summaries if allow_invalid or run.verdict.state != "INVALID"}
-    first = found.cost.run_id if found.cost is not None else ""
+    first = best.cost.run_id if best.cost is not None else ""
     return sorted((cost for cost in costs if cost.run_id in trusted), key=lambda cost: cost.run_id != first)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
@@ -28,6 +29,7 @@ from harness.report.run.cells import (
 )
 
 _STYLES = {"VALID": "green", "INVALID": "bold red", "UNKNOWN": "yellow"}
+_HARDWARE = ("name", "usd_per_hour", "source", "as_of", "basis")  # of it in --json
 _PADDING = 2  # of a rich SIMPLE_HEAD column
 
 
@@ -148,13 +150,13 @@ def _print_footnotes(
 
 def render_reasons(console: Console, summaries: Sequence[RunSummary]) -> None:
     """Print every finding about the runs once, with its advice and the runs it is about."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+    reasons: dict[tuple[str, str, str], list[str]] = {}
     for run in summaries:
         for reason in run.verdict.reasons:
             key = (reason.severity, formats.clean(reason.message), formats.clean(reason.advice))
-            found.setdefault(key, []).append(run.run_id)
+            reasons.setdefault(key, []).append(run.run_id)
     styles = {"invalid": "bold red", "unknown": "yellow", "warning": "dim"}
-    for (severity, message, advice), run_ids in sorted(found.items()):
+    for (severity, message, advice), run_ids in sorted(reasons.items()):
         line = f"{severity}: {message} ({formats.run_ids(run_ids)}); {advice}"
         console.print(Text(line, style=styles.get(severity, "")), soft_wrap=True)
 
@@ -270,33 +272,10 @@ def _run_json(run: RunSummary) -> dict[str, Any]:
         "cell": run.cell.name,
         "state": str(run.state),
         "verdict": run.verdict.state,
-        "reasons": [
-            {"code": r.code, "severity": r.severity, "message": r.message, "advice": r.advice}
-            for r in run.verdict.reasons
-        ],
+        "reasons": [asdict(reason) for reason in run.verdict.reasons],
         "outcomes": dict(run.outcomes),
         "scalars": {name: formats.finite(value) for name, value in run.scalars.items()},
-        "tokens": [
-            {
-                "kind": t.kind,
-                "planned": t.planned,
-                "counted": t.counted,
-                "usage": t.usage,
-                "server_counter": t.server_counter,
-            }
-            for t in run.tokens
-        ],
-    }
-
-
-def _line_json(line: CostLine) -> dict[str, Any]:
-    return {
-        "name": line.name,
-        "label": line.label,
-        "usd": line.usd,
-        "unit": line.unit,
-        "formula": line.formula,
-        "inputs": dict(line.inputs),
+        "tokens": [asdict(check) for check in run.tokens],
     }
 
 
@@ -306,17 +285,9 @@ def _cost_json(cost: CostReport) -> dict[str, Any]:
         "run_id": cost.run_id,
         "verdict": cost.verdict,
         "utilisation": cost.utilisation,
-        "hardware": None
-        if hardware is None
-        else {
-            "name": hardware.name,
-            "usd_per_hour": hardware.usd_per_hour,
-            "source": hardware.source,
-            "as_of": hardware.as_of,
-            "basis": hardware.basis,
-        },
-        "own": [_line_json(line) for line in cost.own],
-        "hosted": {name: [_line_json(line) for line in lines] for name, lines in cost.hosted.items()},
+        "hardware": None if hardware is None else {name: getattr(hardware, name) for name in _HARDWARE},
+        "own": [asdict(line) for line in cost.own],
+        "hosted": {name: [asdict(line) for line in lines] for name, lines in cost.hosted.items()},
         "price_mismatch": cost.price_mismatch,
         "unpriced": cost.unpriced,
         "no_price": cost.no_price,
