@@ -15,9 +15,8 @@ from rich.table import Table
 
 from harness.base.documents import exists
 from harness.base.errors import ConfigError, StoreError
-from harness.cli.as_json import emit
 from harness.cli.numbers import FloatRange
-from harness.cli.results import as_json_option, campaign_option
+from harness.cli.results import as_json_option, campaign_option, emit
 from harness.cli.results import console as terminal
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ import click
 from rich.table import Table
 
 from harness.base.errors import ConfigError
-from harness.cli.as_json import emit
 from harness.cli.numbers import Float
-from harness.cli.results import as_json_option
+from harness.cli.results import as_json_option, emit
 from harness.cli.results import console as terminal
 
 _HOURS_PER_MONTH = 730.5

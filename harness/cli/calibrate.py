@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
-from harness.cli.results import as_json_option, console
+from harness.cli.results import as_json_option, console, emit
 
 if TYPE_CHECKING:
     from harness.measure.calibrate import Calibration, Ceiling, Point
@@ -33,7 +32,7 @@ def calibrate_command(workers: int, quick: bool, as_json: bool) -> None:
     result = calibrate.calibrate(workers=workers, quick=quick, on_point=show)
     path = calibrate.save(result)
     if as_json:
-        click.echo(json.dumps(asdict(result) | {"saved_to": str(path)}, indent=2))
+        emit(asdict(result) | {"saved_to": str(path)})
         return
     console().print(_table(result))
     for ceiling in result.ceilings:

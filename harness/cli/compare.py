@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from harness.base.errors import ConfigError, RegressionError
-from harness.cli.as_json import emit
-from harness.cli.results import as_json_option, console
+from harness.cli.results import as_json_option, console, emit
 
 
 class Share(click.ParamType[float]):

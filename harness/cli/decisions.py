@@ -15,8 +15,7 @@ from rich.table import Table
 from harness.base import redaction
 from harness.base.errors import ConfigError
 from harness.base.files import data_dir
-from harness.cli.as_json import emit
-from harness.cli.results import allow_option, as_json_option, campaign_option
+from harness.cli.results import allow_option, as_json_option, campaign_option, emit
 from harness.cli.results import console as terminal
 
 scenario_argument = click.argument("scenario", type=click.Path(path_type=Path))

@@ -11,11 +11,10 @@ import click
 from rich.table import Table
 
 from harness.base.errors import ConfigError
-from harness.cli.as_json import emit
 from harness.cli.breakeven import breakeven, capacity_option, hosted_option, minimum_option
 from harness.cli.machines import instances_command, memory_command
 from harness.cli.numbers import Float, FloatRange
-from harness.cli.results import as_json_option
+from harness.cli.results import as_json_option, emit
 from harness.cli.results import console as terminal
 
 price_option = click.option("--replica-usd-per-hour", type=Float(), help="Dollars per paid hour of one replica.")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich import box
@@ -16,7 +17,7 @@ from rich.text import Text
 
 from harness.base.documents import csv_cell
 from harness.base.errors import ConfigError, nearest
-from harness.cli.results import as_json_option, console
+from harness.cli.results import as_json_option, console, emit
 
 if TYPE_CHECKING:
     from harness.store.history_prune import Pruned
@@ -73,7 +74,7 @@ def trend(
     if page is not None:
         report.write(page, trends, f"History of {experiment or results}")
     if as_json:
-        click.echo(json.dumps(report.as_json(trends), indent=2))
+        emit(report.as_json(trends))
     else:
         report.render(console(), trends)
         if page is not None:
@@ -144,7 +145,7 @@ def index_command(results: Path, to: str | None, rebuild: bool, as_json: bool) -
     for problem in index.problems:
         click.echo(f"not indexed: {problem}", err=True)
     if as_json:
-        _emit(written=index.written, known=index.known, pruned=index.pruned, problems=list(index.problems))
+        emit(index)
         return
     click.echo(
         f"{index.written:,} runs indexed, {index.known:,} were in the history already, {index.pruned:,} are pruned"
@@ -173,8 +174,7 @@ def prune_command(results: str, raw_days: int, dry_run: bool, yes: bool, as_json
     if not dry_run:
         delete(old)
     if as_json:
-        _emit(campaigns=list(would.campaigns), runs=would.runs, files=would.files, freed_bytes=would.freed_bytes,
-              kept=[list(k) for k in would.kept], dry_run=dry_run)  # fmt: skip
+        emit(asdict(would) | {"dry_run": dry_run})
         return
     for name in would.campaigns:
         click.echo(f"{'would prune' if dry_run else 'pruned'}: {name}")
@@ -193,7 +193,3 @@ def _ask_to_delete(results: str, would: Pruned) -> None:
     if not sys.stdin.isatty():
         raise ConfigError("nobody is there to be asked, and nothing was deleted", results, "give --yes, or look with --dry-run")  # fmt: skip
     click.confirm(f"Delete these files under {results} for ever?", abort=True, err=True)
-
-
-def _emit(**values: Any) -> None:
-    click.echo(json.dumps(values, indent=2))

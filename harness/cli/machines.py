@@ -11,9 +11,8 @@ from rich.table import Table
 
 from harness.base import clock
 from harness.base.errors import ConfigError
-from harness.cli.as_json import emit
 from harness.cli.numbers import Float, FloatRange
-from harness.cli.results import as_json_option, at_option, moment
+from harness.cli.results import as_json_option, at_option, emit, moment
 from harness.cli.results import console as terminal
 
 if TYPE_CHECKING:

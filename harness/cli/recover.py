@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.base.errors import StoreError
-from harness.cli.results import as_json_option, directory_argument
+from harness.cli.results import as_json_option, directory_argument, emit
 
 if TYPE_CHECKING:
     from harness.measure.recover import Recovered
@@ -42,7 +41,7 @@ def recover_command(directory: Path, as_json: bool) -> None:
                 f"{run_dir}: {run.rows:,} rows recovered, {run.before:,} were stored before, {run.planned:,} were planned"
             )
     if as_json:
-        click.echo(json.dumps(recovered, indent=2))
+        emit(recovered)
     elif not recovered and not damaged:
         click.echo(f"{directory}: no killed run left anything to recover")
     for earlier in damaged[:-1]:

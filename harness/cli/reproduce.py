@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from harness.base.errors import INTERRUPTED, ConfigError
-from harness.cli.as_json import emit
-from harness.cli.results import console
+from harness.cli.results import console, emit
 from harness.cli.signals import signals
 
 

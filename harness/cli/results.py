@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import click
 from rich.console import Console
 
 from harness.base import clock
+from harness.base.documents import plain
 from harness.base.errors import ConfigError
 from harness.cli.machine_price import given_price, price_options
 from harness.config.experiment import PriceRef
@@ -142,6 +145,17 @@ def moment(day: datetime | None) -> datetime:
 def console() -> Console:
     """The terminal as wide as it is; a file or pipe 120 columns wide."""
     return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def emit(value: Any) -> None:
+    """A result as JSON on stdout: money as decimal text, what is not finite as "inf", without the pydantic specs in it."""
+
+    def leaf(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return str(value)
+        return format(value, "f") if isinstance(value, Decimal) else value
+
+    click.echo(json.dumps(plain(value, leaf, without="spec"), indent=2, default=str))
 
 
 def price_ref(text: str) -> PriceRef:

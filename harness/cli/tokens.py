@@ -11,8 +11,7 @@ from rich.table import Table
 
 from harness.base import clock
 from harness.base.errors import ConfigError
-from harness.cli.as_json import emit
-from harness.cli.results import as_json_option, price_ref
+from harness.cli.results import as_json_option, emit, price_ref
 from harness.cli.results import console as terminal
 
 _MIXED = "mixed tokenizers: $/M tokens do not compare between them; $/request and $/M characters do"
