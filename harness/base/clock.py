@@ -8,7 +8,6 @@ one to the other and shows a clock that was stepped.
 from __future__ import annotations
 
 import time
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,17 +36,11 @@ def anchor(tries: int = 5) -> Anchor:
         wall = time.time_ns()
         after = time.monotonic_ns()
         middle = (before + after) // 2
-        seen = Anchor(middle, wall - middle, (after - before + 1) // 2)
-        if best is None or seen.error_ns < best.error_ns:
-            best = seen
+        reading = Anchor(middle, wall - middle, (after - before + 1) // 2)
+        if best is None or reading.error_ns < best.error_ns:
+            best = reading
     assert best is not None
     return best
-
-
-def to_monotonic(realtime_ns: int, anchors: Sequence[Anchor]) -> int:
-    """Map a CLOCK_REALTIME stamp to CLOCK_MONOTONIC with the last anchor taken at or before it (the first if none)."""
-    at = bisect_right(anchors, realtime_ns, key=lambda a: a.monotonic_ns + a.offset_ns)
-    return realtime_ns - anchors[max(0, at - 1)].offset_ns
 
 
 def largest_step_ns(anchors: Sequence[Anchor]) -> int:

@@ -91,13 +91,13 @@ class _Loader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
-        seen = set()
+        keys = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _problem("a key is a word or a number", key.start_mark)
-            if (key.tag, key.value) in seen:
+            if (key.tag, key.value) in keys:
                 raise _problem(f"the key {key.value[:80]!r} stands twice", key.start_mark)
-            seen.add((key.tag, key.value))
+            keys.add((key.tag, key.value))
         return node
 
 
@@ -130,8 +130,8 @@ def _scalar(loader: _Loader, node: Any) -> Any:
 
 def _text(loader: _Loader, node: Any) -> str:
     text = str(loader.construct_scalar(node))
-    if found := _UNUSABLE.search(text):
-        raise _problem(f"a text with the control character {found[0]!r}", node.start_mark)
+    if unusable := _UNUSABLE.search(text):
+        raise _problem(f"a text with the control character {unusable[0]!r}", node.start_mark)
     return text
 
 
@@ -227,11 +227,11 @@ def _inner(value: dict[str, Any] | list[Any]) -> Any:
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)[:80]!r} stands twice")
-    return found
+    return mapping
 
 
 # ---------------------------------------------------------------- CSV that a spreadsheet may open

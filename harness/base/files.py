@@ -108,9 +108,9 @@ def cache_dir(name: str) -> Path:
 
 def _close(folder: Path) -> None:
     """Others may not write into a directory of ours, whatever the umask was when it was made."""
-    seen = folder.stat()
-    if seen.st_uid == os.geteuid() and seen.st_mode & 0o022:
-        folder.chmod(stat.S_IMODE(seen.st_mode) & ~0o022)
+    status = folder.stat()
+    if status.st_uid == os.geteuid() and status.st_mode & 0o022:
+        folder.chmod(stat.S_IMODE(status.st_mode) & ~0o022)
 
 
 # ---------------------------------------------------------------- locks
@@ -122,16 +122,16 @@ def lock_dir() -> Path:
     path = Path(shared or _OWN.format(uid=os.geteuid()))
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        seen = path.stat() if shared else path.lstat()
+        status = path.stat() if shared else path.lstat()
     except OSError as error:
         raise StoreError("lock directory cannot be made", path, f"{error.strerror}; set HARNESS_LOCK_DIR") from None
-    if not stat.S_ISDIR(seen.st_mode):
+    if not stat.S_ISDIR(status.st_mode):
         raise _refused(path, "it is no directory")
-    if seen.st_uid not in (os.geteuid(), 0) or (not shared and seen.st_uid != os.geteuid()):
-        raise _refused(path, f"it belongs to user {seen.st_uid}")
-    if not shared and seen.st_mode & 0o077:
-        raise _refused(path, f"others may use it (mode {stat.S_IMODE(seen.st_mode):o}, not 700)")
-    if seen.st_mode & stat.S_IWOTH and not seen.st_mode & stat.S_ISVTX:
+    if status.st_uid not in (os.geteuid(), 0) or (not shared and status.st_uid != os.geteuid()):
+        raise _refused(path, f"it belongs to user {status.st_uid}")
+    if not shared and status.st_mode & 0o077:
+        raise _refused(path, f"others may use it (mode {stat.S_IMODE(status.st_mode):o}, not 700)")
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
         raise _refused(path, "others may rename files in it (give it mode 1777)")
     return path
 
@@ -152,14 +152,14 @@ def open_lock(path: Path) -> int:
     except OSError as error:
         why = "it is a link" if error.errno == errno.ELOOP else error.strerror
         raise StoreError("lock file cannot be opened", path, f"{why}; remove it, or set HARNESS_LOCK_DIR") from None
-    seen = os.fstat(descriptor)
+    status = os.fstat(descriptor)
     why = ""
-    if not stat.S_ISREG(seen.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         why = "it is no regular file"
-    elif seen.st_nlink != 1:
+    elif status.st_nlink != 1:
         why = "it has another name too"
-    elif not shared and seen.st_uid not in (os.geteuid(), 0, folder.st_uid):
-        why = f"it belongs to user {seen.st_uid}"
+    elif not shared and status.st_uid not in (os.geteuid(), 0, folder.st_uid):
+        why = f"it belongs to user {status.st_uid}"
     if why:
         os.close(descriptor)
         raise _refused(path, why)

@@ -132,10 +132,10 @@ class LoadSpec(Spec):
             raise ValueError(f"{bad[0]!r}: {advice.format(most)}")
         if (self.requests_per_slot or 0) * max(self.concurrency, default=0) > bounds.MOST_REQUESTS:
             raise ValueError(f"requests_per_slot x concurrency: at most {bounds.MOST_REQUESTS:,} requests a cell")
-        given = [k for k in ("requests", "requests_per_slot", "duration_s") if getattr(self, k) is not None]
-        if len(given) != 1 and not (process == "trace" and not given):  # without a number: the whole trace
+        lengths = [k for k in ("requests", "requests_per_slot", "duration_s") if getattr(self, k) is not None]
+        if len(lengths) != 1 and not (process == "trace" and not lengths):  # without a number: the whole trace
             raise ValueError(
-                f"a load needs exactly one of requests, requests_per_slot, duration_s; given: {given or 'none'}"
+                f"a load needs exactly one of requests, requests_per_slot, duration_s; given: {lengths or 'none'}"
             )
         if not self.concurrency and self.requests_per_slot:
             raise ValueError("requests_per_slot belongs to concurrency; use requests or duration_s with rate")

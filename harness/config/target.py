@@ -115,31 +115,31 @@ class TargetSpec(Spec):
 
     @field_validator("url", "telemetry_url", "metrics_urls")
     @classmethod
-    def _no_credentials(cls, given: str | list[str] | None) -> str | list[str] | None:
-        for url in given if isinstance(given, list) else [given]:
+    def _no_credentials(cls, urls: str | list[str] | None) -> str | list[str] | None:
+        for url in urls if isinstance(urls, list) else [urls]:
             if url is not None and (what := redaction.url_secret(url)):
                 raise ValueError(
                     f"it carries {what}: put the key into an environment variable, name that in api_key_env"
                 )
-        return given
+        return urls
 
     @field_validator("telemetry_url", "metrics_urls")
     @classmethod
-    def _is_a_page(cls, given: str | list[str] | None) -> str | list[str] | None:
-        urls = given if isinstance(given, list) else [given]
+    def _is_a_page(cls, words: str | list[str] | None) -> str | list[str] | None:
+        urls = words if isinstance(words, list) else [words]
         if any(url is not None and not re.match(r"https?://[^/\s]+/\S*$", url) for url in urls):
             raise ValueError("write the whole address of a metrics page: http://HOST:PORT/metrics")
         if len(set(urls)) != len(urls):
             raise ValueError("a page is named twice, and would count twice")
-        return given
+        return words
 
     @field_validator("gpus", mode="before")
     @classmethod
     def _boards(cls, gpus: Any) -> Any:
         """An index may be written as a number, and one board without a list."""
-        given = gpus if isinstance(gpus, list) else [gpus]
+        listed = gpus if isinstance(gpus, list) else [gpus]
         words = [
-            str(word).strip() if isinstance(word, int | str) and not isinstance(word, bool) else word for word in given
+            str(word).strip() if isinstance(word, int | str) and not isinstance(word, bool) else word for word in listed
         ]
         for word in words:
             if not isinstance(word, str) or not re.fullmatch(r"\d{1,4}|(GPU|MIG)-[\w/-]+", word):

@@ -50,10 +50,10 @@ class Root:
     def urls(self, pattern: str) -> list[str]:
         """Files under the root that match, sorted; only `pattern` is one. Raises StoreError."""
         try:
-            found = self.fs.glob(f"{glob.escape(self.path)}/{pattern}")
+            paths = self.fs.glob(f"{glob.escape(self.path)}/{pattern}")
         except Exception as error:  # each filesystem raises its own
             raise _unreachable(self, error) from None
-        return sorted(f"{self.prefix}{str(path).lstrip('/')}" if self.prefix else str(path) for path in found)
+        return sorted(f"{self.prefix}{str(path).lstrip('/')}" if self.prefix else str(path) for path in paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ class Table:
 
 
 def _unreachable(root: Root, error: Exception) -> StoreError:
-    said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return StoreError("results cannot be read or written", root.shown, f"{said}; check the path, and access to it")
+    why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return StoreError("results cannot be read or written", root.shown, f"{why}; check the path, and access to it")
 
 
 def open_root(where: str | Path) -> Root:
@@ -105,8 +105,8 @@ def _write(root: Root, table: Any, stem: str) -> str:
     final = f"{root.path}/{FOLDER}/{stem}-{clock.utc_stamp()}-{secrets.token_hex(4)}.parquet"
     try:
         root.fs.makedirs(f"{root.path}/{FOLDER}", exist_ok=True)
-        named = whole(Path(final)) if root.local else _whole_elsewhere(root, final)
-        with named as part, root.fs.open(str(part), "wb") as file:
+        place = whole(Path(final)) if root.local else _whole_elsewhere(root, final)
+        with place as part, root.fs.open(str(part), "wb") as file:
             pq.write_table(table, file, compression="zstd")
     except Exception as error:
         raise _unreachable(root, error) from error
@@ -193,8 +193,8 @@ def _ask(root: Root, text: str, values: Sequence[Any] = (), *, requests: bool = 
     while True:
         try:
             with _connection(root, requests=requests) as con:
-                found = con.execute(text, list(values))
-                return Table(tuple(d[0] for d in found.description or ()), tuple(found.fetchall()))
+                answer = con.execute(text, list(values))
+                return Table(tuple(d[0] for d in answer.description or ()), tuple(answer.fetchall()))
         except (duckdb.IOException, duckdb.InvalidInputException, FileNotFoundError) as error:
             tries -= 1  # a merge may have removed a file since it was listed
             if tries <= 0 or not ("No such file" in str(error) or "does not exist" in str(error)):
@@ -221,8 +221,8 @@ def sql(results_dir: str | Path, text: str) -> Table:
 
 
 def _refused(text: str, error: Exception) -> ConfigError:
-    said = " ".join(str(error).partition("LINE 1:")[0].split())
-    return ConfigError("SQL that cannot be run", text, f"{said}; columns: harness history sql 'DESCRIBE runs'")
+    why = " ".join(str(error).partition("LINE 1:")[0].split())
+    return ConfigError("SQL that cannot be run", text, f"{why}; columns: harness history sql 'DESCRIBE runs'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ def nights(
     if unknown := [c for c in columns if c not in names]:
         raise ConfigError("no such column in the history", unknown[0], "results/README.md lists them")
     means = [f'avg("{c}") FILTER (verdict = \'VALID\' AND isfinite("{c}"))' for c in columns]
-    told = [f"{which}({p})" for p in PROVENANCE for which in ("min", "max")]
+    extremes = [f"{which}({p})" for p in PROVENANCE for which in ("min", "max")]
     where, values = ["TRUE"], list[Any]()
     if experiment is not None:
         where, values = [*where, "experiment = ?"], [*values, experiment]
@@ -265,24 +265,26 @@ def nights(
     text = (
         "SELECT experiment, target, workload, load, campaign_id, min(created_utc) AS created, "  # noqa: S608 (names checked above)
         + ", ".join(f"count(*) FILTER (verdict = '{v}')" for v in ("VALID", "INVALID", "UNKNOWN"))
-        + "".join(f", {part}" for part in (*means, *told))
+        + "".join(f", {part}" for part in (*means, *extremes))
         + f" FROM runs WHERE {' AND '.join(where)} GROUP BY experiment, target, workload, load, campaign_id "
         "ORDER BY experiment, target, workload, load, created, campaign_id"
     )
     try:
-        found = _ask(open_root(results_dir), text, values)
+        answer = _ask(open_root(results_dir), text, values)
     except duckdb.Error as error:
         raise StoreError("history cannot be read", str(results_dir), " ".join(str(error).split())[:300]) from None
     end = 9 + len(columns)
-    return [_night(row[:9], row[9:end], row[end:]) for row in found.rows]
+    return [_night(row[:9], row[9:end], row[end:]) for row in answer.rows]
 
 
 def _night(head: Sequence[Any], values: tuple[float | None, ...], extremes: Sequence[str | None]) -> NightRow:
-    """`extremes`: least and greatest of each of PROVENANCE; two different ones are told both."""
+    """`extremes`: least and greatest of each of PROVENANCE; two different ones are both told."""
     experiment, target, workload, load, campaign_id, created_utc, valid, invalid, unknown = head
     pairs = zip(PROVENANCE, extremes[::2], extremes[1::2], strict=True)
-    told = {name: low if low == high else f"{low} + {high}" for name, low, high in pairs if low is not None}
-    return NightRow(experiment, target, workload, load, campaign_id, created_utc, valid, invalid, unknown, values, told)
+    provenance = {name: low if low == high else f"{low} + {high}" for name, low, high in pairs if low is not None}
+    return NightRow(
+        experiment, target, workload, load, campaign_id, created_utc, valid, invalid, unknown, values, provenance
+    )
 
 
 def indexed(results_dir: str | Path) -> dict[tuple[str, str], str]:

@@ -87,17 +87,17 @@ class MetricColumn:
 @cache
 def metric_columns() -> tuple[MetricColumn, ...]:
     """Every metric's columns, in the order of metrics.METRICS."""
-    found = []
+    columns = []
     for metric in METRICS.values():
         if metric.per == "run":
-            found.append(MetricColumn(metric.name, metric.name, None, metric.unit, metric.formula))
+            columns.append(MetricColumn(metric.name, metric.name, None, metric.unit, metric.formula))
             continue
         over = "chunks" if metric.per == "chunk" else "requests"
-        found.append(MetricColumn(f"{metric.name}_count", metric.name, "count", over, f"{over} with {metric.symbol}"))
+        columns.append(MetricColumn(f"{metric.name}_count", metric.name, "count", over, f"{over} with {metric.symbol}"))
         for statistic in STATISTICS:
             doc = f"{statistic} of {metric.symbol} over {over}: {metric.formula}"
-            found.append(MetricColumn(f"{metric.name}_{statistic}", metric.name, statistic, metric.unit, doc))
-    return tuple(found)
+            columns.append(MetricColumn(f"{metric.name}_{statistic}", metric.name, statistic, metric.unit, doc))
+    return tuple(columns)
 
 
 def _arrow_type(hint: Any) -> tuple[Any, bool]:
@@ -127,10 +127,10 @@ def _json(values: Mapping[str, Any]) -> str:
 def _utc(text: str) -> datetime | None:
     """ISO 8601, or a stamp like 20261124T113000Z, as UTC without a zone; None where it is neither."""
     try:
-        found = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
 def _joined(values: list[Any]) -> str | None:
@@ -139,10 +139,12 @@ def _joined(values: list[Any]) -> str | None:
 
 def row_of(summary: RunSummary, indexed_utc: datetime) -> dict[str, Any]:
     """The row of a run: a value for every column of `runs_schema`."""
-    cell, seen = summary.cell, summary.environment
-    server, git, gpus = seen.get("server") or {}, seen.get("git") or {}, seen.get("gpus") or []
-    asked: Mapping[str, Any] = next((t for t in summary.config.get("targets", []) if t.get("name") == cell.target), {})
-    flags, env = _json(server.get("flags") or asked.get("flags") or {}), _json(asked.get("env") or {})
+    cell, environment = summary.cell, summary.environment
+    server, git, gpus = environment.get("server") or {}, environment.get("git") or {}, environment.get("gpus") or []
+    declared: Mapping[str, Any] = next(
+        (t for t in summary.config.get("targets", []) if t.get("name") == cell.target), {}
+    )
+    flags, env = _json(server.get("flags") or declared.get("flags") or {}), _json(declared.get("env") or {})
     ok = summary.outcomes.get("ok", 0)
     row = RunRow(
         run_id=summary.run_id,
@@ -164,17 +166,17 @@ def row_of(summary: RunSummary, indexed_utc: datetime) -> dict[str, Any]:
         gpu_name=_joined([g.get("name") for g in gpus]),
         gpu_count=len(gpus),
         driver=_joined(sorted({str(g["driver_version"]) for g in gpus if g.get("driver_version")})),
-        cpu_model=seen.get("cpu_model"),
-        host_sha256=seen.get("host_sha256"),
+        cpu_model=environment.get("cpu_model"),
+        host_sha256=environment.get("host_sha256"),
         server_version=server.get("server_version"),
-        harness_version=seen.get("harness_version"),
+        harness_version=environment.get("harness_version"),
         git_commit=git.get("commit"),
         git_dirty=git.get("dirty"),
         flags_sha256=hashlib.sha256(f"{flags}\n{env}".encode()).hexdigest(),
         flags=flags,
         env=env,
-        config_sha256=seen.get("config_sha256"),
-        plan_sha256=seen.get("plan_sha256"),
+        config_sha256=environment.get("config_sha256"),
+        plan_sha256=environment.get("plan_sha256"),
         window_s=summary.window.seconds if summary.window else None,
         ready_s=summary.startup.get("ready_s"),
         ok_requests=ok,
@@ -189,8 +191,8 @@ def row_of(summary: RunSummary, indexed_utc: datetime) -> dict[str, Any]:
 def _metric_value(summary: RunSummary, column: MetricColumn) -> Any:
     if column.statistic is None:
         return summary.scalars.get(column.metric)
-    found = summary.distributions.get(column.metric)
-    return None if found is None else getattr(found, column.statistic)
+    distribution = summary.distributions.get(column.metric)
+    return None if distribution is None else getattr(distribution, column.statistic)
 
 
 def history_section() -> str:

@@ -43,7 +43,7 @@ class _Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class OldFiles:
     """What a prune would do, and the very files that it would delete: those and no others."""
 
     would: Pruned
@@ -53,7 +53,7 @@ class Found:
     logs: tuple[dict[str, Any], ...]  # of servers
 
 
-def find_old(results_dir: str | Path, raw_days: int) -> Found:
+def find_old(results_dir: str | Path, raw_days: int) -> OldFiles:
     """Requests, gpu, server and host files, part files and server logs of campaigns whose newest run is over `raw_days` days old.
 
     A campaign is pruned only whole: every run of it must be in the history and none going on. Deletes nothing. Raises
@@ -83,27 +83,22 @@ def find_old(results_dir: str | Path, raw_days: int) -> Found:
             logs += own_logs
     doomed = [info for _, files in runs for info in files] + logs
     would = Pruned(tuple(named), len(runs), len(doomed), _freed(doomed), tuple(kept))
-    return Found(would, root, raw_days, tuple(runs), tuple(logs))
+    return OldFiles(would, root, raw_days, tuple(runs), tuple(logs))
 
 
-def delete(found: Found) -> Pruned:
-    """Delete what was found. A file called pruned.json is left in each run before its first file goes, so a kill in between is
+def delete(old: OldFiles) -> Pruned:
+    """Delete them. A file called pruned.json is left in each run before its first file goes, so a kill in between is
     seen and the next prune ends the work. Raises StoreError."""
-    for run_dir, files in found.runs:
-        _mark(found.root, run_dir, found.raw_days)
-        _remove(found.root, files)
-    _remove(found.root, found.logs)
-    return found.would
-
-
-def prune(results_dir: str | Path, raw_days: int) -> Pruned:
-    """Find and delete, without asking. Raises ConfigError, StoreError."""
-    return delete(find_old(results_dir, raw_days))
+    for run_dir, files in old.runs:
+        _mark(old.root, run_dir, old.raw_days)
+        _remove(old.root, files)
+    _remove(old.root, old.logs)
+    return old.would
 
 
 def _campaigns(root: history.Root) -> tuple[dict[tuple[str, str], list[_Run]], list[tuple[str, str]]]:
     """Runs by (experiment's directory, campaign); a manifest that cannot be read is kept and said."""
-    found: dict[tuple[str, str], list[_Run]] = {}
+    campaigns: dict[tuple[str, str], list[_Run]] = {}
     kept: list[tuple[str, str]] = []
     for url in root.urls(f"*/*/{NAME}"):
         path = url.removeprefix(root.prefix)
@@ -116,8 +111,8 @@ def _campaigns(root: history.Root) -> tuple[dict[tuple[str, str], list[_Run]], l
             continue
         created = created if created.tzinfo else created.replace(tzinfo=UTC)
         run = _Run(path.removesuffix(f"/{NAME}"), experiment, manifest, created)
-        found.setdefault((experiment, manifest.campaign_id), []).append(run)
-    return found, kept
+        campaigns.setdefault((experiment, manifest.campaign_id), []).append(run)
+    return campaigns, kept
 
 
 def _why_kept(root: history.Root, members: Sequence[_Run], have: dict[tuple[str, str], str]) -> str | None:
@@ -148,8 +143,8 @@ def _raw_files(root: history.Root, run_dir: str) -> list[dict[str, Any]]:
 
 def _logs(root: history.Root, experiment: str, campaign: str) -> list[dict[str, Any]]:
     """Of the campaign's servers: <campaign>_<target>.log."""
-    found = _listed(root, f"{root.path}/{experiment}/server-logs")
-    names = [(info["name"].rpartition("/")[2], info) for info in found]
+    files = _listed(root, f"{root.path}/{experiment}/server-logs")
+    names = [(info["name"].rpartition("/")[2], info) for info in files]
     return [info for name, info in names if name.startswith(f"{campaign}_") and name.endswith(".log")]
 
 
@@ -173,15 +168,15 @@ def _mark(root: history.Root, run_dir: str, raw_days: int) -> None:
             raise StoreError("run cannot be marked as pruned", path, f"{error}; nothing of it was deleted") from None
 
 
-def _remove(root: history.Root, found: Sequence[dict[str, Any]]) -> None:
-    for info in found:
+def _remove(root: history.Root, files: Sequence[dict[str, Any]]) -> None:
+    for info in files:
         try:
             with suppress(FileNotFoundError):
                 root.fs.rm_file(info["name"])
         except OSError as error:
             raise StoreError("raw file cannot be deleted", info["name"], f"{error}; prune again when it can") from None
     if root.local:
-        for folder in {str(Path(info["name"]).parent) for info in found}:
+        for folder in {str(Path(info["name"]).parent) for info in files}:
             if Path(folder).name in _RAW_FOLDERS:
                 with suppress(OSError):
                     Path(folder).rmdir()

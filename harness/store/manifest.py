@@ -37,13 +37,13 @@ def _public(data: dict[str, Any]) -> dict[str, Any]:
     return data | {name: redaction.data(data[name]) for name in _FREE_TEXT if name in data}
 
 
-def _record(kind: type, data: Any, source: str, **given: Any) -> Any:
+def _record(kind: type, data: Any, source: str, **ready: Any) -> Any:
     """A record from a mapping; unknown keys are passed over, a missing one is an error."""
     if not isinstance(data, dict):
         raise StoreError(
             f"{source}: not a {kind.__name__.lower()}", type(data).__name__, "the file is damaged; run the cell again"
         )
-    values = {f.name: data[f.name] for f in fields(kind) if f.name in data} | given
+    values = {f.name: data[f.name] for f in fields(kind) if f.name in data} | ready
     missing = [
         f.name for f in fields(kind) if f.name not in values and f.default is MISSING and f.default_factory is MISSING
     ]

@@ -56,9 +56,9 @@ def _read_file(path: Path, table: str) -> Any:
     """pyarrow.Table of one file. Raises FileNotFoundError as it is, StoreError for what cannot be read."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            found = _conform(file.read(), table, path)
-        found.validate(full=True)
-        return found
+            rows = _conform(file.read(), table, path)
+        rows.validate(full=True)
+        return rows
     except (FileNotFoundError, StoreError):
         raise
     except Exception as error:  # damaged bytes make pyarrow raise whatever it stumbles over

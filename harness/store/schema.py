@@ -49,8 +49,8 @@ _ARROW: dict[Any, Any] = {
 def _arrow_type(hint: Any) -> tuple[Any, bool]:
     """Python annotation -> (Arrow type, nullable)."""
     if isinstance(hint, types.UnionType):
-        kept = [a for a in typing.get_args(hint) if a is not type(None)]
-        return _ARROW[kept[0]], True
+        kinds = [a for a in typing.get_args(hint) if a is not type(None)]
+        return _ARROW[kinds[0]], True
     return _ARROW[hint], False
 
 

@@ -183,8 +183,8 @@ class RunWriter:
             self.finish(RunState.FAILED, "left without an end")
             return
         stopped = isinstance(error, KeyboardInterrupt)
-        told = isinstance(error, HarnessError) or is_no_room(error)
-        text = "; ".join(str(error).splitlines()) if told else type(error).__name__
+        in_words = isinstance(error, HarnessError) or is_no_room(error)
+        text = "; ".join(str(error).splitlines()) if in_words else type(error).__name__
         with suppress(StoreError):  # the first exception is the one to see
             self.finish(
                 RunState.INTERRUPTED if stopped else RunState.FAILED, "interrupted by the user" if stopped else text

@@ -22,7 +22,7 @@ from harness.judge.indexing import index_runs
 from harness.records import Load
 from harness.store import history
 from harness.store.history_columns import history_section, metric_columns, row_of, runs_schema
-from harness.store.history_prune import find_old, prune
+from harness.store.history_prune import Pruned, delete, find_old
 from harness.store.manifest import owner
 from harness.store.reader import read_run
 from harness.store.writer import RunWriter
@@ -220,6 +220,10 @@ def stored(results: Path, night: datetime, *, rep: int = 1, state: str | None = 
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 OLD = NOW - timedelta(days=40)
+
+
+def prune(results_dir: str | Path, raw_days: int) -> Pruned:
+    return delete(find_old(results_dir, raw_days))
 
 
 def sizes(path: Path) -> dict[str, int]:

@@ -77,15 +77,15 @@ def spans(text: str) -> Iterator[tuple[int, int]]:
     patterns = [*(_URL if "://" in text and "@" in text else ()), *((_HEADER,) if by_name else ())]
     patterns += [_KEY_LIKE] if any(word in low for word in _LIKE_A_KEY) else []
     for pattern in patterns:
-        for found in pattern.finditer(text):
-            yield found.span("secret")
+        for match in pattern.finditer(text):
+            yield match.span("secret")
     for pattern in _BY_NAME if by_name else ():
         at = 0
-        while named := pattern.search(text, at):
-            secret = is_secret(named["name"])
-            at = named.end() if secret else named.end("name")  # what follows a plain name may begin the next place
+        while match := pattern.search(text, at):
+            secret = is_secret(match["name"])
+            at = match.end() if secret else match.end("name")  # what follows a plain name may begin the next place
             if secret:
-                yield named.span("secret")
+                yield match.span("secret")
 
 
 def url_secret(url: str) -> str | None:

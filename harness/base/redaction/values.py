@@ -169,17 +169,17 @@ _CODED = re.compile(
 _MARKS = ("\\", "%", "&", "<br", "'\"'\"'")
 
 
-def _plain(found: re.Match[str]) -> str:
+def _plain(piece: re.Match[str]) -> str:
     """What a coded piece stands for; a line break or a lone backslash for nothing."""
-    if found["percent"]:
-        return _bytes_of(found["percent"]).decode("utf-8", "replace")
-    if found["entity"]:
-        return html.unescape(found["entity"])
-    if found["quote"]:
+    if piece["percent"]:
+        return _bytes_of(piece["percent"]).decode("utf-8", "replace")
+    if piece["entity"]:
+        return html.unescape(piece["entity"])
+    if piece["quote"]:
         return "'"
-    if found["high"]:
-        return chr(0x10000 + ((int(found["high"], 16) & 0x3FF) << 10) + (int(found["low"], 16) & 0x3FF))
-    code = found["u"] or found["x"]
+    if piece["high"]:
+        return chr(0x10000 + ((int(piece["high"], 16) & 0x3FF) << 10) + (int(piece["low"], 16) & 0x3FF))
+    code = piece["u"] or piece["x"]
     return chr(int(code, 16)) if code else ""
 
 
@@ -205,28 +205,28 @@ def traced(text: str, layers: int) -> tuple[str, list[int], list[int]]:
         begun: list[int] = []
         ended: list[int] = []
         at = 0
-        for found in _CODED.finditer(text):
-            parts.append(text[at : found.start()])
-            begun += starts[at : found.start()]
-            ended += ends[at : found.start()]
-            at = found.end()
-            for c, first, last in _pieces(found):
+        for coded in _CODED.finditer(text):
+            parts.append(text[at : coded.start()])
+            begun += starts[at : coded.start()]
+            ended += ends[at : coded.start()]
+            at = coded.end()
+            for c, first, last in _pieces(coded):
                 parts.append(c)
                 begun.append(starts[first])
                 ended.append(ends[last - 1])
         parts.append(text[at:])
         text, starts, ends = "".join(parts), begun + starts[at:], ended + ends[at:]
-    kept = [i for i, c in enumerate(text) if not c.isspace()]
-    return compact(text), [starts[i] for i in kept], [ends[i] for i in kept]
+    visible = [i for i, c in enumerate(text) if not c.isspace()]
+    return compact(text), [starts[i] for i in visible], [ends[i] for i in visible]
 
 
-def _pieces(found: re.Match[str]) -> Iterator[tuple[str, int, int]]:
+def _pieces(piece: re.Match[str]) -> Iterator[tuple[str, int, int]]:
     """Characters of a coded piece with the part of it that each is made of; where bytes are no text, all of it."""
-    plain, at = _plain(found), found.start()
-    even = found["percent"] is not None and plain.encode("utf-8") == _bytes_of(found["percent"])
+    plain, at = _plain(piece), piece.start()
+    even = piece["percent"] is not None and plain.encode("utf-8") == _bytes_of(piece["percent"])
     for c in plain:
         length = 3 * len(c.encode("utf-8")) if even else 0
-        yield (c, at, at + length) if even else (c, found.start(), found.end())
+        yield (c, at, at + length) if even else (c, piece.start(), piece.end())
         at += length
 
 

@@ -53,7 +53,7 @@ class Context:
 
 
 class StampMap:
-    """Kernel stamps onto CLOCK_MONOTONIC with the anchors of one worker, as clock.to_monotonic does, in bulk."""
+    """Kernel stamps onto CLOCK_MONOTONIC, each with the worker's last anchor at or before it (the first if none)."""
 
     def __init__(self) -> None:
         self.anchors: list[Anchor] = []
