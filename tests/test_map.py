@@ -57,7 +57,7 @@ ONLY_IN = {  # package -> the only places of the harness that may import it
     "httpx": "measure/",
     "subprocess": "measure/",
     "matplotlib": "report/figures.py",
-    "genai_prices": "price/ planner/hosted_terms.py",
+    "genai_prices": "price/",
     "yaml": "base/documents.py",
     "psutil": "measure/",
 }

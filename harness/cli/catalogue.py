@@ -171,7 +171,7 @@ def prices() -> None:
 @_json
 def prices_show(pattern: str, at: datetime | None, as_json: bool) -> None:
     """Hosted models and instances whose name contains PATTERN, with USD per million tokens or per hour, as in force at a date."""
-    from harness.price.catalogue import catalogue
+    from harness.price.prices import catalogue
 
     rows = catalogue(pattern, moment(at))
     if as_json:

@@ -1,4 +1,4 @@
-"""What a hosted contract allows and asks for: rate limits as a capacity, service variants, commitments, provisioned units.
+"""What a hosted contract allows and asks for: rate limits as a capacity, commitments, provisioned units.
 
 Demand above a rate limit makes the hosted side infeasible, not expensive. A limit counts in the vendor's way: whether cached input
 counts differs between vendors, and max_tokens may count in the place of the output that was made.
@@ -9,11 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
-
-import genai_prices
-from genai_prices.types import TieredPrices
 
 from harness.base.errors import ConfigError
 from harness.base.quantities import (
@@ -28,11 +24,7 @@ from harness.base.quantities import (
     to_decimal,
     usd,
 )
-from harness.config.experiment import PriceRef
 from harness.planner.demand import DAY_S, Load
-from harness.price.hosted import HostedPrice, book_model, price_at
-
-_CROSS_CHECK = Decimal("0.10")  # two sources further apart than this are flagged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,35 +118,6 @@ def limit_capacity(limits: RateLimits, shape: Shape, load: Load | None = None) -
     return LimitCapacity(by_limit[binding], binding, by_limit, f"infeasible: {'; '.join(broken)}" if broken else None)
 
 
-# ---------------------------------------------------------------- service variants
-
-
-def find_variant(ref: PriceRef, at: datetime, service: str) -> HostedPrice:
-    """The price of a service variant (`batch`, `flex`, `priority`, ..) in force at `at`, where genai-prices has it.
-
-    A name the price data does not know would silently give the standard price: it is an error here, naming the known ones.
-    """
-    provider, model = book_model(ref)
-    contexts = {
-        value: {key: value}
-        for variant in model.price_variants or ()
-        if len(variant.when) == 1 and (variant.constraint is None or variant.constraint.active(at))
-        for key, value in variant.when.items()
-        if isinstance(value, str)
-    }
-    if service not in contexts:
-        known = ", ".join(sorted(contexts))
-        raise ConfigError(
-            f"no price of this service of {ref.name}",
-            f"{service} on {at.date().isoformat()}",
-            f"known: {known}" if known else "give its price yourself: input_usd_per_million, output_usd_per_million",
-        )
-    price = price_at(model, at, contexts[service])
-    source = f"genai-prices {genai_prices.__version__}: {provider.id}/{model.id}, {service}"
-    inputs = {"price": str(price), "price source": source, "price as of": f"in force on {at.date().isoformat()}"}
-    return HostedPrice(f"{ref.name} ({service})", None, price, inputs, None)
-
-
 # ---------------------------------------------------------------- the month's bill
 
 
@@ -201,29 +164,3 @@ def provisioned_usd_per_hour(
     demand = exact_at_least_zero(demand_rps, "demand (rps)")
     units = max(minimum_units, math.ceil(demand / per_unit))
     return units, units * usd(unit_usd_per_hour, "price of a unit (USD per hour)")
-
-
-# ---------------------------------------------------------------- two sources
-
-
-def unit_prices(price: HostedPrice) -> tuple[Decimal, Decimal]:
-    """$ per million input and output tokens, at the first tier."""
-    if price.own is not None:
-        return price.own[0], price.own[2]
-    assert price.model is not None
-    given, written = (
-        p.base if isinstance(p, TieredPrices) else p for p in (price.model.input_mtok, price.model.output_mtok)
-    )
-    return Decimal(given), Decimal(written)
-
-
-def cross_check(first: HostedPrice, second: HostedPrice) -> str | None:
-    """A warning where two sources of one price differ by more than 10 % in input or output; else None."""
-    apart = []
-    for what, a, b in zip(("input", "output"), unit_prices(first), unit_prices(second), strict=True):
-        if max(a, b) > 0 and abs(a - b) / max(a, b) > _CROSS_CHECK:
-            apart.append(f"{what} {a} against {b} $/M")
-    if not apart:
-        return None
-    sources = " and ".join(p.inputs.get("price source", "unknown source") for p in (first, second))
-    return f"two sources of the price of {first.name} differ by more than 10 %: {'; '.join(apart)} ({sources})"

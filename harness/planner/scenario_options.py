@@ -16,8 +16,6 @@ from harness.planner.hosted_terms import (
     MonthlyBill,
     RateLimits,
     Shape,
-    cross_check,
-    find_variant,
     limit_capacity,
     monthly_bill,
     provisioned_usd_per_hour,
@@ -26,7 +24,7 @@ from harness.planner.hybrid import HybridPlan, plan_hybrid
 from harness.planner.scenario_inputs import Base
 from harness.planner.scenario_spec import HostedPart
 from harness.planner.token_exchange import same_tokenizer
-from harness.price.hosted import Bill, HostedPrice, Tokens, bill, find_price
+from harness.price.hosted import Bill, HostedPrice, Tokens, bill, cross_check, find_price, find_variant
 from harness.price.hosted_cache import NONE_DECLARED, cache_of, unbilled_writes
 from harness.price.prices import machine_staleness, staleness
 
@@ -156,7 +154,7 @@ def _hosted_side(base: Base, part: HostedPart) -> HostedSide:
         notes.append(f"{_OTHER_PRODUCT}: not {spec.model}; its quality is not compared here")
     if price.as_of is not None and (stale := staleness(price.name, price.as_of, base.at)):
         notes.append(stale)
-    if price.own is not None and (apart := _against_the_book(base, part, price)) is not None:
+    if price.as_of is not None and (apart := _against_the_book(base, part, price)) is not None:
         notes.append(apart)
     barred: str | None = None
     if part.meets_slo is False:

@@ -53,16 +53,12 @@ class Tokens(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HostedPrice:
-    """A price to bill with: `model` is a genai-prices price. `own`: the $/M (input, cached input, output) where it is declared.
-
-    `inputs` is what is printed beside every figure made with it.
-    """
+    """A price to bill with: `model` is a genai-prices price. `inputs` is what is printed beside every figure made with it."""
 
     name: str
-    own: tuple[Decimal, Decimal, Decimal] | None
     model: Any  # genai_prices.types.ModelPrice
     inputs: Mapping[str, str]
-    as_of: str | None  # of an own price
+    as_of: str | None  # of an own price; None: of the price book
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +88,7 @@ class Bill:
         return self.input_usd + self.output_usd + self.fees_usd
 
 
+_CROSS_CHECK = Decimal("0.10")  # two sources further apart than this are flagged
 _GIVE_IT = "give input_usd_per_million and output_usd_per_million yourself"
 
 
@@ -107,7 +104,7 @@ def _own(ref: PriceRef) -> HostedPrice:
         "cache_write_1h_mtok": ref.cache_write_1h_usd_per_million,
     }
     more = {key: Decimal(repr(usd)) for key, usd in declared.items() if usd is not None}
-    own = (Decimal(repr(given)), more.get("cache_read_mtok", Decimal(repr(given))), Decimal(repr(out)))
+    fresh, output = Decimal(repr(given)), Decimal(repr(out))
     as_of = ref.as_of or "not given"
     writes = "".join(
         f", ${more[key]} cache write for {life}"
@@ -115,11 +112,11 @@ def _own(ref: PriceRef) -> HostedPrice:
         if key in more
     )
     inputs = {
-        "price": f"${own[0]} input, ${own[1]} cached input{writes}, ${own[2]} output per million tokens",
+        "price": f"${fresh} input, ${more.get('cache_read_mtok', fresh)} cached input{writes}, ${output} output per million tokens",
         "price source": ref.source or "declared in the experiment",
         "price as of": as_of,
     }
-    return HostedPrice(ref.name, own, ModelPrice(input_mtok=own[0], output_mtok=own[2], **more), inputs, as_of)
+    return HostedPrice(ref.name, ModelPrice(input_mtok=fresh, output_mtok=output, **more), inputs, as_of)
 
 
 def price_at(model: Any, at: datetime, context: Mapping[str, str] | None = None) -> ModelPrice:
@@ -168,7 +165,33 @@ def find_price(ref: PriceRef, at: datetime) -> HostedPrice:
         inputs["vendor's page"] = provider.pricing_urls[0]
     if model.price_comments:
         inputs["price comment"] = model.price_comments
-    return HostedPrice(ref.name, None, price, inputs, None)
+    return HostedPrice(ref.name, price, inputs, None)
+
+
+def find_variant(ref: PriceRef, at: datetime, service: str) -> HostedPrice:
+    """The price of a service variant (`batch`, `flex`, `priority`, ..) in force at `at`, where genai-prices has it.
+
+    A name the price data does not know would silently give the standard price: it is an error here, naming the known ones.
+    """
+    provider, model = book_model(ref)
+    contexts = {
+        value: {key: value}
+        for variant in model.price_variants or ()
+        if len(variant.when) == 1 and (variant.constraint is None or variant.constraint.active(at))
+        for key, value in variant.when.items()
+        if isinstance(value, str)
+    }
+    if service not in contexts:
+        known = ", ".join(sorted(contexts))
+        raise ConfigError(
+            f"no price of this service of {ref.name}",
+            f"{service} on {at.date().isoformat()}",
+            f"known: {known}" if known else "give its price yourself: input_usd_per_million, output_usd_per_million",
+        )
+    price = price_at(model, at, contexts[service])
+    source = f"genai-prices {genai_prices.__version__}: {provider.id}/{model.id}, {service}"
+    inputs = {"price": str(price), "price source": source, "price as of": f"in force on {at.date().isoformat()}"}
+    return HostedPrice(f"{ref.name} ({service})", price, inputs, None)
 
 
 def first_tier(price: Decimal | TieredPrices | None) -> Decimal | None:
@@ -176,11 +199,30 @@ def first_tier(price: Decimal | TieredPrices | None) -> Decimal | None:
     return price.base if isinstance(price, TieredPrices) else price
 
 
+def unit_prices(price: HostedPrice) -> tuple[Decimal, Decimal]:
+    """$ per million input and output tokens, at the first tier."""
+    given, out = first_tier(price.model.input_mtok), first_tier(price.model.output_mtok)
+    assert given is not None
+    assert out is not None
+    return given, out
+
+
 def price_ratio(price: HostedPrice) -> Decimal | None:
     """Output $/token over input $/token, at the first tier; None if input is free."""
-    given, out = first_tier(price.model.input_mtok), first_tier(price.model.output_mtok)
-    assert out is not None
+    given, out = unit_prices(price)
     return out / given if given else None
+
+
+def cross_check(first: HostedPrice, second: HostedPrice) -> str | None:
+    """A warning where two sources of one price differ by more than 10 % in input or output; else None."""
+    apart = []
+    for what, a, b in zip(("input", "output"), unit_prices(first), unit_prices(second), strict=True):
+        if max(a, b) > 0 and abs(a - b) / max(a, b) > _CROSS_CHECK:
+            apart.append(f"{what} {a} against {b} $/M")
+    if not apart:
+        return None
+    sources = " and ".join(p.inputs.get("price source", "unknown source") for p in (first, second))
+    return f"two sources of the price of {first.name} differ by more than 10 %: {'; '.join(apart)} ({sources})"
 
 
 def _of_one(model: ModelPrice, t: Tokens) -> list[Decimal]:

@@ -9,7 +9,7 @@ it makes long outputs cheaper than inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 
 from harness.base.errors import ConfigError
@@ -24,22 +24,6 @@ _HELP = {
 _PHASES = (("", "total"), ("prompt", "input"), ("generation", "output"))
 
 Sample = tuple[str, dict[str, str], Decimal]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def prometheus_text(samples: Iterable[Sample]) -> str:
-    """Text exposition format 0.0.4: HELP, TYPE and samples of one metric together."""
-    by_name: dict[str, list[str]] = {}
-    for name, labels, value in samples:
-        inside = ",".join(f'{k}="{_escaped(v)}"' for k, v in sorted(labels.items()))
-        by_name.setdefault(name, []).append(f"{name}{{{inside}}} {decimal_text(value)}")
-    blocks = [
-        "\n".join([f"# HELP {name} {_HELP[name]}", f"# TYPE {name} gauge", *lines]) for name, lines in by_name.items()
-    ]
-    return "\n".join(blocks) + "\n"
 
 
 def opencost_samples(summary: RunSummary, report: CostReport) -> list[Sample]:
@@ -69,8 +53,15 @@ def opencost_samples(summary: RunSummary, report: CostReport) -> list[Sample]:
 
 
 def opencost_text(runs: Sequence[tuple[RunSummary, CostReport]]) -> str:
-    """Prometheus text of several runs. Raises ConfigError where there is nothing to say."""
-    samples = [s for summary, report in runs for s in opencost_samples(summary, report)]
-    if not samples:
+    """Prometheus text of several runs, values of at most 12 digits. Raises ConfigError where there is nothing to say."""
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+    registry, gauges = CollectorRegistry(), dict[str, Gauge]()
+    for summary, report in runs:
+        for name, labels, value in opencost_samples(summary, report):
+            if name not in gauges:
+                gauges[name] = Gauge(name, _HELP[name], list(labels), registry=registry)
+            gauges[name].labels(**labels).set(float(decimal_text(value)))
+    if not gauges:
         raise ConfigError("nothing to export", f"{len(runs)} runs", "a run needs a priced machine or usage")
-    return prometheus_text(samples)
+    return generate_latest(registry).decode()

@@ -1,4 +1,4 @@
-"""Prices of machines: the table configs/prices/instances.csv, and what an experiment declares.
+"""Prices of machines: the table configs/prices/instances.csv, and what an experiment declares; `catalogue` shows hosted ones too.
 
 Prices are dated data: a row is appended to the table, never overwritten, and the price at a date is the newest that is not after it.
 """
@@ -225,3 +225,56 @@ def staleness(what: str, as_of: str, run: datetime, limit_days: int = STALE_DAYS
     return (
         f"stale price of {what}: dated {as_of}, {abs(days)} days {side} the run (limit {limit_days}): look it up again"
     )
+
+
+# ---------------------------------------------------------------- what is in the price books
+
+
+@dataclass(frozen=True, slots=True)
+class PriceRow:
+    """One price in force at a date: `usd` is decimal text, per `unit`. `as_of`: when it is from, or the date it is in force at.
+
+    `age_days` None: the price book does not say when it was looked up. `dated`: date and age in words.
+    """
+
+    kind: str  # hosted | instance
+    name: str
+    usd: str
+    unit: str
+    as_of: str
+    source: str
+    dated: str
+    age_days: int | None = None
+    stale: bool = False
+
+
+def catalogue(pattern: str, at: datetime) -> list[PriceRow]:
+    """Instances and hosted models whose `provider/name` contains `pattern` (any case; empty: all), at their prices in force at `at`."""
+    import genai_prices
+    from genai_prices.data_snapshot import get_snapshot
+
+    from harness.price.hosted import first_tier, price_at
+
+    wanted = pattern.lower()
+    rows = []
+    for i in instances(at):
+        if i.usd_per_hour is None or wanted not in f"{i.full_name} {i.gpu_model}".lower():
+            continue
+        limit, age = stale_after_days(i.full_name, i.source), age_days(i.as_of, at)
+        rows.append(
+            PriceRow(
+                "instance", i.full_name, format(i.usd_per_hour, "f"), "USD/h", i.as_of, i.source, f"{i.as_of}, {age_words(i.as_of, at, limit)}", age,
+                age is None or abs(age) > limit,
+            )
+        )  # fmt: skip
+    book = f"genai-prices {genai_prices.__version__}"
+    day = at.astimezone(UTC).date().isoformat()
+    for provider in get_snapshot().providers:
+        for model in provider.models:
+            name = f"{provider.id}/{model.id}"
+            if wanted in name.lower():
+                price = price_at(model, at)
+                tiers = (first_tier(price.input_mtok), first_tier(price.output_mtok))
+                usd = " / ".join("-" if usd is None else str(usd) for usd in tiers)
+                rows.append(PriceRow("hosted", name, usd, "USD/M tokens in / out", day, book, f"in force on {day}"))
+    return rows

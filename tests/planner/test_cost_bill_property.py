@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
 from harness.config.experiment import CostSpec, PriceRef
-from harness.planner.hosted_terms import find_variant
 from harness.planner.measured import Measured
 from harness.planner.scenario import run_scenario
-from harness.price.hosted import HostedPrice, Tokens, bill, find_price, usage_problem
+from harness.price.hosted import HostedPrice, Tokens, bill, find_price, find_variant, usage_problem
 from harness.price.hosted_cache import bill_of_run, cache_of
 from harness.price.prices import day_of
 from harness.price.run_cost import cost_run
@@ -80,7 +79,7 @@ def test_the_bill_is_the_sum_of_every_request_by_hand(prices, rows, times):
     """Tiers by request, cache reads and writes, reasoning, a fee per request; equal requests many times; parts sum to the total."""
     (plain, fee), model = prices
     rows *= times
-    found = bill(HostedPrice("x", None, model, {}, None), rows)
+    found = bill(HostedPrice("x", model, {}, None), rows)
     assert found.total_usd == sum((one_by_hand(plain, fee, t) for t in rows), D(0))
     assert found.fees_usd == (fee or 0) * len(rows) / D(1000)
     assert (found.requests, found.input_tokens) == (len(rows), sum(t.prompt for t in rows))
@@ -112,7 +111,7 @@ def test_every_model_of_the_book_costs_what_the_book_s_own_calculation_says():
             input_tokens=prompt, cache_read_tokens=cached, cache_write_tokens=five + hour, cache_write_5m_tokens=five,
             cache_write_1h_tokens=hour, output_tokens=output, output_reasoning_tokens=reasoning,
         )  # fmt: skip
-        mine = bill(HostedPrice("x", None, price, {}, None), [(prompt, cached, output, reasoning, five, hour)])
+        mine = bill(HostedPrice("x", price, {}, None), [(prompt, cached, output, reasoning, five, hour)])
         assert mine.total_usd == price.calc_price(usage)["total_price"], model.id
         checked += 1
     assert checked > 2000

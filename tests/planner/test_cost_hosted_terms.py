@@ -12,14 +12,12 @@ from harness.planner.demand import Load, curve, flat, load_above, shaped
 from harness.planner.hosted_terms import (
     RateLimits,
     Shape,
-    cross_check,
-    find_variant,
     limit_capacity,
     monthly_bill,
     provisioned_usd_per_hour,
 )
 from harness.planner.token_exchange import same_tokenizer
-from harness.price.hosted import bill, find_price
+from harness.price.hosted import bill, cross_check, find_price, find_variant
 from harness.price.prices import day_of
 from tests.planner.steady_fleet import break_even
 

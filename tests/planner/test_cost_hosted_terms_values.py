@@ -18,14 +18,11 @@ from harness.planner.hosted_terms import (
     MonthlyBill,
     RateLimits,
     Shape,
-    cross_check,
-    find_variant,
     limit_capacity,
     monthly_bill,
     provisioned_usd_per_hour,
-    unit_prices,
 )
-from harness.price.hosted import HostedPrice, book_model
+from harness.price.hosted import HostedPrice, book_model, cross_check, find_price, find_variant, unit_prices
 from harness.price.prices import day_of
 
 NOW = day_of("20261124T113000Z")
@@ -163,7 +160,7 @@ def test_a_variant_is_the_books_price_for_that_service():
         "price source": f"genai-prices {genai_prices.__version__}: openai/gpt-5-mini, batch",
         "price as of": "in force on 2026-11-24",
     }
-    assert find_variant(MINI, NOW, "batch") == HostedPrice("openai/gpt-5-mini (batch)", None, price, inputs, None)
+    assert find_variant(MINI, NOW, "batch") == HostedPrice("openai/gpt-5-mini (batch)", price, inputs, None)
 
 
 def test_services_that_are_not_in_force_are_not_known():
@@ -218,15 +215,16 @@ def test_units_are_whole_and_at_least_the_minimum():
 
 
 def own(given, out, name="a/b", **inputs):
-    return HostedPrice(name, (D(given), D(given), D(out)), None, inputs, None)
+    return HostedPrice(name, ModelPrice(input_mtok=D(given), output_mtok=D(out)), inputs, None)
 
 
 def test_prices_of_a_unit_are_of_the_first_tier():
     """An own price's input and output, not its cached input; the book's below its tiers."""
-    assert unit_prices(HostedPrice("x", (D(2), D(1), D(8)), None, {}, None)) == (2, 8)
+    words = {"input_usd_per_million": 2, "cached_input_usd_per_million": 1, "output_usd_per_million": 8}
+    assert unit_prices(find_price(PriceRef(provider="own", model="x", **words), NOW)) == (2, 8)
     tiered = TieredPrices(base=D(3), tiers=[Tier(start=9, price=D(6))])
     book = ModelPrice(input_mtok=tiered, output_mtok=D(9))
-    assert unit_prices(HostedPrice("x", None, book, {}, None)) == (3, 9)
+    assert unit_prices(HostedPrice("x", book, {}, None)) == (3, 9)
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,9 @@ from harness.config.experiment import CostSpec, PriceRef
 from harness.measure.campaign.forecast import price_of
 from harness.planner.instances import candidates, machines
 from harness.planner.scenario import run_scenario
-from harness.price.catalogue import catalogue
 from harness.price.hosted import bill, find_price, price_at
 from harness.price.machine_price import declared_hardware
-from harness.price.prices import age_words, day_of, instance_price, instances, stale_after_days
+from harness.price.prices import age_words, catalogue, day_of, instance_price, instances, stale_after_days
 from harness.price.run_cost import cost_run
 from tests.planner.scenario_values import scenario
 from tests.price.cost_summaries import summary

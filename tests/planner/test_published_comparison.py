@@ -19,10 +19,9 @@ from harness.model.memory import GB, kv_bytes_per_token, sequence_kv_bytes, weig
 from harness.model.shape import load_model
 from harness.planner.demand import flat
 from harness.planner.fleet import FleetSpec, fleet_cost, labour_usd_per_hour, replicas_needed
-from harness.planner.hosted_terms import unit_prices
 from harness.planner.hybrid import clock_policy, spot_usd_per_hour
 from harness.planner.instances import spot_price
-from harness.price.hosted import bill, find_price
+from harness.price.hosted import bill, find_price, unit_prices
 from harness.price.prices import instance_price, instances
 from harness.price.unit_cost import usd_per_million_tokens
 from tests.planner.steady_fleet import break_even

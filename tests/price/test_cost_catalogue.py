@@ -8,8 +8,7 @@ from importlib.metadata import version
 import pytest
 from genai_prices import data_snapshot
 
-from harness.price.catalogue import PriceRow, catalogue
-from harness.price.prices import instances
+from harness.price.prices import PriceRow, catalogue, instances
 
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 KARPENTER = "aws/karpenter-provider-aws zz_generated.pricing_aws.go (AWS Pricing API)"

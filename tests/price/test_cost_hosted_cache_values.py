@@ -108,7 +108,7 @@ READ = [Tokens(1000, 300, 50, 20), Tokens(100, 0, 5, 0)]
 def test_writes_that_cost_and_are_not_billed_are_told(tokens, parts, warned):
     """Where the cache was read, a write costs more than input and none is in the bill: both bills by hand. Else nothing."""
     model = ModelPrice(input_mtok=D(1), cache_read_mtok=D(1), output_mtok=D(10), **parts)
-    price = HostedPrice("x", None, model, {}, None)
+    price = HostedPrice("x", model, {}, None)
     # 1,100 prompt tokens at 1 and 55 output at 10: $0.00165 a bill of 1e-6 dollars; 800 of them written at 1 more
     assert unbilled_writes(price, tokens) == (
         "x charges for cache writes ($2 per million tokens) and none are in its bill of $0.00165: "

@@ -21,6 +21,7 @@ from harness.price.hosted import (
     first_tier,
     price_ratio,
     same_model,
+    unit_prices,
     usage_problem,
 )
 from harness.price.prices import day_of
@@ -31,7 +32,7 @@ PLAIN = PriceRef(provider="me", model="m", input_usd_per_million=1.5, output_usd
 
 
 def priced(**parts) -> HostedPrice:
-    return HostedPrice("x", None, ModelPrice(**parts), {}, None)
+    return HostedPrice("x", ModelPrice(**parts), {}, None)
 
 
 # ---------------------------------------------------------------- prices
@@ -45,7 +46,7 @@ def test_an_own_price_is_what_was_declared():
         "price as of": "not given",
     }
     model = ModelPrice(input_mtok=D("1.5"), output_mtok=D(2))
-    assert find_price(PLAIN, NOW) == HostedPrice("me/m", (D("1.5"), D("1.5"), D(2)), model, words, "not given")
+    assert find_price(PLAIN, NOW) == HostedPrice("me/m", model, words, "not given")
 
 
 def test_an_own_price_with_all_its_parts():
@@ -67,7 +68,7 @@ def test_an_own_price_with_all_its_parts():
     model = ModelPrice(
         input_mtok=D("1.5"), output_mtok=D(2), cache_read_mtok=D("0.3"), cache_write_5m_mtok=D("1.9"), cache_write_1h_mtok=D(3)
     )  # fmt: skip
-    assert find_price(ref, NOW) == HostedPrice("me/m", (D("1.5"), D("0.3"), D(2)), model, words, "2026-11-01")
+    assert find_price(ref, NOW) == HostedPrice("me/m", model, words, "2026-11-01")
     only_hour = find_price(PLAIN.model_copy(update={"cache_write_1h_usd_per_million": 3.0}), NOW)
     assert only_hour.inputs["price"] == (
         "$1.5 input, $1.5 cached input, $3.0 cache write for an hour, $2.0 output per million tokens"
@@ -77,7 +78,7 @@ def test_an_own_price_with_all_its_parts():
 def test_a_free_own_price_is_a_price():
     """0 is declared; one half of a price is not."""
     free = PLAIN.model_copy(update={"input_usd_per_million": 0.0, "output_usd_per_million": 0.0})
-    assert find_price(free, NOW).own == (0, 0, 0)
+    assert unit_prices(find_price(free, NOW)) == (0, 0)
     for half in ("input_usd_per_million", "output_usd_per_million"):
         with pytest.raises(ConfigError, match="incomplete"):
             find_price(PLAIN.model_copy(update={half: None}), NOW)
@@ -102,7 +103,7 @@ def test_a_price_of_the_book_says_where_it_is_from():
             if model.price_comments:
                 words["price comment"] = model.price_comments
             found = find_price(PriceRef(provider=provider.id, model=model.id), NOW)
-            assert found == HostedPrice(f"{provider.id}/{model.id}", None, price, words, None)
+            assert found == HostedPrice(f"{provider.id}/{model.id}", price, words, None)
             pages += not provider.pricing_urls
             comments += not model.price_comments
     assert comments > 10

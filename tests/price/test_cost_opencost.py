@@ -52,7 +52,7 @@ def test_each_figure_is_there_where_it_is_known():
     bare = text(summary(usage=((1, 0, 1, 0),)), box=None).splitlines()
     assert [line.partition("{")[0] for line in bare if line[0] != "#"] == ["llm_cache_savings_fraction"]
     assert 'model_version="",' in bare[-1]
-    assert bare[-1].endswith(" 0")
+    assert bare[-1].endswith(" 0.0")
     some = text(summary(usage=(), total_tps=None)).splitlines()
     assert sum('phase="prompt"' in line for line in some) == 2
     assert not any('phase=""' in line or "savings" in line for line in some)
