@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from harness.config.experiment import ExperimentSpec
 from harness.config.load import CapacitySpec, LoadSpec
-from harness.judge.capacity import ProbeOrder
-from harness.judge.capacity_probe import FAIL_NOW, PASS_NOW, Watch
+from harness.judge.capacity.orders import ProbeOrder
+from harness.judge.capacity.probe import FAIL_NOW, PASS_NOW, Watch
 from harness.measure.capacity_search import STOPPED_BY_SEARCH, probe_by_run, search_capacity, stop_word, untrusted
 from harness.measure.drive.golden import server as golden
 from harness.records import CapacityResult, Cell, Load, ProbeResult, Reason, RequestRecord, Verdict

@@ -17,7 +17,7 @@ from harness.base.errors import HarnessError
 from harness.base.files import NO_ROOM_EXIT_CODE
 from harness.config.experiment import ExperimentSpec
 from harness.judge.summary import summarise
-from harness.judge.validity import stopped_early
+from harness.judge.validity.verdict import stopped_early
 from harness.measure.campaign import preflight
 from harness.measure.cell import Stop
 from harness.measure.drive import feed, sdk, worker

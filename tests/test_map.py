@@ -14,7 +14,7 @@ PATHS = sorted(set(re.findall(r"`((?:\.\./)?[\w/]+(?:\.(?:py|c|yaml|csv|toml|md)
 IN_ONE_HOP = {  # what a newcomer asks -> the file that answers it
     "where a closed loop's window begins": "judge/window.py",
     "a new API dialect": "measure/drive/dialect.py",
-    "a rule of validity": "judge/validity.py",
+    "a rule of validity": "judge/validity/verdict.py",
     "what is a secret": "base/redaction/names.py",
     "a trace format": "measure/plan/traces/formats.py",
     "which boards are the target's": "measure/observe/boards/choice.py",

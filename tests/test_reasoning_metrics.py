@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.base.clock import Anchor
-from harness.judge.capacity_probe import reply
+from harness.judge.capacity.probe import replies
 from harness.judge.columns import measured
-from harness.judge.distributions import per_request
-from harness.judge.rates import good
+from harness.judge.metrics import good, per_request
 from harness.measure.drive.rows import Context, Raw, StampMap, record
 from harness.records import Phase, PlannedRequest, RequestRecord
 from tests.judge.run_builder import frame
@@ -79,7 +78,7 @@ def values_of(row: RequestRecord) -> dict:
 def is_good(row: RequestRecord, slo: dict) -> tuple[bool, bool]:
     """By the summary and by the capacity search."""
     requests = measured(frame([row], RequestRecord))
-    return bool(good(requests, per_request(requests), slo)[0]), bool(reply(row, slo).good)
+    return bool(good(requests, per_request(requests), slo)[0]), bool(replies([row], slo)[0].good)
 
 
 def test_hidden_reasoning_does_not_make_tokens_come_faster():

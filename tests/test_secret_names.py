@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from harness.base.redaction import is_secret
-from harness.judge.compare import compare
+from harness.judge.compare.comparison import compare
 from harness.measure.observe.environment import public_environment
 from harness.records import Load
 from harness.report.run.sections import facts

@@ -11,7 +11,7 @@ from harness.base.errors import ConfigError
 from harness.cli.run import plan_command, run
 from harness.cli.shape import parse_slo, spec_of
 from harness.config.experiment import SloSpec
-from harness.judge.rates import slo_of
+from harness.judge.metrics import slo_of
 from tests.fakes.golden_server import GoldenServer
 
 PROMISE = "ttft_from_schedule_s=0.5,tpot_s=0.05,attainment=0.95"

@@ -101,8 +101,8 @@ def _compare(
     *,
     as_json: bool,
 ) -> int:
-    from harness.judge.compare import compare
-    from harness.judge.compare_sides import load_side
+    from harness.judge.compare.comparison import compare
+    from harness.judge.compare.sides import load_side
     from harness.report import compare as report
     from harness.report.pages import write_whole
 
@@ -126,8 +126,8 @@ def _detect(
     *,
     as_json: bool,
 ) -> int:
-    from harness.judge.compare_sides import load_side
-    from harness.judge.detect import detect
+    from harness.judge.compare.detect import detect
+    from harness.judge.compare.sides import load_side
     from harness.report import detect as report
 
     side, other = load_side(*base, with_requests=True), None if again is None else load_side(*again)

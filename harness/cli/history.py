@@ -139,7 +139,7 @@ def sql_command(query: str, results: str, as_json: bool, as_csv: bool) -> None:
 @as_json_option
 def index_command(results: Path, to: str | None, rebuild: bool, as_json: bool) -> None:
     """Put the runs under RESULTS_DIR into the history (harness run does it at the end of a campaign)."""
-    from harness.judge.indexing import index_runs
+    from harness.judge.runs import index_runs
 
     index = index_runs(results, to, rebuild=rebuild, say=lambda text: click.echo(text, err=True))
     for problem in index.problems:

@@ -1,4 +1,4 @@
-"""The requests frame as numpy arrays: what every other module of `analyse` computes on.
+"""The requests frame as numpy arrays: what every number of a run is computed on.
 
 Only rows of the measured phase. A nullable column becomes `Ints`: int64 values beside a mask, because a float cannot
 hold a nanosecond stamp of a machine that has been up for more than 104 days.
@@ -6,7 +6,7 @@ hold a nanosecond stamp of a machine that has been up for more than 104 days.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from harness.records import Outcome, Phase, Window
+from harness.records import Outcome, Phase, RequestRecord, Window
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -90,6 +90,11 @@ class Requests:
     def count(self) -> int:
         return len(self.ok)
 
+    @property
+    def is_closed(self) -> bool:
+        """As Load.is_closed: nothing was scheduled."""
+        return not self.scheduled.present.any()
+
 
 def ints(frame: Any, name: str) -> Ints:
     """A column of nullable integers; a column that is not there is absent everywhere."""
@@ -120,30 +125,48 @@ def _flat(column: Any) -> IntArray:
     return np.concatenate(lists).astype(np.int64, copy=False) if lists else np.zeros(0, dtype=np.int64)
 
 
-def _chunks(frame: Any, output: Ints) -> Chunks:
-    n = len(frame)
-    stamps = frame["chunk_ns"].to_numpy(dtype=object)
+def _chunks(stamps: Sequence[Any], told: Sequence[Any], output: Ints) -> Chunks:
+    """`stamps` and `told`: the chunk_ns and chunk_tokens of each row."""
+    n = len(stamps)
     count = np.maximum(_lengths(stamps), 0)
-    said = frame["chunk_tokens"].to_numpy(dtype=object) if "chunk_tokens" in frame else np.full(n, None, dtype=object)
-    given = (_lengths(said) == count) & (count > 0)
+    known = (_lengths(told) == count) & (count > 0)
     # every token-bearing chunk holds at least one: as many chunks as tokens means one each
-    singles = ~given & output.present & (output.data == count)
+    singles = ~known & output.present & (output.data == count)
     each = np.full(n, np.nan)
-    np.divide(output.data, count, out=each, where=output.present & (count > 0) & ~given)
+    np.divide(output.data, count, out=each, where=output.present & (count > 0) & ~known)
     tokens = np.repeat(each, count)
-    tokens[np.repeat(given, count)] = _flat(said[given])
+    tokens[np.repeat(known, count)] = _flat([one for one, is_known in zip(told, known, strict=True) if is_known])
     first = np.cumsum(count) - count
     row = np.repeat(np.arange(n, dtype=np.int64), count)
-    return Chunks(_flat(stamps), tokens, row, first, count, given | singles)
+    return Chunks(_flat(stamps), tokens, row, first, count, known | singles)
 
 
 def measured(frame: Any) -> Requests:
     """The rows of `frame` (a DataFrame with the columns of RequestRecord) that belong to the measured phase."""
     rows = frame[frame["phase"] == Phase.MEASURE.value]
-    outcome = rows["outcome"].to_numpy(dtype=object)
-    columns: Mapping[str, Ints] = {
-        field: ints(rows, column)
-        for field, column in (
+    stamps = rows["chunk_ns"].to_numpy(dtype=object)
+    told = rows["chunk_tokens"].to_numpy(dtype=object) if "chunk_tokens" in rows else [None] * len(rows)
+    return _requests(rows["outcome"].to_numpy(dtype=object), stamps, told, lambda name: ints(rows, name))
+
+
+def of_records(rows: Sequence[RequestRecord]) -> Requests:
+    """Records in memory, of any phase."""
+
+    def column(name: str) -> Ints:
+        values = [getattr(row, name) for row in rows]
+        present = np.array([value is not None for value in values], dtype=np.bool_)
+        return Ints(np.array([value or 0 for value in values], dtype=np.int64), present)
+
+    outcome = np.array([str(row.outcome) for row in rows], dtype=object)
+    return _requests(outcome, [row.chunk_ns for row in rows], [row.chunk_tokens for row in rows], column)
+
+
+def _requests(
+    outcome: npt.NDArray[np.object_], stamps: Sequence[Any], told: Sequence[Any], column: Callable[[str], Ints]
+) -> Requests:
+    columns = {
+        field: column(name)
+        for field, name in (
             ("sent", "sent_ns"),
             ("scheduled", "scheduled_ns"),
             ("due", "due_ns"),
@@ -165,8 +188,8 @@ def measured(frame: Any) -> Requests:
     return Requests(
         ok=outcome == Outcome.OK.value,
         outcome=outcome,
-        merged_reads=int(ints(rows, "merged_reads").data.sum()),
-        reads=int(ints(rows, "reads").data.sum()),
-        chunks=_chunks(rows, columns["output"]),
+        merged_reads=int(column("merged_reads").data.sum()),
+        reads=int(column("reads").data.sum()),
+        chunks=_chunks(stamps, told, columns["output"]),
         **columns,
     )

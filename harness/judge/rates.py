@@ -7,15 +7,13 @@ above throughput. Only ok requests add tokens or completions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from harness.judge.columns import BoolArray, FloatArray, Ints, Requests
+from harness.judge.metrics import good
 from harness.judge.window import offered
 from harness.records import Load, Window
-
-_SLO_METRICS = ("ttft_from_schedule_s", "ttft_s", "ttfvt_s", "tpot_s", "e2el_s")
 
 
 def output_tokens(requests: Requests) -> FloatArray:
@@ -49,29 +47,6 @@ def _rate_of(stamps: Ints, requests: Requests, window: Window) -> float | None:
     return count / (span_ns / 1e9) if span_ns > 0 and count else None
 
 
-def slo_of(config: Mapping[str, Any]) -> dict[str, float]:
-    """The SLO's limits that are set: metric -> seconds. Empty where the experiment promises nothing."""
-    slo = config.get("slo") or {}
-    return {name: float(slo[name]) for name in _SLO_METRICS if slo.get(name) is not None}
-
-
-def good(requests: Requests, values: Mapping[str, FloatArray], slo: Mapping[str, float]) -> BoolArray:
-    """Requests that are ok and meet every limit of the SLO.
-
-    A metric that is null meets no limit: a reply of one token has no TPOT and is not good under a TPOT SLO, whatever its
-    TTFT. In a closed loop nothing is scheduled; there a limit on TTFT from schedule is held against first token - due_ns,
-    the time since the slot became free, which is never shorter than TTFT.
-    """
-    met = requests.ok.copy()
-    for name, limit in slo.items():
-        value = values[name]
-        if name == "ttft_from_schedule_s" and not requests.scheduled.present.any():
-            value = requests.first_token.minus(requests.due)
-        with np.errstate(invalid="ignore"):
-            met &= value <= limit
-    return met
-
-
 def rates(
     requests: Requests,
     values: Mapping[str, FloatArray],
@@ -99,7 +74,7 @@ def rates(
         # of the same requests, so that one can be held against the other
         "scheduled_rate_rps": _rate_of(requests.scheduled, requests, window),
         "achieved_rate_rps": per_s(int((requests.sent.present & of).sum()))
-        if load.concurrency is not None
+        if load.is_closed
         else _rate_of(requests.sent, requests, window),
         "request_rps": per_s(int(done.sum())),
         "output_tps": per_s(output),

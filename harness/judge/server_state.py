@@ -1,17 +1,80 @@
-"""What a server's own series say of a run: preemptions, KV cache, prefix hits, draft acceptance. Names by meaning and version."""
+"""What a server's own series say of a run: preemptions, KV cache, prefix hits, draft acceptance.
+
+Their names by meaning and version are dated data in configs/server_series/vllm.yaml.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from harness.judge import server_series
+from harness.base.documents import load_yaml
+from harness.base.files import data_dir
 from harness.judge.columns import FloatArray, IntArray
 from harness.records import Manifest, Window
 
+Version = tuple[int, ...]
 _BLOCK_SIZE = "block_size"  # label of vllm:cache_config_info
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A name on the page from version `since` to before `until` (None: still). `unit`: what one of it is (tokens, blocks ..)."""
+
+    name: str
+    since: Version
+    until: Version | None
+    unit: str
+    source: str
+
+    def holds(self, version: Version) -> bool:
+        return self.since <= version and (self.until is None or version < self.until)
+
+
+@cache
+def series() -> dict[str, tuple[Series, ...]]:
+    """Meaning -> its names, newest first."""
+    found = load_yaml(data_dir("configs") / "server_series" / "vllm.yaml")
+    return {
+        meaning: tuple(
+            Series(
+                one["name"],
+                version_of(one["since"]) or (),
+                version_of(one["until"]) if "until" in one else None,
+                one["unit"],
+                one["source"],
+            )
+            for one in names
+        )
+        for meaning, names in found.items()
+    }
+
+
+def version_of(text: str | None) -> Version | None:
+    """(0, 8, 5) of `0.8.5.post1` or `v0.8.5`; None where it does not begin with numbers, and for a build of no release."""
+    found = re.match(r"v?(\d+(?:\.\d+)+)", text or "")
+    if found is None or (text or "").startswith("0.1.dev"):
+        return None
+    return tuple(int(part) for part in found.group(1).split("."))[:3]
+
+
+def on_page(meaning: str, names: Collection[str], version: str | None = None) -> Series | None:
+    """The series of that meaning among `names`, newest first; of several units under one name that of `version`, where it is told."""
+    present = [one for one in series()[meaning] if one.name in names]
+    known = version_of(version)
+    of_version = [one for one in present if known is not None and one.holds(known)]
+    return next(iter(of_version or present), None)
+
+
+def expected(meaning: str, version: str | None) -> Series | None:
+    """The series that a server of that version has; None where the version is not told, or had none."""
+    known = version_of(version)
+    return next((one for one in series()[meaning] if known is not None and one.holds(known)), None)
 
 
 def names_in(server: Any | None) -> frozenset[str]:
@@ -24,7 +87,7 @@ def by_scrape(
 ) -> tuple[IntArray, FloatArray]:
     """Stamps (ns) and values of what a series means, at each scrape (`edge`: only those at it); over its labels (engines, replicas)
     their `over`: sum, mean or max. Empty where the page has no name for it."""
-    found = server_series.on_page(meaning, names_in(server), version)
+    found = on_page(meaning, names_in(server), version)
     if server is None or found is None:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
     rows = server[server["metric"] == found.name]
@@ -47,12 +110,12 @@ def rise(server: Any | None, meaning: str, version: str | None) -> float | None:
 def rise_tokens(server: Any | None, meaning: str, manifest: Manifest) -> float | None:
     """A rise in tokens; None too where the page counts blocks of a size that is not told, or may count either."""
     version = manifest.target.get("server_version")
-    found = server_series.on_page(meaning, names_in(server), version)
+    found = on_page(meaning, names_in(server), version)
     risen = rise(server, meaning, version)
     if found is None or risen is None:
         return None
-    units = {one.unit for one in server_series.series()[meaning] if one.name == found.name}
-    if len(units) > 1 and server_series.expected(meaning, version) is None:
+    units = {one.unit for one in series()[meaning] if one.name == found.name}
+    if len(units) > 1 and expected(meaning, version) is None:
         return None
     if found.unit != "blocks":
         return risen
@@ -98,11 +161,11 @@ def timeline_series(
 
 def missing(server: Any | None, version: str | None, *meanings: str) -> str:
     """Names that the page lacks, with what this server's version calls them: for a message."""
-    lacking = [m for m in meanings if server_series.on_page(m, names_in(server), version) is None]
+    lacking = [m for m in meanings if on_page(m, names_in(server), version) is None]
     words = []
     for meaning in lacking:
-        one = server_series.expected(meaning, version)
-        names = dict.fromkeys(s.name for s in server_series.series()[meaning])
+        one = expected(meaning, version)
+        names = dict.fromkeys(s.name for s in series()[meaning])
         words.append(f"{one.name} (vLLM {version})" if one is not None else " or ".join(names))
     return ", ".join(words)
 

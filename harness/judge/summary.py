@@ -10,12 +10,12 @@ import numpy as np
 
 from harness.judge import server_state
 from harness.judge.columns import BoolArray, Requests, measured
-from harness.judge.distributions import NAMES, distribution, distributions, per_request
 from harness.judge.energy import Energy, gpu_energy, withheld
-from harness.judge.evidence import Evidence
-from harness.judge.rates import rates, slo_of
+from harness.judge.metrics import NAMES, distribution, distributions, per_request, slo_of
+from harness.judge.rates import rates
 from harness.judge.telemetry import harness_cpu_share, timeline, token_checks
-from harness.judge.validity import judge
+from harness.judge.validity import Evidence
+from harness.judge.validity.verdict import judge
 from harness.judge.window import find_window
 from harness.records import Manifest, RunData, RunSummary, Window
 from harness.records.metrics import METRICS
@@ -54,7 +54,7 @@ def _request_notes(requests: Requests, slo: Mapping[str, float]) -> list[str]:
             notes.append(
                 f"{short} replies of fewer than 2 tokens have no TPOT: under the TPOT limit they count as not good"
             )
-    if "ttft_from_schedule_s" in slo and not requests.scheduled.present.any():
+    if "ttft_from_schedule_s" in slo and requests.is_closed:
         notes.append(
             "closed loop: the limit on TTFT from schedule is held against the time since the request's slot became free"
         )

@@ -18,6 +18,10 @@ duration is a request's, or a whole session's. A closed loop has also refilled e
 
 Where too little is left between the two (one settling time, in an open loop three), or the queue of an open loop grows, the window
 is the whole phase with ramp and drain in it, and `lacking` says so. An offline batch has no other.
+
+Whether a queue grows is watched by the E2EL of a reply of average length, TTFT from schedule + TPOT x mean tokens: the queue shows in it,
+whether requests wait before their first token or slow each other down after it, and how long each happens to be does not. Where work is
+served in turn, a rise of that by s seconds a second means departures at 1 / (1 + s) of the arrivals.
 """
 
 from __future__ import annotations
@@ -27,14 +31,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.judge.columns import BoolArray, IntArray, Ints, Requests
-from harness.judge.growth import growing
+from harness.base.stats import t_above
+from harness.judge.columns import BoolArray, FloatArray, IntArray, Ints, Requests
+from harness.judge.metrics import per_request
 from harness.records import Load, Window
 
 MIN_REQUESTS = 10  # ok requests in the window: below it not even a median is given
 MIN_WINDOW_S = 5.0  # five samples of a server's 1 Hz counters
 _MISSING = 0.05  # of the load at the window's first send; it shrinks from there
 _ROOM = 1.3  # what is advised is so much longer than what would just do
+# blocks, of 4 requests and one settling time at least where that leaves so many: closer ones are not independent
+_FEWEST_BLOCKS, _MOST_BLOCKS = 4, 10
+_CERTAIN = 0.95  # one-sided, of the slope
+_FALLS_BEHIND = 0.02  # s/s: 2 % fewer departures than arrivals
+_RISES = 0.10  # of the mean over the window: half of that is what the mean is off
 
 TOO_SHORT, GROWING = "window_too_short", "queue_growing"
 
@@ -176,6 +186,43 @@ def _whole(phase: _Phase, last_token: int, over: int, grows: str | None, enough:
     seconds = (last_token - phase.first) / 1e9
     start = phase.first - 1  # the first send is inside
     return Window(start, last_token, rule, seconds, 0.0, (over - last_token) / 1e9, lacking, advice)
+
+
+def _typical_e2el_s(requests: Requests, inside: Window) -> tuple[FloatArray, FloatArray]:
+    """When each ok request of the window was sent (s after its start), in order, and the E2EL of a reply of average length then."""
+    values = per_request(requests)
+    use = requests.ok & requests.sent.inside(inside) & requests.first_token.present
+    since = np.where(requests.due.present, requests.due.data, requests.sent.data)[use]
+    wait = (requests.first_token.data[use] - since) / 1e9
+    each = values["tpot_s"][use]
+    tokens = requests.output.data[use & requests.output.present]
+    known = ~np.isnan(each)
+    if known.any() and len(tokens):
+        wait = wait + np.where(known, each, each[known].mean()) * max(0.0, float(tokens.mean()) - 1)
+    at = (requests.sent.data[use] - inside.start_ns) / 1e9
+    order = np.argsort(at, kind="stable")
+    return at[order], wait[order]
+
+
+def growing(requests: Requests, start_ns: int, end_ns: int, settling_ns: int) -> str | None:
+    """What is seen of a growing queue among the requests sent in (start, end], in words; None where nothing is."""
+    at, typical = _typical_e2el_s(requests, Window(start_ns, end_ns, "", 0, 0, 0))
+    blocks = min(_MOST_BLOCKS, len(at) // 4, max(_FEWEST_BLOCKS, (end_ns - start_ns) // max(1, settling_ns)))
+    if blocks < _FEWEST_BLOCKS or at[-1] <= at[0]:
+        return None
+    x = np.array([part.mean() for part in np.array_split(at, blocks)])
+    y = np.array([part.mean() for part in np.array_split(typical, blocks)])
+    mean, spread = float(y.mean()), x - x.mean()
+    slope = float((spread * y).sum() / (spread**2).sum())
+    left = y - mean - slope * spread
+    error = math.sqrt(float((left**2).sum()) / (blocks - 2) / float((spread**2).sum()))
+    rise = slope * (end_ns - start_ns) / 1e9
+    if slope <= t_above(1 - _CERTAIN, blocks - 2) * error or (slope <= _FALLS_BEHIND and rise <= _RISES * mean):
+        return None
+    return (
+        f"the queue grows: from the first to the last request counted, the E2EL of a reply of average length rose by {rise:.3g} s "
+        f"(mean {mean:.3g} s), {slope:.2%} of the time that passed"
+    )
 
 
 def find_window(requests: Requests, load: Load) -> tuple[Window | None, str]:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.load import CapacitySpec, LoadSpec
-from harness.judge.capacity import ProbeOrder, conclude, next_probe
-from harness.judge.capacity_probe import PASS_NOW, Watch, reply
-from harness.judge.rates import slo_of
+from harness.judge.capacity.orders import ProbeOrder, conclude, next_probe
+from harness.judge.capacity.probe import PASS_NOW, Watch, replies
+from harness.judge.metrics import slo_of
 from harness.judge.summary import summarise
 from harness.measure.cell import Probe, Run, draw_plan, run_cell
 from harness.measure.provenance import manifest_of, target_facts
@@ -71,7 +71,7 @@ def probe_by_run(
 ) -> ProbeResult:
     """One probe as a run of its own: driven, stored and judged like any other.
 
-    `slo`: limits by metric, as rates.slo_of gives them. `run_probe` draws the plan of the LoadSpec (Poisson, one rate, the
+    `slo`: limits by metric, as metrics.slo_of gives them. `run_probe` draws the plan of the LoadSpec (Poisson, one rate, the
     order's duration; the order's index belongs into its seed), drives it, gives rows to the last argument as they end, asks
     the one before as its should_stop, and returns the run directory. A probe whose run is not VALID for another reason than
     its load or length is invalid.
@@ -81,7 +81,8 @@ def probe_by_run(
         return stop_word(watch.decide())
 
     def on_rows(rows: Sequence[RequestRecord]) -> None:
-        watch.add(reply(row, slo) for row in rows if row.phase == Phase.MEASURE and row.scheduled_ns is not None)
+        measured = [row for row in rows if row.phase == Phase.MEASURE and row.scheduled_ns is not None]
+        watch.add(replies(measured, slo))
 
     load = LoadSpec(rate=[order.rate_rps], duration_s=order.longest_s)
     run_dir = run_probe(order, load, should_stop, on_rows)

@@ -267,9 +267,8 @@ class _PhaseWatcher:
 
     def progress(self, progress: DriveProgress) -> None:
         self.jit.look()
-        closed_s = (
-            self.run.load_spec.duration_s if self.load.concurrency else None
-        )  # an open loop's plan ends by itself
+        # an open loop's plan ends by itself
+        closed_s = self.run.load_spec.duration_s if self.load.is_closed else None
         self.run.display.progress(replace(progress, duration_s=closed_s if self.phase is Phase.MEASURE else None))
 
     def ended(self) -> None:

@@ -1,13 +1,8 @@
-"""The table of metrics, and the pure per-request functions behind them.
-
-`METRICS` is the only list of metric names; summaries, reports and the README use it.
-"""
+"""The table of metrics: the only list of their names, for summaries, reports and the README. judge/metrics.py and judge/rates.py compute them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-NS = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,49 +157,3 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
-
-
-def seconds(later_ns: int | None, earlier_ns: int | None) -> float | None:
-    """(later - earlier) in seconds, None where either was not observed."""
-    return None if later_ns is None or earlier_ns is None else (later_ns - earlier_ns) / NS
-
-
-def hidden_tokens(
-    output_tokens: int | None,
-    reasoning_tokens: int | None,
-    reasoning_chunks: int | None,
-    chunks: int,
-    *,
-    told: bool,
-) -> int:
-    """Output tokens that usage counts and the stream did not carry: the reasoning of a reply no chunk of which held any.
-
-    Rows stored before `reasoning_chunks` was (None): hidden where the other tokens suffice for the `chunks`, of which each
-    holds one at least, unless the chunks themselves tell their tokens (`told`). Reasoning beyond the output tokens is
-    counted beside them, so that none of these is hidden.
-    """
-    if output_tokens is None or reasoning_tokens is None or reasoning_chunks:
-        return 0
-    others = output_tokens - reasoning_tokens
-    if reasoning_chunks is None:
-        return 0 if told or others < chunks else reasoning_tokens
-    return reasoning_tokens if others > 0 else 0
-
-
-def tpot_s(
-    first_token_ns: int | None,
-    last_token_ns: int | None,
-    output_tokens: int | None,
-    first_chunk_tokens: int | None,
-    hidden: int = 0,
-) -> float | None:
-    """Seconds per streamed output token after the first chunk; None with fewer than 2 of them, or none after that chunk.
-
-    `hidden`: as `hidden_tokens` finds them. Running usage counts them into the chunk that comes after them.
-    """
-    if output_tokens is None or output_tokens - hidden < 2:
-        return None
-    first = 1 if first_chunk_tokens is None else first_chunk_tokens
-    after = output_tokens - hidden - (first - hidden if first > hidden else first)
-    span = seconds(last_token_ns, first_token_ns)
-    return span / after if span is not None and after > 0 else None

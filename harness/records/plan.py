@@ -43,8 +43,13 @@ class Load:
     arrivals: str = "poisson"  # open loop only; the words are in measure/plan/arrivals.py
 
     @property
+    def is_closed(self) -> bool:
+        """So many requests at a time, each sent when another ends: nothing is scheduled."""
+        return self.concurrency is not None
+
+    @property
     def name(self) -> str:
-        if self.concurrency is not None:
+        if self.is_closed:
             return f"c{self.concurrency}"
         rate = "" if self.rate_rps is None else f"r{self.rate_rps:g}"
         return rate if self.arrivals == "poisson" else "-".join(filter(None, (rate, self.arrivals)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from harness.judge.capacity import CapacityMean, over_repetitions
+from harness.judge.capacity.orders import CapacityMean, over_repetitions
 from harness.records import CapacityResult, Cell, ProbeResult
 from harness.report import formats
 from harness.report.figures import GRID, INK, MUTED, PAPER, SERIES, Figure, empty

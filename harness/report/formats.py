@@ -100,7 +100,7 @@ def ratio(value: Decimal | float) -> str:
 
 def load_words(load: Load) -> str:
     """`concurrency 16` or `2 req/s poisson`."""
-    if load.concurrency is not None:
+    if load.is_closed:
         return f"concurrency {load.concurrency}"
     return f"{load.rate_rps:g} req/s {clean(load.arrivals, 20)}" if load.rate_rps is not None else ABSENT
 

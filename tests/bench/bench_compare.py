@@ -12,9 +12,9 @@ import argparse
 import numpy as np
 
 from harness.base import clock, stats
-from harness.judge.compare import compare
-from harness.judge.compare_sides import Side
-from harness.judge.detect import detect
+from harness.judge.compare.comparison import compare
+from harness.judge.compare.detect import detect
+from harness.judge.compare.sides import Side
 from tests.judge.compare_campaigns import campaign, loads, noise
 
 KEYS = ("output_tps", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "itl_s.p99", "e2el_s.p50")

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 
 from harness.config.load import CapacitySpec
-from harness.judge.capacity import ProbeOrder
-from harness.judge.capacity_probe import Watch, reply
+from harness.judge.capacity.orders import ProbeOrder
+from harness.judge.capacity.probe import Watch, replies
 from harness.measure import plan
 from harness.measure.capacity_search import search_capacity, stop_word
 from harness.measure.drive.driver import drive
@@ -54,7 +54,7 @@ def search(
 
         def on_rows(rows) -> None:
             lags.extend(row.sent_ns - row.scheduled_ns for row in rows if row.sent_ns is not None)
-            watch.add(reply(row, slo) for row in rows)
+            watch.add(replies(rows, slo))
 
         def begin(progress: DriveProgress) -> None:
             if not progress.elapsed_s:  # before the first send

@@ -11,8 +11,8 @@ from scipy.optimize import brentq
 from scipy.signal import lfilter
 from scipy.stats import lognorm
 
-from harness.judge.capacity import ProbeOrder
-from harness.judge.capacity_probe import Reply, Watch
+from harness.judge.capacity.orders import ProbeOrder
+from harness.judge.capacity.probe import Reply, Watch
 from harness.records import ProbeResult
 
 Served = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # TTFT, end, TPOT in seconds; output tokens

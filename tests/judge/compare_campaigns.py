@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.judge.compare_sides import ComparedRun, Side, side
+from harness.judge.compare.sides import ComparedRun, Side, side
 from harness.judge.repeats import POINTS
 from harness.records import Cell, Distribution, Load, Manifest, Reason, RunSummary, Verdict
 

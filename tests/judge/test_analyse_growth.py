@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from harness.judge.columns import measured
-from harness.judge.growth import _typical_e2el_s, growing
-from harness.judge.window import find_window
+from harness.judge.window import _typical_e2el_s, find_window, growing
 from harness.records import Load, RequestRecord, Window
 from tests.judge.run_builder import BASE_NS, frame, ns, request
 

@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness.judge.capacity_probe import reply
+from harness.judge.capacity.probe import replies
 from harness.judge.columns import measured
-from harness.judge.distributions import per_request
-from harness.judge.rates import good
+from harness.judge.metrics import good, per_request
 from harness.judge.summary import summarise
 from harness.records import Load, RequestRecord, ServerSample
 from tests.judge.run_builder import BASE_NS, closed_loop, edges, failed, frame, gpu, host, open_loop, run
@@ -201,7 +200,7 @@ def test_a_failed_request_within_its_limit_is_not_good(metric):
     summary = summarise(run(records, R10, slo=slo))
     assert summary.scalars["attainment"] == pytest.approx(0.5, abs=0.01)
     assert summary.scalars["goodput_rps"] == pytest.approx(5, rel=0.03)
-    assert [reply(r, slo).good for r in records[:4]] == [True, False, True, False]
+    assert [reply.good for reply in replies(records[:4], slo)] == [True, False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -214,4 +213,4 @@ def test_a_promise_is_kept_at_its_limit(metric, value):
     requests = measured(frame([record], RequestRecord))
     for limit, kept in ((value, True), (value - 1e-8, False)):
         assert good(requests, per_request(requests), {metric: limit}).tolist() == [kept]
-        assert reply(record, {metric: limit}).good is kept
+        assert replies([record], {metric: limit})[0].good is kept

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from harness.config.load import CapacitySpec
-from harness.judge.capacity import _inflation, best_probe, conclude, next_probe, over_repetitions
-from harness.judge.capacity_fit import fit, near
-from harness.judge.capacity_probe import LEAST_INFLATION
+from harness.judge.capacity.fit import fit, near
+from harness.judge.capacity.orders import _inflation, best_probe, conclude, next_probe, over_repetitions
+from harness.judge.capacity.probe import LEAST_INFLATION
 from harness.records import CapacityResult, ProbeResult
 
 SPEC = CapacitySpec(start_rps=10, min_rps=1, max_rps=100, probe_s=(60, 600))

@@ -11,7 +11,7 @@ from scipy.optimize import minimize, root
 from scipy.special import expit
 from scipy.stats import t as student
 
-from harness.judge.capacity_fit import Curve, fit, near
+from harness.judge.capacity.fit import Curve, fit, near
 from harness.records import ProbeResult
 
 
@@ -24,7 +24,7 @@ def probe(rate, batches, *, seconds=600.0, drawn=None, cv2=None, **changes):
 
 
 def estimated(probes, attainment):
-    """(rate, half-width, slope, batches with misses) as capacity_fit describes them, and its four half-widths."""
+    """(rate, half-width, slope, batches with misses) as fit describes them, and its four half-widths."""
     rows = [
         (math.log(p.scheduled_rate_rps / 10), n, n - good, k) for k, p in enumerate(probes) for n, good in p.batches
     ]

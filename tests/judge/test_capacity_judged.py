@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from harness.judge.capacity_probe import Estimate, Reply, Watch, estimate, unevenness
+from harness.judge.capacity.probe import Estimate, Reply, Watch, estimate, unevenness
 from harness.records import ProbeResult
 
 S = 1_000_000_000

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from harness.config.load import CapacitySpec
-from harness.judge.capacity import CapacityMean, ProbeOrder, best_probe, conclude, next_probe, over_repetitions
-from harness.judge.capacity_fit import fit
+from harness.judge.capacity.fit import fit
+from harness.judge.capacity.orders import CapacityMean, ProbeOrder, best_probe, conclude, next_probe, over_repetitions
 from harness.records import CapacityResult, ProbeResult
 
 SPEC = CapacitySpec(start_rps=10, min_rps=1, max_rps=100, probe_s=(60, 600))

@@ -8,17 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness.judge.capacity_probe import PASS_NOW, Reply, Watch, estimate, reply
+from harness.judge.capacity.probe import PASS_NOW, Reply, Watch, estimate, replies
 from harness.judge.columns import measured
-from harness.judge.distributions import per_request
-from harness.judge.rates import good
+from harness.judge.metrics import good, per_request
 from harness.records import Outcome, RequestRecord
 from tests.judge.run_builder import failed, frame, request
 
 S = 1_000_000_000
 
 
-def replies(outcomes, gap_s=0.1, stay_s=0.5):
+def spaced(outcomes, gap_s=0.1, stay_s=0.5):
     """One reply every gap, good or not, each staying as long."""
     return [
         Reply(i, int(i * gap_s * S), int((i * gap_s + stay_s) * S), fine, stay_s, 10, ok=True)
@@ -37,7 +36,7 @@ def watched(given, shortest_s=10.0, attainment=0.9, inflation=1.0):
 
 def test_a_probe_that_is_clearly_above_passes_but_not_before_its_shortest_time():
     """All good: passed soon after the shortest time, long before the replies are used up."""
-    watch = watched(replies([True] * 5000), shortest_s=60)
+    watch = watched(spaced([True] * 5000), shortest_s=60)
     result = watch.result(1)
     assert watch.decide() == PASS_NOW
     assert (result.verdict, result.stopped) == ("pass", "clearly above")
@@ -46,7 +45,7 @@ def test_a_probe_that_is_clearly_above_passes_but_not_before_its_shortest_time()
 
 def test_a_probe_passes_after_so_many_e2el():
     """All good, each taking 20 s: with 7 stays asked for it is not passed before 140 s, and its E2EL is told."""
-    given = replies([True] * 5000, stay_s=20.0)
+    given = spaced([True] * 5000, stay_s=20.0)
     watch = Watch(10.0, 0.9, 10.0, stays=7)
     for one in given:
         watch.add([one])
@@ -61,7 +60,7 @@ def test_a_probe_passes_after_so_many_e2el():
 def test_a_probe_that_is_clearly_below_fails():
     """Half the requests miss a target of 90 %: failed within its shortest time and a look."""
     rng = random.Random(1)
-    result = watched(replies([rng.random() < 0.6 for _ in range(5000)])).result(1)
+    result = watched(spaced([rng.random() < 0.6 for _ in range(5000)])).result(1)
     assert (result.verdict, result.stopped) == ("fail", "clearly below")
     assert result.seconds < 15
 
@@ -69,7 +68,7 @@ def test_a_probe_that_is_clearly_below_fails():
 def test_a_probe_at_the_target_goes_on_to_its_end():
     """Attainment equal to the target is neither, however long it lasts."""
     rng = random.Random(2)
-    result = watched(replies([rng.random() < 0.9 for _ in range(5000)])).result(1)
+    result = watched(spaced([rng.random() < 0.9 for _ in range(5000)])).result(1)
     assert (result.verdict, result.stopped) == ("undecided", "longest probe")
     assert result.low < 0.9 < result.high
 
@@ -82,7 +81,7 @@ def test_clusters_of_misses_count_as_few_requests():
         runs += [rng.random() < 0.7] * 100
     apart = runs[:]
     rng.shuffle(apart)
-    clustered, spread = (watched(replies(o), shortest_s=1e9, attainment=0.7).result(1) for o in (runs, apart))
+    clustered, spread = (watched(spaced(o), shortest_s=1e9, attainment=0.7).result(1) for o in (runs, apart))
     assert abs(clustered.attainment - spread.attainment) < 0.01
     assert clustered.effective_requests < spread.effective_requests / 5
     assert (clustered.verdict, clustered.low < 0.7 < clustered.high) == ("undecided", True)
@@ -90,7 +89,7 @@ def test_clusters_of_misses_count_as_few_requests():
 
 def test_nothing_is_judged_beyond_a_request_that_has_not_ended():
     """Quick replies after one that is still running do not count: those that end first are the good ones."""
-    given = replies([True] * 200)
+    given = spaced([True] * 200)
     watch = Watch(10.0, 0.9, 1.0)
     watch.add(given[:50] + given[51:])
     assert watch.result(1).offered <= 50
@@ -100,7 +99,7 @@ def test_nothing_is_judged_beyond_a_request_that_has_not_ended():
 
 def test_what_we_cancelled_ourselves_is_no_miss():
     """A cancelled request ends what is judged; what came before stands."""
-    given = replies([True] * 100)
+    given = spaced([True] * 100)
     given[60] = replace(given[60], good=None)
     result = watched(given, shortest_s=1e9).result(1)
     assert result.offered == result.good <= 60
@@ -128,13 +127,13 @@ def test_an_overload_is_seen_however_great(times):
 
 def test_a_steady_queue_is_not_growth():
     """A long but steady stay is no growing queue."""
-    assert watched(replies([True] * 400, stay_s=8.0), shortest_s=1e9).result(1).verdict != "fail"
+    assert watched(spaced([True] * 400, stay_s=8.0), shortest_s=1e9).result(1).verdict != "fail"
 
 
 def test_order_of_ends_does_not_matter():
     """The result depends on the replies, not on the order in which they came."""
     rng = random.Random(4)
-    given = replies([rng.random() < 0.95 for _ in range(500)])
+    given = spaced([rng.random() < 0.95 for _ in range(500)])
     shuffled = given[:]
     rng.shuffle(shuffled)
     one, two = Watch(10.0, 0.95, 1e9), Watch(10.0, 0.95, 1e9)
@@ -144,7 +143,7 @@ def test_order_of_ends_does_not_matter():
 
 
 def test_good_is_what_the_analysis_calls_good():
-    """reply() and analyse.rates.good agree on every request, over outcomes, missing stamps and limits."""
+    """replies() and metrics.good agree on every request, over outcomes, missing stamps and limits."""
     rng = random.Random(5)
     rows = []
     for seq in range(300):
@@ -155,9 +154,9 @@ def test_good_is_what_the_analysis_calls_good():
     values = per_request(requests)
     for slo in ({"ttft_from_schedule_s": 0.2}, {"ttft_s": 0.2, "tpot_s": 0.01}, {"e2el_s": 0.15}, {}):
         expected = good(requests, values, slo)
-        assert [reply(row, slo).good for row in rows] == expected.tolist()
+        assert [reply.good for reply in replies(rows, slo)] == expected.tolist()
         assert 0 < expected.sum() < len(rows)
-    assert reply(replace(rows[0], outcome=Outcome.CANCELLED), {}).good is None
+    assert replies([replace(rows[0], outcome=Outcome.CANCELLED)], {})[0].good is None
 
 
 def test_the_interval_covers_with_independent_requests():
@@ -178,7 +177,7 @@ def test_a_probe_says_how_uneven_its_work_was():
         watch = Watch(10.0, 0.9, 1e9)
         watch.add(
             replace(one, prompt_tokens=tokens(one.seq)[0], output_tokens=tokens(one.seq)[1], ok=one.seq % 7 != 0)
-            for one in replies([True] * 100, stay_s=0.0)
+            for one in spaced([True] * 100, stay_s=0.0)
         )
         return watch.result(1).work_cv2
 
@@ -189,14 +188,14 @@ def test_a_probe_says_how_uneven_its_work_was():
     assert cv2(lambda seq: (100, 10)) == 0.0
     assert cv2(lambda seq: (None, None)) is None
     row = replace(request(0, 0.0, scheduled_s=0.0), prompt_tokens=100, cached_prompt_tokens=64)
-    assert reply(row, {}).prompt_tokens == 36
-    assert reply(replace(row, cached_prompt_tokens=None), {}).prompt_tokens == 100
-    assert reply(replace(row, prompt_tokens=None), {}).prompt_tokens is None
+    assert replies([row], {})[0].prompt_tokens == 36
+    assert replies([replace(row, cached_prompt_tokens=None)], {})[0].prompt_tokens == 100
+    assert replies([replace(row, prompt_tokens=None)], {})[0].prompt_tokens is None
 
 
 def test_uneven_work_is_not_clear_so_soon():
     """400 good requests in a row are a pass where they are alike, and none yet where their lengths have cv^2 7."""
-    alike = replies([True] * 400)
+    alike = spaced([True] * 400)
     uneven = [replace(one, output_tokens=71 if one.seq % 8 == 0 else 1) for one in alike]
     assert [watched(given, 10.0).result(1).verdict for given in (alike, uneven)] == ["pass", "undecided"]
 
@@ -211,7 +210,7 @@ def test_no_request_at_all_is_invalid_not_zero():
 def test_a_probe_says_which_it_was_and_what_it_offered():
     """Its number, run and both rates; the seconds, requests and tokens of what was judged."""
     watch = Watch(10.0, 0.9, 1e9)
-    watch.add(replies([True] * 99 + [False]))
+    watch.add(spaced([True] * 99 + [False]))
     result = watch.result(3, run_id="r")
     assert (result.index, result.run_id, result.rate_rps) == (3, "r", 10.0)
     assert result.scheduled_rate_rps == pytest.approx(10.0)

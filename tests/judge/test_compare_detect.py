@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from harness.base.errors import ConfigError, NotComparableError
-from harness.judge.detect import chance, detect, repetitions_needed, shared_variances, smallest_change
+from harness.judge.compare.detect import chance, detect, repetitions_needed, shared_variances, smallest_change
 from harness.records import Load
 from tests.bench.bench_compare import power, small
 from tests.judge.compare_campaigns import campaign, loads

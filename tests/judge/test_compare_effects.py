@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from harness.base.errors import ConfigError
-from harness.judge.compare import compare
-from harness.judge.compare_sides import side
-from harness.judge.compare_tests import holm, holm_levels, is_paired, paired_t, welch_t
+from harness.judge.compare.comparison import compare
+from harness.judge.compare.sides import side
+from harness.judge.compare.significance import holm, holm_levels, is_paired, paired_t, welch_t
 from harness.records import Load
 from tests.judge.compare_campaigns import INVALID, campaign, loads, noise, run
 

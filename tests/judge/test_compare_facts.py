@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from harness.base.errors import ConfigError, InvalidRunError, NotComparableError
-from harness.judge.compare import compare
-from harness.judge.compare_keys import KEYS, changes, check_comparable, check_names, match_cells
-from harness.judge.compare_sides import side
+from harness.judge.compare.comparison import compare
+from harness.judge.compare.keys import KEYS, changes, check_comparable, check_names, match_cells
+from harness.judge.compare.sides import side
 from harness.records import Load
 from tests.judge.compare_campaigns import INVALID, campaign, run
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from harness.base.errors import ConfigError, InvalidRunError, NotComparableError
-from harness.judge.compare import compare
-from harness.judge.compare_sides import side
+from harness.judge.compare.comparison import compare
+from harness.judge.compare.sides import side
 from harness.records import Load
 from tests.judge.compare_campaigns import INVALID, campaign, run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.base.errors import ConfigError, InvalidRunError, StoreError
-from harness.judge.compare_sides import load_side, require_valid, side, split_campaign
+from harness.judge.compare.sides import load_side, require_valid, side, split_campaign
 from harness.records import ComparedSide, Load, Reason, Verdict
 from tests.judge.compare_campaigns import run
 from tests.judge.test_compare_command import store

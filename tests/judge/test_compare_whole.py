@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.judge.compare import compare
-from harness.judge.compare_sides import side
-from harness.judge.compare_tests import holm_levels, is_paired, paired_t, welch_t, worth_pairing
+from harness.judge.compare.comparison import compare
+from harness.judge.compare.sides import side
+from harness.judge.compare.significance import holm_levels, is_paired, paired_t, welch_t, worth_pairing
 from harness.records import ComparedSide, Comparison, Effect, Load
 from tests.judge.compare_campaigns import INVALID, campaign, run
 

@@ -14,8 +14,8 @@ from scipy.stats import chi2
 
 from harness.base.errors import ConfigError
 from harness.base.stats import inside_variance
-from harness.judge.compare_sides import ComparedRun, side
-from harness.judge.detect import chance, detect, repetitions_needed, shared_variances, smallest_change
+from harness.judge.compare.detect import chance, detect, repetitions_needed, shared_variances, smallest_change
+from harness.judge.compare.sides import ComparedRun, side
 from harness.judge.summary import summarise
 from harness.records import Cell, ComparedSide, Detectable, Detection, Load
 from tests.judge.compare_campaigns import INVALID, campaign, loads, run

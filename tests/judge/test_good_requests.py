@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from harness.judge.capacity_probe import Reply, reply
+from harness.judge.capacity.probe import Reply, replies
 from harness.judge.columns import measured
-from harness.judge.distributions import per_request
-from harness.judge.rates import good
+from harness.judge.metrics import good, per_request
 from harness.records import Outcome, RequestRecord
 from tests.judge.run_builder import frame, ns, request
 
@@ -19,7 +18,7 @@ LIMITS = {"ttft_from_schedule_s": 0.05, "ttft_s": 0.05, "ttfvt_s": 0.05, "tpot_s
 
 def both(record: RequestRecord, slo: dict[str, float]) -> tuple[bool, bool | None]:
     requests = measured(frame([record], RequestRecord))
-    return bool(good(requests, per_request(requests), slo)[0]), reply(record, slo).good
+    return bool(good(requests, per_request(requests), slo)[0]), replies([record], slo)[0].good
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.OK])
@@ -51,8 +50,8 @@ def test_every_limit_must_be_kept():
 def test_a_reply_as_a_whole():
     """Stamps, TTFT from the schedule, tokens and uncached prompt tokens of a row; one without an end ended when it was due."""
     row = replace(request(7, 2.0, scheduled_s=1.5, ttft_s=0.25, tokens=8, prompt=100), cached_prompt_tokens=64)
-    assert reply(row, {}) == Reply(7, ns(1.5), row.ended_ns, True, 0.75, 8, ok=True, prompt_tokens=36)
-    lost = reply(replace(row, ended_ns=None, outcome="dropped", first_token_ns=None), {})
+    assert replies([row], {})[0] == Reply(7, ns(1.5), row.ended_ns, True, 0.75, 8, ok=True, prompt_tokens=36)
+    (lost,) = replies([replace(row, ended_ns=None, outcome="dropped", first_token_ns=None)], {})
     assert lost == Reply(7, ns(1.5), ns(1.5), False, None, 8, ok=False, prompt_tokens=36)
 
 
@@ -72,4 +71,4 @@ def test_a_reply_as_a_whole():
 def test_a_reply_keeps_a_tpot_of_its_streamed_tokens(changes, tpot_s):
     """The limit a little above and a little below the TPOT by hand."""
     row = replace(request(0, 1.0, scheduled_s=1.0), **changes)
-    assert [reply(row, {"tpot_s": tpot_s * factor}).good for factor in (1.0001, 0.9999)] == [True, False]
+    assert [replies([row], {"tpot_s": tpot_s * factor})[0].good for factor in (1.0001, 0.9999)] == [True, False]

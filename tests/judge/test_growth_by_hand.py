@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from harness.judge.columns import measured
-from harness.judge.growth import growing
+from harness.judge.window import growing
 from harness.records import RequestRecord
 from tests.judge.run_builder import frame, ns, request
 

@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from harness.base.errors import StoreError
-from harness.judge import indexing
-from harness.judge.indexing import Indexed, index_runs
+from harness.judge import runs
+from harness.judge.runs import Indexed, index_runs
 from harness.store import history
 from harness.store.manifest import owner
 from tests.judge.test_compare_command import store
@@ -61,8 +61,8 @@ def test_a_run_that_is_still_going_on_is_left_for_later(results):
 
 def test_batches_are_written_as_they_fill(results, monkeypatch):
     """After every run here, and it is said how many there are; the rest at the end."""
-    assert indexing._BATCH == 200
-    monkeypatch.setattr(indexing, "_BATCH", 1)
+    assert runs._BATCH == 200
+    monkeypatch.setattr(runs, "_BATCH", 1)
     batches, said = [], []
     real = history.index_campaign
     monkeypatch.setattr(history, "index_campaign", lambda where, runs: (batches.append(len(runs)), real(where, runs)))

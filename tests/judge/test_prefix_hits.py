@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from harness.cli.run import run as run_command
 from harness.judge.columns import measured
-from harness.judge.evidence import Evidence
-from harness.judge.prefix_hits import MAX_UNPLANNED_HITS, by_chance, planned_tokens, prefix_cache
+from harness.judge.validity import Evidence
+from harness.judge.validity.tokens import MAX_UNPLANNED_HITS, by_chance, planned_tokens, prefix_cache
 from harness.measure.plan.prefixes import beginning
 from harness.measure.plan.prompts import prompts
 from harness.records import Load, PlannedRequest, RunData, ServerSample, Vocabulary

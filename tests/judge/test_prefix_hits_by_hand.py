@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from harness.judge.columns import measured
-from harness.judge.evidence import Evidence
-from harness.judge.prefix_hits import _beyond, by_chance, planned_tokens, prefix_cache, template_tokens
+from harness.judge.validity import Evidence
+from harness.judge.validity.tokens import _beyond, by_chance, planned_tokens, prefix_cache, template_tokens
 from harness.records import Load, PlannedRequest, ServerSample, TokenCheck
 from tests.judge.run_builder import closed_loop, failed, frame, ns, request, run
 
@@ -174,10 +174,16 @@ def test_a_plan_excuses_what_it_shares_and_no_more():
 def test_what_evidence_reads():
     """Kind, report, kind of loop and tokens of the run."""
     e = evidence(stop_reason="x")
-    assert (e.kind, e.drive["stop_reason"], e.open_loop, e.tokens_of("output").kind, e.tokens_of("prompt").kind) == (
+    assert (
+        e.kind,
+        e.drive["stop_reason"],
+        e.load.is_closed,
+        e.tokens_of("output").kind,
+        e.tokens_of("prompt").kind,
+    ) == (
         "hosted",
         "x",
-        False,
+        True,
         "output",
         "prompt",
     )

@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 
 from harness.judge.columns import measured
-from harness.judge.distributions import per_request
-from harness.judge.rates import good, output_tokens, output_tps_whole, rates, slo_of
+from harness.judge.metrics import good, per_request, slo_of
+from harness.judge.rates import output_tokens, output_tps_whole, rates
 from harness.records import Load, RequestRecord, Window
-from harness.records.metrics import seconds
 from tests.judge.run_builder import failed, frame, ns, open_loop, request
 
 
@@ -21,8 +20,7 @@ def rated(rows, window, load, slo):
     kept = [
         r
         for r in done
-        if slo
-        and all(v is not None and v <= limit for v, limit in ((seconds(r.first_token_ns, r.sent_ns), slo["ttft_s"]),))
+        if slo and r.first_token_ns is not None and (r.first_token_ns - r.sent_ns) / 1e9 <= slo["ttft_s"]
     ]
     per = window.offered_s
 

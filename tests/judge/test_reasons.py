@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.judge.evidence import invalid, unknown, warning
 from harness.judge.summary import summarise
+from harness.judge.validity import invalid, unknown, warning
 from harness.records import Load, Reason
 from tests.judge.run_builder import closed_loop, edges, failed, gpu, host, open_loop, run
 

@@ -9,10 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from harness.judge.columns import Ints, floats, ints, measured
-from harness.judge.distributions import NAMES, chunk_gaps, distribution, distributions, min_count, per_request
+from harness.judge.columns import Ints, floats, ints, measured, of_records
+from harness.judge.metrics import NAMES, chunk_gaps, distribution, distributions, min_count, per_request
 from harness.records import Distribution, RequestRecord, Window
-from harness.records.metrics import seconds
 from tests.judge.run_builder import failed, frame, ns, request
 
 ROWS = [
@@ -41,11 +40,27 @@ def listed(column: Ints) -> list:
     return [int(v) if there else None for v, there in zip(column.data, column.present, strict=True)]
 
 
+def seconds(later_ns, earlier_ns):
+    return None if None in (later_ns, earlier_ns) else (later_ns - earlier_ns) / 1e9
+
+
 def same(found, expected):
     """Element by element, NaN where None is expected."""
     return np.asarray(found, float).tolist() == pytest.approx(
         [math.nan if v is None else v for v in expected], nan_ok=True
     )
+
+
+def test_records_in_memory_are_the_same_as_their_frame():
+    """Every array of the rows of the phase, their chunks too."""
+    found, chunks = of_records(KEPT), of_records(KEPT).chunks
+    for name in ("ok", "outcome", "merged_reads", "reads"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(REQUESTS, name))
+    for name in COLUMNS:
+        assert listed(getattr(found, name)) == listed(getattr(REQUESTS, name))
+    for name in ("stamp_ns", "tokens", "row", "first", "count", "exact"):
+        np.testing.assert_array_equal(getattr(chunks, name), getattr(REQUESTS.chunks, name))
+    assert of_records([]).count == 0
 
 
 def test_every_column_of_the_measured_rows():

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.judge import server_series
-from harness.judge.server_state import by_scrape, missing, rise, rise_tokens
+from harness.judge.server_state import by_scrape, expected, missing, on_page, rise, rise_tokens, series
 from harness.judge.summary import summarise
 from harness.records import Load, ServerSample
 from tests.judge.run_builder import closed_loop, edges, frame, ns, run
@@ -54,32 +53,32 @@ def test_the_rise_of_a_counter():
 
 def test_every_version_from_0_6_on_has_its_names():
     """The newest name for the newest, the old ones for their versions, none for hits before there were counters of them."""
-    expected = {
+    of_version = {
         "0.6.3": ("vllm:gpu_cache_usage_perc", None),
         "0.8.5.post1": ("vllm:gpu_cache_usage_perc", "vllm:gpu_prefix_cache_hits_total"),
         "0.9.2": ("vllm:kv_cache_usage_perc", "vllm:prefix_cache_hits_total"),
         "0.32.0": ("vllm:kv_cache_usage_perc", "vllm:prefix_cache_hits_total"),
         "0.33.0+cu130": ("vllm:kv_cache_usage_perc", "vllm:prefix_cache_hits_total"),
     }
-    for version, names in expected.items():
-        found = [server_series.expected(m, version) for m in ("kv_cache_use", "prefix_hits")]
+    for version, names in of_version.items():
+        found = [expected(m, version) for m in ("kv_cache_use", "prefix_hits")]
         assert tuple(one and one.name for one in found) == names
-        assert server_series.expected("preemptions", version).name == NAME
-    assert server_series.expected("prefix_hits", "0.8.5").unit == "blocks"
-    assert server_series.expected("prefix_hits", None) is server_series.expected("prefix_hits", "0.1.dev1+g123") is None
-    assert all(one.source and one.since for names in server_series.series().values() for one in names)
+        assert expected("preemptions", version).name == NAME
+    assert expected("prefix_hits", "0.8.5").unit == "blocks"
+    assert expected("prefix_hits", None) is expected("prefix_hits", "0.1.dev1+g123") is None
+    assert all(one.source and one.since for names in series().values() for one in names)
 
 
 def test_the_names_of_a_page_of_0_32_are_found(request):
     """Every meaning but speculative decoding is on a page that was captured from vLLM 0.32.0, under the name of that version."""
     text = (request.config.rootpath / "tests" / "golden" / "vllm_metrics_0.32.0.txt").read_text(encoding="utf-8")
     names = {line.partition("{")[0].partition(" ")[0] for line in text.splitlines() if not line.startswith("#")}
-    for meaning in server_series.series():
-        found = server_series.on_page(meaning, names, "0.32.0")
+    for meaning in series():
+        found = on_page(meaning, names, "0.32.0")
         if meaning in ("draft_tokens", "accepted_tokens"):
             assert found is None
         else:
-            assert found == server_series.expected(meaning, "0.32.0")
+            assert found == expected(meaning, "0.32.0")
 
 
 def counters(prefix, hits, queries):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harness.judge.columns import measured
-from harness.judge.distributions import distribution, distributions, per_request
+from harness.judge.metrics import distribution, distributions, per_request
 from harness.judge.rates import rates
 from harness.judge.summary import summarise
 from harness.judge.telemetry import timeline, token_checks

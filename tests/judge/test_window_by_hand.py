@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from harness.judge.columns import measured
-from harness.judge.growth import growing
-from harness.judge.window import find_window, offered, settling_ns
+from harness.judge.window import find_window, growing, offered, settling_ns
 from harness.records import Load, RequestRecord
 from tests.judge.run_builder import closed_loop, failed, frame, ns, open_loop, request
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.judge.validity import MIN_WINDOW_S
+from harness.judge.validity.verdict import MIN_WINDOW_S
 from harness.measure.plan.prompts import prompts
 from harness.records import PlannedRequest
 from harness.store.reader import read_run

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.base.errors import ConfigError, InvalidRunError, StoreError
-from harness.judge.capacity import over_repetitions
+from harness.judge.capacity.orders import over_repetitions
 from harness.judge.repeats import LEVEL
 from harness.planner.measured import measured, measured_capacity
 from harness.planner.sweep import OfferedRate, sweep

@@ -18,7 +18,7 @@ from harness.base import clock
 from harness.base.errors import ConfigError, StoreError
 from harness.cli import history as history_words
 from harness.cli.history import history_group
-from harness.judge.indexing import index_runs
+from harness.judge.runs import index_runs
 from harness.records import Load
 from harness.store import history
 from harness.store.history_columns import history_section, metric_columns, row_of, runs_schema

@@ -63,7 +63,7 @@ class Collector:
         written: bool = True,
     ) -> None:
         self.job, self.requests, self.scratch = job, job.requests, scratch
-        self.context = Context(job.phase, job.load.concurrency is None, api_key)
+        self.context = Context(job.phase, not job.load.is_closed, api_key)
         self.places = [array("q") for _ in range(workers)]  # worker -> position in `requests` of each of its requests
         for i, w in enumerate(owner):
             self.places[w].append(i)

@@ -123,7 +123,7 @@ def _refuse_words(driver: str, load: Load) -> None:
     if driver not in ("wire", "sdk"):
         raise ConfigError("unknown driver", driver, "use wire or sdk")
     batch = load.arrivals == "batch"  # an open loop without a rate: everything is due at once
-    if (load.concurrency is None) == (load.rate_rps is None and not batch):
+    if load.is_closed != (load.rate_rps is None and not batch):
         raise ConfigError("a load is either closed or open", load, "set one of concurrency and rate_rps")
 
 

@@ -46,7 +46,7 @@ def draw(
     """
     _check(load, requests, duration_s, seed, warmup_requests)
     source = read_workload(workload)
-    process = None if load.concurrency is not None else _process(source, load)
+    process = None if load.is_closed else _process(source, load)
     terms = Terms(source, load, process, requests, duration_s, seed, warmup_requests, context_limit_tokens)
     if source.trace is not None:
         draft = from_trace(terms, read_trace(source.trace, **reading(terms)))
@@ -131,8 +131,8 @@ def _remarks(plan: Plan, draft: PlanDraft) -> list[str]:
 
 def _check(load: Load, requests: int | None, duration_s: float | None, seed: int, warmup_requests: int) -> None:
     kind = load.arrivals.partition(":")[0]
-    timed = load.concurrency is None and kind in _OWN_TIMES
-    if (load.concurrency is None) == (load.rate_rps is None) and not (timed and load.rate_rps is None):
+    timed = not load.is_closed and kind in _OWN_TIMES
+    if load.is_closed != (load.rate_rps is None) and not (timed and load.rate_rps is None):
         raise ConfigError("a load is either closed or open", repr(load), "give exactly one of concurrency and rate")
     if (load.concurrency is not None and load.concurrency < 1) or (
         load.rate_rps is not None and not 0 < load.rate_rps < math.inf

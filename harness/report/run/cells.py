@@ -161,7 +161,7 @@ def _order(row: Row) -> tuple[Any, ...]:
         row.experiment,
         row.target,
         row.workload,
-        load.concurrency is None,
+        not load.is_closed,
         load.concurrency or 0,
         load.rate_rps or 0,
         row.campaign_id,

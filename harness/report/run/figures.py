@@ -46,7 +46,7 @@ def throughput_against_concurrency(summaries: Sequence[RunSummary]) -> str:
     if not points:
         why = (
             "no run has a steady window"
-            if any(r.cell.load.concurrency is not None for r in summaries)
+            if any(r.cell.load.is_closed for r in summaries)
             else "no cell of this report is a closed loop (concurrency)"
         )
         return empty(label, f"Nothing to plot: {why}.")

@@ -1,18 +1,23 @@
-"""Whether the server ran the kernels that a user of this GPU gets: FlashInfer, CUDA graphs, tuned configs; by what its start said."""
+"""What the server said of itself: whether it ran the kernels that a user of this GPU gets (FlashInfer, CUDA graphs, tuned configs), and
+whether it still compiled while it was measured."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.judge.evidence import Evidence, unknown, warning
+from harness.base import clock
+from harness.judge.validity import Evidence, unknown, warning
 from harness.records import Reason
 
 _INSTALL = "run `vllm download-kernels` in the server's Python, or install flashinfer-cubin and flashinfer-jit-cache of flashinfer-python's version"
 # Hopper and newer: there vLLM 0.32 tunes with FlashInfer, and on Blackwell it is the first attention backend (platforms/cuda.py).
 _DEFAULT_ON = re.compile(r"\bG?H(?:100|200|800|20)\b|\bG?B\d{3}\b|\bRTX 50\d\d|\bBlackwell\b", re.IGNORECASE)
 _ASKED_VARIABLES = re.compile(r"VLLM_\w*FLASHINFER\w*")
+_SEEN_LATE_NS = clock.NS  # the log is looked at a few times a second, and a compilation is told when it has ended
+_SHOWN_CHARS = 160
 
 
 def _checks(e: Evidence) -> Mapping[str, Any]:
@@ -86,4 +91,47 @@ def slow_path(e: Evidence) -> Reason | None:
     )
 
 
-KERNEL_CHECKS = (flashinfer_disabled, flashinfer_compiles, eager, slow_path)
+# ---------------------------------------------------------------- its log while it was measured
+
+
+def _lines(e: Evidence) -> Sequence[Mapping[str, Any]]:
+    told: Mapping[str, Any] = e.run.manifest.drive.get("compiling") or {}
+    return told.get("lines") or ()
+
+
+def compiled_in_window(e: Evidence) -> Reason | None:
+    """The server compiled or tuned kernels while it was measured: requests waited for that, in a number that another run does not have."""
+    window = e.window
+    if window is None:
+        return None
+    inside = [line for line in _lines(e) if window.start_ns <= line["seen_ns"] <= window.end_ns + _SEEN_LATE_NS]
+    if not inside:
+        return None
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(line["kind"] for line in inside).items()))
+    first = inside[0]
+    at = (
+        f" at {first['logged_at']}"
+        if first["logged_at"]
+        else f" {(first['seen_ns'] - window.start_ns) / clock.NS:.1f} s into it"
+    )
+    return unknown(
+        "compiled_in_window",
+        f"the server compiled in the window ({kinds}); the first{at}: {first['text'][:_SHOWN_CHARS]}",
+        "run again on the warm server, or raise warmup_requests; jit-monitor-verbose: true in the flags (vLLM 0.28 and newer) logs each compilation with its shape",
+    )
+
+
+def still_compiling(e: Evidence) -> Reason | None:
+    """Every round of the warm-up saw the server compile: it ended by its bound."""
+    told: Mapping[str, Any] = e.run.manifest.drive.get("compiling") or {}
+    lines = told.get("round_lines") or ()
+    if not lines or not lines[-1]:
+        return None
+    return warning(
+        "still_compiling",
+        f"the server still compiled in the last of {len(lines)} rounds of warm-up ({', '.join(map(str, lines))} lines)",
+        "raise warmup_requests, so that the warm-up meets more of the shapes that are measured",
+    )
+
+
+SERVER_CHECKS = (compiled_in_window, still_compiling, flashinfer_disabled, flashinfer_compiles, eager, slow_path)

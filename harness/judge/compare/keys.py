@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.base import redaction
 from harness.base.errors import ConfigError, NotComparableError
-from harness.judge.compare_sides import ComparedRun, Side
+from harness.judge.compare.sides import ComparedRun, Side
 from harness.records import Manifest
 
 Matched = tuple[str, Sequence[ComparedRun], Sequence[ComparedRun]]

@@ -2,7 +2,7 @@
 
 1. Bracket: double until something fails, or halve until something passes; where a queue grew, the rate at which requests
    ended is the server's throughput, and the next probe goes just below it. Then halve the bracket down to `_CLOSE`.
-2. Refine: fit one curve through all probes near the target (capacity_fit) and probe where it meets the target and a little
+2. Refine: fit one curve through all probes near the target (fit) and probe where it meets the target and a little
    to both sides, until the interval's half-width is below the tolerance or the probes are used up.
 3. A server that breaks within the tolerance (every probe clear, no curve to fit) is bracketed by bisection alone.
 
@@ -18,8 +18,8 @@ from statistics import fmean, median, stdev
 
 from harness.base.stats import t_above
 from harness.config.load import CapacitySpec
-from harness.judge.capacity_fit import Curve, fit, near, uneven
-from harness.judge.capacity_probe import FEW_MISSES, LEAST_INFLATION
+from harness.judge.capacity.fit import Curve, fit, near, uneven
+from harness.judge.capacity.probe import FEW_MISSES, LEAST_INFLATION
 from harness.records import CapacityResult, ProbeResult
 
 _CLOSE = 1.3  # high / low of a bracket within which a curve is fitted
@@ -37,7 +37,7 @@ _AROUND, _MIN_LONGEST = 0.1, 3.5  # seconds of probes within 10 % of the capacit
 
 @dataclass(frozen=True, slots=True)
 class ProbeOrder:
-    """The next probe: offer `rate_rps` for at most `longest_s` of schedule; the others as in capacity_probe.Watch."""
+    """The next probe: offer `rate_rps` for at most `longest_s` of schedule; the others as in probe.Watch."""
 
     index: int
     rate_rps: float

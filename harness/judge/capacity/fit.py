@@ -21,7 +21,7 @@ import numpy.typing as npt
 from scipy import special
 
 from harness.base.stats import t_above
-from harness.judge.capacity_probe import unevenness
+from harness.judge.capacity.probe import unevenness
 from harness.records import ProbeResult
 
 NEAR = 0.2  # |log(rate / capacity)| of the probes that take part ..

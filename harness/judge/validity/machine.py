@@ -1,4 +1,4 @@
-"""Checks of the boards: were they the target's alone, and did they run at their clocks?
+"""Was the machine the target's alone: its boards, at their clocks, and its CPU?
 
 What the sampler knew about its boards is in the manifest (telemetry.gpu_facts, measure/observe/boards/source.py); runs from before that have
 none, and are judged by their rows.
@@ -14,11 +14,14 @@ import numpy as np
 
 from harness.judge.columns import IntArray, ints
 from harness.judge.energy import slices_in
-from harness.judge.evidence import Evidence, invalid, unknown, warning
+from harness.judge.telemetry import foreign_cpu_share
+from harness.judge.validity import Evidence, invalid, unknown, warning
 from harness.records import CLOCK_IDLE, CLOCK_POWER_CAPPED, CLOCK_SLOWED, Reason
 
 MAX_THROTTLED = 0.01  # of the GPU samples in the window: below it nothing is said
 MAX_LOST_CLOCK = 0.03  # of the SM clock over the window: what heat took away, and with it about as much throughput
+MAX_HARNESS_CPU = 0.05  # of the server's CPU time: both may share the cores
+MAX_FOREIGN_CPU = 0.10  # of the machine's CPU time, used by neither harness nor server
 MIN_FREE_SAMPLES = 5  # of a board at its own clock, to know that clock
 
 _STARTED = ("vllm", "offline")  # kinds whose processes are all known
@@ -208,11 +211,53 @@ def gpu_board_failed(e: Evidence) -> Reason | None:
     )
 
 
-GPU_CHECKS = (
+# ---------------------------------------------------------------- the CPU
+
+
+def harness_cpu(e: Evidence) -> Reason | None:
+    share = e.scalars.get("harness_cpu_share")
+    if share is None or share <= MAX_HARNESS_CPU:
+        return None
+    return warning(
+        "harness_cpu",
+        f"the harness used {share:.1%} of the CPU time that the server used, above {MAX_HARNESS_CPU:.0%}",
+        "on shared cores it slows the server: run it on another machine",
+    )
+
+
+def foreign_cpu(e: Evidence) -> Reason | None:
+    """Somebody else's work on the machine: it slows a server on the CPU, and the host side of one on a GPU."""
+    cores = int((e.run.manifest.environment.get("cores") or {}).get("logical") or 0)
+    share = foreign_cpu_share(e.run.host, e.requests, cores)
+    if share is None or share <= MAX_FOREIGN_CPU:
+        return None
+    kind = unknown if e.run.gpu is None else warning
+    return kind(
+        "foreign_cpu",
+        f"other processes used {share:.0%} of this machine's CPU time, above {MAX_FOREIGN_CPU:.0%}",
+        "end them (top shows them) and run again: the server was not alone",
+    )
+
+
+def host_telemetry_missing(e: Evidence) -> Reason | None:
+    if e.kind not in ("vllm", "offline") or (e.run.host is not None and len(e.run.host)):
+        return None
+    why = e.run.manifest.telemetry.get("host", "not recorded")
+    return warning(
+        "host_telemetry_missing",
+        f"no host telemetry ({why}): a load generator that starves the server would not show",
+        "see `harness doctor`",
+    )
+
+
+MACHINE_CHECKS = (
     gpu_throttled,
     other_gpu_processes,
     gpu_boards_unknown,
     gpu_board_shared,
     gpu_xid,
     gpu_board_failed,
+    harness_cpu,
+    foreign_cpu,
+    host_telemetry_missing,
 )

@@ -1,4 +1,4 @@
-"""Per-request and per-chunk metrics, and their distributions.
+"""The metrics of requests and chunks by their formulas in records.metrics.METRICS, which of them keep a promise, and their distributions.
 
 A percentile is given only where at least `MIN_BEYOND` observations are expected beyond it: n >= 5 / (1 - p), that is
 10 for p50, 50 for p90, 100 for p95, 500 for p99. The number of observations above the true percentile is binomial
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from harness.records import Distribution, Window
 from harness.records.metrics import METRICS
 
 MIN_BEYOND = 5
+SLO_METRICS = ("ttft_from_schedule_s", "ttft_s", "ttfvt_s", "tpot_s", "e2el_s")
 NAMES = tuple(m.name for m in METRICS.values() if m.per in {"request", "chunk"})
 
 
@@ -60,7 +62,12 @@ def per_request(requests: Requests) -> dict[str, FloatArray]:
 
 
 def _hidden(requests: Requests) -> IntArray:
-    """metrics.hidden_tokens over arrays."""
+    """Output tokens that usage counts and the stream did not carry: the reasoning of a reply no chunk of which held any.
+
+    Rows stored before `reasoning_chunks` was: hidden where the other tokens suffice for the chunks, of which each holds one at least,
+    unless the chunks themselves tell their tokens. Reasoning beyond the output tokens is counted beside them, so that none of these is
+    hidden.
+    """
     reasoning, seen, chunks = requests.reasoning, requests.reasoning_chunks, requests.chunks
     others = requests.output.data - reasoning.data
     hides = np.where(seen.present, (seen.data == 0) & (others > 0), ~chunks.exact & (others >= chunks.count))
@@ -68,7 +75,10 @@ def _hidden(requests: Requests) -> IntArray:
 
 
 def _tpot(requests: Requests) -> FloatArray:
-    """metrics.tpot_s over arrays."""
+    """Seconds per streamed output token after the first chunk; NaN with fewer than 2 of them, or none after that chunk.
+
+    Running usage counts hidden tokens into the chunk that comes after them.
+    """
     chunks, hidden = requests.chunks, _hidden(requests)
     first_chunk = np.ones(requests.count)
     told = chunks.exact & (chunks.count > 0)
@@ -79,6 +89,29 @@ def _tpot(requests: Requests) -> FloatArray:
     span = requests.last_token.minus(requests.first_token)
     np.divide(span, after, out=tpot, where=requests.output.present & (streamed >= 2) & (after > 0))
     return tpot
+
+
+def slo_of(config: Mapping[str, Any]) -> dict[str, float]:
+    """The SLO's limits that are set: metric -> seconds. Empty where the experiment promises nothing."""
+    slo = config.get("slo") or {}
+    return {name: float(slo[name]) for name in SLO_METRICS if slo.get(name) is not None}
+
+
+def good(requests: Requests, values: Mapping[str, FloatArray], slo: Mapping[str, float]) -> BoolArray:
+    """Requests that are ok and meet every limit of the SLO.
+
+    A metric that is null meets no limit: a reply of one token has no TPOT and is not good under a TPOT SLO, whatever its
+    TTFT. In a closed loop nothing is scheduled; there a limit on TTFT from schedule is held against first token - due_ns,
+    the time since the slot became free, which is never shorter than TTFT.
+    """
+    met = requests.ok.copy()
+    for name, limit in slo.items():
+        value = values[name]
+        if name == "ttft_from_schedule_s" and requests.is_closed:
+            value = requests.first_token.minus(requests.due)
+        with np.errstate(invalid="ignore"):
+            met &= value <= limit
+    return met
 
 
 def chunk_gaps(requests: Requests, window: Window) -> tuple[FloatArray, bool]:

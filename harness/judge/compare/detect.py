@@ -6,7 +6,7 @@ would choose: Welch's, or the paired one where a second campaign that replayed t
 bring about. One campaign cannot show that. The spread between repetitions is itself known from few, so the number is the one that sees
 the change with the wanted probability on average over what the spread may be. For this the cells of a metric share what they know of
 it (Smyth 2004), and metrics of fewer than 3 cells do: a pilot of 3 repetitions in 12 cells knows more than 3 values tell. Tests never
-share it (see compare_tests). `python -m tests.bench.bench_compare --only found` prints the power at the number asked for.
+share it (see significance). `python -m tests.bench.bench_compare --only found` prints the power at the number asked for.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from scipy import optimize, special
 from harness.base.errors import ConfigError
 from harness.base.stats import inside_variance, t_above
 from harness.judge.columns import measured
-from harness.judge.compare import ALPHA, MIN_EFFECT, pair_of
-from harness.judge.compare_keys import check_comparable, match_cells
-from harness.judge.compare_sides import ComparedRun, Side, require_valid
-from harness.judge.compare_tests import worth_pairing
-from harness.judge.distributions import per_request
+from harness.judge.compare.comparison import ALPHA, MIN_EFFECT, pair_of
+from harness.judge.compare.keys import check_comparable, match_cells
+from harness.judge.compare.sides import ComparedRun, Side, require_valid
+from harness.judge.compare.significance import worth_pairing
+from harness.judge.metrics import per_request
 from harness.judge.repeats import CellKey, Point, by_cell, intervals, points, usable
 from harness.records import CellInterval, Detectable, Detection, Load
 

@@ -1,9 +1,4 @@
-"""VALID, INVALID or UNKNOWN, with reasons and advice.
-
-INVALID: something is known to be wrong, the numbers must not be used. UNKNOWN: what would show it is missing, or there is
-too little of it. A warning changes nothing about the verdict. Checks of the requests and of the load generator stand here, those of
-tokens and telemetry in `checks.py`; limits are constants with their reason beside them.
-"""
+"""VALID, INVALID or UNKNOWN: every rule asked, and those of the run, its requests and the load generator."""
 
 from __future__ import annotations
 
@@ -12,10 +7,10 @@ from collections import Counter
 import numpy as np
 
 from harness.config.target import flags_by_name
-from harness.judge.checks import TELEMETRY_CHECKS, TOKEN_CHECKS
-from harness.judge.compiling import COMPILING_CHECKS
-from harness.judge.evidence import Evidence, invalid, unknown, warning
-from harness.judge.kernels import KERNEL_CHECKS
+from harness.judge.validity import Evidence, invalid, unknown, warning
+from harness.judge.validity.machine import MACHINE_CHECKS
+from harness.judge.validity.server import SERVER_CHECKS
+from harness.judge.validity.tokens import TOKEN_CHECKS
 from harness.judge.window import MIN_REQUESTS, MIN_WINDOW_S, TOO_SHORT
 from harness.records import Outcome, Reason, RunState, Verdict
 
@@ -103,7 +98,7 @@ def failures(e: Evidence) -> Reason | None:
 
 
 def send_lag(e: Evidence) -> Reason | None:
-    if not e.open_loop or e.window is None:
+    if e.load.is_closed or e.window is None:
         return None
     lag = e.values["send_lag_s"][e.requests.sent.inside(e.window)]
     lag = lag[~np.isnan(lag)]
@@ -123,7 +118,7 @@ def send_lag(e: Evidence) -> Reason | None:
 
 def achieved_rate(e: Evidence) -> Reason | None:
     scheduled, achieved = e.scalars.get("scheduled_rate_rps"), e.scalars.get("achieved_rate_rps")
-    if not e.open_loop or not scheduled or achieved is None or achieved >= MIN_ACHIEVED * scheduled:
+    if e.load.is_closed or not scheduled or achieved is None or achieved >= MIN_ACHIEVED * scheduled:
         return None
     return invalid(
         "achieved_below_scheduled",
@@ -215,7 +210,7 @@ def dummy_weights(e: Evidence) -> Reason | None:
 CHECKS = (
     run_state, stopped_early, rows_missing, ok_requests, failures, send_lag, achieved_rate, client_bottleneck, clock_step,
     *TOKEN_CHECKS,
-    no_window, not_steady, too_few_requests, merged_reads, dummy_weights, *COMPILING_CHECKS, *KERNEL_CHECKS, *TELEMETRY_CHECKS,
+    no_window, not_steady, too_few_requests, merged_reads, dummy_weights, *SERVER_CHECKS, *MACHINE_CHECKS,
 )  # fmt: skip
 
 

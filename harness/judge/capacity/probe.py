@@ -10,15 +10,16 @@ batch means / binomial variance) independent ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.base.stats import normal_above, t_above
+from harness.judge.columns import of_records
+from harness.judge.metrics import good, per_request
 from harness.records import Outcome, ProbeResult, RequestRecord
-from harness.records.metrics import hidden_tokens, seconds, tpot_s
 
 BATCHES = 10
 PASS_NOW, FAIL_NOW = "stop: pass", "stop: fail"
@@ -31,11 +32,8 @@ _INTERVAL_Z = 1.96
 _LOOK = 1.2  # looks at n, 1.2 n, ..: more of them would find more accidents
 _MIN_JUDGED = 30
 FEW_MISSES, LEAST_INFLATION = 3, 4.0  # misses in fewer batches say nothing about how they cluster: assume this much
-_MAX_GROWTH, _GROWTH_NOISE, _TTFT_GROWTH = (
-    0.10,
-    4.0,
-    1.5,
-)  # backlog as a share of what was offered; its noise: many looks
+# backlog as a share of what was offered; its noise: many looks; of medians of TTFT
+_MAX_GROWTH, _GROWTH_NOISE, _TTFT_GROWTH = 0.10, 4.0, 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,38 +50,26 @@ class Reply:
     prompt_tokens: int | None = None  # that were worked on: without those from the prefix cache
 
 
-def reply(record: RequestRecord, slo: Mapping[str, float]) -> Reply:
-    """A row as it ended -> Reply; good as in rates.good: ok and within every limit, a metric that is null meets none."""
-    assert record.scheduled_ns is not None
-    ok = record.outcome == Outcome.OK
-    from_schedule = seconds(record.first_token_ns, record.scheduled_ns)
-    hidden = hidden_tokens(
-        record.output_tokens,
-        record.reasoning_tokens,
-        record.reasoning_chunks,
-        len(record.chunk_ns),
-        told=record.chunk_tokens is not None,
-    )
-    good: bool | None = ok
-    for name, limit in slo.items():
-        match name:
-            case "ttft_from_schedule_s":
-                value = from_schedule
-            case "ttft_s":
-                value = seconds(record.first_token_ns, record.sent_ns)
-            case "tpot_s":
-                first = record.chunk_tokens[0] if record.chunk_tokens else None
-                value = tpot_s(record.first_token_ns, record.last_token_ns, record.output_tokens, first, hidden)
-            case "ttfvt_s":
-                value = seconds(record.first_visible_ns, record.sent_ns)
-            case _:
-                value = seconds(record.last_token_ns, record.sent_ns)
-        good = good and value is not None and value <= limit
-    if record.outcome == Outcome.CANCELLED:
-        good = None
-    ended = record.ended_ns if record.ended_ns is not None else record.scheduled_ns
-    prompt = None if record.prompt_tokens is None else record.prompt_tokens - (record.cached_prompt_tokens or 0)
-    return Reply(record.seq, record.scheduled_ns, ended, good, from_schedule, record.output_tokens, ok, prompt)
+def replies(rows: Sequence[RequestRecord], slo: Mapping[str, float]) -> list[Reply]:
+    """Rows as they end -> replies, good as in a report: by the same metrics and the same rule. Every row must be scheduled."""
+    requests = of_records(rows)
+    values = per_request(requests)
+    kept = good(requests, values, slo)
+    ttft_s = values["ttft_from_schedule_s"]
+    worked = requests.prompt.data - requests.cached.data
+    return [
+        Reply(
+            seq=row.seq,
+            scheduled_ns=int(requests.scheduled.data[i]),
+            ended_ns=int((requests.ended if requests.ended.present[i] else requests.scheduled).data[i]),
+            good=None if row.outcome == Outcome.CANCELLED else bool(kept[i]),
+            ttft_s=None if np.isnan(ttft_s[i]) else float(ttft_s[i]),
+            output_tokens=row.output_tokens,
+            ok=bool(requests.ok[i]),
+            prompt_tokens=int(worked[i]) if requests.prompt.present[i] else None,
+        )
+        for i, row in enumerate(rows)
+    ]
 
 
 def unevenness(work_cv2: float | None) -> float:

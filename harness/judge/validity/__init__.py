@@ -1,4 +1,8 @@
-"""What a verdict is made of: a run with everything that has been computed of it."""
+"""Whether a run can be believed. A rule looks at the evidence and gives a reason with advice, or none.
+
+INVALID: something is known to be wrong, the numbers must not be used. UNKNOWN: what would show it is missing, or there is too little
+of it. A warning changes nothing about the verdict. Limits are constants with their reason beside them.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.judge.columns import BoolArray, FloatArray, Requests
-from harness.records import Reason, RunData, TokenCheck, Window
+from harness.records import Load, Reason, RunData, TokenCheck, Window
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """`rule` is the window's rule, or why there is none; `population` the ok requests sent in the window."""
+    """A run with everything that has been computed of it. `rule` is the window's rule, or why there is none; `population` the ok requests sent in the window."""
 
     run: RunData
     requests: Requests
-    values: Mapping[str, FloatArray]  # per request, see distributions.per_request
+    values: Mapping[str, FloatArray]  # per request, see metrics.per_request
     window: Window | None
     rule: str
     population: BoolArray
@@ -29,14 +33,14 @@ class Evidence:
         return str(self.run.manifest.target.get("kind", ""))
 
     @property
+    def load(self) -> Load:
+        return self.run.manifest.cell.load
+
+    @property
     def drive(self) -> Mapping[str, Any]:
         """The load generator's report of the measured phase; empty where the run ended before it was written."""
         report: Mapping[str, Any] = self.run.manifest.drive.get("measure") or {}
         return report
-
-    @property
-    def open_loop(self) -> bool:
-        return self.run.manifest.cell.load.concurrency is None
 
     def tokens_of(self, kind: str) -> TokenCheck:
         return next(t for t in self.tokens if t.kind == kind)
