@@ -35,12 +35,12 @@ def request(http: httpx.Client, method: str, url: str, *, total_s: float | None 
     ask = threading.Thread(target=_ask, args=(answers, http, method, url, more), name="control-request", daemon=True)
     ask.start()
     try:
-        found = answers.get(timeout=limit_s)
+        answer = answers.get(timeout=limit_s)
     except Empty:
         raise httpx.ReadTimeout(f"no whole answer within {limit_s:g} s") from None
-    if isinstance(found, BaseException):
-        raise found
-    return found
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def _ask(answers: SimpleQueue[Any], http: httpx.Client, method: str, url: str, more: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ def lock_files(name: str) -> tuple[Path, Path]:
 
 def pins(lock: str) -> dict[str, str]:
     """Package -> version for this Python, from a lock's text. Raises InstallError for a line it cannot read."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for raw in lock.splitlines():
         line = raw.partition("#")[0].strip().removesuffix("\\").rstrip()
         if not line or line.startswith("--hash="):
@@ -53,8 +53,8 @@ def pins(lock: str) -> dict[str, str]:
             raise InstallError(f"the version list cannot be read\n{line}\nrestore configs/locks from the repository")
         name, version, sign, major, minor = match.groups()
         if sign is None or (sys.version_info[:2] >= (int(major), int(minor))) == (sign == ">="):
-            found[name] = version
-    return found
+            versions[name] = version
+    return versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,13 @@ def build(name: str) -> Build:
         raise InstallError(
             f"the version list cannot be read\n{error.filename}\n{error.strerror}; is the installation whole?"
         ) from None
-    found = pins(text)
+    versions = pins(text)
     size = _SIZE.search(text)
     return Build(
-        name, found[distribution(name)], cuda_of(found), (1 + _UNPACKED) * int(size[1]) if size is not None else None
+        name,
+        versions[distribution(name)],
+        cuda_of(versions),
+        (1 + _UNPACKED) * int(size[1]) if size is not None else None,
     )
 
 
@@ -196,8 +199,8 @@ def nvcc(environ: Mapping[str, str], path: str) -> str | None:
     on PATH, /usr/local/cuda's. The one in the wheel nvidia-cuda-nvcc is none: no libcudart.so stands beside it to link to."""
     home = environ.get("CUDA_HOME") or environ.get("CUDA_PATH")
     if not home:
-        found = shutil.which("nvcc", path=path)
-        home = str(Path(found).parents[1]) if found else "/usr/local/cuda"
+        program = shutil.which("nvcc", path=path)
+        home = str(Path(program).parents[1]) if program else "/usr/local/cuda"
     return shutil.which(str(Path(home) / "bin" / "nvcc"))
 
 

@@ -86,8 +86,8 @@ def _version_in(path: Path) -> str | None:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    found = re.search(r"(?:^|Kernel Module\s+(?:for \S+\s+)?)(\d+\.\d+(?:\.\d+)*)\b", text)
-    return found[1] if found else None
+    match = re.search(r"(?:^|Kernel Module\s+(?:for \S+\s+)?)(\d+\.\d+(?:\.\d+)*)\b", text)
+    return match[1] if match else None
 
 
 def _smi_lines() -> int:

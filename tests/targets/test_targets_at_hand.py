@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.measure.targets.at_hand import Found, hub_folder, is_whole, locate, models
+from harness.measure.targets.at_hand import LocalModel, hub_folder, is_whole, locate, models
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def test_the_hub_cache_and_a_folder_of_models(whole, tmp_path):
     (tmp_path / "models" / "empty").mkdir()
     found = models(env, tmp_path / "models")
     assert found == (
-        Found("org/a", tmp_path / "hub" / "models--org--a" / "snapshots" / "abc"),
-        Found(str(path), path),
+        LocalModel("org/a", tmp_path / "hub" / "models--org--a" / "snapshots" / "abc"),
+        LocalModel(str(path), path),
     )
     assert models({"HF_HUB_CACHE": str(tmp_path / "none")}, tmp_path / "none") == ()
 

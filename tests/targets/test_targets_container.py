@@ -13,7 +13,8 @@ import pytest
 
 from harness.base.errors import TargetError
 from harness.measure.targets import open_target
-from harness.measure.targets.container import Container, hub_folders, named
+from harness.measure.targets.at_hand import hub_folders
+from harness.measure.targets.container import Container, named
 from harness.measure.targets.server import proc, records
 from harness.measure.targets.vocabulary import read_words
 from tests.targets.target_spawning import make_package, spec

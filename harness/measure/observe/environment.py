@@ -61,7 +61,7 @@ def collect(gpus_static: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) 
         "open_files_limit": machine.open_files_limit(),
         "host_sha256": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
         "git": machine.git_state(str(Path.cwd())),
-        "packages": {name: found for name, found in versions.items() if found is not None},
+        "packages": {name: version for name, version in versions.items() if version is not None},
         "gpus": [dict(gpu) for gpu in gpus_static],
         "variables": public_environment(os.environ),
         **extra,

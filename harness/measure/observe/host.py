@@ -20,25 +20,25 @@ def process_tree(pids: Iterable[int]) -> set[int]:
 
 
 def _open(pids: Iterable[int]) -> list[psutil.Process]:
-    found = []
+    processes = []
     for pid in pids:
         try:
-            found.append(psutil.Process(pid))
+            processes.append(psutil.Process(pid))
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
 def _tree(roots: Iterable[psutil.Process]) -> set[psutil.Process]:
-    found: set[psutil.Process] = set()
+    processes: set[psutil.Process] = set()
     for root in roots:
-        if root in found:
+        if root in processes:
             continue
         try:
-            found |= {root, *root.children(recursive=True)}
+            processes |= {root, *root.children(recursive=True)}
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
 def listener_pids(port: int) -> set[int]:
@@ -52,7 +52,7 @@ def listener_pids(port: int) -> set[int]:
 
 def is_own_address(host: str) -> bool:
     """Whether `host` is an address of one of this machine's interfaces."""
-    return any(host == a.address.partition("%")[0] for found in psutil.net_if_addrs().values() for a in found)
+    return any(host == a.address.partition("%")[0] for addresses in psutil.net_if_addrs().values() for a in addresses)
 
 
 @dataclass(slots=True)

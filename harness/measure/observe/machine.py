@@ -52,8 +52,8 @@ def command(*words: str, timeout_s: float = 5.0) -> str | None:
 
 
 def cpu_model() -> str | None:
-    found = re.search(r"^model name\s*:\s*(.+)$", read_text("/proc/cpuinfo") or "", re.MULTILINE)
-    return found.group(1).strip() if found else platform.processor() or None
+    match = re.search(r"^model name\s*:\s*(.+)$", read_text("/proc/cpuinfo") or "", re.MULTILINE)
+    return match.group(1).strip() if match else platform.processor() or None
 
 
 def cores() -> dict[str, int | None]:
@@ -72,8 +72,8 @@ def clock_source() -> str | None:
 
 def cgroup_path() -> str:
     """Directory of this process's cgroup (version 2), the root if it cannot be told."""
-    found = re.search(r"^0::(/.*)$", read_text("/proc/self/cgroup") or "", re.MULTILINE)
-    path = "/sys/fs/cgroup" + (found.group(1).rstrip("/") if found else "")
+    match = re.search(r"^0::(/.*)$", read_text("/proc/self/cgroup") or "", re.MULTILINE)
+    path = "/sys/fs/cgroup" + (match.group(1).rstrip("/") if match else "")
     return path if Path(path).is_dir() else "/sys/fs/cgroup"
 
 

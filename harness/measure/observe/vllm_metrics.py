@@ -86,10 +86,10 @@ def scrape_all(clients: Mapping[str, httpx.Client], edge: str | None = None) -> 
     rows: list[ServerSample] = []
     for url, client in clients.items():
         try:
-            found = scrape(client, url, edge)
+            page_rows = scrape(client, url, edge)
         except ScrapeError as error:
             raise ScrapeError(f"{urlsplit(url).netloc}: {error}" if len(clients) > 1 else str(error)) from None
-        rows += [_labelled(row, urlsplit(url).netloc) for row in found] if len(clients) > 1 else found
+        rows += [_labelled(row, urlsplit(url).netloc) for row in page_rows] if len(clients) > 1 else page_rows
     return [replace(row, stamp_ns=rows[-1].stamp_ns) for row in rows] if len(clients) > 1 else rows
 
 
@@ -106,5 +106,5 @@ def counter(samples: Iterable[ServerSample], metric: str) -> float | None:
 def unfinished(samples: Iterable[ServerSample]) -> float | None:
     """Requests running or waiting in the server; None if the page does not say."""
     rows = list(samples)
-    found = [value for name in _UNFINISHED if (value := counter(rows, name)) is not None]
-    return sum(found) if found else None
+    counts = [value for name in _UNFINISHED if (value := counter(rows, name)) is not None]
+    return sum(counts) if counts else None

@@ -79,10 +79,10 @@ def _pages(urls: Sequence[str]) -> identity.Metrics:
     first: identity.Metrics | None = None
     for url in urls:
         with identity.client(url) as http:
-            found = identity.metrics_at(http, url)
-        if found.url is None:
-            raise TargetError("a page of metrics_urls is none of a vLLM server", url, f"it is {found.note}")
-        first = first or found
+            page = identity.metrics_at(http, url)
+        if page.url is None:
+            raise TargetError("a page of metrics_urls is none of a vLLM server", url, f"it is {page.note}")
+        first = first or page
     assert first is not None
     return identity.Metrics(first.url, first.cache_config, f"{len(urls)} pages, {first.note} on the first")
 

@@ -15,7 +15,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LocalModel:
     """`name`: what a target's `model` says, a hub name or a path. `folder`: where its files are."""
 
     name: str
@@ -28,17 +28,26 @@ def hub_folder(env: Mapping[str, str]) -> Path:
     return Path(env.get("HF_HUB_CACHE") or home / "hub")
 
 
-def models(env: Mapping[str, str], folder: Path = _FOLDER) -> tuple[Found, ...]:
+def hub_folders(env: Mapping[str, str]) -> dict[str, str]:
+    """HF_HOME, and HF_HUB_CACHE where it lies elsewhere: mounted into a container where they are, and set for its server."""
+    home = Path(env.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser().resolve()
+    folders = {"HF_HOME": str(home)}
+    if hub := env.get("HF_HUB_CACHE"):
+        folders["HF_HUB_CACHE"] = str(Path(hub).expanduser().resolve())
+    return folders
+
+
+def models(env: Mapping[str, str], folder: Path = _FOLDER) -> tuple[LocalModel, ...]:
     """Every whole language model at hand, those of the hub cache first, by name."""
-    found = [*_hub_copies(hub_folder(env)), *(Found(str(path), path) for path in _listed(folder, "*"))]
-    return tuple(model for model in found if is_whole(model.folder))
+    models = [*_hub_copies(hub_folder(env)), *(LocalModel(str(path), path) for path in _listed(folder, "*"))]
+    return tuple(model for model in models if is_whole(model.folder))
 
 
 def locate(name: str, env: Mapping[str, str]) -> Path | None:
     """The folder of a model by path or hub name, None where it is not at hand."""
     if os.path.isdir(path := os.path.expanduser(name)):  # noqa: PTH111, PTH112 - Path raises for a word too long, or ~nobody
         return Path(path)
-    return next((found.folder for found in _hub_copies(hub_folder(env)) if found.name == name), None)
+    return next((model.folder for model in _hub_copies(hub_folder(env)) if model.name == name), None)
 
 
 def is_whole(folder: Path) -> bool:
@@ -53,14 +62,14 @@ def is_whole(folder: Path) -> bool:
     return any(path.is_file() for path in _listed(folder, "*.safetensors"))
 
 
-def _hub_copies(hub: Path) -> Iterator[Found]:
+def _hub_copies(hub: Path) -> Iterator[LocalModel]:
     """The revision that `main` means of each model in the cache."""
     for path in _listed(hub, "models--*"):
         try:
             revision = (path / "refs" / "main").read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError):
             continue
-        yield Found(path.name.removeprefix("models--").replace("--", "/"), path / "snapshots" / revision)
+        yield LocalModel(path.name.removeprefix("models--").replace("--", "/"), path / "snapshots" / revision)
 
 
 def _listed(folder: Path, pattern: str) -> list[Path]:

@@ -116,12 +116,12 @@ def _normal(flag: str) -> str:
 
 def flags(spec: TargetSpec, model: Model) -> dict[str, Flag]:
     """The spec's flags by normal name, over those that the model and the harness need. Raises ConfigError."""
-    asked: dict[str, Flag] = {}
+    own: dict[str, Flag] = {}
     for raw, value in spec.flags.items():
         # JSON members (--compilation-config.level) keep the spelling after the dot.
         head, dot, rest = raw.partition(".")
         name = _normal(head) + dot + rest
-        if name in asked:
+        if name in own:
             raise ConfigError(
                 f"target {spec.name!r}: a flag is given twice", raw, "write it once, with dashes or underscores"
             )
@@ -132,20 +132,20 @@ def flags(spec: TargetSpec, model: Model) -> dict[str, Flag]:
             )
         if known.removeprefix("no_") == "enable_prompt_tokens_details" and known != "enable_prompt_tokens_details":
             name, value = "enable_prompt_tokens_details", not value  # noqa: PLW2901 - the same switch, spelled off
-        asked[name] = value
+        own[name] = value
     defaults: dict[str, Flag] = {"served_model_name": model.short_name}
-    return defaults | {"enable_prompt_tokens_details": True} | dict(model.flags) | asked
+    return defaults | {"enable_prompt_tokens_details": True} | dict(model.flags) | own
 
 
-def command(before: Sequence[str], model: Model, port: int, asked: Mapping[str, Flag]) -> list[str]:
+def command(before: Sequence[str], model: Model, port: int, flags: Mapping[str, Flag]) -> list[str]:
     """The server's command line: `before` (an interpreter's or a container's words), then `serve MODEL` and the flags."""
-    return [*before, "serve", model.argument, "--host", HOST, "--port", str(port), *flag_words(asked)]
+    return [*before, "serve", model.argument, "--host", HOST, "--port", str(port), *flag_words(flags)]
 
 
-def flag_words(asked: Mapping[str, Flag]) -> list[str]:
+def flag_words(flags: Mapping[str, Flag]) -> list[str]:
     """True is a bare flag, False `--no-flag`, a list the words that vLLM's parser takes it in, all else `--flag=value`."""
     words = []
-    for name, value in asked.items():
+    for name, value in flags.items():
         head, dot, rest = name.partition(".")
         flag = f"--{head.replace('_', '-')}{dot}{rest}"
         match value:
@@ -171,17 +171,17 @@ def _list_words(name: str, flag: str, values: Sequence[str | int | float]) -> li
     return [flag, *map(str, values)]
 
 
-def served_name(asked: Mapping[str, Flag]) -> str:
+def served_name(flags: Mapping[str, Flag]) -> str:
     """The name that requests give: the first, where the model is served under several."""
-    names = asked["served_model_name"]
+    names = flags["served_model_name"]
     return str(names[0]) if isinstance(names, list) else str(names).split()[0]
 
 
 def _can_bind(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no hindrance
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no hindrance
         try:
-            probe.bind((HOST, port))
+            listener.bind((HOST, port))
         except OSError:
             return False
     return True

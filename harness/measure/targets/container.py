@@ -70,19 +70,19 @@ class Container:
 
     def pid(self) -> int | None:
         """Its first process as this machine numbers it; None while there is none, or where the engine is another machine's."""
-        told = _ask([self.engine, "inspect", "--format", "{{.State.Pid}}", self.name], _ASK_S)
-        return int(told) if told and told.isdigit() and told != "0" else None
+        pid = _ask([self.engine, "inspect", "--format", "{{.State.Pid}}", self.name], _ASK_S)
+        return int(pid) if pid and pid.isdigit() and pid != "0" else None
 
     def facts(self) -> dict[str, str]:
         """For the manifest: the image as asked for, and what it was at that moment."""
-        told = _ask([self.engine, "image", "inspect", "--format", "{{json .RepoDigests}} {{.Id}}", self.image], _ASK_S)
-        digests, _, image_id = (told or "").rpartition(" ")
+        names = _ask([self.engine, "image", "inspect", "--format", "{{json .RepoDigests}} {{.Id}}", self.image], _ASK_S)
+        digests, _, image_id = (names or "").rpartition(" ")
         try:
             digest = ", ".join(json.loads(digests)) if digests else ""
         except (ValueError, TypeError):
             digest = ""
-        found = {"image": self.image, "image_engine": Path(self.engine).name}
-        return found | {
+        facts = {"image": self.image, "image_engine": Path(self.engine).name}
+        return facts | {
             "image_digest": digest or "not told (a local image has none)",
             "image_id": image_id or "not told",
         }
@@ -99,21 +99,12 @@ def _ask(command: Sequence[str], timeout_s: float) -> str | None:
 def named(image: str, engine: str | None, log_path: Path, path: str) -> Container:
     """A container for `image`, named after the run's log. Raises TargetError where neither engine is on `path`."""
     wanted = (engine,) if engine else ENGINES
-    found = next((where for name in wanted if (where := shutil.which(name, path=path))), None)
-    if found is None:
+    engine_path = next((where for name in wanted if (where := shutil.which(name, path=path))), None)
+    if engine_path is None:
         raise TargetError(
             "no container engine on PATH",
             " or ".join(wanted),
             "install docker or podman, or give python: instead of image:",
         )
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", log_path.stem)[:80]
-    return Container(found, image, f"harness-{stem}-{secrets.token_hex(3)}")
-
-
-def hub_folders(env: Mapping[str, str]) -> dict[str, str]:
-    """HF_HOME, and HF_HUB_CACHE where it lies elsewhere: mounted where they are, and told to the server."""
-    home = Path(env.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser().resolve()
-    found = {"HF_HOME": str(home)}
-    if hub := env.get("HF_HUB_CACHE"):
-        found["HF_HUB_CACHE"] = str(Path(hub).expanduser().resolve())
-    return found
+    return Container(engine_path, image, f"harness-{stem}-{secrets.token_hex(3)}")

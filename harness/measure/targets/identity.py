@@ -168,10 +168,10 @@ def version(http: httpx.Client, base: str) -> tuple[str | None, str]:
     if answer.status_code != 200:
         return None, f"absent (HTTP {answer.status_code})"
     try:
-        found = str(json_of(answer)["version"])
+        number = str(json_of(answer)["version"])
     except (ValueError, KeyError, TypeError):
         return None, "absent (not vLLM's answer)"
-    return found, found
+    return number, number
 
 
 def metrics(http: httpx.Client, base: str) -> Metrics:

@@ -95,13 +95,13 @@ def _check_import() -> str:
     say("checking: import vllm")
     code = "import vllm; print('vllm-version', vllm.__version__)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
-    found = re.search(r"^vllm-version (\S+)$", done.stdout, re.MULTILINE)
-    if done.returncode or not found:
+    match = re.search(r"^vllm-version (\S+)$", done.stdout, re.MULTILINE)
+    if done.returncode or not match:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise InstallError(
             f"vLLM is installed but cannot be imported\n{last[:500]}\nrun: {sys.executable} -c 'import vllm'"
         )
-    return found.group(1)
+    return match.group(1)
 
 
 # ---------------------------------------------------------------- all of it

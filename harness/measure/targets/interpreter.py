@@ -18,7 +18,7 @@ from harness.base.errors import TargetError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_PROBE_TIMEOUT_S = 60.0
+_ASK_TIMEOUT_S = 60.0
 _GIVE = "give the interpreter of an environment that has vLLM: /opt/vllm/bin/python, or leave python: out"
 _SAFE_PATH = (3, 11)  # from here on Python knows -P: nothing in the working directory shadows a package
 # The CPU build has another package name than the one that its own command line asks the version of; with "cpu" in that version it
@@ -31,7 +31,7 @@ from vllm.entrypoints.cli.main import main
 main()
 """
 # Asks without importing vLLM, which would take seconds. `entry`: the module behind the `vllm` command, by the file that is there.
-_PROBE = """
+_QUESTION = """
 import importlib.metadata as m, importlib.util as u, json, os, sys
 def version(name):
     try:
@@ -72,30 +72,30 @@ class Interpreter:
 def find(python: str | None, env: Mapping[str, str]) -> Interpreter:
     """The interpreter at `python` (None: this one), asked what it has. Raises TargetError where it cannot be run or has no vLLM."""
     path = str(Path(python).expanduser()) if python else sys.executable
-    told = _asked(path, env)
-    if told["entry"] is None:
+    answer = _ask(path, env)
+    if answer["entry"] is None:
         advice = (
             "run: python -m harness.measure.targets.install"
             if python is None
             else f"install it there: {path} -m pip install vllm"
         )
         raise TargetError("vLLM is not installed in this Python", path, advice)
-    package = next(iter(told["packages"]), None)
-    version = told["packages"].get(package) if package else None
-    return Interpreter(path, ".".join(map(str, told["python"])), package, version, told["entry"])
+    package = next(iter(answer["packages"]), None)
+    version = answer["packages"].get(package) if package else None
+    return Interpreter(path, ".".join(map(str, answer["python"])), package, version, answer["entry"])
 
 
-def _asked(path: str, env: Mapping[str, str]) -> dict[str, Any]:
+def _ask(path: str, env: Mapping[str, str]) -> dict[str, Any]:
     try:
         done = subprocess.run(
-            [path, "-c", _PROBE], capture_output=True, text=True, check=False, timeout=_PROBE_TIMEOUT_S, cwd="/",
+            [path, "-c", _QUESTION], capture_output=True, text=True, check=False, timeout=_ASK_TIMEOUT_S, cwd="/",
             env={**env, "PYTHONSAFEPATH": "1"},
         )  # fmt: skip
-        told: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+        answer: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         raise TargetError("the target's python cannot be run", f"{path}: {why}", _GIVE) from None
-    if not told:
+    if not answer:
         why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise TargetError("the target's python cannot be asked for its vLLM", f"{path}: {why}"[:300], _GIVE)
-    return told
+    return answer

@@ -14,7 +14,7 @@ import psutil
 from harness.base import clock
 from harness.base.errors import ConfigError, TargetError
 from harness.base.files import cache_dir
-from harness.measure.targets import command, container, identity, interpreter
+from harness.measure.targets import at_hand, command, container, identity, interpreter
 from harness.measure.targets.server import records, vllm_log
 from harness.measure.targets.server.process import ServerProcess, spawn
 from harness.measure.targets.server.start import Patience, Start, compare_flags
@@ -62,10 +62,10 @@ def _first_token(at: Start, http: httpx.Client, base: str, model: str) -> float:
     try:
         with http.stream("POST", f"{base}/completions", json=body, timeout=at.left_s()) as answer:
             if answer.status_code != 200:
-                said = answer.read().decode("utf-8", "replace")[:300]
+                reply = answer.read().decode("utf-8", "replace")[:300]
                 raise TargetError(
                     f"the first completion was answered with HTTP {answer.status_code}",
-                    said,
+                    reply,
                     f"log: {at.server.log_path}",
                 )
             for line in answer.iter_lines():
@@ -96,9 +96,9 @@ def _check_listener(server: ServerProcess, port: int) -> str:
 
 
 def _read_back(
-    spec: TargetSpec, at: Start, http: httpx.Client, base: str, asked: Mapping[str, Any], *, ready_s: float
+    spec: TargetSpec, at: Start, http: httpx.Client, base: str, flags: Mapping[str, Any], *, ready_s: float
 ) -> TargetInfo:
-    model = command.served_name(asked)
+    model = command.served_name(flags)
     checks = {"listener": _check_listener(at.server, int(base.rsplit(":", 1)[1].removesuffix("/v1")))}
     served = identity.models(http, base, model)
     if isinstance(served, int) or model not in served.names:
@@ -117,7 +117,7 @@ def _read_back(
         "metrics": metrics.note,
     }
     shown = {flag: metrics.cache_config[label] for flag, label in _SHOWN_AGAIN.items() if label in metrics.cache_config}
-    checks |= compare_flags(asked, {"max_model_len": str(served.max_model_len), **shown}, "server")
+    checks |= compare_flags(flags, {"max_model_len": str(served.max_model_len), **shown}, "server")
     log = at.server.log()
     checks |= vllm_log.start_facts(log)
     return TargetInfo(
@@ -127,7 +127,7 @@ def _read_back(
         model=model,
         max_model_len=served.max_model_len,
         server_version=version,
-        flags={"model": spec.model, **asked},
+        flags={"model": spec.model, **flags},
         cache_config=metrics.cache_config,
         pids=at.server.note_members(),
         startup=Startup(at.process_s, vllm_log.weights_s(log), ready_s, first_token_s),
@@ -152,7 +152,7 @@ def _runner(spec: TargetSpec, env: Mapping[str, str], model: command.Model, log_
         python = interpreter.find(spec.python, env)
         return _Runner(python.words(), {}, python.facts())
     box = container.named(spec.image, spec.container, log_path, env.get("PATH", os.defpath))
-    hub = container.hub_folders(env)
+    hub = at_hand.hub_folders(env)
     for folder in hub.values():
         Path(folder).mkdir(parents=True, exist_ok=True)  # else the engine makes it, as root
     mounts = dict.fromkeys(hub.values(), "rw")
@@ -173,14 +173,14 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Targe
     folder = cache_dir("servers")
     records.reap_orphans(folder, say)
     model = command.resolve_model(spec, env, say)
-    asked = command.flags(spec, model)
+    flags = command.flags(spec, model)
     port = command.port(spec)
     runner = _runner(spec, env, model, log_path)
     base = f"http://{command.HOST}:{port}/v1"
     try:
         log_path.parent.mkdir(parents=True, exist_ok=True)
         server = spawn(
-            command.command(runner.before, model, port, asked),
+            command.command(runner.before, model, port, flags),
             {**env, **runner.env},
             folder,
             log_path,
@@ -195,7 +195,7 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Targe
         with identity.client(base) as http:
             root = identity.root_url(base)
             ready_s = at.wait(lambda: _is_healthy(http, root))
-            info = _read_back(spec, at, http, base, asked, ready_s=ready_s)
+            info = _read_back(spec, at, http, base, flags, ready_s=ready_s)
         endpoint = Endpoint(base, info.model, spec.api, None, vllm_extensions=True, body=spec.body)
         words = vocabulary(endpoint, read_words())
     except BaseException as error:

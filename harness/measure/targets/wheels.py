@@ -131,7 +131,7 @@ def _failure(code: int, lines: list[str], name: str, wheels: Path | None) -> Ins
     if any("DO NOT MATCH THE HASHES" in line for line in lines):
         return InstallError(f"a file is not the one that {name} names\n{last}\nask the package index's owner why")
     missing = next(
-        (found[1] for line in lines if (found := re.search(r"No matching distribution found for (\S+)", line))), None
+        (match[1] for line in lines if (match := re.search(r"No matching distribution found for (\S+)", line))), None
     )
     if wheels is not None and missing:
         fill = f"fill it where there is a network: python -m harness.measure.targets.install --download DIR, Python {sys.version_info[0]}.{sys.version_info[1]}"

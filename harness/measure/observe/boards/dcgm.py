@@ -109,14 +109,14 @@ class ExporterSource:
         boards = parse(page)
         if not self._declared:
             return sorted(boards.values(), key=lambda board: board.index)
-        found = []
+        chosen = []
         for word in self._declared:
             fits = [b for b in boards.values() if (str(b.index) == word if word.isdigit() else b.uuid.startswith(word))]
             if len(fits) != 1:
                 have = ", ".join(f"{b.index} ({b.uuid})" for b in boards.values())
                 raise ExporterError(f"no board {word!r} at telemetry_url, or several; it has {have}")
-            found.append(fits[0])
-        return found
+            chosen.append(fits[0])
+        return chosen
 
     def read(self, edge: str | None) -> Sequence[GpuSample]:  # noqa: ARG002 - a page is the same at an edge
         """A row a board. The exporter collects every so many seconds, and a page repeats what it had: the energy counter stands only

@@ -99,8 +99,8 @@ class Gpus:
         if word.isdigit():
             return next((board for board in self._boards if board.index == int(word)), None)
         units = [unit for board in self._boards for unit in (board, *board.slices)]
-        found = [unit for unit in units if word and unit.uuid.startswith(word)]
-        return found[0] if len(found) == 1 else None
+        fits = [unit for unit in units if word and unit.uuid.startswith(word)]
+        return fits[0] if len(fits) == 1 else None
 
     def _watched_boards(self) -> list[Unit]:
         return [unit for unit in self._watched if unit.parent is None]
@@ -137,8 +137,10 @@ class Gpus:
     def used_bytes(self) -> dict[str, int]:
         """Memory in use of every board and slice, watched or not, by uuid."""
         units = [unit for board in self._boards for unit in (board, *board.slices)]
-        found = {unit.uuid: unit.ask_or_none("memory") for unit in units}
-        return {uuid: memory.used for uuid, memory in found.items() if memory is not None and memory.used is not None}
+        memory_of = {unit.uuid: unit.ask_or_none("memory") for unit in units}
+        return {
+            uuid: memory.used for uuid, memory in memory_of.items() if memory is not None and memory.used is not None
+        }
 
     def new_xids(self) -> list[tuple[int, int]]:
         """(index of the board, Xid) of critical errors since the last call, or since NVML was opened."""

@@ -100,12 +100,12 @@ def rooms(devices: Sequence[str] | None, count: int) -> Rooms | str:
         return gpus
     try:
         words = list(devices) if devices is not None else [str(index) for index in gpus.indices]
-        found = []
+        taken = []
         for word in words[:count]:
             if reason := gpus.watch((), [word]):
                 return reason
-            found.append(_room(gpus.leaves[0]))
-        return Rooms(tuple(found), tuple(gpus.names))
+            taken.append(_room(gpus.leaves[0]))
+        return Rooms(tuple(taken), tuple(gpus.names))
     finally:
         gpus.close()
 

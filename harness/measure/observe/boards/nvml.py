@@ -62,12 +62,12 @@ def _processes(function: Callable[[Any], Any]) -> Callable[[Any], dict[int, int 
     """Process ids as this process's PID namespace sees them, with the bytes that each holds (None: not told)."""
 
     def read(handle: Any) -> dict[int, int | None]:
-        found: dict[int, int | None] = {}
+        held_by: dict[int, int | None] = {}
         for process in function(handle):  # one with two contexts is listed twice
             held = None if process.usedGpuMemory is None else _known(process.usedGpuMemory)
-            before = found.get(int(process.pid))
-            found[int(process.pid)] = held if before is None else before + (held or 0)
-        return found
+            before = held_by.get(int(process.pid))
+            held_by[int(process.pid)] = held if before is None else before + (held or 0)
+        return held_by
 
     return read
 
@@ -232,14 +232,14 @@ def _open_boards(times: CallTimes) -> tuple[dict[int, Any], list[Unit], list[str
 
 
 def _open_slices(handle: Any, board: Unit, times: CallTimes) -> list[Unit]:
-    found = []
+    slices = []
     for position in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
         try:
             slice_handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, position)
         except nvml.NVMLError_NotFound:  # positions may have gaps
             continue
-        found.append(_unit(slice_handle, board.index, times, parent=board))
-    return found
+        slices.append(_unit(slice_handle, board.index, times, parent=board))
+    return slices
 
 
 def _xid_reader(handles: Mapping[int, Any]) -> Callable[[], list[tuple[int, int]]]:
@@ -256,14 +256,14 @@ def _xid_reader(handles: Mapping[int, Any]) -> Callable[[], list[tuple[int, int]
         index_of[_address(handle)] = index
 
     def read() -> list[tuple[int, int]]:
-        found: list[tuple[int, int]] = []
-        while index_of and len(found) < _MOST_XIDS:
+        xids: list[tuple[int, int]] = []
+        while index_of and len(xids) < _MOST_XIDS:
             try:
                 event = nvml.nvmlEventSetWait_v2(events, 0)
             except nvml.NVMLError:  # a timeout: none is left
                 break
-            found.append((index_of.get(_address(event.device), -1), int(event.eventData)))
-        return found
+            xids.append((index_of.get(_address(event.device), -1), int(event.eventData)))
+        return xids
 
     return read
 

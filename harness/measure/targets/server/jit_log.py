@@ -46,8 +46,8 @@ class JitLine:
 
 def jit_kind(line: str) -> str | None:
     """What was compiled by this line of a log; None for every other line."""
-    said = bare(line)
-    return next((kind for kind, words in _KINDS if words.search(said)), None)
+    text = bare(line)
+    return next((kind for kind, words in _KINDS if words.search(text)), None)
 
 
 class JitWatch:

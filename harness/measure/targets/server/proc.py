@@ -52,8 +52,8 @@ def alive(pid: int, start_ticks: int) -> Process | None:
 
 def everything() -> list[Process]:
     """Every process that this one can see."""
-    found = (read(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return [p for p in found if p]
+    processes = (read(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [p for p in processes if p]
 
 
 def family(roots: Iterable[int]) -> list[Process]:

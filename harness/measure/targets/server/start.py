@@ -115,16 +115,16 @@ class Start:
         return self.patience.left_s(self.elapsed_s())
 
 
-def compare_flags(asked: Mapping[str, Any], runs_with: Mapping[str, str], who: str) -> dict[str, str]:
-    """Each asked flag that `who` (server, engine) shows again, with what it runs with, in words. Raises TargetError if the context
+def compare_flags(flags: Mapping[str, Any], runs_with: Mapping[str, str], who: str) -> dict[str, str]:
+    """Each of the target's flags that `who` (server, engine) shows again, with what it runs with, in words. Raises TargetError if the context
     length is another one."""
     seen: dict[str, str] = {}
     for name, value in runs_with.items():
-        wanted = asked.get(name, not asked[f"no_{name}"] if f"no_{name}" in asked else None)
+        wanted = flags.get(name, not flags[f"no_{name}"] if f"no_{name}" in flags else None)
         if wanted is not None:
             differs = name != "max_model_len" and str(wanted).lower() != value.lower()
             seen[name] = f"asked {wanted}, {who} says {value}{' (differs)' if differs else ''}"
-    length = str(asked.get("max_model_len", ""))
+    length = str(flags.get("max_model_len", ""))
     if length.isdigit() and runs_with.get("max_model_len") != length:
         raise TargetError(
             f"the {who} runs with another max_model_len", seen["max_model_len"], f"report it with the {who}'s log"

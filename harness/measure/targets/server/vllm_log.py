@@ -73,8 +73,8 @@ def phase(text: str) -> str | None:
     """What the newest telling line in `text` says the server is doing; None if no line tells."""
     for line in reversed(text.replace("\r", "\n").splitlines()):
         for pattern, words in _PHASES:
-            if found := pattern.search(line):
-                return words.format(*(group for group in found.groups() if group is not None))
+            if match := pattern.search(line):
+                return words.format(*(group for group in match.groups() if group is not None))
     return None
 
 
@@ -96,12 +96,12 @@ def tail(path: Path) -> str:
 
 def _with_details(lines: list[str], at: int) -> str:
     """An exception's line and, where it stops at a colon or counts errors (pydantic), the indented lines after it."""
-    said = [lines[at].strip()]
+    words = [lines[at].strip()]
     for line in lines[at + 1 : at + 4]:
         if not line.startswith(" ") or line.lstrip().startswith(("File ", "^", "For further information")):
             break
-        said.append(line.strip())
-    return " ".join(said)[:_CAUSE_CHARS]
+        words.append(line.strip())
+    return " ".join(words)[:_CAUSE_CHARS]
 
 
 def cause(path: Path) -> str:
@@ -113,7 +113,7 @@ def cause(path: Path) -> str:
     raw = [line for line in tail(path).splitlines() if line.strip()]
     up = max((at for at, line in enumerate(raw) if _UP in line), default=None)
     lines = [bare(line) for line in raw[up or 0 :] if not _MILD.match(_ANSI.sub("", line))]
-    if bad_argument := next((found for line in lines if (found := _ARGPARSE.match(line))), None):
+    if bad_argument := next((match for line in lines if (match := _ARGPARSE.match(line))), None):
         return bad_argument.group(1)[:_CAUSE_CHARS]
     exceptions = [at for at, line in enumerate(lines) if _EXCEPTION.match(line)]
     if real := [at for at in exceptions if not _ECHO.search(lines[at])]:
@@ -176,27 +176,27 @@ def start_facts(log: str) -> dict[str, str]:
     graphs = none = ""
     for raw in log.splitlines():
         line = bare(raw)
-        if found := _ATTENTION.match(line):
-            attention[f"{found[1]}{f', of {found[2]}' if found[2] else ''}"] = None
-        elif found := _GRAPHS.match(line):
-            graphs = f"captured in {found[1]} s, {found[2]} GiB"
-        elif said := _said(_NO_GRAPHS, line):
-            none = none or said
-        elif said := _said(_FLASHINFER, line):
-            flashinfer[said] = None
+        if match := _ATTENTION.match(line):
+            attention[f"{match[1]}{f', of {match[2]}' if match[2] else ''}"] = None
+        elif match := _GRAPHS.match(line):
+            graphs = f"captured in {match[1]} s, {match[2]} GiB"
+        elif words := _words(_NO_GRAPHS, line):
+            none = none or words
+        elif words := _words(_FLASHINFER, line):
+            flashinfer[words] = None
         elif _SLOW.search(line):
             slow[line[:_KERNEL_CHARS]] = None
-    told = {
+    facts = {
         "attention_backend": "; ".join(attention),
         "flashinfer": "; ".join(flashinfer),
         "cuda_graphs": graphs or none,
         "slow_path": "; ".join(slow),
     }
-    return {name: words[: 2 * _KERNEL_CHARS] for name, words in told.items() if words}
+    return {name: text[: 2 * _KERNEL_CHARS] for name, text in facts.items() if text}
 
 
-def _said(table: tuple[tuple[re.Pattern[str], str], ...], line: str) -> str | None:
+def _words(table: tuple[tuple[re.Pattern[str], str], ...], line: str) -> str | None:
     for pattern, words in table:
-        if found := pattern.search(line):
-            return words.format(*found.groups())
+        if match := pattern.search(line):
+            return words.format(*match.groups())
     return None
