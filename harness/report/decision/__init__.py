@@ -1,0 +1,1 @@
+"""The page of a decision between hosted and own machines, and its plots."""

@@ -19,6 +19,7 @@ from harness.report import formats
 DEFAULT_ATTAINMENT = 0.99
 _MIN_FOR_INTERVAL = 3  # with two, t is 12.7 and the interval says nothing
 _STATES = ("VALID", "UNKNOWN", "INVALID")
+Writer = Callable[[float | Decimal], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +300,7 @@ def absent_reasons(table: Sequence[Row], columns: Sequence[Column]) -> list[tupl
 # ---------------------------------------------------------------- cells as text
 
 
-def unit_and_writer(column: Column, table: Sequence[Row]) -> tuple[str, Callable[[float | Decimal], str]]:
+def unit_and_writer(column: Column, table: Sequence[Row]) -> tuple[str, Writer]:
     """The unit of a whole column and how its numbers are written: ms where every median is below ten seconds."""
     if column.unit == "s":
         middles = [middle for row in table if (middle := row.middle(column.key)) is not None]
@@ -313,9 +314,7 @@ def unit_and_writer(column: Column, table: Sequence[Row]) -> tuple[str, Callable
     return column.unit, formats.number
 
 
-def spread_text(
-    spread: Spread | None, write: Callable[[float | Decimal], str], *, short: bool = False
-) -> tuple[str, str]:
+def spread_text(spread: Spread | None, write: Writer, *, short: bool = False) -> tuple[str, str]:
     """(median, range) as text: the interval, with two repetitions min-max; empty where there is one value or all are
     written alike. `short`: half of the range's width over the median, in percent."""
     if spread is None:

@@ -68,6 +68,7 @@ def html(
     best = find_answer(summaries, costs, allow_invalid=allow_invalid)
     # dollars first: they are what most readers came for, and stay in sight on a phone
     columns = sorted(cells.shown_columns(table), key=lambda column: column.kind != "cost")
+    writers = [(column, *cells.unit_and_writer(column, table)) for column in columns]
     over_time = sections.timeline_run(best, table, summaries)
     anchors = sections.anchors(summaries)
     priced = sections.costs_shown(best, costs, summaries, allow_invalid=allow_invalid)
@@ -78,8 +79,8 @@ def html(
         kpis=_kpis(best),
         summaries=summaries,
         invalid=[run for run in summaries if run.verdict.state == "INVALID"],
-        headers=[(column, *cells.unit_and_writer(column, table)[:1]) for column in columns],
-        rows=[_html_row(row, columns, table, best) for row in table],
+        headers=[(column, unit) for column, unit, _ in writers],
+        rows=[_html_row(row, writers, best) for row in table],
         absent=[(names, why, [table.index(row) + 1 for row in where] if len(where) < len(table) else []) for names, why, where in cells.absent_reasons(table, columns)],
         figures=[
             ("Throughput against concurrency", pages.svg(figures.throughput_against_concurrency(summaries)), False),
@@ -106,19 +107,17 @@ def html(
         environment=sections.facts([run.environment for run in summaries]),
         config=sections.facts([run.config for run in summaries]),
         outcome_words=sections.outcome_words,
-        load_words=formats.load_words,
         metrics=list(METRICS.values()),
     )  # fmt: skip
 
 
 def _html_row(
-    row: cells.Row, columns: Sequence[cells.Column], table: Sequence[cells.Row], best: Answer
+    row: cells.Row, writers: Sequence[tuple[cells.Column, str, cells.Writer]], best: Answer
 ) -> dict[str, Any]:
     texts = []
-    for column in columns:
-        _, write_number = cells.unit_and_writer(column, table)
-        middle, between = cells.spread_text(row.values.get(column.key), write_number)
-        texts.append((middle, between, row.absent.get(column.key, "") if row.values.get(column.key) is None else ""))
+    for column, _, write in writers:
+        spread = row.values.get(column.key)
+        texts.append((*cells.spread_text(spread, write), row.absent.get(column.key, "") if spread is None else ""))
     return {
         "row": row,
         "load": formats.load_words(row.load),
@@ -138,8 +137,8 @@ def _kpis(best: Answer) -> list[tuple[str, str, str]]:
         spread = best.row.values.get(key)
         if spread is None:
             continue
-        unit, write_number = cells.unit_and_writer(column, [best.row])
-        middle, between = cells.spread_text(spread, write_number)
+        unit, write = cells.unit_and_writer(column, [best.row])
+        middle, between = cells.spread_text(spread, write)
         kpis.append((f"{middle}{'' if unit == 'USD' else ' ' + unit}", words, between))
     return kpis
 
