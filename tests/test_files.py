@@ -7,14 +7,14 @@ import os
 
 import pytest
 
-from harness.base.files import whole, write_whole
+from harness.base.files import whole_file, write_whole
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path):
     """Until the block ends the old content stands under the name, the new one under another that ends in .tmp; then the new alone."""
     path = tmp_path / "a.json"
     path.write_text("old")
-    with whole(path) as part:
+    with whole_file(path) as part:
         part.write_text("new")
         assert path.read_text() == "old"
         assert part.parent == tmp_path
@@ -30,7 +30,7 @@ def test_of_a_write_that_breaks_off_nothing_stays(tmp_path, error):
     path.write_text("old")
 
     def write() -> None:
-        with whole(path) as part:
+        with whole_file(path) as part:
             part.write_text("half")
             raise error
 

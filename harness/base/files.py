@@ -29,7 +29,7 @@ _SHARED_MODE = 0o666
 
 
 @contextmanager
-def whole(path: Path, *, new: bool = False, synced: bool = True) -> Iterator[Path]:
+def whole_file(path: Path, *, new: bool = False, synced: bool = True) -> Iterator[Path]:
     """A name beside `path`, ending in .tmp, to write to; after the block the file is there under `path`, in one step, and on the disk
     itself unless `synced` is False. Of a block that raises nothing stays.
 
@@ -53,8 +53,8 @@ def whole(path: Path, *, new: bool = False, synced: bool = True) -> Iterator[Pat
 
 
 def write_whole(path: Path, content: str | bytes, *, new: bool = False, synced: bool = True) -> None:
-    """Write text (UTF-8) or bytes as `whole` does. Raises OSError."""
-    with whole(path, new=new, synced=synced) as part:
+    """Write text (UTF-8) or bytes as `whole_file` does. Raises OSError."""
+    with whole_file(path, new=new, synced=synced) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

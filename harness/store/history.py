@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from harness.base import clock
 from harness.base.errors import ConfigError, StoreError
-from harness.base.files import whole
+from harness.base.files import whole_file
 from harness.records import RunSummary
 from harness.store.history_columns import row_of, runs_schema
 from harness.store.manifest import refuse_newer
@@ -105,7 +105,7 @@ def _write(root: Root, table: Any, stem: str) -> str:
     final = f"{root.path}/{FOLDER}/{stem}-{clock.utc_stamp()}-{secrets.token_hex(4)}.parquet"
     try:
         root.fs.makedirs(f"{root.path}/{FOLDER}", exist_ok=True)
-        place = whole(Path(final)) if root.local else _whole_elsewhere(root, final)
+        place = whole_file(Path(final)) if root.local else _whole_elsewhere(root, final)
         with place as part, root.fs.open(str(part), "wb") as file:
             pq.write_table(table, file, compression="zstd")
     except Exception as error:
@@ -115,7 +115,7 @@ def _write(root: Root, table: Any, stem: str) -> str:
 
 @contextmanager
 def _whole_elsewhere(root: Root, final: str) -> Iterator[str]:
-    """`files.whole` of a filesystem that is not this machine's."""
+    """`files.whole_file` of a filesystem that is not this machine's."""
     part = f"{final}.tmp"
     try:
         yield part

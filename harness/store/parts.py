@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.base.errors import StoreError
-from harness.base.files import whole
+from harness.base.files import whole_file
 from harness.store.columns import to_table
 from harness.store.schema import parquet_options, schema_of
 
@@ -47,7 +47,7 @@ def warm_up() -> None:
 
 def write_file(path: Path, table: str, data: Any) -> None:
     """Write a pyarrow.Table as one Parquet file, whole or not at all. Raises OSError."""
-    with whole(
+    with whole_file(
         path, synced=False
     ) as part:  # every second of a run: a sync would hold up who writes replies to the same disk
         pq.write_table(data, part, row_group_size=GROUP_ROWS, **parquet_options(table))
@@ -106,7 +106,7 @@ def merge(run_dir: Path, table: str) -> None:
     if not parts:
         return
     with (
-        whole(final) as merged,
+        whole_file(final) as merged,
         pq.ParquetWriter(merged, schema_of(table), **parquet_options(table)) as writer,
     ):
         for group in _row_groups(parts):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from harness.base import redaction
 from harness.base.errors import StoreError
-from harness.base.files import whole
+from harness.base.files import whole_file
 
 Kind = Literal["text", "decimal", "whole", "utc"]
 _TYPES = {
@@ -48,7 +48,7 @@ def write_table_file(path: Path, kinds: Mapping[str, Kind], rows: Sequence[Mappi
     """
     try:
         columns = [pa.array([_value(row[name], kind) for row in rows], _TYPES[kind]) for name, kind in kinds.items()]
-        with whole(path) as part:
+        with whole_file(path) as part:
             pq.write_table(pa.Table.from_arrays(columns, names=list(kinds)), part)
     except (OSError, pa.ArrowException, ArithmeticError, ValueError) as error:
         raise StoreError("table cannot be written", path, str(error)) from None

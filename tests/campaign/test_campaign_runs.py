@@ -143,7 +143,7 @@ def test_a_lost_connection_does_not_cost_an_adopted_servers_cells(golden, tmp_pa
 
 def test_a_cell_that_does_not_fit_is_one_failure(tmp_path):
     """A prompt longer than the server's context fails its cell with exit code 2; the other workload is measured; a resumption that
-    finds nothing left to run still says so."""
+    finds nothing left to run still says so, and clears away what a killed write of the campaign's file left."""
     with GoldenServer(ttft_s=0.002, itl_s=0.001, max_model_len=64) as short:
         loads = [{"concurrency": [1], "requests": 3}]
         made = small(short.url, workloads=["fixed:100x4", "fixed:16x4"], loads=loads, repetitions=1)
@@ -152,7 +152,9 @@ def test_a_cell_that_does_not_fit_is_one_failure(tmp_path):
     assert isinstance(ran.worst(), ConfigError)
     path = file.path_of(tmp_path, ran.campaign_id)
     file.write(tmp_path, replace(file.read(path), state=file.OPEN))  # as after a kill before the last line
+    path.with_name(f"{path.name}.4711.tmp").write_text("{")
     again = run(made, tmp_path, resume="newest")
+    assert list(path.parent.glob("*.tmp")) == []
     assert [name for name, _ in again.failures] == ["own_fixed-100x4_c1_rep1"]
     assert "does not fit" in again.worst().value
 

@@ -65,7 +65,7 @@ def test_a_cache_that_cannot_be_written_means_python(monkeypatch, capsys, number
     def refuse(*_):
         raise OSError(number, os.strerror(number), "x")
 
-    monkeypatch.setattr(cc, "whole", refuse)
+    monkeypatch.setattr(cc, "whole_file", refuse)
     assert reader.library() is None
     assert reader.library() is None
     (line,) = capsys.readouterr().err.splitlines()

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 from harness.base.errors import ConfigError, HarnessError
-from harness.base.files import whole
+from harness.base.files import whole_file
 
 _SEAL_BYTES = 32  # SHA-256 of all before it
 
@@ -69,7 +69,7 @@ def _refuse_open(cache: Path) -> None:
 def compile_c(source: Path, binary: Path, *, library: bool = False) -> None:
     """Compile one C file; the binary appears whole or not at all, its digest behind it, for nobody but this user. Raises
     ConfigError, HarnessError, OSError."""
-    with whole(binary) as part:
+    with whole_file(binary) as part:
         kind = ["-shared", "-fPIC"] if library else []
         words = [compiler(), "-O2", *kind, "-o", str(part), str(source)]
         result = subprocess.run(words, capture_output=True, text=True, check=False)
