@@ -150,8 +150,7 @@ def test_somebody_elses_server_by_url_with_its_exporter(metrics_server):
 
 def test_pages_of_several_replicas_are_one_scrape(metrics_server):
     """Two pages: the rows of both with one stamp and their replica as a label; one that fails is a failed scrape, not half a sum."""
-    from harness.measure.observe.sources import ServerSource
-    from harness.measure.observe.vllm_metrics import ScrapeError
+    from harness.measure.observe.vllm_metrics import ScrapeError, ServerSource
 
     metrics_server.answer = lambda: (200, 'vllm:num_preemptions_total{engine="0"} 3\n')
     other = metrics_server.url.replace("127.0.0.1", "localhost")

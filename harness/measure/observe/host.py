@@ -1,10 +1,11 @@
-"""This machine's CPU and memory, and what the harness and a server of ours use of it."""
+"""This machine's CPU and memory, and what the harness and a server of ours use of it; as a telemetry source too."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -192,3 +193,26 @@ def _machine_cpu_s() -> tuple[float, float]:
     times = psutil.cpu_times()
     all_s = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
     return all_s - times.idle - getattr(times, "iowait", 0.0), all_s
+
+
+class HostSource:
+    """This machine, the harness and, where we started it, the server."""
+
+    def __init__(self, server_pids: Collection[int]) -> None:
+        self._sampler = HostSampler(server_pids)
+        self._server_known = bool(self._sampler.server_pids)
+
+    def read(self, edge: str | None) -> list[HostSample]:
+        return [self._sampler.sample(rescan=edge is not None)]
+
+    def about(self) -> str:
+        return "harness and server" if self._server_known else "harness only; the server's processes are not ours"
+
+    def complaint(self) -> str | None:
+        return None
+
+    def facts(self) -> Mapping[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        return None

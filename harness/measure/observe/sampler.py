@@ -14,9 +14,9 @@ cannot be stored are a broken run, and the sink's exception is raised at the nex
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from harness.base import clock
 from harness.base.errors import TelemetryError
@@ -24,12 +24,32 @@ from harness.config.experiment import ObserveSpec
 from harness.config.target import TargetSpec
 from harness.measure.observe.boards.dcgm import ExporterError, ExporterSource
 from harness.measure.observe.boards.source import GpuSource, open_gpu_source
-from harness.measure.observe.sources import HostSource, ServerSource, Source
+from harness.measure.observe.host import HostSource
+from harness.measure.observe.vllm_metrics import ServerSource
 from harness.records import TargetInfo
 
 Sink = Callable[[str, list[Any]], None]
 _JOIN_S = 5.0
 _PAGE_HZ = 1.0  # of an exporter's page: it collects more slowly than that
+
+
+class Source(Protocol):
+    """What is sampled: the server (vllm_metrics.py), this machine (host.py), boards (boards/).
+
+    `read` returns rows for one table, at an edge all there is to read; it may raise, which counts as a failed read. `about`
+    describes it; `complaint` is None, or what is incomplete about what it gives; `facts` are plain JSON values for the manifest,
+    empty where there are none.
+    """
+
+    def read(self, edge: str | None) -> Sequence[Any]: ...
+
+    def about(self) -> str: ...
+
+    def complaint(self) -> str | None: ...
+
+    def facts(self) -> Mapping[str, Any]: ...
+
+    def close(self) -> None: ...
 
 
 class _Ticker(threading.Thread):

@@ -1,4 +1,4 @@
-"""A vLLM server's Prometheus page, read over HTTP into rows of server.parquet.
+"""A vLLM server's Prometheus page, read over HTTP into rows of server.parquet, and as a telemetry source.
 
 Lines are chosen before they are parsed: nine tenths of a page are histogram buckets and their comments, and leaving
 them out makes a scrape four times cheaper.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -108,3 +109,49 @@ def unfinished(samples: Iterable[ServerSample]) -> float | None:
     rows = list(samples)
     counts = [value for name in _UNFINISHED if (value := counter(rows, name)) is not None]
     return sum(counts) if counts else None
+
+
+class ServerSource:
+    """A vLLM server's /metrics, or those of every rank or replica of it."""
+
+    def __init__(self, *urls: str) -> None:
+        self._clients = {url: open_client(url) for url in urls}
+        self._edges_failed: list[str] = []
+
+    def read(self, edge: str | None) -> list[ServerSample]:
+        try:
+            return scrape_all(self._clients, edge)
+        except ScrapeError as error:
+            if edge is not None:
+                self._edges_failed.append(f"{edge}: {error}")
+            raise
+
+    def settle(self, limit_s: float) -> bool:
+        """Wait until the server has no request running or waiting; False if it still had one after `limit_s`.
+
+        Its counters are complete then: a reply can reach us a moment before the server has counted it.
+        """
+        end_ns = clock.monotonic_ns() + int(limit_s * clock.NS)
+        while True:
+            try:
+                left = unfinished(scrape_all(self._clients))
+            except ScrapeError:
+                return False
+            if not left:
+                return left == 0
+            if clock.monotonic_ns() >= end_ns:
+                return False
+            clock.sleep(0.05)
+
+    def about(self) -> str:
+        return "Prometheus page" if len(self._clients) == 1 else f"{len(self._clients)} Prometheus pages, summed"
+
+    def complaint(self) -> str | None:
+        return f"no scrape at an edge ({'; '.join(self._edges_failed)})" if self._edges_failed else None
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"pages": list(self._clients)}
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
