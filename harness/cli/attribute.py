@@ -74,7 +74,7 @@ def _of_file(path: Path) -> _Source:
 def _black_box(analyses: Sequence[Analysis], usd_per_hour: Decimal) -> tuple[Any, Mapping[str, str]]:
     """The fit over shapes at their capacity (None where fewer than 5 have one), and what is left out with its reason."""
     from harness.judge.runs import searched
-    from harness.planner.black_box import at_capacity, fit_shapes
+    from harness.planner.attribution.black_box import at_capacity, fit_shapes
 
     summaries = [s for found in analyses for s in found.summaries]
     known = at_capacity(summaries, usd_per_hour, searched([c for found in analyses for c in found.capacities]))
@@ -99,8 +99,8 @@ def attribute(
     The server must log its steps: flags enable-logging-iteration-details, and best no-async-scheduling.
     """
     from harness.judge.runs import analyse
-    from harness.planner.attribution import Traffic, cached_share_of_kv, fit_steps, split_paid, step_shares
-    from harness.planner.step_log import parse, together
+    from harness.planner.attribution.split import Traffic, cached_share_of_kv, fit_steps, split_paid, step_shares
+    from harness.planner.attribution.step_log import parse, together
 
     analyses = {path: analyse(path, campaign) for path in sources if exists(path) and path.is_dir()}
     found = [s for path in sources for s in (_of_runs(analyses[path]) if path in analyses else [_of_file(path)])]

@@ -50,8 +50,8 @@ def load(
     scenario: Path, changes: tuple[str, ...], run_dir: Path | None, campaign: str | None = None
 ) -> tuple[Any, Any]:
     """A scenario's result, and the measured capacity in it (None where it is typed in)."""
-    from harness.planner.scenario import run_scenario
-    from harness.planner.scenario_spec import find_scenario, load_scenario
+    from harness.planner.scenario.run import run_scenario
+    from harness.planner.scenario.spec import find_scenario, load_scenario
 
     if run_dir is not None:
         given = json.dumps({"run": str(run_dir)})
@@ -138,7 +138,7 @@ def scenario_command(
     """Price a workload every way: SCENARIO is a YAML file or a name of configs/scenarios/."""
     result, measured = load(scenario, changes, run_dir, campaign)
     if html is not None or markdown:
-        from harness.planner.decide import decide
+        from harness.planner.scenario.decide import decide
 
         _pages(result, decide(result), measured, html, markdown)
     if as_json:
@@ -159,7 +159,7 @@ def decide_command(
     as_json: bool,
 ) -> None:
     """Hosted, self-hosted, hybrid or dedicated, why, and what would flip it."""
-    from harness.planner.decide import decide
+    from harness.planner.scenario.decide import decide
 
     result, measured = load(scenario, changes, run_dir, campaign)
     found = decide(result)
@@ -174,7 +174,7 @@ def _pages(result: Any, found: Any, measured: Any, html: Path | None, markdown: 
     """The decision page, as a file and as Markdown on stdout, where asked for."""
     if html is None and not markdown:
         return
-    from harness.planner.scenario_inputs import base_of
+    from harness.planner.scenario.inputs import base_of
     from harness.report import pages
     from harness.report.decision import page
 

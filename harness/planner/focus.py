@@ -22,9 +22,9 @@ from harness.base.documents import csv_cell
 from harness.base.errors import ConfigError
 from harness.config.experiment import PriceRef
 from harness.planner.measured import Measured
-from harness.planner.scenario import ScenarioResult
-from harness.planner.scenario_inputs import base_of
-from harness.planner.scenario_options import HostedSide, hosted_sides
+from harness.planner.scenario.inputs import base_of
+from harness.planner.scenario.options import HostedSide, hosted_sides
+from harness.planner.scenario.run import ScenarioResult
 from harness.price.hosted import Bill, find_price
 from harness.price.hosted_cache import bill_of_run
 from harness.price.prices import day_of

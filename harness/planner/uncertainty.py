@@ -9,11 +9,9 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.base.errors import ConfigError
-
-Floats = NDArray[np.float64]
+from harness.base.stats import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Interval:
     runs: int
 
 
-def quantiles(values: Floats, at: Sequence[float]) -> list[float]:
+def quantiles(values: FloatArray, at: Sequence[float]) -> list[float]:
     """Quantiles that are drawn values, so that infinite ones stay and are never averaged. Raises ConfigError for NaN."""
     if np.isnan(values).any():
         raise ConfigError("a draw is not a number", "NaN", "look at the ranges of the assumptions")
@@ -68,9 +66,9 @@ def checked(assumption: Assumption) -> Assumption:
     return assumption
 
 
-def draw(assumptions: Sequence[Assumption], count: int, seed: int = 1) -> dict[str, Floats]:
+def draw(assumptions: Sequence[Assumption], count: int, seed: int = 1) -> dict[str, FloatArray]:
     """`count` joint draws of independent assumptions; each has its own stream, so adding one leaves the others as they were."""
-    drawn: dict[str, Floats] = {}
+    drawn: dict[str, FloatArray] = {}
     for a in map(checked, assumptions):
         rng = np.random.default_rng([seed, *a.name.encode()])
         if a.draws:
@@ -84,10 +82,10 @@ def draw(assumptions: Sequence[Assumption], count: int, seed: int = 1) -> dict[s
     return drawn
 
 
-def _around(low: float, middle: float, high: float, level: float, z: Floats) -> Floats:
+def _around(low: float, middle: float, high: float, level: float, z: FloatArray) -> FloatArray:
     """Standard normal draws brought to the median `middle` and the quantiles `low` and `high`, each half with a spread of its own."""
     end = NormalDist().inv_cdf((1 + level) / 2)
-    found: Floats
+    found: FloatArray
     if low <= 0:
         found = middle + z * np.where(z < 0, middle - low, high - middle) / end
     else:
@@ -257,12 +255,12 @@ def outlook(
     )
 
 
-def _interval(values: Floats, tail: float, level: float, draws: int) -> Interval:
+def _interval(values: FloatArray, tail: float, level: float, draws: int) -> Interval:
     low, middle, high = quantiles(values, (tail, 0.5, 1 - tail))
     return Interval(low, middle, high, level, f"Monte Carlo, {draws} joint draws", 0)
 
 
-def _check_drawn(drawn: Mapping[str, Floats]) -> None:
+def _check_drawn(drawn: Mapping[str, FloatArray]) -> None:
     positive = {"demand_rps", "capacity_rps", "headroom", "tokenizer_ratio"}
     for name, values in drawn.items():
         if values.min() < 0 or (name in positive and values.min() <= 0) or (name == "headroom" and values.max() > 1):

@@ -15,8 +15,8 @@ from typing import Any
 from harness.base.quantities import HOURS_PER_MONTH
 from harness.planner.fleet import replicas_for
 from harness.planner.measured import Measured
-from harness.planner.scenario import ScenarioResult
-from harness.planner.scenario_inputs import Base, base_of
+from harness.planner.scenario.inputs import Base, base_of
+from harness.planner.scenario.run import ScenarioResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.planner.scenario_spec import ScenarioSpec, parse_scenario
+from harness.planner.scenario.spec import ScenarioSpec, parse_scenario
 
 
 def scenario(**changes: Any) -> ScenarioSpec:

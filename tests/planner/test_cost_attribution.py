@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
 from harness.base.stats import nnls
-from harness.planner.attribution import (
+from harness.planner.attribution.black_box import ShapeCost, at_capacity, fit_shapes
+from harness.planner.attribution.split import (
     Shares,
     Traffic,
     cached_share_of_kv,
@@ -20,8 +21,7 @@ from harness.planner.attribution import (
     split_paid,
     step_shares,
 )
-from harness.planner.black_box import ShapeCost, at_capacity, fit_shapes
-from harness.planner.step_log import parse, together
+from harness.planner.attribution.step_log import parse, together
 from harness.records import Cell, Load, SearchedCapacity, Window
 from tests.planner.step_simulator import DECODE, KV, PREFILL, T0, simulate
 from tests.price.cost_summaries import summary

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from harness.base.errors import ConfigError
 from harness.config.experiment import CostSpec, PriceRef
 from harness.planner.measured import Measured
-from harness.planner.scenario import run_scenario
+from harness.planner.scenario.run import run_scenario
 from harness.price.hosted import HostedPrice, Tokens, bill, find_price, find_variant, usage_problem
 from harness.price.hosted_cache import bill_of_run, cache_of
 from harness.price.prices import day_of

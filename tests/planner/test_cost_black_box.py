@@ -8,7 +8,7 @@ from decimal import Decimal as D
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.planner.black_box import AtCapacity, ShapeCost, ShapeFit, at_capacity, fit_shapes
+from harness.planner.attribution.black_box import AtCapacity, ShapeCost, ShapeFit, at_capacity, fit_shapes
 from harness.records import Cell, Load, SearchedCapacity, Window
 from tests.price.cost_summaries import summary
 

@@ -7,7 +7,7 @@ from decimal import Decimal as D
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.planner.claims import Claim, compare, evaluate
+from harness.planner.scenario.claims import Claim, compare, evaluate
 
 
 @pytest.mark.parametrize(

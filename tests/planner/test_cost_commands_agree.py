@@ -22,13 +22,13 @@ from harness.cli.decisions import decide_command, scenario_command
 from harness.cli.fleet import fleet as fleet_command
 from harness.cli.fleet import hybrid as hybrid_command
 from harness.planner.breakeven import break_even_over_demand, staircase
-from harness.planner.decide import decide
 from harness.planner.demand import Demand, curve, flat, scaled, shaped, shapes
 from harness.planner.fleet import FleetSpec, cost_ladder, fleet_cost, labour_usd_per_hour
 from harness.planner.hybrid import hybrid_usd_per_hour, plan_hybrid
-from harness.planner.scenario import case_of, run_scenario
-from harness.planner.scenario_inputs import MONTH_S, base_of
-from harness.planner.scenario_options import against, hosted_sides, hybrid_plan, options_of
+from harness.planner.scenario.decide import decide
+from harness.planner.scenario.inputs import MONTH_S, base_of
+from harness.planner.scenario.options import against, hosted_sides, hybrid_plan, options_of
+from harness.planner.scenario.run import case_of, run_scenario
 from harness.planner.uncertainty import hosted_usd_per_hour, self_usd_per_hour
 from tests.planner.scenario_values import hosted, scenario
 

@@ -10,8 +10,8 @@ from decimal import Decimal
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.planner.decide import decide
-from harness.planner.scenario import run_scenario
+from harness.planner.scenario.decide import decide
+from harness.planner.scenario.run import run_scenario
 from tests.planner.scenario_values import hosted, scenario
 
 

@@ -11,9 +11,9 @@ from decimal import Decimal as D
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.planner.decide import Decision, decide
-from harness.planner.scenario import run_scenario
-from harness.planner.scenario_options import Option
+from harness.planner.scenario.decide import Decision, decide
+from harness.planner.scenario.options import Option
+from harness.planner.scenario.run import run_scenario
 from tests.planner.scenario_values import hosted, scenario
 
 NOTHING_PAYS = ("hybrid: 0 machines always on, the rest to host/m", "not a machine pays for itself: the same as hosted")

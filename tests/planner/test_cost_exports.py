@@ -32,8 +32,8 @@ from harness.planner.focus import (
     focus_csv,
     focus_rows,
 )
-from harness.planner.scenario import run_scenario
-from harness.planner.scenario_spec import find_scenario, load_scenario
+from harness.planner.scenario.run import run_scenario
+from harness.planner.scenario.spec import find_scenario, load_scenario
 from harness.planner.workbook import workbook
 from harness.price.opencost import opencost_text
 from harness.price.run_cost import cost_run

@@ -23,7 +23,7 @@ from harness.planner.focus import (
     focus_rows,
 )
 from harness.planner.measured import Measured
-from harness.planner.scenario import run_scenario
+from harness.planner.scenario.run import run_scenario
 from harness.price.run_cost import cost_run
 from harness.records import Hardware
 from tests.planner.scenario_values import hosted, scenario

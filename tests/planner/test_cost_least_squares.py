@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.planner.least_squares import left_out, weighted_fit
+from harness.planner.attribution.split import left_out, weighted_fit
 
 
 @pytest.mark.parametrize("resolution", [0.0, 0.05, 1e6])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from harness.config.experiment import CostSpec
 from harness.config.target import HardwareSpec
 from harness.planner.measured import Measured, measured_capacity
-from harness.planner.scenario import run_scenario
+from harness.planner.scenario.run import run_scenario
 from harness.price.machine_match import RanOn, gpus_used, price_mismatch, ran_on, same_gpu, unchecked
 from harness.price.prices import day_of, declared, instance_price, instances
 from harness.price.run_cost import cost_run

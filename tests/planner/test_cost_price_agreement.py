@@ -18,7 +18,7 @@ from harness.cli import cli
 from harness.config.experiment import CostSpec, PriceRef
 from harness.measure.campaign.forecast import price_of
 from harness.planner.instances import candidates, machines
-from harness.planner.scenario import run_scenario
+from harness.planner.scenario.run import run_scenario
 from harness.price.hosted import bill, find_price, price_at
 from harness.price.machine_price import declared_hardware
 from harness.price.prices import age_words, catalogue, day_of, instance_price, instances, stale_after_days

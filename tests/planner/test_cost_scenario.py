@@ -9,13 +9,13 @@ import pytest
 
 from harness.base.errors import ConfigError, HarnessError
 from harness.base.files import data_dir
-from harness.planner.claims import evaluate
-from harness.planner.decide import decide
 from harness.planner.measured import measured_capacity
-from harness.planner.scenario import run_scenario
-from harness.planner.scenario_inputs import base_of
-from harness.planner.scenario_options import hosted_sides, hybrid_plan
-from harness.planner.scenario_spec import find_scenario, load_scenario, parse_scenario
+from harness.planner.scenario.claims import evaluate
+from harness.planner.scenario.decide import decide
+from harness.planner.scenario.inputs import base_of
+from harness.planner.scenario.options import hosted_sides, hybrid_plan
+from harness.planner.scenario.run import run_scenario
+from harness.planner.scenario.spec import find_scenario, load_scenario, parse_scenario
 from tests.planner.scenario_values import hosted, scenario
 from tests.price.cost_summaries import summary
 

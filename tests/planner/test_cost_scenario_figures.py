@@ -9,11 +9,11 @@ from decimal import Decimal as D
 import pytest
 
 from harness.planner.breakeven import BreakEven, Crossing
-from harness.planner.claims import Claim
 from harness.planner.measured import Measured
-from harness.planner.scenario import Figure, _crossing_figures, case_of, run_scenario
-from harness.planner.scenario_inputs import MONTH_S, base_of
-from harness.planner.scenario_options import against, hosted_sides
+from harness.planner.scenario.claims import Claim
+from harness.planner.scenario.inputs import MONTH_S, base_of
+from harness.planner.scenario.options import against, hosted_sides
+from harness.planner.scenario.run import Figure, _crossing_figures, case_of, run_scenario
 from harness.planner.uncertainty import Assumption, Case, Interval, outlook
 from harness.price.machine_match import RanOn
 from tests.planner.scenario_values import hosted, scenario

@@ -10,7 +10,7 @@ import pytest
 from harness.planner.demand import curve, shaped
 from harness.planner.fleet import FleetSpec, fleet_cost
 from harness.planner.measured import Measured
-from harness.planner.scenario_inputs import MONTH_S, Base, base_of
+from harness.planner.scenario.inputs import MONTH_S, Base, base_of
 from harness.records import Hardware
 from tests.planner.scenario_values import scenario
 

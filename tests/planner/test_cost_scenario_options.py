@@ -9,8 +9,8 @@ import pytest
 
 from harness.planner.hosted_terms import Shape
 from harness.planner.measured import measured_capacity
-from harness.planner.scenario_inputs import base_of
-from harness.planner.scenario_options import (
+from harness.planner.scenario.inputs import base_of
+from harness.planner.scenario.options import (
     Option,
     against,
     hosted_sides,

@@ -10,7 +10,7 @@ import yaml
 
 from harness.base.errors import ConfigError
 from harness.config.target import HardwareSpec
-from harness.planner.scenario_spec import (
+from harness.planner.scenario.spec import (
     DedicatedPart,
     DemandPart,
     FleetPart,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.planner.step_log import PRINTED, STAMPS, WHOLE_SECONDS, Steps, parse, together
+from harness.planner.attribution.step_log import PRINTED, STAMPS, WHOLE_SECONDS, Steps, parse, together
 
 CACHE = "(EngineCore pid=1) INFO 11-24 12:00:00 [kv_cache_utils.py:2327] GPU KV cache size: {:,} tokens, Maximum concurrency"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.planner.attribution import (
+from harness.planner.attribution.split import (
     CostSplit,
     Shares,
     StepFit,
@@ -19,7 +19,7 @@ from harness.planner.attribution import (
     split_paid,
     step_shares,
 )
-from harness.planner.step_log import PRINTED, WHOLE_SECONDS, Steps
+from harness.planner.attribution.step_log import PRINTED, WHOLE_SECONDS, Steps
 
 T0, A, B, K = 0.006, 2e-5, 4e-5, 1e-8
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
-from harness.planner import scenario as scenario_module
 from harness.planner.measured import Measured
+from harness.planner.scenario import run as scenario_module
 from harness.planner.uncertainty import (
     Assumption,
     Case,

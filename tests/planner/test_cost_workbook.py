@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from harness.planner.measured import Measured
-from harness.planner.scenario import run_scenario
+from harness.planner.scenario.run import run_scenario
 from harness.planner.workbook import workbook
 from tests.planner.scenario_values import hosted, scenario
 

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import cli
-from harness.planner.decide import decide
-from harness.planner.scenario import run_scenario
-from harness.planner.scenario_inputs import base_of
+from harness.planner.scenario.decide import decide
+from harness.planner.scenario.inputs import base_of
+from harness.planner.scenario.run import run_scenario
 from harness.report.decision import figures, page
 from tests.planner.scenario_values import hosted, scenario
 from tests.report.test_report_document import Tree

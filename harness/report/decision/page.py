@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from harness.base.quantities import HOURS_PER_MONTH
-from harness.planner.decide import Decision
-from harness.planner.scenario import ScenarioResult
-from harness.planner.scenario_inputs import MONTH_S, Base
-from harness.planner.scenario_options import Against, Option, self_staircase
+from harness.planner.scenario.decide import Decision
+from harness.planner.scenario.inputs import MONTH_S, Base
+from harness.planner.scenario.options import Against, Option, self_staircase
+from harness.planner.scenario.run import ScenarioResult
 from harness.report import formats, pages
 from harness.report.decision.figures import break_even_plot, odds_plot, plot_limits_rps, tornado_plot
 from harness.report.formats import md_text

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from harness.base.quantities import HOURS_PER_MONTH
-from harness.planner.claims import Claim, compare
 from harness.planner.fleet import Rung, cost_ladder, paid_shares, replicas_needed
 from harness.planner.measured import Measured
-from harness.planner.scenario_inputs import MONTH_S, Base, base_of
-from harness.planner.scenario_options import (
+from harness.planner.scenario.claims import Claim, compare
+from harness.planner.scenario.inputs import MONTH_S, Base, base_of
+from harness.planner.scenario.options import (
     Against,
     HostedSide,
     Option,
@@ -23,7 +23,7 @@ from harness.planner.scenario_options import (
     options_of,
     reference_of,
 )
-from harness.planner.scenario_spec import ScenarioSpec
+from harness.planner.scenario.spec import ScenarioSpec
 from harness.planner.uncertainty import Assumption, Case, Interval, Outlook, outlook
 from harness.price.machine_match import price_mismatch
 

@@ -22,7 +22,7 @@ from statistics import median
 import numpy as np
 
 from harness.base.errors import ConfigError
-from harness.planner.least_squares import Floats
+from harness.base.stats import FloatArray
 
 _HANDED_OVER_MS = 0.5  # a median step printed as faster than this was not waited for
 WHOLE_SECONDS = "log stamps of whole seconds, one busy second a row"
@@ -48,11 +48,11 @@ class Steps:
     `every_step` counts the steps that could not be timed as well: shares of cost are taken over all of them.
     """
 
-    seconds: Floats
-    steps: Floats
-    prefill_tokens: Floats
-    decode_seqs: Floats
-    kv_tokens: Floats | None
+    seconds: FloatArray
+    steps: FloatArray
+    prefill_tokens: FloatArray
+    decode_seqs: FloatArray
+    kv_tokens: FloatArray | None
     shapes: tuple[str, ...]
     timed_by: str
     resolution_s: float  # of the clock that timed them

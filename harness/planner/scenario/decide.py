@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from harness.base.errors import ConfigError
-from harness.planner.scenario import ScenarioResult
-from harness.planner.scenario_inputs import MONTH_S
-from harness.planner.scenario_options import Against, Option
+from harness.planner.scenario.inputs import MONTH_S
+from harness.planner.scenario.options import Against, Option
+from harness.planner.scenario.run import ScenarioResult
 
 _CLOSE = Decimal("0.10")  # two options nearer than this are a tie: the simpler one is taken
 

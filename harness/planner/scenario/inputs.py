@@ -12,7 +12,7 @@ from harness.base.quantities import HOURS_PER_MONTH
 from harness.planner.demand import Demand, curve, flat, scaled, shaped
 from harness.planner.fleet import FleetCost, FleetSpec, fixed_usd_per_hour, fleet_cost, labour_usd_per_hour
 from harness.planner.measured import Measured
-from harness.planner.scenario_spec import ScenarioSpec
+from harness.planner.scenario.spec import ScenarioSpec
 from harness.price.prices import declared, instance_price, machine_age_words
 from harness.records import Hardware
 

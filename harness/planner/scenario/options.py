@@ -21,8 +21,8 @@ from harness.planner.hosted_terms import (
     provisioned_usd_per_hour,
 )
 from harness.planner.hybrid import HybridPlan, plan_hybrid
-from harness.planner.scenario_inputs import Base
-from harness.planner.scenario_spec import HostedPart
+from harness.planner.scenario.inputs import Base
+from harness.planner.scenario.spec import HostedPart
 from harness.planner.token_exchange import same_tokenizer
 from harness.price.hosted import Bill, HostedPrice, Tokens, bill, cross_check, find_price, find_variant
 from harness.price.hosted_cache import NONE_DECLARED, cache_of, unbilled_writes

@@ -19,7 +19,8 @@ from statistics import fmean
 import numpy as np
 
 from harness.base.errors import ConfigError, InvalidRunError
-from harness.planner.least_squares import Floats, left_out, weighted_fit
+from harness.base.stats import FloatArray
+from harness.planner.attribution.split import left_out, weighted_fit
 from harness.planner.measured import Measured, measured_capacity
 from harness.records import RunSummary, SearchedCapacity
 
@@ -106,7 +107,7 @@ def _capacity(summaries: Sequence[RunSummary], workload: str, searches: Sequence
     return found
 
 
-def _terms(shapes: Sequence[tuple[float, float]]) -> Floats:
+def _terms(shapes: Sequence[tuple[float, float]]) -> FloatArray:
     return np.array([(i, o, o * (i + o / 2), i * i / 2) for i, o in shapes])
 
 

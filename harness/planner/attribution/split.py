@@ -20,10 +20,11 @@ from decimal import ROUND_DOWN, Decimal
 import numpy as np
 
 from harness.base.errors import ConfigError
-from harness.planner.least_squares import Floats, left_out, weighted_fit
-from harness.planner.step_log import WHOLE_SECONDS, Steps
+from harness.base.stats import FloatArray, nnls
+from harness.planner.attribution.step_log import WHOLE_SECONDS, Steps
 
 _CENT = Decimal("0.01")
+_NOISE = 0.05  # noise of a value, as a share of it; only its size against the clock's resolution matters
 _BANDS = ((0.0, 0.0), (1.0, 4.0), (5.0, 16.0), (17.0, 64.0), (65.0, float("inf")))  # decode sequences in a step
 
 
@@ -49,14 +50,33 @@ class StepFit:
     warnings: tuple[str, ...]
 
 
-def _design(steps: Steps) -> Floats:
+def weighted_fit(x: FloatArray, y: FloatArray, resolution: float = 0.0) -> FloatArray:
+    """`nnls` with each row weighted by its noise: a share of its value, and the clock's resolution."""
+    weight = 1 / np.hypot(resolution, _NOISE * y)
+    return nnls(x * weight[:, None], y * weight)
+
+
+def left_out(shapes: Sequence[str], x: FloatArray, y: FloatArray, resolution: float = 0.0) -> dict[str, float]:
+    """Total of each shape predicted from the others, as predicted/measured - 1."""
+    names, label = sorted(set(shapes)), np.array(shapes)
+    if len(names) < 2:
+        return {}
+    errors = {}
+    for name in names:
+        rest = label != name
+        coefficients = weighted_fit(x[rest], y[rest], resolution)
+        errors[name] = float(np.sum(x[~rest] @ coefficients) / np.sum(y[~rest]) - 1)
+    return errors
+
+
+def _design(steps: Steps) -> FloatArray:
     columns = [steps.steps, steps.prefill_tokens, steps.decode_seqs]
     if steps.kv_tokens is not None:
         columns.append(steps.kv_tokens)
     return np.column_stack(columns)
 
 
-def _by_load(steps: Steps, relative: Floats) -> dict[str, float]:
+def _by_load(steps: Steps, relative: FloatArray) -> dict[str, float]:
     load = np.round(steps.decode_seqs / steps.steps)
     found = {}
     for low, high in _BANDS:
