@@ -1,6 +1,6 @@
 /* A stand-in for the NVIDIA Management Library, built as libnvidia-ml.so.1 by tests/observe/conftest.py.
  *
- * It implements only the entry points that harness/measure/observe/nvml.py reaches through nvidia-ml-py, with values that a
+ * It implements only the entry points that harness/measure/observe/boards/nvml.py reaches through nvidia-ml-py, with values that a
  * test can compute by itself. Everything is set by environment variables, read at nvmlInit:
  *
  *   FAKE_NVML_GPUS         boards (default 8, at most 16)
