@@ -60,7 +60,7 @@ def memory_command(
     """Weights, KV cache per token and how many sequences fit. MODEL: a name of configs/models, or a config.json."""
     from harness.model import memory
     from harness.model.shape import load_model
-    from harness.planner.instances import machines
+    from harness.price.prices import instances
 
     shape = load_model(model)
     context = context_tokens or shape.max_tokens
@@ -76,8 +76,8 @@ def memory_command(
     if gpu_memory_gb is not None:
         sizes = {f"{gpu_memory_gb:g} GB": gpu_memory_gb}
     else:
-        table_of_today = machines(clock.utc_now())
-        known = {m.gpu_model: float(m.memory_gb_each) for m in table_of_today if m.memory_gb_each is not None}
+        rows = instances(clock.utc_now())
+        known = {row.gpu_model: float(row.gpu_mem_gb_each) for row in rows if row.gpu_mem_gb_each is not None}
         sizes = dict(sorted(known.items(), key=lambda item: item[1]))
     fits: dict[str, Any] = {gpu: memory.fit(shape, gb * GB, **given) for gpu, gb in sizes.items()}
     blocks = None
@@ -184,6 +184,7 @@ def instances_command(
     from harness.model.shape import load_model
     from harness.planner import instances
     from harness.planner.roofline import Shape
+    from harness.price.prices import instances as price_table
 
     shape = None
     if model is not None:
@@ -203,7 +204,7 @@ def instances_command(
         spot=instances.Spot(interruptions_per_hour=interruptions_per_hour, lost_hours=lost_hours) if spot else None,
         commitments=_pairs(commitment, "--commitment"),
         provider=provider,
-        table=instances.machines(priced_at := moment(at)),
+        table=price_table(priced_at := moment(at)),
     )
     if not options:
         raise ConfigError(

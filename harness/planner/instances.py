@@ -7,13 +7,10 @@ not guessed: that purchase is left out and said so.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 
 from harness.base.errors import ConfigError, nearest
 from harness.base.quantities import (
@@ -29,23 +26,7 @@ from harness.base.quantities import (
 from harness.model.shape import ModelShape
 from harness.planner.hybrid import spot_usd_per_hour
 from harness.planner.roofline import Shape, best_estimate
-from harness.price.prices import instances, stale_after_days
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """A row of the price table with what capacity needs. USD per hour of the whole instance; None: not published."""
-
-    name: str  # provider/instance
-    gpu_model: str
-    gpu_count: int
-    memory_gb_each: Decimal | None
-    bandwidth_gb_per_s_each: Decimal | None
-    on_demand_usd: Decimal | None
-    spot_usd: Decimal | None
-    commitment_text: str
-    source: str
-    as_of: str
+from harness.price.prices import Instance, stale_after_days
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,41 +74,13 @@ class Choice:
     utilisation: float
 
 
-def spot_price(text: str, on_demand: Decimal | None) -> Decimal | None:
-    """The spot column's dollars: the dear end of a range; None where it is blank, a part of the machine, or not below on demand."""
-    found = re.match(r"(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?(?![\d.])", text.strip())
-    if found is None or "part" in text:
-        return None
-    price = Decimal(found[2] or found[1])
-    return price if price > 0 and (on_demand is None or price < on_demand) else None
-
-
-def machines(at: datetime, path: Path | None = None) -> tuple[Machine, ...]:
-    """Every instance of the price table at its price in force at `at`. Raises ConfigError for a table that cannot be read."""
-    return tuple(
-        Machine(
-            row.full_name,
-            row.gpu_model,
-            row.gpu_count,
-            row.gpu_mem_gb_each,
-            row.gpu_mem_bw_gb_per_s_each,
-            row.usd_per_hour,
-            spot_price(row.spot_text, row.usd_per_hour),
-            row.commitment_text,
-            row.source,
-            row.as_of,
-        )
-        for row in instances(at, path)
-    )
-
-
-def _by_full_name(given: Mapping[str, Number], table: Sequence[Machine], what: str) -> dict[str, Number]:
+def _by_full_name(given: Mapping[str, Number], table: Sequence[Instance], what: str) -> dict[str, Number]:
     """Keys `instance` or `provider/instance` as the full name. Raises ConfigError: unknown (nearest named) or not unique."""
     full: dict[str, Number] = {}
     for key, value in given.items():
-        found = [m.name for m in table if key in {m.name, m.name.split("/", 1)[1]}]
+        found = [m.full_name for m in table if key in {m.full_name, m.name}]
         if not found:
-            known = [n for m in table for n in (m.name, m.name.split("/", 1)[1])]
+            known = [n for m in table for n in (m.full_name, m.name)]
             raise ConfigError(f"{what}: no such instance", key, nearest(key, known, "see `harness prices show`"))
         if len(found) > 1:
             raise ConfigError(f"{what}: instance name is not unique", key, f"say which: {', '.join(found)}")
@@ -136,22 +89,23 @@ def _by_full_name(given: Mapping[str, Number], table: Sequence[Machine], what: s
 
 
 def _capacity(
-    machine: Machine, measured: Mapping[str, Number], model: ModelShape | None, shape: Shape | None
+    machine: Instance, measured: Mapping[str, Number], model: ModelShape | None, shape: Shape | None
 ) -> tuple[float, str, str] | str:
     """(rps, basis, detail), or why there is none."""
-    if machine.name in measured:
-        return above_zero(measured[machine.name], f"measured rate of {machine.name} (rps)"), "measured", ""
+    if machine.full_name in measured:
+        rate = above_zero(measured[machine.full_name], f"measured rate of {machine.full_name} (rps)")
+        return rate, "measured", ""
     if model is None or shape is None:
         return "not measured, and no model and shape to estimate from"
-    if machine.memory_gb_each is None or machine.bandwidth_gb_per_s_each is None:
+    if machine.gpu_mem_gb_each is None or machine.gpu_mem_bw_gb_per_s_each is None:
         return "no memory or bandwidth in the price table"
     guess = best_estimate(
         model,
         shape,
         machine.gpu_model,
         machine.gpu_count,
-        memory_gb_each=machine.memory_gb_each,
-        bandwidth_gb_per_s_each=machine.bandwidth_gb_per_s_each,
+        memory_gb_each=machine.gpu_mem_gb_each,
+        bandwidth_gb_per_s_each=machine.gpu_mem_bw_gb_per_s_each,
     )
     return guess if isinstance(guess, str) else (guess[0], "estimate", guess[1])
 
@@ -164,14 +118,14 @@ def candidates(
     spot: Spot | None = None,
     commitments: Mapping[str, Number] | None = None,
     provider: str | None = None,
-    table: Sequence[Machine],
+    table: Sequence[Instance],
 ) -> tuple[tuple[Candidate, ...], tuple[Rejected, ...]]:
-    """Ways to buy the machines of `table` (`machines` at a date) that can serve the model, and those that cannot with the reason.
+    """Ways to buy the machines of `table` (`prices.instances` at a date) that can serve the model, and those that cannot with the reason.
 
     measured: rps of the whole instance at the SLO, by name. commitments: USD per hour that the user was offered, by name (the
     price table has no such rates). spot: None leaves spot out. Raises ConfigError for unknown names and bad numbers.
     """
-    providers = {m.name.split("/", 1)[0] for m in table}
+    providers = {m.provider for m in table}
     if provider is not None and provider not in providers:
         raise ConfigError("no such provider", provider, nearest(provider, providers, ", ".join(sorted(providers))))
     rates = _by_full_name(measured or {}, table, "measured")
@@ -179,32 +133,32 @@ def candidates(
     found: list[Candidate] = []
     left_out: list[Rejected] = []
     for machine in table:
-        if provider is not None and machine.name.split("/", 1)[0] != provider:
+        if provider is not None and machine.provider != provider:
             continue
         capacity = _capacity(machine, rates, model, shape)
         if isinstance(capacity, str):
-            left_out.append(Rejected(machine.name, capacity))
+            left_out.append(Rejected(machine.full_name, capacity))
             continue
         rps, basis, detail = capacity
         prices: list[tuple[str, Decimal, str]] = []
-        if machine.on_demand_usd is not None:
-            prices.append(("on-demand", machine.on_demand_usd, machine.as_of))
+        if machine.usd_per_hour is not None:
+            prices.append(("on-demand", machine.usd_per_hour, machine.as_of))
         else:
-            left_out.append(Rejected(f"{machine.name}, on demand", "no on-demand price is published"))
-        if machine.name in committed:
-            price = usd(committed[machine.name], f"commitment of {machine.name} (USD per hour)")
+            left_out.append(Rejected(f"{machine.full_name}, on demand", "no on-demand price is published"))
+        if machine.full_name in committed:
+            price = usd(committed[machine.full_name], f"commitment of {machine.full_name} (USD per hour)")
             prices.append(("commitment", price, "given"))
-        if spot is not None and machine.spot_usd is not None and machine.on_demand_usd is not None:
+        if spot is not None and machine.spot_usd is not None and machine.usd_per_hour is not None:
             useful = spot_usd_per_hour(
                 machine.spot_usd,
-                machine.on_demand_usd,
+                machine.usd_per_hour,
                 interruptions_per_hour=spot.interruptions_per_hour,
                 lost_hours=spot.lost_hours,
                 unavailable=spot.unavailable,
             )
             prices.append(("spot", useful, machine.as_of))
         gpu = f"{machine.gpu_count} x {machine.gpu_model}"
-        found += [Candidate(machine.name, kind, gpu, price, rps, basis, detail, at) for kind, price, at in prices]
+        found += [Candidate(machine.full_name, kind, gpu, price, rps, basis, detail, at) for kind, price, at in prices]
     return tuple(found), tuple(left_out)
 
 

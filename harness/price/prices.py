@@ -53,6 +53,19 @@ class Instance:
     def full_name(self) -> str:
         return f"{self.provider}/{self.name}"
 
+    @property
+    def spot_usd(self) -> Decimal | None:
+        return spot_price(self.spot_text, self.usd_per_hour)
+
+
+def spot_price(text: str, on_demand: Decimal | None) -> Decimal | None:
+    """The spot column's dollars: the dear end of a range; None where it is blank, a part of the machine, or not below on demand."""
+    found = re.match(r"(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?(?![\d.])", text.strip())
+    if found is None or "part" in text:
+        return None
+    price = Decimal(found[2] or found[1])
+    return price if price > 0 and (on_demand is None or price < on_demand) else None
+
 
 def instances_file() -> Path:
     return data_dir("configs") / "prices" / "instances.csv"

@@ -18,15 +18,13 @@ from harness.planner.instances import (
     Spot,
     candidates,
     cheapest_mix,
-    machines,
     serves,
     single_type,
-    spot_price,
 )
 from harness.planner.roofline import Shape, best_estimate, estimate
-from harness.price.prices import day_of
+from harness.price.prices import day_of, instances, spot_price
 
-TABLE = machines(day_of("20261124T113000Z"))
+TABLE = instances(day_of("20261124T113000Z"))
 
 
 def candidate(name, usd, rps, purchase="on-demand"):
@@ -127,10 +125,10 @@ def test_the_price_table_is_read_whole():
     """Every row with its memory and bandwidth; spot below on demand everywhere; g5.12xlarge has 96 GB."""
     table = TABLE
     assert len(table) == 77
-    assert all(m.memory_gb_each and m.bandwidth_gb_per_s_each for m in table)
-    assert all(m.spot_usd < m.on_demand_usd for m in table if m.spot_usd and m.on_demand_usd)
-    g5 = next(m for m in table if m.name == "aws/g5.12xlarge")
-    assert (g5.gpu_count * g5.memory_gb_each, g5.on_demand_usd, g5.spot_usd) == (96, D("5.672"), D("2.7858"))
+    assert all(m.gpu_mem_gb_each and m.gpu_mem_bw_gb_per_s_each for m in table)
+    assert all(m.spot_usd < m.usd_per_hour for m in table if m.spot_usd and m.usd_per_hour)
+    g5 = next(m for m in table if m.full_name == "aws/g5.12xlarge")
+    assert (g5.gpu_count * g5.gpu_mem_gb_each, g5.usd_per_hour, g5.spot_usd) == (96, D("5.672"), D("2.7858"))
 
 
 def test_measured_capacities_beat_estimates():
@@ -149,10 +147,10 @@ def test_measured_capacities_beat_estimates():
     assert all(c.usd_per_hour > 0 for c in found)
 
 
-@pytest.mark.parametrize("lacking", ["memory_gb_each", "bandwidth_gb_per_s_each", "model", "shape"])
+@pytest.mark.parametrize("lacking", ["gpu_mem_gb_each", "gpu_mem_bw_gb_per_s_each", "model", "shape"])
 def test_what_cannot_be_estimated_is_left_out_with_its_reason(lacking):
     """Without the machine's memory or bandwidth, the model or the shape there is no estimate; a measured rate needs none of them."""
-    g5 = next(m for m in TABLE if m.name == "aws/g5.12xlarge")
+    g5 = next(m for m in TABLE if m.full_name == "aws/g5.12xlarge")
     known = {"model": load_model("llama-3.1-8b"), "shape": Shape(prompt_tokens=512, output_tokens=128)}
     table = (replace(g5, **{lacking: None}),) if lacking not in known else (g5,)
     known = {name: value for name, value in known.items() if name != lacking}

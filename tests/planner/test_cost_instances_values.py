@@ -15,23 +15,31 @@ from harness.planner.hybrid import spot_usd_per_hour
 from harness.planner.instances import (
     Candidate,
     Choice,
-    Machine,
     Rejected,
     Spot,
     candidates,
     cheapest_mix,
-    machines,
     serves,
     single_type,
-    spot_price,
 )
 from harness.planner.roofline import Shape, best_estimate
-from harness.price.prices import instances, stale_after_days
+from harness.price.prices import Instance, spot_price, stale_after_days
 
 AT = datetime(2026, 11, 24, tzinfo=UTC)
-SMALL = Machine("a/small", "L4", 1, D(24), D(300), D(2), D("0.8"), "", "page", "2026-10-01")
-LARGE = Machine("a/large", "H100-SXM", 4, D(80), D(3350), D(9), None, "", "page", "2026-10-02")
-HIDDEN = Machine("b/large", "H100-SXM", 2, D(80), D(3350), None, D(3), "", "page", "2026-10-03")
+
+
+def row(full_name, gpu, count, memory_gb, bandwidth, usd, spot, as_of):
+    provider, _, name = full_name.partition("/")
+    return Instance(
+        provider=provider, name=name, region="r", gpu_model=gpu, gpu_count=count, gpu_mem_gb_each=D(memory_gb), gpu_mem_gb_total=None,
+        gpu_mem_bw_gb_per_s_each=D(bandwidth), usd_per_hour=usd, spot_text=spot, commitment_text="", source="page", as_of=as_of,
+        confidence="high", notes="",
+    )  # fmt: skip
+
+
+SMALL = row("a/small", "L4", 1, 24, 300, D(2), "0.8", "2026-10-01")
+LARGE = row("a/large", "H100-SXM", 4, 80, 3350, D(9), "", "2026-10-02")
+HIDDEN = row("b/large", "H100-SXM", 2, 80, 3350, None, "3", "2026-10-03")
 TABLE = (SMALL, LARGE, HIDDEN)
 RATES = {"small": 4, "a/large": "20", "b/large": 9}
 
@@ -41,26 +49,6 @@ def one(name, usd, rps, purchase="on-demand"):
 
 
 # ---------------------------------------------------------------- the table
-
-
-def test_a_machine_is_its_row_of_the_table():
-    """Every row, column by column; spot where it is a price below on demand."""
-    rows = instances(AT)
-    assert len(rows) > 50
-    for machine, row in zip(machines(AT), rows, strict=True):
-        assert machine == Machine(
-            name=row.full_name, gpu_model=row.gpu_model, gpu_count=row.gpu_count, memory_gb_each=row.gpu_mem_gb_each,
-            bandwidth_gb_per_s_each=row.gpu_mem_bw_gb_per_s_each, on_demand_usd=row.usd_per_hour,
-            spot_usd=spot_price(row.spot_text, row.usd_per_hour), commitment_text=row.commitment_text, source=row.source, as_of=row.as_of,
-        )  # fmt: skip
-
-
-def test_a_table_of_ones_own(tmp_path):
-    """The rows of another file, none of the book's."""
-    book = machines(AT)
-    header, first, *_ = (instances.__globals__["data_dir"]("configs") / "prices" / "instances.csv").read_text().splitlines()  # fmt: skip
-    (tmp_path / "own.csv").write_text(f"{header}\n{first}\n")
-    assert machines(AT, tmp_path / "own.csv") == book[:1]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +99,7 @@ def test_every_way_to_buy_what_was_measured():
 def test_what_is_not_measured_is_estimated():
     """Rate and words of the roofline, marked; what does not fit is left out with its reason."""
     model, shape = load_model("qwen3-8b"), Shape(prompt_tokens=1024, output_tokens=128, tpot_s=0.05)
-    found, left_out = candidates(table=(LARGE, replace(SMALL, memory_gb_each=D(4))), model=model, shape=shape)
+    found, left_out = candidates(table=(LARGE, replace(SMALL, gpu_mem_gb_each=D(4))), model=model, shape=shape)
     rps, detail = best_estimate(model, shape, "H100-SXM", 4, memory_gb_each=80, bandwidth_gb_per_s_each=3350)
     assert found == (Candidate("a/large", "on-demand", "4 x H100-SXM", D(9), rps, "estimate", detail, "2026-10-02"),)
     why = best_estimate(model, shape, "L4", 1, memory_gb_each=4, bandwidth_gb_per_s_each=300)

@@ -17,7 +17,7 @@ from harness.base.files import data_dir
 from harness.cli import cli
 from harness.config.experiment import CostSpec, PriceRef
 from harness.measure.campaign.forecast import price_of
-from harness.planner.instances import candidates, machines
+from harness.planner.instances import candidates
 from harness.planner.scenario.run import run_scenario
 from harness.price.hosted import bill, find_price, price_at
 from harness.price.machine_price import declared_hardware
@@ -82,7 +82,7 @@ def test_every_command_prices_an_instance_alike(name, day):
     row = shown_by_the_catalogue(name, at, "instance")
     assert (row.usd, row.as_of) == (machine.usd_per_hour, machine.as_of)
     assert row.dated == f"{machine.as_of}, {age_words(machine.as_of, at, stale_after_days(name))}"
-    options, _ = candidates(measured={name: 1}, table=machines(at))
+    options, _ = candidates(measured={name: 1}, table=instances(at))
     assert [(c.usd_per_hour, c.as_of) for c in options if c.purchase == "on-demand"] == [(D(row.usd), row.as_of)]
     config = {"targets": [{"name": "t", "kind": "vllm", "hardware": name}]}
     run = replace(summary(created_utc=day.strftime("%Y%m%dT120000Z")), config=config)

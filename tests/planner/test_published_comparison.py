@@ -20,7 +20,6 @@ from harness.model.shape import load_model
 from harness.planner.demand import flat
 from harness.planner.fleet import FleetSpec, fleet_cost, labour_usd_per_hour, replicas_needed
 from harness.planner.hybrid import clock_policy, spot_usd_per_hour
-from harness.planner.instances import spot_price
 from harness.price.hosted import bill, find_price, unit_prices
 from harness.price.prices import instance_price, instances
 from harness.price.unit_cost import usd_per_million_tokens
@@ -298,12 +297,13 @@ def test_row_32():
 def test_row_33():
     """A spot replica in calm, and where half of the hours have none and half are interrupted."""
     machine = TABLE["aws/g5.12xlarge"]
-    spot = spot_price(machine.spot_text, machine.usd_per_hour)
     calm, stormy = (
-        spot_usd_per_hour(spot, machine.usd_per_hour, interruptions_per_hour=i, lost_hours="0.5", unavailable=u)
+        spot_usd_per_hour(
+            machine.spot_usd, machine.usd_per_hour, interruptions_per_hour=i, lost_hours="0.5", unavailable=u
+        )
         for i, u in (("0.05", 0), ("0.5", "0.5"))
     )
-    holds(33, spot, f"{calm:.2f}", f"{stormy:.2f}", machine.usd_per_hour)
+    holds(33, machine.spot_usd, f"{calm:.2f}", f"{stormy:.2f}", machine.usd_per_hour)
 
 
 def test_the_command_that_the_page_was_says_where_it_went():
