@@ -132,7 +132,7 @@ def test_what_ends_a_body_and_what_comes_after_it():
         (CHUNKED + b"\r\nconnection: close\r\n", True),
         (CHUNKED[:-2], None),
         (CHUNKED.replace(b"200", b"404"), None),
-        (HEAD + b"content-length: 3\r\n\r\n\r\ntransfer-encoding: chunked\r\n", None),
+        (HEAD + b"content-length: 32\r\n\r\n\r\ntransfer-encoding: chunked\r\n\r\n", None),
     ],
 )
 def test_the_head_of_a_usual_reply(data, again):
