@@ -11,6 +11,7 @@ scipy is imported where it is used: the sum of a fleet starts without it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -42,14 +43,16 @@ def normal_above(tail: float) -> float:
     return -float(special.ndtri(tail))
 
 
-def mean_interval(values: FloatArray, level: float) -> Ends | None:
-    """Mean +- t(n - 1) s / sqrt(n), on the scale of `values` (logarithms for what is positive). None below 2 values."""
+def mean_interval(values: FloatArray, level: float, *, log: bool = False) -> Ends | None:
+    """Mean +- t(n - 1) s / sqrt(n), of the logarithms where `log`, and then back. None below 2 values."""
     n = len(values)
     if n < 2:
         return None
-    half = t_above((1 - level) / 2, n - 1) * float(values.std(ddof=1)) / np.sqrt(n)
-    middle = float(values.mean())
-    return middle - half, middle + half
+    scaled = np.log(values) if log else values
+    half = t_above((1 - level) / 2, n - 1) * float(scaled.std(ddof=1)) / np.sqrt(n)
+    low, high = float(scaled.mean()) - half, float(scaled.mean()) + half
+    # two values far apart: wider than a float holds
+    return (math.exp(min(low, 700.0)), math.exp(min(high, 700.0))) if log else (low, high)
 
 
 def bootstrap_mean(values: Sequence[float], level: float, *, draws: int = 2000, seed: int = 1) -> Ends | None:

@@ -83,12 +83,12 @@ def _segment_starts(x: FloatArray, sd: float, charge: float) -> list[int]:
             better = cost[best] + charge < cost
             cost[better], start[better] = cost[best] + charge, t
         cost += np.minimum(((value - levels) / sd) ** 2, _K2)
-    found = []
+    starts = []
     at = int(start[cost.argmin()])
     while at:
-        found.append(at)
+        starts.append(at)
         at = int(came_from[at])
-    return found[::-1]
+    return starts[::-1]
 
 
 def _level(x: FloatArray, sd: float) -> float:

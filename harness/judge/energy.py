@@ -58,10 +58,10 @@ def slices_in(gpu: Any) -> bool:
 
 def withheld(telemetry: Mapping[str, Any]) -> str | None:
     """Why a manifest's telemetry says that the boards' energy is not the target's; None where it is."""
-    told = (telemetry.get("gpu_facts") or {}).get("no_energy")
-    if told is None and str(telemetry.get("gpu", "")).startswith(_OLD_DOUBT):
-        told = "which boards are the target's is not known"
-    return None if told is None else str(told)
+    reason = (telemetry.get("gpu_facts") or {}).get("no_energy")
+    if reason is None and str(telemetry.get("gpu", "")).startswith(_OLD_DOUBT):
+        reason = "which boards are the target's is not known"
+    return None if reason is None else str(reason)
 
 
 # how a run from before gpu_facts says that it summed every board of the machine
@@ -85,8 +85,8 @@ def gpu_energy(gpu: Any | None, window: Window | None, why_not: str | None = Non
     for index, rows in gpu.groupby("gpu_index", sort=True):
         with_counter = rows[rows["energy_mj"].notna()]
         one = rows if with_counter.empty else rows[rows["gpu_uuid"] == with_counter["gpu_uuid"].iloc[0]]
-        found = _board_mj(one, window, f"GPU {index}")
-        if isinstance(found, str):
-            return Energy(None, boards, found)
-        total_mj, boards = total_mj + found, boards + 1
+        energy_mj = _board_mj(one, window, f"GPU {index}")
+        if isinstance(energy_mj, str):
+            return Energy(None, boards, energy_mj)
+        total_mj, boards = total_mj + energy_mj, boards + 1
     return Energy(total_mj / 1e3, boards, None)

@@ -81,8 +81,8 @@ def _tpot(requests: Requests) -> FloatArray:
     """
     chunks, hidden = requests.chunks, _hidden(requests)
     first_chunk = np.ones(requests.count)
-    told = chunks.exact & (chunks.count > 0)
-    first_chunk[told] = chunks.tokens[chunks.first[told]]
+    exact = chunks.exact & (chunks.count > 0)
+    first_chunk[exact] = chunks.tokens[chunks.first[exact]]
     streamed = requests.output.data - hidden
     after = streamed - np.where(first_chunk > hidden, first_chunk - hidden, first_chunk)
     tpot = np.full(requests.count, np.nan)
@@ -133,8 +133,8 @@ def distributions(
     requests: Requests, values: Mapping[str, FloatArray], window: Window | None, population: BoolArray
 ) -> dict[str, Distribution]:
     """Every per-request and per-chunk metric over `population` (ok requests sent in the window); chunks by their stamps."""
-    found = {name: distribution(name, column[population]) for name, column in values.items()}
+    each = {name: distribution(name, column[population]) for name, column in values.items()}
     gaps, one_each = chunk_gaps(requests, window) if window is not None else (np.zeros(0), False)
-    found["icl_s"] = distribution("icl_s", gaps)
-    found["itl_s"] = distribution("itl_s", gaps if one_each else np.zeros(0))
-    return {name: found[name] for name in NAMES}
+    each["icl_s"] = distribution("icl_s", gaps)
+    each["itl_s"] = distribution("itl_s", gaps if one_each else np.zeros(0))
+    return {name: each[name] for name in NAMES}

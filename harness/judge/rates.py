@@ -55,22 +55,22 @@ def rates(
     slo: Mapping[str, float],
 ) -> dict[str, float | None]:
     """Rates, throughput and goodput by the names of metrics.METRICS; None where undefined."""
-    found: dict[str, float | None] = {
+    scalars: dict[str, float | None] = {
         "offered_rate_rps": load.rate_rps,
         "output_tps_whole": output_tps_whole(requests),
     }
     if window is None:
-        return found
+        return scalars
     of = offered(requests, window.start_ns, window.end_ns)
     done = requests.ok & of
-    written, given = output_tokens(requests), requests.prompt.floats()
+    written, prompted = output_tokens(requests), requests.prompt.floats()
     is_good = good(requests, values, slo) & of if slo else None
 
     def per_s(amount: float | None) -> float | None:
         return None if amount is None else amount / window.offered_s
 
-    output, prompt = _total(written, done), _total(given, done)
-    return found | {
+    output, prompt = _total(written, done), _total(prompted, done)
+    return scalars | {
         # of the same requests, so that one can be held against the other
         "scheduled_rate_rps": _rate_of(requests.scheduled, requests, window),
         "achieved_rate_rps": per_s(int((requests.sent.present & of).sum()))

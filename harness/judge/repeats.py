@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from harness.base.errors import ConfigError
+from harness.base.errors import ConfigError, StoreError
 from harness.base.stats import mean_interval
-from harness.records import CellInterval, Load, RunSummary
+from harness.records import Cell, CellInterval, Load, RunSummary, Verdict
 from harness.records.metrics import METRICS
 
 LEVEL = 0.95
@@ -49,8 +50,8 @@ class Point:
         """The run's value; None where it was not observed or its percentile is not supported."""
         if not self.at:
             return summary.scalars.get(self.metric)
-        found = summary.distributions.get(self.metric)
-        return None if found is None else getattr(found, self.at)
+        distribution = summary.distributions.get(self.metric)
+        return None if distribution is None else getattr(distribution, self.at)
 
 
 POINTS: Mapping[str, Point] = {
@@ -84,33 +85,55 @@ def points(keys: Iterable[str]) -> tuple[Point, ...]:
 
     Raises ConfigError for a word that is neither.
     """
-    found: dict[str, Point] = {}
+    chosen: dict[str, Point] = {}
     for key in keys or DEFAULT_KEYS:
         matching = [p for p in POINTS.values() if key in (p.key, p.metric, p.metric.removesuffix("_s"), "all")]
         if not matching:
             raise ConfigError("no such metric to compare", key, f"all, or some of: {', '.join(POINTS)}")
-        found |= {p.key: p for p in matching}
-    return tuple(found.values())
+        chosen |= {p.key: p for p in matching}
+    return tuple(chosen.values())
+
+
+def campaign_of(known: Iterable[str], wanted: str | None) -> str:
+    """`wanted`, or the newest of the campaigns that are `known` (ids sort by time). Raises StoreError where there is no such one."""
+    ids = sorted(set(known))
+    if wanted and wanted not in ids:
+        raise StoreError("no such campaign", wanted, f"the newest here: {', '.join(ids[-5:])}")
+    return wanted or ids[-1]
 
 
 CellKey = tuple[str, str, Load]
 
 
-def by_cell(summaries: Sequence[RunSummary]) -> dict[CellKey, list[RunSummary]]:
+class Judged(Protocol):
+    """A run with its verdict: a RunSummary, or what holds one."""
+
+    @property
+    def cell(self) -> Cell: ...
+    @property
+    def created_utc(self) -> str: ...
+    @property
+    def verdict(self) -> Verdict: ...
+
+
+Run = TypeVar("Run", bound=Judged)
+
+
+def by_cell(runs: Iterable[Run]) -> dict[CellKey, list[Run]]:
     """Runs gathered by (target, workload, load), in the order of their repetitions."""
-    cells: dict[CellKey, list[RunSummary]] = {}
-    for run in sorted(summaries, key=_age):
+    cells: dict[CellKey, list[Run]] = {}
+    for run in sorted(runs, key=_age):
         cells.setdefault((run.cell.target, run.cell.workload, run.cell.load), []).append(run)
     return cells
 
 
-def usable(summaries: Iterable[RunSummary]) -> list[RunSummary]:
+def usable(runs: Iterable[Run]) -> list[Run]:
     """Those that are not INVALID, one a repetition: of a repetition that was run again, the newest."""
-    valid = (run for run in summaries if run.verdict.state != "INVALID")
+    valid = (run for run in runs if run.verdict.state != "INVALID")
     return list({run.cell.repetition: run for run in sorted(valid, key=_age)}.values())
 
 
-def _age(run: RunSummary) -> tuple[int, str]:
+def _age(run: Judged) -> tuple[int, str]:
     return run.cell.repetition, run.created_utc
 
 
@@ -120,14 +143,15 @@ def interval(cell: CellKey, runs: Sequence[RunSummary], point: Point, level: flo
     Student's t over repetitions on the logarithm, so that the interval is about a ratio and never reaches 0: repetitions of a
     server differ by factors. Where a value is not positive, and for attainment, on the values themselves (there cut to 0..1).
     """
-    seen = [(run.cell.repetition, value) for run in usable(runs) if (value := point.of(run)) is not None]
-    if not seen:
+    kept = usable(runs)
+    values_of = {run.cell.repetition: value for run in kept if (value := point.of(run)) is not None}
+    if not values_of:
         return None
-    values = np.array([value for _, value in seen], np.float64)
+    values = np.array(list(values_of.values()), np.float64)
     log = not point.is_share and bool((values > 0).all())
-    scaled = np.log(values) if log else values
-    between = mean_interval(scaled, level)
-    middle, low, high = _back(float(scaled.mean()), between, log=log, share=point.is_share)
+    low, high = mean_interval(values, level, log=log) or (None, None)
+    if point.is_share and low is not None and high is not None:
+        low, high = max(0.0, low), min(1.0, high)
     return CellInterval(
         target=cell[0],
         workload=cell[1],
@@ -135,31 +159,15 @@ def interval(cell: CellKey, runs: Sequence[RunSummary], point: Point, level: flo
         metric=point.key,
         label=point.label,
         unit=point.unit,
-        repetitions=tuple(repetition for repetition, _ in seen),
+        repetitions=tuple(values_of),
         values=tuple(values.tolist()),
-        left_out=len(runs) - len(usable(runs)),
+        left_out=len(runs) - len(kept),
         scale="log" if log else "linear",
-        mean=middle,
+        mean=math.exp(float(np.log(values).mean())) if log else float(values.mean()),
         low=low,
         high=high,
         level=level,
     )
-
-
-def _back(
-    middle: float, between: tuple[float, float] | None, *, log: bool, share: bool
-) -> tuple[float, float | None, float | None]:
-    """Middle and interval on the metric's own scale."""
-    low, high = between or (None, None)
-    if log:
-        return math.exp(middle), None if low is None else _exp(low), None if high is None else _exp(high)
-    if share and low is not None and high is not None:
-        return middle, max(0.0, low), min(1.0, high)
-    return middle, low, high
-
-
-def _exp(value: float) -> float:
-    return math.exp(min(value, 700.0))  # two repetitions far apart: wider than a float holds
 
 
 def intervals(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.base.errors import ConfigError, StoreError
 from harness.judge.capacity.orders import best_probe, over_repetitions
-from harness.judge.repeats import LEVEL
+from harness.judge.repeats import LEVEL, campaign_of
 from harness.judge.summary import summarise
 from harness.records import Analysis, CapacityCell, RunState, RunSummary, SearchedCapacity
 from harness.store import history
@@ -51,17 +51,17 @@ def _capacity(directory: Path) -> CapacityCell:
 def searched(capacities: Sequence[CapacityCell]) -> tuple[SearchedCapacity, ...]:
     """Searches of one target and workload taken together; repetitions are the unit."""
     cells: dict[tuple[str, str], list[CapacityCell]] = {}
-    for one in capacities:
-        cells.setdefault((one.cell.target, one.cell.workload), []).append(one)
-    return tuple(_searched(target, workload, found) for (target, workload), found in cells.items())
+    for search in capacities:
+        cells.setdefault((search.cell.target, search.cell.workload), []).append(search)
+    return tuple(_searched(target, workload, searches) for (target, workload), searches in cells.items())
 
 
-def _searched(target: str, workload: str, found: Sequence[CapacityCell]) -> SearchedCapacity:
-    promised = sorted({one.result.attainment for one in found})
+def _searched(target: str, workload: str, searches: Sequence[CapacityCell]) -> SearchedCapacity:
+    promised = sorted({search.result.attainment for search in searches})
     if len(promised) > 1:
         advice = "give the directory or the campaign of one promise"
         raise ConfigError("capacity searches of several promises", ", ".join(map(str, promised)), advice)
-    mean = over_repetitions([one.result for one in found])
+    mean = over_repetitions([search.result for search in searches])
     return SearchedCapacity(
         target=target,
         workload=workload,
@@ -72,22 +72,18 @@ def _searched(target: str, workload: str, found: Sequence[CapacityCell]) -> Sear
         low_rps=mean.low_rps,
         high_rps=mean.high_rps,
         level=LEVEL,
-        run_ids=tuple(one.directory.name for one in found),
-        probe_ids=tuple(probe.run_id for one in found for probe in one.result.probes if probe.run_id),
-        created_utc=max(one.manifest.created_utc for one in found),
-        why="; ".join(dict.fromkeys(f"{one.result.state}: {one.result.why}" for one in found)),
+        run_ids=tuple(search.directory.name for search in searches),
+        probe_ids=tuple(probe.run_id for search in searches for probe in search.result.probes if probe.run_id),
+        created_utc=max(search.manifest.created_utc for search in searches),
+        why="; ".join(dict.fromkeys(f"{search.result.state}: {search.result.why}" for search in searches)),
     )
 
 
 def _of_campaign(runs: Sequence[Path], campaign: str | None) -> list[Path]:
     if campaign == "all" or len(runs) < 2:
         return list(runs)
-    wanted = campaign or max(path.name.split("_", 1)[0] for path in runs)
-    chosen = [path for path in runs if path.name.split("_", 1)[0] == wanted]
-    if not chosen:
-        known = ", ".join(sorted({path.name.split("_", 1)[0] for path in runs})[-5:])
-        raise StoreError("no such campaign", wanted, f"the newest here: {known}")
-    return chosen
+    wanted = campaign_of((path.name.split("_", 1)[0] for path in runs), campaign)
+    return [path for path in runs if path.name.split("_", 1)[0] == wanted]
 
 
 # ---------------------------------------------------------------- into the history

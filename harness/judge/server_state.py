@@ -39,7 +39,7 @@ class Series:
 @cache
 def series() -> dict[str, tuple[Series, ...]]:
     """Meaning -> its names, newest first."""
-    found = load_yaml(data_dir("configs") / "server_series" / "vllm.yaml")
+    document = load_yaml(data_dir("configs") / "server_series" / "vllm.yaml")
     return {
         meaning: tuple(
             Series(
@@ -51,16 +51,16 @@ def series() -> dict[str, tuple[Series, ...]]:
             )
             for one in names
         )
-        for meaning, names in found.items()
+        for meaning, names in document.items()
     }
 
 
 def version_of(text: str | None) -> Version | None:
     """(0, 8, 5) of `0.8.5.post1` or `v0.8.5`; None where it does not begin with numbers, and for a build of no release."""
-    found = re.match(r"v?(\d+(?:\.\d+)+)", text or "")
-    if found is None or (text or "").startswith("0.1.dev"):
+    release = re.match(r"v?(\d+(?:\.\d+)+)", text or "")
+    if release is None or (text or "").startswith("0.1.dev"):
         return None
-    return tuple(int(part) for part in found.group(1).split("."))[:3]
+    return tuple(int(part) for part in release.group(1).split("."))[:3]
 
 
 def on_page(meaning: str, names: Collection[str], version: str | None = None) -> Series | None:
@@ -110,14 +110,14 @@ def rise(server: Any | None, meaning: str, version: str | None) -> float | None:
 def rise_tokens(server: Any | None, meaning: str, manifest: Manifest) -> float | None:
     """A rise in tokens; None too where the page counts blocks of a size that is not told, or may count either."""
     version = manifest.target.get("server_version")
-    found = on_page(meaning, names_in(server), version)
+    counter = on_page(meaning, names_in(server), version)
     risen = rise(server, meaning, version)
-    if found is None or risen is None:
+    if counter is None or risen is None:
         return None
-    units = {one.unit for one in series()[meaning] if one.name == found.name}
+    units = {one.unit for one in series()[meaning] if one.name == counter.name}
     if len(units) > 1 and expected(meaning, version) is None:
         return None
-    if found.unit != "blocks":
+    if counter.unit != "blocks":
         return risen
     size = str((manifest.target.get("cache_config") or {}).get(_BLOCK_SIZE, ""))
     return risen * int(size) if size.isdigit() else None

@@ -125,8 +125,8 @@ def summarise(run: RunData) -> RunSummary:
 def _provenance(manifest: Manifest) -> dict[str, Any]:
     """The environment, and what identifies plan, config and server, in one mapping for the report."""
     shas = {"plan_sha256": manifest.plan_sha256, "config_sha256": manifest.config_sha256}
-    told = ("server_version", "api", "body", "max_model_len", "flags", "cache_config", "checks", "vocabulary")
-    server = {key: manifest.target[key] for key in told if manifest.target.get(key)}
+    facts = ("server_version", "api", "body", "max_model_len", "flags", "cache_config", "checks", "vocabulary")
+    server = {key: manifest.target[key] for key in facts if manifest.target.get(key)}
     return {
         **manifest.environment,
         **shas,

@@ -155,16 +155,16 @@ def trends_of(rows: Sequence[CellNight], columns: Sequence[str], *, cell: str | 
     for row in rows:
         if cell is None or _matches(f"{row.target}_{row.workload}_{row.load}", cell):
             groups.setdefault((row.experiment, row.target, row.workload, row.load), []).append(row)
-    found = []
+    trends = []
     for key, group in groups.items():
         for at, column in enumerate(columns):
             nights = tuple(_night(row, at) for row in group)
             if any(n.value is not None for n in nights) or any(n.invalid or n.unknown for n in nights):
                 unit = METRICS[metric_of(column)].unit if metric_of(column) and not column.endswith("_count") else ""
                 trend = Trend(*key, column, unit, higher_is_better(column), nights, ())
-                found.append((trend, group))
-    series = sum(not trend.too_few for trend, _ in found)
-    return tuple(replace(trend, shifts=_shifts(trend, group, series)) for trend, group in found)
+                trends.append((trend, group))
+    series = sum(not trend.too_few for trend, _ in trends)
+    return tuple(replace(trend, shifts=_shifts(trend, group, series)) for trend, group in trends)
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -125,7 +125,7 @@ def test_the_curve_is_the_penalised_quasi_likelihoods(name):
     curve = fit(CASES[name], 0.95, 10.0)
     assert (curve.rate_rps, curve.slope) == pytest.approx((rate, slope), rel=1e-6)
     assert (curve.low_rps, curve.high_rps) == pytest.approx((rate * math.exp(-half), rate * math.exp(half)), rel=1e-6)
-    assert curve.half_width == pytest.approx(half, rel=1e-6)
+    assert math.log(curve.high_rps / curve.low_rps) / 2 == pytest.approx(half, rel=1e-6)
     assert curve.batches_with_misses == missing
 
 

@@ -51,15 +51,10 @@ class Curve:
     slope: float
     batches_with_misses: int
 
-    @property
-    def half_width(self) -> float:
-        """Half of log(high / low): about the half-width as a share of the rate."""
-        return math.log(self.high_rps / self.low_rps) / 2
-
 
 def near(probes: Sequence[ProbeResult], centre_rps: float, reach: float = NEAR) -> list[ProbeResult]:
     """Probes that say something about the curve around a rate: none whose queue grew, it has no steady attainment."""
-    found = [
+    around = [
         p
         for p in probes
         if p.verdict != "invalid"
@@ -67,7 +62,7 @@ def near(probes: Sequence[ProbeResult], centre_rps: float, reach: float = NEAR) 
         and p.scheduled_rate_rps is not None
         and abs(math.log(p.scheduled_rate_rps / centre_rps)) <= reach
     ]
-    return [p for p in found if p.seconds >= _MIN_SECONDS_SHARE * max(other.seconds for other in found)]
+    return [p for p in around if p.seconds >= _MIN_SECONDS_SHARE * max(other.seconds for other in around)]
 
 
 def fit(probes: Sequence[ProbeResult], attainment: float, centre_rps: float) -> Curve | None:
@@ -136,10 +131,10 @@ def _fit_around(probes: Sequence[ProbeResult], attainment: float, centre_rps: fl
     rows = _rows(probes, centre_rps)
     if attainment >= 1 or len(probes) < 2 or not rows.missing:
         return None
-    found = _settled(rows)
-    if found is None:
+    solution = _settled(rows)
+    if solution is None:
         return None
-    theta, information, dispersion = found
+    theta, information, dispersion = solution
     slope = math.exp(theta[1])
     at = (math.log((1 - attainment) / attainment) - float(theta[0])) / slope
     if abs(at) > _REACH:
@@ -163,10 +158,10 @@ def _settled(rows: _Rows) -> tuple[FloatArray, FloatArray, float] | None:
     """Curve, information and Pearson's dispersion: misses that cluster tell less, so that the prior weighs more."""
     dispersion = 1.0
     for _ in range(_ROUNDS):
-        found = _newton(rows, dispersion)
-        if found is None:
+        solution = _newton(rows, dispersion)
+        if solution is None:
             return None
-        theta, information = found
+        theta, information = solution
         _, p = _design(theta, rows.x)
         squares = (rows.misses - rows.offered * p) ** 2 / np.maximum(rows.offered * p * (1 - p), 1e-12)
         dispersion = max(1.0, float(squares.sum()) / max(1, len(rows.x) - 2))

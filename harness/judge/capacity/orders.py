@@ -159,7 +159,7 @@ def _next_rate(spec: CapacitySpec, attainment: float, probes: Sequence[ProbeResu
     if at.low_rps is not None and at.high_rps is not None:
         if (
             interval is not None
-            and _told(at, spec, attainment, probes)
+            and _is_shown(at, spec, attainment, probes)
             and math.log(interval[2] / interval[0]) / 2 <= _ENOUGH * spec.tolerance
         ):
             return None
@@ -175,7 +175,7 @@ def _next_rate(spec: CapacitySpec, attainment: float, probes: Sequence[ProbeResu
     return max(rate, spec.lowest_rps) if at.high_rps > spec.lowest_rps * (1 + 1e-9) else None
 
 
-def _told(at: _Standing, spec: CapacitySpec, attainment: float, probes: Sequence[ProbeResult]) -> bool:
+def _is_shown(at: _Standing, spec: CapacitySpec, attainment: float, probes: Sequence[ProbeResult]) -> bool:
     """False where the width of a curve's interval rests on too little to be believed."""
     if at.curve is None:
         return True
@@ -198,8 +198,8 @@ def _inside(at: _Standing, probes: Sequence[ProbeResult]) -> float:
 
 def _throughput_guess(probes: Sequence[ProbeResult]) -> float | None:
     """A little below the rate at which an overloaded server finished requests."""
-    seen = [p.completed_rps for p in probes if p.stopped == "queue growing" and p.completed_rps]
-    return _BELOW_THROUGHPUT * min(seen) if seen else None
+    ended_rps = [p.completed_rps for p in probes if p.stopped == "queue growing" and p.completed_rps]
+    return _BELOW_THROUGHPUT * min(ended_rps) if ended_rps else None
 
 
 def _interval(at: _Standing) -> tuple[float, float, float] | None:

@@ -152,11 +152,11 @@ class Watch:
         settled, waiting = self._settled, self._waiting
         for one in replies:
             waiting[one.seq] = one
-        while not self._cancelled and (found := waiting.pop(len(settled), None)) is not None:
-            if found.good is None:
+        while not self._cancelled and (reply := waiting.pop(len(settled), None)) is not None:
+            if reply.good is None:
                 self._cancelled = True
             else:
-                settled.append(found)
+                settled.append(reply)
 
     def decide(self) -> str | None:
         """ "stop: pass", "stop: fail", or None: go on. Once decided it stays so."""
@@ -177,7 +177,7 @@ class Watch:
             verdict, stopped = "invalid", "no request was answered or given up in time to be judged"
         batches = _batches(judged)
         work_cv2 = self._work_cv2(judged)
-        found = estimate(batches, _INTERVAL_Z, uneven=unevenness(work_cv2)) if batches else None
+        share = estimate(batches, _INTERVAL_Z, uneven=unevenness(work_cv2)) if batches else None
         span_s = float(judged.scheduled[-1] - judged.scheduled[0]) / 1e9 if count else 0.0
         tokens = [one.output_tokens for one in self._settled[judged.first :] if one.ok]
         known = [tokens_of_one for tokens_of_one in tokens if tokens_of_one is not None]
@@ -189,10 +189,10 @@ class Watch:
             offered=count,
             good=int(judged.good.sum()),
             batches=batches,
-            attainment=None if found is None else found.attainment,
-            low=None if found is None else found.low,
-            high=None if found is None else found.high,
-            effective_requests=None if found is None else found.effective,
+            attainment=None if share is None else share.attainment,
+            low=None if share is None else share.low,
+            high=None if share is None else share.high,
+            effective_requests=None if share is None else share.effective,
             output_tokens=sum(known) if len(known) == len(tokens) else None,
             completed_rps=self._completed_rps(judged),
             verdict=verdict,
@@ -206,12 +206,12 @@ class Watch:
         """The larger of the squared CVs of prompt and output tokens: no weighted sum of the two has a larger one. None where
         fewer than two replies say either."""
         answered = [one for one in self._settled[judged.first :] if one.ok]
-        found = []
+        cv2 = []
         for tokens in ([one.prompt_tokens for one in answered], [one.output_tokens for one in answered]):
             known = np.array([count for count in tokens if count is not None], np.float64)
             if len(known) > 1 and known.mean() > 0:
-                found.append(float(known.var(ddof=1) / known.mean() ** 2))
-        return max(found, default=None)
+                cv2.append(float(known.var(ddof=1) / known.mean() ** 2))
+        return max(cv2, default=None)
 
     def _seconds(self) -> float:
         return (self._settled[-1].scheduled_ns - self._settled[0].scheduled_ns) / 1e9 if self._settled else 0.0

@@ -106,17 +106,17 @@ def compare(
 def pair_of(cell: Matched, point: Point, ignored: Collection[str]) -> _Pair | None:
     """The metric's values in one cell; None where a side has none."""
     _, base_runs, new_runs = cell
-    sides = [usable([run.summary for run in runs]) for runs in (base_runs, new_runs)]
+    sides = [[run.summary for run in usable(runs)] for runs in (base_runs, new_runs)]
     base, new = (_values(runs, point) for runs in sides)
     if not base or not new:
         return None
-    targets = [runs[0].summary.cell.target for runs in (base_runs, new_runs)]
+    targets = [runs[0].cell.target for runs in (base_runs, new_runs)]
     shared = tuple(k for k in base if k in new)
     pairable = "plan" not in ignored and _order(base_runs, shared) == _order(new_runs, shared)
     return _Pair(
         target=targets[0] if targets[0] == targets[1] else f"{targets[0]} → {targets[1]}",
-        workload=base_runs[0].summary.cell.workload,
-        load=base_runs[0].summary.cell.load,
+        workload=base_runs[0].cell.workload,
+        load=base_runs[0].cell.load,
         point=point,
         base=base,
         new=new,
@@ -132,8 +132,8 @@ def _values(runs: Sequence[RunSummary], point: Point) -> dict[int, float]:
 
 def _order(runs: Sequence[ComparedRun], repetitions: Collection[int]) -> list[int]:
     """Repetitions in the order they were measured."""
-    summaries = [run.summary for run in runs if run.summary.cell.repetition in repetitions]
-    return [run.cell.repetition for run in sorted(usable(summaries), key=lambda r: (r.created_utc, r.cell.repetition))]
+    measured = usable(run for run in runs if run.cell.repetition in repetitions)
+    return [run.cell.repetition for run in sorted(measured, key=lambda run: (run.created_utc, run.cell.repetition))]
 
 
 def _binomial_floor(

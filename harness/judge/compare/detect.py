@@ -28,7 +28,7 @@ from harness.judge.compare.keys import check_comparable, match_cells
 from harness.judge.compare.sides import ComparedRun, Side, require_valid
 from harness.judge.compare.significance import worth_pairing
 from harness.judge.metrics import per_request
-from harness.judge.repeats import CellKey, Point, by_cell, intervals, points, usable
+from harness.judge.repeats import Point, intervals, points, usable
 from harness.records import CellInterval, Detectable, Detection, Load
 
 POWER = 0.90
@@ -59,18 +59,17 @@ def detect(
         value = f"--detect {change:.3g}, --min-effect {min_effect:.3g}"
         raise ConfigError("a change that does not count cannot be seen", value, "--detect must be above --min-effect")
     require_valid("DIR", side)
-    summaries = [run.summary for run in side.runs]
     wanted = points(metrics)
-    found = intervals(summaries, [point.key for point in wanted])
-    seen = [(point, each) for point in wanted for each in found if each.metric == point.key and each.scale == "log"]
-    known = [(point, each) for point, each in seen if len(each.values) >= 2]
+    cells = intervals([run.summary for run in side.runs], [point.key for point in wanted])
+    positive = [(point, each) for point in wanted for each in cells if each.metric == point.key and each.scale == "log"]
+    known = [(point, each) for point, each in positive if len(each.values) >= 2]
     if not known:
         raise ConfigError(
             "the spread between repetitions is not known",
             f"{side.record.directory}: no cell has two repetitions of a positive metric",
             "run the experiment with repetitions: 3 or more, and plan from that",
         )
-    skipped = _skipped(seen, wanted, again)
+    skipped = _skipped(positive, wanted, again)
     tests = len(known)
     spreads = _spreads(
         [(point.key, float(np.log(each.values).var(ddof=1)), len(each.values) - 1.0) for point, each in known]
@@ -109,11 +108,11 @@ def detect(
     )
 
 
-def _skipped(seen: Sequence[tuple[Point, CellInterval]], wanted: Sequence[Point], again: Side | None) -> list[str]:
+def _skipped(positive: Sequence[tuple[Point, CellInterval]], wanted: Sequence[Point], again: Side | None) -> list[str]:
     """What is not planned for, and why."""
     skipped = [
         f"{each.target} {each.workload} {each.load.name} {each.label}: one repetition"
-        for _, each in seen
+        for _, each in positive
         if len(each.values) < 2
     ]
     if any(point.is_share for point in wanted):
@@ -136,7 +135,7 @@ class _InPairs:
 def _pairs(side: Side, again: Side, wanted: Sequence[Point]) -> dict[tuple[str, str, Load, str], _InPairs]:
     matched, _, _ = match_cells(side, again, ())
     check_comparable(matched, (), strict=False)
-    found = {}
+    of_cell = {}
     for cell in matched:
         first = cell[1][0].summary.cell
         for point in wanted:
@@ -147,8 +146,8 @@ def _pairs(side: Side, again: Side, wanted: Sequence[Point]) -> dict[tuple[str, 
             if base.std() > 0 and new.std() > 0:
                 off = float((new - base).var(ddof=1)) / 2
                 together = float(np.corrcoef(base, new)[0, 1])
-                found[first.target, first.workload, first.load, point.key] = _InPairs(off, together, len(base))
-    return found
+                of_cell[first.target, first.workload, first.load, point.key] = _InPairs(off, together, len(base))
+    return of_cell
 
 
 def _needed_in_pairs(
@@ -246,13 +245,13 @@ def _spreads(known: Sequence[tuple[str, float, float]]) -> list[tuple[float, flo
     and among all metrics that have fewer than 3 cells."""
     keys = [key for key, _, _ in known]
     groups = [key if keys.count(key) >= 3 else "" for key in keys]
-    found: dict[int, tuple[float, float]] = {}
+    spreads: dict[int, tuple[float, float]] = {}
     for group in set(groups):
         index = [i for i, of in enumerate(groups) if of == group]
         variances = np.array([known[i][1] for i in index])
         degrees = np.array([known[i][2] for i in index])
-        found |= dict(zip(index, shared_variances(variances, degrees), strict=True))
-    return [found[i] for i in range(len(known))]
+        spreads |= dict(zip(index, shared_variances(variances, degrees), strict=True))
+    return [spreads[i] for i in range(len(known))]
 
 
 def shared_variances(variances: FloatArray, degrees: FloatArray) -> list[tuple[float, float]]:
@@ -277,21 +276,18 @@ def shared_variances(variances: FloatArray, degrees: FloatArray) -> list[tuple[f
 
 def _inside_shares(side: Side, known: Sequence[tuple[Point, CellInterval]]) -> list[float | None]:
     """What share of each spread's square the requests inside a run explain; None for rates, and without stored requests."""
-    runs = {id(run.summary): run for run in side.runs}
-    cells = by_cell([run.summary for run in side.runs])
-    arrays: dict[int, dict[str, FloatArray]] = {}
+    cells = side.cells()
+    arrays = {id(run): _requests_of(run) for run in side.runs}
     shares: list[float | None] = []
     for point, each in known:
-        key: CellKey = (each.target, each.workload, each.load)
         inside = []
-        for summary in usable(cells[key]):
-            run = runs[id(summary)]
-            values = arrays.setdefault(id(summary), _requests_of(run)).get(point.metric)
+        for run in usable(cells[each.target, each.workload, each.load]):
+            values = arrays[id(run)].get(point.metric)
             if values is not None and point.at:
                 inside.append(inside_variance(values, _log_of(point.at)))
         between = float(np.log(each.values).var(ddof=1))
-        got = [v for v in inside if v is not None]
-        shares.append(min(1.0, float(np.mean(got)) / between) if got and between > 0 else None)
+        variances = [v for v in inside if v is not None]
+        shares.append(min(1.0, float(np.mean(variances)) / between) if variances and between > 0 else None)
     return shares
 
 
@@ -310,5 +306,5 @@ def _requests_of(run: ComparedRun) -> dict[str, FloatArray]:
     requests = measured(run.data.requests)
     use = requests.ok & requests.sent.inside(window)
     order = np.argsort(requests.sent.data[use], kind="stable")
-    found = {name: column[use][order] for name, column in per_request(requests).items()}
-    return {name: column[~np.isnan(column)] for name, column in found.items()}
+    columns = {name: column[use][order] for name, column in per_request(requests).items()}
+    return {name: column[~np.isnan(column)] for name, column in columns.items()}

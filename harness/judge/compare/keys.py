@@ -50,17 +50,17 @@ def match_cells(base: Side, new: Side, ignored: Collection[str]) -> tuple[list[M
 
 
 def _keyed(side: Side, *, with_target: bool, with_workload: bool) -> dict[tuple[str, str, str], list[ComparedRun]]:
-    found: dict[tuple[str, str, str], list[ComparedRun]] = {}
+    by_key: dict[tuple[str, str, str], list[ComparedRun]] = {}
     for (target, workload, load), runs in side.cells().items():
         key = (target if with_target else "", workload if with_workload else "", load.name)
-        if key in found:
+        if key in by_key:
             raise ConfigError(
                 "cells cannot be matched: several are alike without what is ignored",
                 " ".join(filter(None, key)),
                 "leave out --ignore workload, or choose one target on each side",
             )
-        found[key] = runs
-    return found
+        by_key[key] = runs
+    return by_key
 
 
 def _refuse_disjoint(base: Side, new: Side, *, chosen: bool, ignored: Collection[str]) -> None:

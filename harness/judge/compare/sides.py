@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base.errors import ConfigError, InvalidRunError, StoreError
-from harness.judge.repeats import CellKey, by_cell
+from harness.judge.repeats import CellKey, by_cell, campaign_of
 from harness.judge.summary import summarise
-from harness.records import ComparedSide, Manifest, RunData, RunSummary
+from harness.records import Cell, ComparedSide, Manifest, RunData, RunSummary, Verdict
 from harness.store.manifest import read_manifest
 from harness.store.reader import find_runs, read_run
 
@@ -22,6 +22,18 @@ class ComparedRun:
     manifest: Manifest
     data: RunData | None = None
 
+    @property
+    def cell(self) -> Cell:
+        return self.summary.cell
+
+    @property
+    def created_utc(self) -> str:
+        return self.summary.created_utc
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.summary.verdict
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -33,11 +45,7 @@ class Side:
 
     def cells(self) -> dict[CellKey, list[ComparedRun]]:
         """Runs by (target, workload, load)."""
-        by_id = {id(run.summary): run for run in self.runs}
-        return {
-            key: [by_id[id(summary)] for summary in found]
-            for key, found in by_cell([run.summary for run in self.runs]).items()
-        }
+        return by_cell(self.runs)
 
 
 def split_campaign(words: str) -> tuple[Path, str | None]:
@@ -63,10 +71,10 @@ def load_side(words: str, target: str | None = None, *, with_requests: bool = Fa
             problems.append(f"{path.name}: {error.what}: {error.value}")
     if not manifests:
         raise StoreError("no run to compare", directory, _first(problems) or "give a run or experiment directory")
-    chosen = _of_campaign(manifests, campaign)
-    chosen = _of_target(chosen, target, directory)
+    wanted = campaign_of((manifest.campaign_id for manifest in manifests.values()), campaign)
+    of_campaign = {path: manifest for path, manifest in manifests.items() if manifest.campaign_id == wanted}
     runs: list[ComparedRun] = []
-    for path in chosen:
+    for path in _of_target(of_campaign, target, directory):
         try:
             data = read_run(path)
         except StoreError as error:
@@ -80,7 +88,7 @@ def load_side(words: str, target: str | None = None, *, with_requests: bool = Fa
 
 def side(directory: str, runs: Sequence[ComparedRun], target: str | None = None, problems: Sequence[str] = ()) -> Side:
     """A side of runs that are in memory; they must be of one campaign."""
-    states = [run.summary.verdict.state for run in runs]
+    states = [run.verdict.state for run in runs]
     record = ComparedSide(
         directory=directory,
         campaign_id=runs[0].summary.campaign_id,
@@ -97,25 +105,16 @@ def _first(problems: Sequence[str]) -> str:
     return "; ".join(problems[:2]) + more
 
 
-def require_valid(which: str, found: Side) -> None:
+def require_valid(which: str, side: Side) -> None:
     """Raises InvalidRunError where every run of the side is INVALID."""
-    if found.record.invalid < found.record.runs:
+    if side.record.invalid < side.record.runs:
         return
-    reasons = {r.message: None for run in found.runs for r in run.summary.verdict.reasons if r.severity == "invalid"}
+    reasons = {r.message: None for run in side.runs for r in run.verdict.reasons if r.severity == "invalid"}
     raise InvalidRunError(
-        f"no run of {which} may be compared: all {found.record.runs} are INVALID",
-        f"{found.record.directory}: {'; '.join(list(reasons)[:3])}",
+        f"no run of {which} may be compared: all {side.record.runs} are INVALID",
+        f"{side.record.directory}: {'; '.join(list(reasons)[:3])}",
         "harness analyse shows every reason with its advice",
     )
-
-
-def _of_campaign(manifests: dict[Path, Manifest], campaign: str | None) -> dict[Path, Manifest]:
-    wanted = campaign or max(manifest.campaign_id for manifest in manifests.values())
-    chosen = {path: manifest for path, manifest in manifests.items() if manifest.campaign_id == wanted}
-    if not chosen:
-        known = ", ".join(sorted({manifest.campaign_id for manifest in manifests.values()})[-5:])
-        raise StoreError("no such campaign", wanted, f"the newest here: {known}")
-    return chosen
 
 
 def _of_target(manifests: dict[Path, Manifest], target: str | None, directory: Path) -> dict[Path, Manifest]:

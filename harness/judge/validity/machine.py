@@ -76,10 +76,10 @@ def _held(e: Evidence, rows: Any, share: float) -> Reason:
     message = f"in {share:.1%} of the GPU samples the clocks were held down by heat or the power supply"
     advice = "cool the machine, check nvidia-smi -q -d PERFORMANCE, run again"
     boards = [b for index in np.unique(rows["gpu_index"]) if (b := throttled(e, rows, int(index))) is not None]
-    told = [b for b in boards if b.lost_share is not None]
-    if not told or len(told) < len([b for b in boards if b.held_share]):
+    known = [b for b in boards if b.lost_share is not None]
+    if not known or len(known) < len([b for b in boards if b.held_share]):
         return unknown("gpu_throttled", f"{message}; how much clock was lost is not known", advice)
-    worst = max(told, key=lambda b: b.lost_share or 0.0)
+    worst = max(known, key=lambda b: b.lost_share or 0.0)
     message += f": GPU {worst.index} lost {worst.lost_share:.1%} of its SM clock over the window"
     if worst.held_mhz is not None:
         message += f" ({worst.held_mhz:,.0f} MHz where it was held, {worst.free_mhz:,.0f} MHz else)"
@@ -104,24 +104,24 @@ def throttled(e: Evidence, rows: Any, index: int) -> Throttled | None:
         return Throttled(index, 0.0, None, None, 0.0)
     whole = e.run.gpu[e.run.gpu["gpu_index"] == index] if e.run.gpu is not None else own
     free_mhz = _free_clock(own) or _free_clock(whole) or _limit(e, index)
-    seen = clock.data[held & clock.present]
-    if free_mhz is None or not len(seen):
+    clocks = clock.data[held & clock.present]
+    if free_mhz is None or not len(clocks):
         return Throttled(index, share, None, free_mhz, None)
-    held_mhz = float(seen.mean())
+    held_mhz = float(clocks.mean())
     return Throttled(index, share, held_mhz, free_mhz, max(0.0, share * (1 - held_mhz / free_mhz)))
 
 
 def _free_clock(rows: Any) -> float | None:
     bits, clock = ints(rows, "throttle_reasons"), ints(rows, "sm_clock_mhz")
     free = bits.present & clock.present & ((bits.data & (CLOCK_SLOWED | CLOCK_IDLE)) == 0)
-    seen: IntArray = clock.data[free]
-    return float(seen.mean()) if len(seen) >= MIN_FREE_SAMPLES and seen.mean() > 0 else None
+    clocks: IntArray = clock.data[free]
+    return float(clocks.mean()) if len(clocks) >= MIN_FREE_SAMPLES and clocks.mean() > 0 else None
 
 
 def _limit(e: Evidence, index: int) -> float | None:
     boards = e.run.manifest.environment.get("gpus") or []
-    found = next((board.get("sm_clock_limit_mhz") for board in boards if board.get("index") == index), None)
-    return float(found) if found else None
+    limit_mhz = next((board.get("sm_clock_limit_mhz") for board in boards if board.get("index") == index), None)
+    return float(limit_mhz) if limit_mhz else None
 
 
 def _process_rows(e: Evidence) -> Any | None:
@@ -156,20 +156,20 @@ def other_gpu_processes(e: Evidence) -> Reason | None:
 
 def gpu_boards_unknown(e: Evidence) -> Reason | None:
     """Boards that may be somebody else's, or whose other processes cannot be known: 0 seen is not 0."""
-    known = facts(e)
+    boards = facts(e)
     kind = unknown if e.kind in _STARTED else warning
-    if known.get("certain") is False:
+    if boards.get("certain") is False:
         return kind(
             "gpu_boards_unknown",
-            f"which boards are the target's is not known ({known.get('chosen', 'all visible')}): no energy is told, and clocks "
+            f"which boards are the target's is not known ({boards.get('chosen', 'all visible')}): no energy is told, and clocks "
             "and memory may be others'",
             "name them with the target's key gpus (index, GPU or MIG UUID); for another machine give telemetry_url too",
         )
-    if not known.get("others_unknown"):
+    if not boards.get("others_unknown"):
         return None
     return kind(
         "gpu_others_unknown",
-        f"whether other processes used the target's GPUs cannot be known: {known['others_unknown']}",
+        f"whether other processes used the target's GPUs cannot be known: {boards['others_unknown']}",
         "share the host's pid namespace (docker run --pid=host, hostPID: true), or start the harness before anything holds the board",
     )
 
@@ -188,10 +188,10 @@ def gpu_xid(e: Evidence) -> Reason | None:
     xids = facts(e).get("xids") or []
     if not xids:
         return None
-    seen = ", ".join(f"Xid {xid} on GPU {index}" for index, xid in xids[:5])
+    errors = ", ".join(f"Xid {xid} on GPU {index}" for index, xid in xids[:5])
     return unknown(
         "gpu_xid",
-        f"the driver reported critical errors during the run: {seen}",
+        f"the driver reported critical errors during the run: {errors}",
         "look at dmesg and NVIDIA's list of Xids, and run again on a healthy board",
     )
 

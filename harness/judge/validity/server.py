@@ -21,8 +21,8 @@ _SHOWN_CHARS = 160
 
 
 def _checks(e: Evidence) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = e.run.manifest.target.get("checks") or {}
-    return found
+    checks: Mapping[str, Any] = e.run.manifest.target.get("checks") or {}
+    return checks
 
 
 def _asked_for(e: Evidence) -> str | None:
@@ -45,49 +45,49 @@ def _asked_for(e: Evidence) -> str | None:
 def flashinfer_disabled(e: Evidence) -> Reason | None:
     """FlashInfer cannot run in this installation. UNKNOWN where it was asked for or is this GPU's default: the numbers are those of the
     fallback, and not of vLLM on this GPU."""
-    said = str(_checks(e).get("flashinfer", ""))
-    if not said.startswith("disabled") and "; disabled" not in said:
+    state = str(_checks(e).get("flashinfer", ""))
+    if not state.startswith("disabled") and "; disabled" not in state:
         return None
     why = _asked_for(e)
-    message = f"vLLM ran without FlashInfer ({said})"
+    message = f"vLLM ran without FlashInfer ({state})"
     if why is None:
         return warning("flashinfer_disabled", message, f"{_INSTALL}; compare only with runs without it")
     return unknown("flashinfer_disabled", f"{message}, and {why}: these are the numbers of a fallback", _INSTALL)
 
 
 def flashinfer_compiles(e: Evidence) -> Reason | None:
-    said = str(_checks(e).get("flashinfer", ""))
-    if "compiles its kernels" not in said:
+    state = str(_checks(e).get("flashinfer", ""))
+    if "compiles its kernels" not in state:
         return None
     return warning(
         "flashinfer_compiles",
-        f"FlashInfer had no kernels of its version ({said}): its start took longer, and a first use may compile",
+        f"FlashInfer had no kernels of its version ({state}): its start took longer, and a first use may compile",
         _INSTALL,
     )
 
 
 def eager(e: Evidence) -> Reason | None:
     """No CUDA graphs, though nobody asked for that."""
-    said = str(_checks(e).get("cuda_graphs", ""))
+    graphs = str(_checks(e).get("cuda_graphs", ""))
     flags: Mapping[str, Any] = e.run.manifest.target.get("flags") or {}
-    asked = flags.get("enforce_eager") in (True, "true", "True") or any(
+    meant = flags.get("enforce_eager") in (True, "true", "True") or any(
         "compilation" in name or "cudagraph" in name for name in flags
     )
-    if not said.startswith("none") or asked:
+    if not graphs.startswith("none") or meant:
         return None
     return unknown(
         "eager_fallback",
-        f"vLLM captured no CUDA graphs, and no flag asked for that ({said.removeprefix('none: ')}): small batches are slower than they need be",
+        f"vLLM captured no CUDA graphs, and no flag asked for that ({graphs.removeprefix('none: ')}): small batches are slower than they need be",
         "choose an attention backend that supports graphs, or write enforce_eager: true if this is meant",
     )
 
 
 def slow_path(e: Evidence) -> Reason | None:
-    said = _checks(e).get("slow_path")
-    if not said:
+    line = _checks(e).get("slow_path")
+    if not line:
         return None
     return warning(
-        "slow_path", f"vLLM said of itself: {said}", "follow what it says, or compare only with runs that say the same"
+        "slow_path", f"vLLM said of itself: {line}", "follow what it says, or compare only with runs that say the same"
     )
 
 

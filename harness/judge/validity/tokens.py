@@ -26,10 +26,10 @@ _SEEN_PROMPTS = 1_000_000  # as many as a server may still hold of earlier runs
 _OURS = ("vllm", "adopt", "offline")  # vLLM servers: lengths can be forced and prompts given as token ids
 
 
-def _off(e: Evidence, got: Any, asked: Any) -> tuple[int, int]:
+def _off(e: Evidence, length: Any, target: Any) -> tuple[int, int]:
     """How many ok requests with usage have another length than asked for, of how many."""
-    known: BoolArray = e.requests.ok & got.present & asked.present
-    return int((got.data != asked.data)[known].sum()), int(known.sum())
+    known: BoolArray = e.requests.ok & length.present & target.present
+    return int((length.data != target.data)[known].sum()), int(known.sum())
 
 
 def _plain(e: Evidence) -> bool:
@@ -68,8 +68,10 @@ def prompt_length(e: Evidence) -> Reason | None:
             f"{message}: later turns hold the text of real replies, whose tokens the template and the tokenizer count anew",
             "compare by the measured prompt tokens, or replay sessions over the completions API with body exact, where lengths are exact",
         )
-    said = str((e.run.manifest.target.get("checks") or {}).get("vocabulary", "" if e.kind in _OURS else "unverified"))
-    if said.startswith("unverified"):
+    vocabulary = str(
+        (e.run.manifest.target.get("checks") or {}).get("vocabulary", "" if e.kind in _OURS else "unverified")
+    )
+    if vocabulary.startswith("unverified"):
         return warning(
             "prompt_length",
             f"{message}: the words of the prompts could not be verified with this server's tokenizer",
@@ -245,9 +247,9 @@ def planned_tokens(e: Evidence) -> FloatArray | None:
     """Of each request: the tokens from its beginning on that come from streams which other prompts of the plan have too.
     None where sessions go on from real replies: those are shared as well, and no plan knows them."""
     plan, r = e.run.plan, e.requests
-    found = np.zeros(r.count)
+    shared = np.zeros(r.count)
     if plan is None or "prompt_seed" not in plan:
-        return found
+        return shared
     if "after_seq" in plan and plan["after_seq"].notna().any():
         return None
     prefixes = plan["prefix"] if "prefix" in plan else [()] * len(plan)
@@ -262,11 +264,11 @@ def planned_tokens(e: Evidence) -> FloatArray | None:
         for seed, tokens in pieces.get(seq, ()):
             if users[seed] < 2 or left <= 0:
                 break
-            found[row] += min(int(tokens), left)
+            shared[row] += min(int(tokens), left)
             left -= int(tokens)
     longer = np.ones(r.count)  # where words are several tokens
     np.divide(r.prompt.data, r.target_prompt.data, out=longer, where=r.prompt.present & (r.target_prompt.data > 0))
-    planned: FloatArray = found * np.maximum(longer, 1)
+    planned: FloatArray = shared * np.maximum(longer, 1)
     return planned
 
 

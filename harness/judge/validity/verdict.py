@@ -42,11 +42,11 @@ def run_state(e: Evidence) -> Reason | None:
 def stopped_early(e: Evidence) -> Reason | None:
     why = e.drive.get("stop_reason")
     if why == "worker_died":
-        said = next((note for note in e.drive.get("notes") or () if "died" in note or "damaged" in note), None)
+        note = next((line for line in e.drive.get("notes") or () if "died" in line or "damaged" in line), None)
         return invalid(
             "worker_died",
-            said or "a load-generator process died: its requests are missing",
-            _ADVICE_OF_DEATH.get(next((word for word in _ADVICE_OF_DEATH if word in (said or "")), ""), "run again"),
+            note or "a load-generator process died: its requests are missing",
+            _ADVICE_OF_DEATH.get(next((word for word in _ADVICE_OF_DEATH if word in (note or "")), ""), "run again"),
         )
     if why == "target_died":
         return invalid(
@@ -71,9 +71,11 @@ def rows_missing(e: Evidence) -> Reason | None:
 def ok_requests(e: Evidence) -> Reason | None:
     if e.requests.ok.any() or e.run.manifest.state == RunState.FAILED:  # a run that never began says why itself
         return None
-    seen = ", ".join(f"{n} {o}" for o, n in sorted(Counter(e.requests.outcome.tolist()).items())) or "no request"
+    outcomes = ", ".join(f"{n} {o}" for o, n in sorted(Counter(e.requests.outcome.tolist()).items())) or "no request"
     return invalid(
-        "no_ok_requests", f"nothing succeeded: {seen}", "the `error` column of requests.parquet has the server's words"
+        "no_ok_requests",
+        f"nothing succeeded: {outcomes}",
+        "the `error` column of requests.parquet has the server's words",
     )
 
 
@@ -86,11 +88,11 @@ def failures(e: Evidence) -> Reason | None:
     if share <= MAX_FAILED:
         return None
     counts = Counter(e.requests.outcome[bad].tolist())
-    seen = ", ".join(f"{n} {o}" for o, n in sorted(counts.items()))
+    outcomes = ", ".join(f"{n} {o}" for o, n in sorted(counts.items()))
     overruns = counts[Outcome.OVERRUN.value] > bad.sum() / 2
     return invalid(
         "too_many_failures",
-        f"{share:.1%} of {e.requests.count} requests failed ({seen}); at most {MAX_FAILED:.0%} may",
+        f"{share:.1%} of {e.requests.count} requests failed ({outcomes}); at most {MAX_FAILED:.0%} may",
         "this API goes on beyond max_tokens: find the parameter that it takes for a reply's length"
         if overruns
         else "lower the load, or lengthen the timeouts if the server was only slow",
@@ -151,8 +153,8 @@ def merged_reads(e: Evidence) -> Reason | None:
 
 def client_bottleneck(e: Evidence) -> Reason | None:
     """The load against what this machine's client was shown to measure (`harness calibrate`); without that, nothing."""
-    known = e.run.manifest.environment.get("calibration")
-    if not known or e.window is None:
+    calibration = e.run.manifest.environment.get("calibration")
+    if not calibration or e.window is None:
         return None
     stamps = e.requests.chunks.stamp_ns
     chunks = int(((stamps > e.window.start_ns) & (stamps <= e.window.end_ns)).sum())
@@ -160,14 +162,15 @@ def client_bottleneck(e: Evidence) -> Reason | None:
         ("tokens_per_s", "tokens_bounded", chunks / e.window.seconds, "chunks/s"),
         ("requests_per_s", "requests_bounded", e.scalars.get("achieved_rate_rps") or 0.0, "requests/s"),
     )
-    for ceiling in sorted(known["ceilings"], key=lambda c: -c["error_s"]):  # the widest limit first: it weighs most
+    ceilings = sorted(calibration["ceilings"], key=lambda c: -c["error_s"])  # the widest limit first: it weighs most
+    for ceiling in ceilings:
         for name, bounded, load, unit in loads:
             limit = ceiling[name] or 0.0
             if not ceiling[bounded] or load <= limit:
                 continue
-            message = f"the client was the bottleneck: {load:,.0f} {unit} in the window, where an error below {ceiling['error_s'] * 1e3:g} ms was shown up to {limit:,.0f} ({known['workers']} worker(s), {known['made_utc']})"
+            message = f"the client was the bottleneck: {load:,.0f} {unit} in the window, where an error below {ceiling['error_s'] * 1e3:g} ms was shown up to {limit:,.0f} ({calibration['workers']} worker(s), {calibration['made_utc']})"
             advice = "offer less, use more workers or another machine, or calibrate again on an idle machine"
-            worst = ceiling["error_s"] == max(c["error_s"] for c in known["ceilings"])
+            worst = ceiling["error_s"] == ceilings[0]["error_s"]
             return (invalid if worst else warning)("client_bottleneck", message, advice)
     return None
 
@@ -216,9 +219,9 @@ CHECKS = (
 
 def judge(evidence: Evidence) -> Verdict:
     """Run every check; INVALID if any reason is, else UNKNOWN if any is, else VALID. Reasons come worst first."""
-    found = [reason for check in CHECKS if (reason := check(evidence)) is not None]
+    reasons = [reason for check in CHECKS if (reason := check(evidence)) is not None]
     order = ("invalid", "unknown", "warning")
-    found.sort(key=lambda r: order.index(r.severity))
-    worst = found[0].severity if found else "warning"
+    reasons.sort(key=lambda r: order.index(r.severity))
+    worst = reasons[0].severity if reasons else "warning"
     state = {"invalid": "INVALID", "unknown": "UNKNOWN", "warning": "VALID"}[worst]
-    return Verdict(state, tuple(found))
+    return Verdict(state, tuple(reasons))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -219,12 +218,9 @@ def _spread(values: Sequence[Any]) -> Spread:
     interval = None
     if len(values) >= _MIN_FOR_INTERVAL:
         numbers = np.array([float(value) for value in values])
-        positive = bool((numbers > 0).all())
-        ends = mean_interval(np.log(numbers) if positive else numbers, 0.95)
+        ends = mean_interval(numbers, 0.95, log=bool((numbers > 0).all()))
         if ends is not None and ends[1] > ends[0]:
-            kind = type(values[0])
-            low, high = (math.exp(end) if positive else end for end in ends)
-            interval = (Decimal(str(low)), Decimal(str(high))) if kind is Decimal else (low, high)
+            interval = (Decimal(str(ends[0])), Decimal(str(ends[1]))) if type(values[0]) is Decimal else ends
     return Spread(median(values), min(values), max(values), len(values), interval)
 
 
