@@ -12,7 +12,7 @@ from rich.table import Table
 
 from harness.base import redaction
 from harness.base.documents import dump_yaml
-from harness.base.errors import TargetError
+from harness.base.errors import ConfigError, TargetError
 from harness.cli.numbers import FloatRange
 from harness.cli.results import at_option, console, moment
 
@@ -160,19 +160,20 @@ def workloads_sample(name: str, count: int, seed: int, as_json: bool) -> None:
         click.echo(f"{prompt_tokens:13} {output_tokens:13}")
 
 
-@click.group()
-def prices() -> None:
-    """Hosted prices and instance prices, offline and dated."""
-
-
-@prices.command("show")
-@click.argument("pattern", default="")
+@click.command()
+@click.argument("words", nargs=-1, metavar="[show] [PATTERN]")
 @at_option
 @_json
-def prices_show(pattern: str, at: datetime | None, as_json: bool) -> None:
-    """Hosted models and instances whose name contains PATTERN, with USD per million tokens or per hour, as in force at a date."""
+def prices(words: tuple[str, ...], at: datetime | None, as_json: bool) -> None:
+    """Hosted models and instances whose name contains PATTERN, with USD per million tokens or per hour, as in force at a date.
+
+    `harness prices show` is the same: offline and dated.
+    """
     from harness.price.prices import catalogue
 
+    pattern, *more = (words[1:] if words[:1] == ("show",) else words) or ("",)
+    if more:
+        raise ConfigError("prices of one PATTERN at a time", " ".join((pattern, *more)), "harness prices show h100")
     rows = catalogue(pattern, moment(at))
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=2, default=str))

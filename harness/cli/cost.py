@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from harness.cli import decisions, fleet
-from harness.cli.attribute import attribute
+from harness.cli import attribute, breakeven, decisions, fleet, machines, tokens
 from harness.cli.machine_price import given_price, price_options
 from harness.cli.numbers import FloatRange
 from harness.cli.results import (
@@ -20,8 +19,6 @@ from harness.cli.results import (
     price_ref,
 )
 from harness.cli.results import console as terminal
-from harness.cli.tokens import tokens_command
-from harness.config.experiment import CostSpec, of_run
 
 
 class _WithDefault(click.Group):
@@ -61,6 +58,7 @@ def cost_of(
     hosted_price: tuple[str, ...],
 ) -> None:
     """Price the measured tokens of a run or experiment, here and at hosted prices."""
+    from harness.config.experiment import CostSpec, of_run
     from harness.judge.runs import analyse
     from harness.price.run_cost import price_runs
     from harness.report.run import tables
@@ -92,5 +90,17 @@ def cost_of(
     )
 
 
-for command in (*fleet.COMMANDS, *decisions.COMMANDS, attribute, tokens_command):
+for command in (
+    breakeven.breakeven,
+    fleet.fleet,
+    fleet.hybrid,
+    machines.memory_command,
+    machines.instances_command,
+    decisions.scenario_command,
+    decisions.decide_command,
+    decisions.audit_command,
+    decisions.export_command,
+    attribute.attribute,
+    tokens.tokens_command,
+):
     cost_group.add_command(command)

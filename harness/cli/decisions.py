@@ -1,12 +1,14 @@
-"""`harness cost scenario | decide | export`: a workload priced every way, and what follows. COMMANDS go under `cost`."""
+"""`harness cost scenario | decide | export`: a workload priced every way, and what follows."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -18,51 +20,66 @@ from harness.base.files import data_dir
 from harness.cli.results import allow_option, as_json_option, campaign_option, emit
 from harness.cli.results import console as terminal
 
-scenario_argument = click.argument("scenario", type=click.Path(path_type=Path))
+if TYPE_CHECKING:
+    from harness.planner.measured import Measured
+    from harness.planner.scenario.decide import Decision
+    from harness.planner.scenario.run import ScenarioResult
+
 set_option = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a value, e.g. demand.requests_per_month=3e6."
 )
-run_option = click.option(
-    "--run", "run_dir", type=click.Path(path_type=Path), help="Capacity and usage measured by this run or experiment."
-)
 
 
-html_option = click.option("--html", type=click.Path(path_type=Path), help="Also write the decision page to this file.")
-markdown_option = click.option("--markdown", is_flag=True, help="The decision page as Markdown on stdout.")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioWords:
+    """What is typed after `scenario` and `decide` alike."""
+
+    scenario: Path
+    changes: tuple[str, ...] = ()
+    run_dir: Path | None = None
+    campaign: str | None = None
+    html: Path | None = None
+    markdown: bool = False
+    as_json: bool = False
 
 
-def _scenario_words(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The words that `scenario` and `decide` share."""
-    for word in (
-        as_json_option,
-        markdown_option,
-        html_option,
-        campaign_option,
-        run_option,
-        set_option,
-        scenario_argument,
-    ):
-        command = word(command)
-    return command
+def _scenario_words(command: Callable[[ScenarioWords], None]) -> Callable[..., None]:
+    """Argument and options of a command that is about a scenario; it gets them as one value."""
+
+    @click.argument("scenario", type=click.Path(path_type=Path))
+    @set_option
+    @click.option(
+        "--run",
+        "run_dir",
+        type=click.Path(path_type=Path),
+        help="Capacity and usage measured by this run or experiment.",
+    )
+    @campaign_option
+    @click.option("--html", type=click.Path(path_type=Path), help="Also write the decision page to this file.")
+    @click.option("--markdown", is_flag=True, help="The decision page as Markdown on stdout.")
+    @as_json_option
+    @wraps(command)
+    def with_words(**words: Any) -> None:
+        command(ScenarioWords(**words))
+
+    return with_words
 
 
-def load(
-    scenario: Path, changes: tuple[str, ...], run_dir: Path | None, campaign: str | None = None
-) -> tuple[Any, Any]:
+def load(words: ScenarioWords) -> tuple[ScenarioResult, Measured | None]:
     """A scenario's result, and the measured capacity in it (None where it is typed in)."""
     from harness.planner.scenario.run import run_scenario
     from harness.planner.scenario.spec import find_scenario, load_scenario
 
-    if run_dir is not None:
-        given = json.dumps({"run": str(run_dir)})
-        changes = (f"capacity={given}", *changes)
-    spec = load_scenario(find_scenario(scenario), changes)
+    changes = words.changes
+    if words.run_dir is not None:
+        changes = (f"capacity={json.dumps({'run': str(words.run_dir)})}", *changes)
+    spec = load_scenario(find_scenario(words.scenario), changes)
     measured = None
     if spec.capacity.run is not None:
         from harness.planner.measured import measured as measured_in
 
         part = spec.capacity
-        measured = measured_in(Path(part.run or ""), campaign, workload=part.workload, target=part.target)
+        measured = measured_in(Path(part.run or ""), words.campaign, workload=part.workload, target=part.target)
         click.echo(f"capacity: {measured.plan_rps:.4g} requests/s to plan with; {measured.how}", err=True)
     return run_scenario(spec, measured), measured
 
@@ -85,7 +102,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     return table
 
 
-def _option_rows(result: Any) -> list[list[str]]:
+def _option_rows(result: ScenarioResult) -> list[list[str]]:
     shown = [o for o in result.options if not o.is_another]
     return [
         [o.kind, o.name, f"{o.usd_per_month:,.2f}", f"{o.usd_per_request * 1000:.4g}", o.infeasible or "; ".join(n for n in o.notes if "different product" in n or n.startswith("stale price"))]
@@ -93,7 +110,7 @@ def _option_rows(result: Any) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def render(console: Console, result: Any) -> None:
+def render(console: Console, result: ScenarioResult) -> None:
     """Options, figures, published claims, odds, warnings, and the verdict last."""
     click.echo(f"{result.name}: {result.description}\nprices as of {result.at}; SLO: {result.slo}\n")
     console.print(
@@ -126,85 +143,69 @@ def render(console: Console, result: Any) -> None:
 
 @click.command("scenario")
 @_scenario_words
-def scenario_command(
-    scenario: Path,
-    changes: tuple[str, ...],
-    run_dir: Path | None,
-    campaign: str | None,
-    html: Path | None,
-    markdown: bool,
-    as_json: bool,
-) -> None:
+def scenario_command(words: ScenarioWords) -> None:
     """Price a workload every way: SCENARIO is a YAML file or a name of configs/scenarios/."""
-    result, measured = load(scenario, changes, run_dir, campaign)
-    if html is not None or markdown:
+    result, measured = load(words)
+    if words.html is not None or words.markdown:
         from harness.planner.scenario.decide import decide
 
-        _pages(result, decide(result), measured, html, markdown)
-    if as_json:
+        _pages(words, result, decide(result), measured)
+    if words.as_json:
         emit(result)
-    elif not markdown:
+    elif not words.markdown:
         render(terminal(), result)
 
 
 @click.command("decide")
 @_scenario_words
-def decide_command(
-    scenario: Path,
-    changes: tuple[str, ...],
-    run_dir: Path | None,
-    campaign: str | None,
-    html: Path | None,
-    markdown: bool,
-    as_json: bool,
-) -> None:
+def decide_command(words: ScenarioWords) -> None:
     """Hosted, self-hosted, hybrid or dedicated, why, and what would flip it."""
     from harness.planner.scenario.decide import decide
 
-    result, measured = load(scenario, changes, run_dir, campaign)
-    found = decide(result)
-    _pages(result, found, measured, html, markdown)
-    if as_json:
-        emit(found)
-    elif not markdown:
-        _render_decision(result, found)
+    result, measured = load(words)
+    decision = decide(result)
+    _pages(words, result, decision, measured)
+    if words.as_json:
+        emit(decision)
+    elif not words.markdown:
+        _render_decision(result, decision)
 
 
-def _pages(result: Any, found: Any, measured: Any, html: Path | None, markdown: bool) -> None:
+def _pages(words: ScenarioWords, result: ScenarioResult, decision: Decision, measured: Measured | None) -> None:
     """The decision page, as a file and as Markdown on stdout, where asked for."""
-    if html is None and not markdown:
+    if words.html is None and not words.markdown:
         return
     from harness.planner.scenario.inputs import base_of
     from harness.report import pages
     from harness.report.decision import page
 
     base = base_of(result.spec, measured)
-    if html is not None:  # before anything is printed: a closed pipe must not cost the file
-        pages.write_whole(html, page.html(result, found, base))
-        click.echo(f"html: {html}", err=True)
-    if markdown:
-        click.echo(page.markdown(result, found, base), nl=False)
+    if words.html is not None:  # before anything is printed: a closed pipe must not cost the file
+        pages.write_whole(words.html, page.html(result, decision, base))
+        click.echo(f"html: {words.html}", err=True)
+    if words.markdown:
+        click.echo(page.markdown(result, decision, base), nl=False)
 
 
-def _render_decision(result: Any, found: Any) -> None:
+def _render_decision(result: ScenarioResult, decision: Decision) -> None:
     console = terminal()
-    console.print(f"{result.name}: {found.choice}", style="bold", highlight=False, markup=False)
-    click.echo(f"because: {found.reason}")
-    if found.p_self_cheaper is not None:
+    console.print(f"{result.name}: {decision.choice}", style="bold", highlight=False, markup=False)
+    click.echo(f"because: {decision.reason}")
+    if decision.p_self_cheaper is not None:
         click.echo(
-            f"P(self-hosted is cheaper than {result.reference}) = {found.p_self_cheaper:.2f}; at no volume: {found.p_never:.2f}"
+            f"P(self-hosted is cheaper than {result.reference}) = {decision.p_self_cheaper:.2f}; at no volume: {decision.p_never:.2f}"
         )
     click.echo("what would flip it:")
-    for line in found.flips:
+    for line in decision.flips:
         click.echo(f"  {line}")
     click.echo("declared:")
-    for line in found.constraints:
+    for line in decision.constraints:
         click.echo(f"  {line}")
-    if found.excluded:
+    if decision.excluded:
         click.echo("not taken:")
-        for name, why in found.excluded:
+        for name, why in decision.excluded:
             click.echo(f"  {name}: {why}")
-    for warning in found.warnings:
+    for warning in decision.warnings:
         click.echo(f"warning: {warning}")
 
 
@@ -284,7 +285,7 @@ def _scenario(source: Path, form: str, changes: tuple[str, ...]) -> bytes | list
     """FOCUS rows, or the spreadsheet."""
     from harness.planner.focus import charges_of_scenario, focus_rows
 
-    result, measured = load(source, changes, None)
+    result, measured = load(ScenarioWords(scenario=source, changes=changes))
     match form:
         case "focus":
             return focus_rows(charges_of_scenario(result, measured))
@@ -294,6 +295,3 @@ def _scenario(source: Path, form: str, changes: tuple[str, ...]) -> bytes | list
             return workbook(result, measured)
         case _:
             raise ConfigError("a scenario has no metrics", form, "opencost takes a run or experiment directory")
-
-
-COMMANDS = [scenario_command, decide_command, audit_command, export_command]

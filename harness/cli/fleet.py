@@ -1,4 +1,4 @@
-"""`harness cost fleet | hybrid`: what to own for a demand curve. COMMANDS are the commands of this group that go under `cost`."""
+"""`harness cost fleet | hybrid`: what to own for a demand curve."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import click
 from rich.table import Table
 
 from harness.base.errors import ConfigError
-from harness.cli.breakeven import breakeven, capacity_option, hosted_option, minimum_option
-from harness.cli.machines import instances_command, memory_command
+from harness.cli.breakeven import capacity_option, hosted_option, minimum_option
 from harness.cli.numbers import Float, FloatRange
 from harness.cli.results import as_json_option, emit
 from harness.cli.results import console as terminal
@@ -293,6 +292,3 @@ def _plans(beside: dict[str, Decimal], mean_rps: float, layers: Any) -> None:
             f"  {layer.kind} x {layer.replicas}, {layer.request_share:.1%} of requests", f"{layer.usd_per_hour:.2f}", ""
         )
     terminal().print(table)
-
-
-COMMANDS = [breakeven, fleet, hybrid, memory_command, instances_command]

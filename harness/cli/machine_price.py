@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.base import clock
 from harness.base.errors import ConfigError
 from harness.cli.numbers import FloatRange
-from harness.price.machine_price import is_example, why_no_example
-from harness.price.prices import day_of, instance_price
-from harness.records import Hardware
+
+if TYPE_CHECKING:
+    from harness.records import Hardware
 
 
 def price_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,6 +29,8 @@ def price_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def declared_on_command_line(usd_per_hour: float) -> Hardware:
+    from harness.records import Hardware
+
     return Hardware("declared", str(usd_per_hour), "declared on the command line", clock.utc_now().date().isoformat())
 
 
@@ -41,6 +43,8 @@ def _one_of(usd_per_hour: float | None, instance: str | None) -> None:
 
 def given_price(usd_per_hour: float | None, instance: str | None, created_utc: str) -> Hardware | None:
     """The price that the two options give for a run of that date, None without them. Raises ConfigError."""
+    from harness.price.prices import day_of, instance_price
+
     _one_of(usd_per_hour, instance)
     if instance is not None:
         return instance_price(instance, day_of(created_utc))
@@ -52,6 +56,9 @@ def set_price(data: dict[str, Any], words: Mapping[str, Any], say: Callable[[str
 
     Raises ConfigError: both options, or an instance without a price.
     """
+    from harness.price.machine_price import is_example, why_no_example
+    from harness.price.prices import instance_price
+
     usd_per_hour, instance = words.get("usd_per_hour"), words.get("instance")
     _one_of(usd_per_hour, instance)
     if instance is not None:

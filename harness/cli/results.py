@@ -18,9 +18,9 @@ from harness.base import clock
 from harness.base.documents import plain
 from harness.base.errors import ConfigError
 from harness.cli.machine_price import given_price, price_options
-from harness.config.experiment import PriceRef
 
 if TYPE_CHECKING:
+    from harness.config.experiment import PriceRef
     from harness.pipeline import Outcome, Results
 
 directory_argument = click.argument("directory", type=click.Path(path_type=Path))
@@ -159,6 +159,9 @@ def emit(value: Any) -> None:
 
 
 def price_ref(text: str) -> PriceRef:
+    """Raises ConfigError for words that are not PROVIDER/MODEL."""
+    from harness.config.experiment import PriceRef
+
     provider, _, model = text.partition("/")
     if not model:
         raise ConfigError(

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import ValidationError
 
-from harness.base.bounds import config_error
 from harness.base.documents import exists
 from harness.base.errors import ConfigError
 from harness.cli.machine_price import price_options, set_price
 from harness.cli.numbers import FloatRange
 from harness.cli.results import price_ref
-from harness.config.experiment import ExperimentSpec, SloSpec, load_experiment, parse_experiment
 
 if TYPE_CHECKING:
     from harness.cli.quickstart import Choice
+    from harness.config.experiment import ExperimentSpec, SloSpec
 
 
 _WHAT = (
@@ -106,6 +104,11 @@ _TRACE_WORDS = {  # workload option -> parameter of the command
 
 def parse_slo(text: str) -> SloSpec:
     """`ttft_from_schedule_s=0.5,tpot_s=0.05,attainment=0.99` -> the promise. Raises ConfigError."""
+    from pydantic import ValidationError
+
+    from harness.base.bounds import config_error
+    from harness.config.experiment import SloSpec
+
     example = "e.g. ttft_from_schedule_s=0.5,tpot_s=0.05,attainment=0.99"
     given: dict[str, float] = {}
     for part in text.split(","):
@@ -138,6 +141,8 @@ _NOT_OURS: dict[str, Any] = {  # what a config says of a server that we would st
 
 def spec_of(words: dict[str, Any]) -> ExperimentSpec:
     """The experiment that the words of `run` or `plan` describe."""
+    from harness.config.experiment import load_experiment, parse_experiment
+
     config: Path | None = words["config"]
     if config and (given := [key for key, word in _TRACE_WORDS.items() if words[word]]):
         advice = "write the workload as FILE?from=60&to=120&limit=1000"
@@ -204,6 +209,7 @@ def _chosen(config: Path, words: Mapping[str, Any]) -> Choice:
 
 def _ad_hoc(words: dict[str, Any]) -> ExperimentSpec:
     """One target, one workload, one load, from the command line alone."""
+    from harness.config.experiment import parse_experiment
     from harness.measure.plan import with_options
 
     if not words["workload"]:

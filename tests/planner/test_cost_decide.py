@@ -137,9 +137,14 @@ def test_no_reference_is_said():
 
 
 def test_deciding_loads_no_heavy_library():
-    """`harness cost decide` and `--help` in a process of their own: neither pandas, scipy, pyarrow nor matplotlib is imported."""
-    for words, allowed in ((["cost", "decide", "startup-chat"], {"numpy"}), (["--help"], set())):
+    """`harness cost decide` and `--help` in a process of their own: no pandas, scipy, pyarrow or matplotlib; for help no specs either."""
+    for words, allowed in (
+        (["cost", "decide", "startup-chat"], {"numpy", "pydantic", "genai_prices"}),
+        (["--help"], set()),
+    ):
         code = f"import sys; sys.argv = ['harness', *{words!r}]; from harness.cli import cli; cli.main(standalone_mode=False); print(*sys.modules, file=sys.stderr)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        heavy = {"pandas", "scipy", "pyarrow", "matplotlib", "openai", "numpy"} & set(done.stderr.split())
+        heavy = {"pandas", "scipy", "pyarrow", "matplotlib", "openai", "numpy", "pydantic", "genai_prices"} & set(
+            done.stderr.split()
+        )
         assert heavy <= allowed

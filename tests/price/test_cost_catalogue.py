@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta, timezone
 from importlib.metadata import version
 
 import pytest
+from click.testing import CliRunner
 from genai_prices import data_snapshot
 
+from harness.base.errors import ConfigError
+from harness.cli import cli
 from harness.price.prices import PriceRow, catalogue, instances
 
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -62,3 +66,15 @@ def test_the_day_is_that_of_utc():
     assert {row.as_of for row in rows if row.kind == "hosted"} == {"2026-11-24"}
     assert any(" / -" in row.usd or "- / " in row.usd for row in rows)
     assert not any("None" in row.usd for row in rows)
+
+
+def test_show_is_a_word_that_may_be_left_out():
+    """`harness prices show PATTERN` and `harness prices PATTERN` print the same; a second pattern is refused."""
+    words = ["--at", "2026-11-24", "--json"]
+    with_show, without = (
+        CliRunner().invoke(cli, ["prices", *show, "g5.12x", *words], catch_exceptions=False).output
+        for show in (["show"], [])
+    )
+    assert with_show == without
+    assert [row["name"] for row in json.loads(without)] == ["aws/g5.12xlarge"]
+    assert isinstance(CliRunner().invoke(cli, ["prices", "show", "a", "b"]).exception, ConfigError)
