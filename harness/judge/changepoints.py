@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from harness.base.stats import FloatArray
 
 MIN_NIGHTS = 8  # with fewer, the noise is not known well enough to call anything a change
 _K2 = 9.0
@@ -29,8 +30,6 @@ _KEPT_MEAN = 0.43772  # mean of the smallest 80 % of squared standard normals: 1
 _LEAST_NOISE = 0.001  # 0.1 %: finer differences are below what a night's clock and machine repeat
 _STEP = 0.1  # of the grid of levels, in units of the noise: costs at most 0.0025 a night
 _MAX_LEVELS = 4000
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ next run. With one repetition there is no interval. Which interval, and why, is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -27,7 +27,10 @@ class Point:
 
     metric: str
     at: str = ""  # mean | p50 | p90 | p99 of a distribution
-    higher_is_better: bool = False
+
+    @property
+    def higher_is_better(self) -> bool:
+        return bool(METRICS[self.metric].higher_is_better)
 
     @property
     def key(self) -> str:
@@ -54,28 +57,15 @@ class Point:
         return None if distribution is None else getattr(distribution, self.at)
 
 
-POINTS: Mapping[str, Point] = {
-    point.key: point
-    for point in (
-        Point("output_tps", higher_is_better=True),
-        Point("total_tps", higher_is_better=True),
-        Point("request_rps", higher_is_better=True),
-        Point("ttft_s", "p50"),
-        Point("ttft_s", "p90"),
-        Point("ttft_s", "p99"),
-        Point("ttft_from_schedule_s", "p50"),
-        Point("ttft_from_schedule_s", "p99"),
-        Point("tpot_s", "mean"),
-        Point("tpot_s", "p50"),
-        Point("tpot_s", "p99"),
-        Point("itl_s", "p99"),
-        Point("e2el_s", "p50"),
-        Point("e2el_s", "p99"),
-        Point("goodput_rps", higher_is_better=True),
-        Point("attainment", higher_is_better=True),
-        Point("energy_per_output_token_j"),
-    )
-}
+_POINTS = (
+    Point("output_tps"), Point("total_tps"), Point("request_rps"),
+    Point("ttft_s", "p50"), Point("ttft_s", "p90"), Point("ttft_s", "p99"),
+    Point("ttft_from_schedule_s", "p50"), Point("ttft_from_schedule_s", "p99"),
+    Point("tpot_s", "mean"), Point("tpot_s", "p50"), Point("tpot_s", "p99"), Point("itl_s", "p99"),
+    Point("e2el_s", "p50"), Point("e2el_s", "p99"),
+    Point("goodput_rps"), Point("attainment"), Point("energy_per_output_token_j"),
+)  # fmt: skip
+POINTS = {point.key: point for point in _POINTS}
 # One of each kind: a metric that repeats another only makes the correction over all of them stricter.
 DEFAULT_KEYS = ("output_tps", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "itl_s.p99", "attainment")
 

@@ -4,45 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Protocol
 
 from harness.judge.changepoints import MIN_NIGHTS, Change, change_points
 from harness.records.metrics import METRICS
-
-_HIGHER_IS_BETTER = {
-    "achieved_rate_rps", "request_rps", "output_tps", "total_tps", "input_tps", "output_tps_whole", "goodput_rps", "goodput_tps",
-    "attainment",
-}  # fmt: skip
-_NEITHER = {"prompt_tokens", "output_tokens", "offered_rate_rps", "scheduled_rate_rps"}  # asked for, not achieved
-
-
-class CellNight(Protocol):
-    """What a night must tell: the rows of store.history.nights do."""
-
-    @property
-    def experiment(self) -> str: ...
-    @property
-    def target(self) -> str: ...
-    @property
-    def workload(self) -> str: ...
-    @property
-    def load(self) -> str: ...
-    @property
-    def campaign_id(self) -> str: ...
-    @property
-    def created_utc(self) -> datetime | None: ...
-    @property
-    def valid(self) -> int: ...
-    @property
-    def invalid(self) -> int: ...
-    @property
-    def unknown(self) -> int: ...
-    @property
-    def values(self) -> Sequence[float | None]: ...
-    @property
-    def provenance(self) -> Mapping[str, str]: ...
+from harness.store.history import NightRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +105,17 @@ def metric_of(column: str) -> str:
 
 def higher_is_better(column: str) -> bool | None:
     """None where neither is: token lengths, asked rates and counts."""
-    metric = metric_of(column)
-    if not metric or metric in _NEITHER or column.endswith("_count"):
-        return None
-    return metric in _HIGHER_IS_BETTER
+    metric = METRICS.get(metric_of(column))
+    return None if metric is None or column.endswith("_count") else metric.higher_is_better
 
 
-def trends_of(rows: Sequence[CellNight], columns: Sequence[str], *, cell: str | None = None) -> tuple[Trend, ...]:
+def trends_of(rows: Sequence[NightRow], columns: Sequence[str], *, cell: str | None = None) -> tuple[Trend, ...]:
     """A trend for each cell and column that has a value; `rows` by cell and in order of time, their `values` in order of `columns`.
 
     `cell`: a pattern of `target_workload_load`, with * and ?; without either, a part of it. Changes are judged with all series of the
     call together (changepoints.penalty), so looking at more cells does not raise more false alarms.
     """
-    groups: dict[tuple[str, str, str, str], list[CellNight]] = {}
+    groups: dict[tuple[str, str, str, str], list[NightRow]] = {}
     for row in rows:
         if cell is None or _matches(f"{row.target}_{row.workload}_{row.load}", cell):
             groups.setdefault((row.experiment, row.target, row.workload, row.load), []).append(row)
@@ -171,18 +135,18 @@ def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) if any(c in pattern for c in "*?[") else pattern in name
 
 
-def _night(row: CellNight, at: int) -> Night:
+def _night(row: NightRow, at: int) -> Night:
     date = row.created_utc.date().isoformat() if row.created_utc is not None else row.campaign_id
     return Night(row.campaign_id, date, row.values[at], row.valid, row.invalid, row.unknown)
 
 
-def _shifts(trend: Trend, group: Sequence[CellNight], series: int) -> tuple[Shift, ...]:
+def _shifts(trend: Trend, group: Sequence[NightRow], series: int) -> tuple[Shift, ...]:
     places = [i for i, night in enumerate(trend.nights) if night.value is not None]
     changes = change_points([trend.nights[i].value or 0.0 for i in places], series=series)
     return tuple(_shift(trend, group, change, places) for change in changes)
 
 
-def _shift(trend: Trend, group: Sequence[CellNight], change: Change, places: Sequence[int]) -> Shift:
+def _shift(trend: Trend, group: Sequence[NightRow], change: Change, places: Sequence[int]) -> Shift:
     now, then = group[places[change.index]].provenance, group[places[change.index - 1]].provenance
     differs = {k: (then.get(k), now.get(k)) for k in {**then, **now} if then.get(k) != now.get(k)}
     bad = None if trend.higher_is_better is None else (change.after < change.before) == trend.higher_is_better

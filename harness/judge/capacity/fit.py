@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from harness.base.stats import t_above
+from harness.base.stats import FloatArray, t_above
 from harness.judge.capacity.probe import unevenness
 from harness.records import ProbeResult
 
@@ -37,7 +37,6 @@ _REACH = 0.7  # farther from its centre a curve says nothing
 _QUEUE = 2.4
 _MIN_SECONDS_SHARE = 0.1  # of the longest near probe: one that broke off sooner was chosen for its bad luck
 
-FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int_]
 
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.base.errors import ConfigError
+from harness.base.stats import FloatArray
 from harness.judge.compare.keys import Matched, changes, check_comparable, check_names, match_cells
 from harness.judge.compare.sides import ComparedRun, Side, require_valid
-from harness.judge.compare.significance import Contrast, FloatArray, holm, holm_levels, is_paired, paired_t, welch_t
+from harness.judge.compare.significance import Contrast, holm, holm_levels, is_paired, paired_t, welch_t
 from harness.judge.repeats import Point, points, usable
 from harness.records import Comparison, Effect, Load, RunSummary
 

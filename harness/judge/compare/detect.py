@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 from scipy import optimize, special
 
 from harness.base.errors import ConfigError
-from harness.base.stats import inside_variance, t_above
+from harness.base.stats import FloatArray, inside_variance, t_above
 from harness.judge.columns import measured
 from harness.judge.compare.comparison import ALPHA, MIN_EFFECT, pair_of
 from harness.judge.compare.keys import check_comparable, match_cells
@@ -35,8 +34,6 @@ POWER = 0.90
 TAILS = 1.5  # variance of an estimated variance over that of normal values: an excess kurtosis of 1
 LIMIT = 200  # repetitions
 _GRID = (np.arange(99) + 0.5) / 99  # quantiles that an expectation is taken over
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def detect(

@@ -16,11 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from harness.base.stats import t_above, t_beyond
-
-FloatArray = npt.NDArray[np.float64]
+from harness.base.stats import FloatArray, t_above, t_beyond
 
 
 @dataclass(frozen=True, slots=True)
