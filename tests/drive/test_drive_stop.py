@@ -10,6 +10,7 @@ from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeo
 from tests.drive.offering import Watching
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(("word", "reason"), [("drain", "interrupted"), ("abort", "interrupted"), ("target_died", "target_died")])  # fmt: skip
 def test_writing_prompts_down_is_interrupted(tmp_path, monkeypatch, word, reason):
     """Of a hundred thousand prompts no more are made after the word; no worker starts, no file stays, the report says why."""
