@@ -70,10 +70,8 @@ def _segment_starts(x: FloatArray, sd: float, charge: float) -> list[int]:
     """First indices of the segments after the first, of the cheapest segmentation: one pass, every level of the grid at once."""
     count = min(_MAX_LEVELS, math.ceil((x.max() - x.min()) / (_STEP * sd)) + 1)
     levels = np.linspace(x.min(), x.max(), count)
-    cost, start = (
-        np.zeros(count),
-        np.zeros(count, np.int64),
-    )  # cheapest way to be at a level now, and where its segment began
+    # cheapest way to be at a level now, and where its segment began
+    cost, start = np.zeros(count), np.zeros(count, np.int64)
     came_from = np.zeros(len(x), np.int64)  # for a segment that begins at t: where the one before it began
     for t, value in enumerate(x):
         if t:
@@ -108,8 +106,8 @@ def change_points(values: Sequence[float], *, series: int = 1) -> tuple[Change, 
     starts = _segment_starts(x, sd, penalty(len(raw), series))
     edges = [0, *starts, len(raw)]
     levels = [_level(x[a:b], sd) for a, b in zip(edges, edges[1:], strict=False)]
-    told = [math.exp(level) for level in levels] if positive else levels
+    values_at = [math.exp(level) for level in levels] if positive else levels
     return tuple(
         Change(start, before, after, after / before - 1 if before > 0 else None)
-        for start, before, after in zip(starts, told, told[1:], strict=False)
+        for start, before, after in zip(starts, values_at, values_at[1:], strict=False)
     )

@@ -125,17 +125,17 @@ def _flat(column: Any) -> IntArray:
     return np.concatenate(lists).astype(np.int64, copy=False) if lists else np.zeros(0, dtype=np.int64)
 
 
-def _chunks(stamps: Sequence[Any], told: Sequence[Any], output: Ints) -> Chunks:
-    """`stamps` and `told`: the chunk_ns and chunk_tokens of each row."""
+def _chunks(stamps: Sequence[Any], tokens_of: Sequence[Any], output: Ints) -> Chunks:
+    """`stamps` and `tokens_of`: the chunk_ns and chunk_tokens of each row."""
     n = len(stamps)
     count = np.maximum(_lengths(stamps), 0)
-    known = (_lengths(told) == count) & (count > 0)
+    known = (_lengths(tokens_of) == count) & (count > 0)
     # every token-bearing chunk holds at least one: as many chunks as tokens means one each
     singles = ~known & output.present & (output.data == count)
     each = np.full(n, np.nan)
     np.divide(output.data, count, out=each, where=output.present & (count > 0) & ~known)
     tokens = np.repeat(each, count)
-    tokens[np.repeat(known, count)] = _flat([one for one, is_known in zip(told, known, strict=True) if is_known])
+    tokens[np.repeat(known, count)] = _flat([one for one, is_known in zip(tokens_of, known, strict=True) if is_known])
     first = np.cumsum(count) - count
     row = np.repeat(np.arange(n, dtype=np.int64), count)
     return Chunks(_flat(stamps), tokens, row, first, count, known | singles)
@@ -145,8 +145,8 @@ def measured(frame: Any) -> Requests:
     """The rows of `frame` (a DataFrame with the columns of RequestRecord) that belong to the measured phase."""
     rows = frame[frame["phase"] == Phase.MEASURE.value]
     stamps = rows["chunk_ns"].to_numpy(dtype=object)
-    told = rows["chunk_tokens"].to_numpy(dtype=object) if "chunk_tokens" in rows else [None] * len(rows)
-    return _requests(rows["outcome"].to_numpy(dtype=object), stamps, told, lambda name: ints(rows, name))
+    tokens_of = rows["chunk_tokens"].to_numpy(dtype=object) if "chunk_tokens" in rows else [None] * len(rows)
+    return _requests(rows["outcome"].to_numpy(dtype=object), stamps, tokens_of, lambda name: ints(rows, name))
 
 
 def of_records(rows: Sequence[RequestRecord]) -> Requests:
@@ -162,7 +162,7 @@ def of_records(rows: Sequence[RequestRecord]) -> Requests:
 
 
 def _requests(
-    outcome: npt.NDArray[np.object_], stamps: Sequence[Any], told: Sequence[Any], column: Callable[[str], Ints]
+    outcome: npt.NDArray[np.object_], stamps: Sequence[Any], tokens_of: Sequence[Any], column: Callable[[str], Ints]
 ) -> Requests:
     columns = {
         field: column(name)
@@ -190,6 +190,6 @@ def _requests(
         outcome=outcome,
         merged_reads=int(column("merged_reads").data.sum()),
         reads=int(column("reads").data.sum()),
-        chunks=_chunks(stamps, told, columns["output"]),
+        chunks=_chunks(stamps, tokens_of, columns["output"]),
         **columns,
     )

@@ -165,5 +165,7 @@ def intervals(
 ) -> tuple[CellInterval, ...]:
     """Every cell and metric of a campaign that has a value, in the order of cells and of `keys`. Raises ConfigError."""
     wanted = points(keys)
-    found = (interval(cell, runs, point, level) for cell, runs in by_cell(summaries).items() for point in wanted)
-    return tuple(each for each in found if each is not None)
+    all_intervals = (
+        interval(cell, runs, point, level) for cell, runs in by_cell(summaries).items() for point in wanted
+    )
+    return tuple(each for each in all_intervals if each is not None)

@@ -35,7 +35,7 @@ def analyse(directory: Path, campaign: str | None = None) -> Analysis:
         except StoreError as error:
             problems.append(f"{path.name}: {': '.join(filter(None, (error.what, error.value, error.advice)))}")
     seen = {summary.run_id for summary in summaries}
-    bests = ((found.directory, best_probe(found.result)) for found in capacities)
+    bests = ((search.directory, best_probe(search.result)) for search in capacities)
     summaries += [summarise(read_run(at / str(best.run_id))) for at, best in bests if best and best.run_id not in seen]
     if not summaries and not capacities:
         raise StoreError(

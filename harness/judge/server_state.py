@@ -87,10 +87,10 @@ def by_scrape(
 ) -> tuple[IntArray, FloatArray]:
     """Stamps (ns) and values of what a series means, at each scrape (`edge`: only those at it); over its labels (engines, replicas)
     their `over`: sum, mean or max. Empty where the page has no name for it."""
-    found = on_page(meaning, names_in(server), version)
-    if server is None or found is None:
+    known = on_page(meaning, names_in(server), version)
+    if server is None or known is None:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
-    rows = server[server["metric"] == found.name]
+    rows = server[server["metric"] == known.name]
     if edge is not None:
         rows = rows[rows["edge"] == edge]
     values = rows.groupby("stamp_ns", sort=True)["value"].agg(over)
@@ -146,7 +146,7 @@ def timeline_series(
 ) -> Mapping[str, tuple[float | None, ...]]:
     """Series for the timeline: requests running and waiting (sums), KV cache in use (mean over engines), preemptions since the
     first scrape."""
-    found = {}
+    by_name = {}
     for name, meaning, over in (
         ("server_running", "running", "sum"),
         ("server_waiting", "waiting", "sum"),
@@ -155,8 +155,8 @@ def timeline_series(
     ):
         stamps, values = by_scrape(server, meaning, version, over=over)
         if len(stamps):
-            found[name] = binned(stamps, values - values[0] if meaning == "preemptions" else values)
-    return found
+            by_name[name] = binned(stamps, values - values[0] if meaning == "preemptions" else values)
+    return by_name
 
 
 def missing(server: Any | None, version: str | None, *meanings: str) -> str:

@@ -71,8 +71,8 @@ def _scalars(
     tokens = output_tps * window.seconds if output_tps is not None and window is not None else None
     per_token = energy.energy_j / tokens if energy.energy_j is not None and tokens else None
     own = {"energy_j": energy.energy_j, "energy_per_output_token_j": per_token, "harness_cpu_share": cpu_share}
-    found = {**rated, **own}
-    return {name: found.get(name) for name in _RUN_METRICS}
+    scalars = {**rated, **own}
+    return {name: scalars.get(name) for name in _RUN_METRICS}
 
 
 def summarise(run: RunData) -> RunSummary:

@@ -237,23 +237,22 @@ def find_window(requests: Requests, load: Load) -> tuple[Window | None, str]:
     if last_token <= phase.first:
         return None, f"the measured phase lasted {last_token - phase.first} ns"
     over = max(last_token, int(requests.ended.data[requests.ended.present].max(initial=0)))
-    closed = load.concurrency
-    first, behind = _open(phase) if closed is None else _closed(requests, closed, phase)
+    slots = load.concurrency
+    first, behind = _open(phase) if slots is None else _closed(requests, slots, phase)
     left = behind > first
     if left:
         start, end = int(phase.sends[first - 1]), int(phase.sends[behind - 1])
     else:  # replies to the second half may already be faster for want of others
         start, end = phase.first, (phase.first + phase.last) // 2
-    grows = None if closed is not None else growing(requests, start, end, phase.settling)
-    longer = (
-        0 if grows is None else 2 * (phase.last - phase.first)
-    )  # a load that only builds up is over it then, or near
-    enough = _enough(phase, closed, longer)
-    if not left or grows is not None or end - start < max(_counted(closed) * phase.settling, 1):
+    grows = None if slots is not None else growing(requests, start, end, phase.settling)
+    # a load that only builds up is over it then, or near
+    longer = 0 if grows is None else 2 * (phase.last - phase.first)
+    enough = _enough(phase, slots, longer)
+    if not left or grows is not None or end - start < max(_counted(slots) * phase.settling, 1):
         window = _whole(phase, last_token, over, grows, enough)
         return window, window.rule
-    kind = "open loop" if closed is None else f"closed loop of {closed}"
+    kind = "open loop" if slots is None else f"closed loop of {slots}"
     after = f"sent after the first {first} and before the last {len(phase.sends) - behind}"
     rule = f"{kind}: the {behind - first} requests {after} (the load takes {phase.settles})"
-    offered_s = (end - start) / 1e9 if closed is None else _slot_time_s(requests, start, end)
+    offered_s = (end - start) / 1e9 if slots is None else _slot_time_s(requests, start, end)
     return Window(start, end, rule, offered_s, (start - phase.first) / 1e9, (over - end) / 1e9, None, enough), rule

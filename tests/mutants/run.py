@@ -34,6 +34,7 @@ from tests.mutants.selecting import Only
 MAY_LIVE = "tests/mutants/may_live.toml"
 PARSERS = ("tests/drive/test_drive_parsers.py", "tests/drive/test_drive_rows.py")
 PACKAGES = {
+    "harness/base/stats.py": ("tests/test_stats.py",),
     "harness/judge": ("tests/judge", "tests/report", "tests/store/test_store_history.py"),
     "harness/price": ("tests/price", "tests/planner"),
     "harness/model": ("tests/model",),

@@ -188,8 +188,8 @@ def _setups(base: Sequence[Manifest], new: Sequence[Manifest]) -> tuple[str, str
 
 def _of_boards(manifest: Manifest, fact: str) -> list[str]:
     """A fact of all boards of a run, those that are known: a list as its words, `whole board` for none."""
-    found = [gpu[fact] for gpu in manifest.environment.get("gpus") or [] if gpu.get(fact) is not None]
-    return [" + ".join(map(str, v)) or "whole board" if isinstance(v, list) else str(v) for v in found]
+    values = [gpu[fact] for gpu in manifest.environment.get("gpus") or [] if gpu.get(fact) is not None]
+    return [" + ".join(map(str, v)) or "whole board" if isinstance(v, list) else str(v) for v in values]
 
 
 def _cpu(manifest: Manifest) -> str:

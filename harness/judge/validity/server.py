@@ -94,9 +94,9 @@ def slow_path(e: Evidence) -> Reason | None:
 # ---------------------------------------------------------------- its log while it was measured
 
 
-def _lines(e: Evidence) -> Sequence[Mapping[str, Any]]:
-    told: Mapping[str, Any] = e.run.manifest.drive.get("compiling") or {}
-    return told.get("lines") or ()
+def _compilations(e: Evidence, name: str) -> Sequence[Any]:
+    log: Mapping[str, Any] = e.run.manifest.drive.get("compiling") or {}
+    return log.get(name) or ()
 
 
 def compiled_in_window(e: Evidence) -> Reason | None:
@@ -104,7 +104,11 @@ def compiled_in_window(e: Evidence) -> Reason | None:
     window = e.window
     if window is None:
         return None
-    inside = [line for line in _lines(e) if window.start_ns <= line["seen_ns"] <= window.end_ns + _SEEN_LATE_NS]
+    inside = [
+        line
+        for line in _compilations(e, "lines")
+        if window.start_ns <= line["seen_ns"] <= window.end_ns + _SEEN_LATE_NS
+    ]
     if not inside:
         return None
     kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(line["kind"] for line in inside).items()))
@@ -123,8 +127,7 @@ def compiled_in_window(e: Evidence) -> Reason | None:
 
 def still_compiling(e: Evidence) -> Reason | None:
     """Every round of the warm-up saw the server compile: it ended by its bound."""
-    told: Mapping[str, Any] = e.run.manifest.drive.get("compiling") or {}
-    lines = told.get("round_lines") or ()
+    lines = _compilations(e, "round_lines")
     if not lines or not lines[-1]:
         return None
     return warning(
