@@ -14,7 +14,7 @@ from harness.base.errors import ConfigError, InvalidRunError, TargetError
 from harness.config.experiment import ExperimentSpec
 from harness.config.load import LoadSpec
 from harness.config.target import TargetSpec
-from harness.measure import plan
+from harness.measure import plan as plans
 from harness.measure.calibrate import calibration_limit
 from harness.measure.drive.driver import drive
 from harness.measure.job import IN_A_ROW, REFUSED, Job, Refusals, Watcher
@@ -120,7 +120,7 @@ def draw_plan(
     if load_spec.requests_per_slot and cell.load.concurrency:
         requests = load_spec.requests_per_slot * cell.load.concurrency
     key = f"{spec.seed}|{cell.workload}|{cell.load.name}|{cell.repetition}{f'|probe {probe.index}' if probe else ''}"
-    return plan.draw(
+    return plans.draw(
         cell.workload,
         cell.load,
         requests=requests,
@@ -137,22 +137,22 @@ def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -
     `facts` are added to the manifest's environment. Raises ConfigError, TargetError, InvalidRunError, StoreError.
     """
     spec = run.spec
-    drawn, notes = draw_plan(spec, run.cell, run.load_spec, run.probe)
-    cell = replace(run.cell, load=drawn.load)  # a trace, or a preset's arrivals, bring their own rate
-    _fits_context(drawn, target)
-    told = target_facts(run.target_spec, target)
-    manifest = manifest_of(spec, cell, told, run.run_dir, run.campaign_id, drawn, notes)
+    plan, notes = draw_plan(spec, run.cell, run.load_spec, run.probe)
+    _fits_context(plan, target)
     facts = {**(facts or {}), **_emptied(run, target)}
+    cell = replace(run.cell, load=plan.load)  # a trace, or a preset's arrivals, bring their own rate
+    up = target_facts(run.target_spec, target)
+    manifest = manifest_of(spec, cell, up, run.run_dir, run.campaign_id, plan, notes)
     with RunWriter.create(run.run_dir, manifest) as writer:
-        writer.write_plan(drawn)
+        writer.write_plan(plan)
         link_log(target.log_path, run.run_dir)
         with Observers(target.info, spec.observe, writer.add, run.target_spec, run.used_before) as observers:
             calibration = calibration_limit(spec.workers) if spec.driver == "wire" else None
             here = {"machine_boards": [board.name for board in boards()]}
-            extra = {"plan_notes": list(notes), "calibration": calibration, **here, **(facts or {})}
+            extra = {"plan_notes": list(notes), "calibration": calibration, **here, **facts}
             environment = collect(observers.gpu_static, extra)
             writer.update(environment=environment, telemetry=dict(observers.telemetry))
-            _measure(run, target, drawn, writer, observers)
+            _measure(run, target, plan, writer, observers)
         writer.update(telemetry=dict(observers.telemetry))
         writer.finish(RunState.INTERRUPTED if run.stop.asked else RunState.COMPLETE)
 
