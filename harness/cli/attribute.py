@@ -45,9 +45,9 @@ def _of_runs(analysis: Analysis) -> list[_Source]:
     from harness.store.manifest import read_manifest
     from harness.store.reader import find_runs
 
-    places = (analysis.directory, *(found.directory for found in analysis.capacities))
+    places = (analysis.directory, *(search.directory for search in analysis.capacities))
     paths = {path.name: path for place in places for path in find_runs(place)}
-    found, without = [], analysis.directory
+    sources, without = [], analysis.directory
     for s in analysis.summaries:
         path = paths[s.run_id]
         drive = read_manifest(path).drive.get("measure")
@@ -57,12 +57,12 @@ def _of_runs(analysis: Analysis) -> list[_Source]:
         between = tuple(_local(drive[k], drive["anchors"]) for k in ("started_ns", "ended_ns"))
         seconds = None if s.window is None else s.window.offered_s
         shape = f"{s.cell.workload} {s.cell.load.name}"
-        found.append(_Source(shape, path / "server.log", (between[0], between[1]), s.usage, seconds))
-    if not found:
+        sources.append(_Source(shape, path / "server.log", (between[0], between[1]), s.usage, seconds))
+    if not sources:
         raise StoreError(
             "run has no server log", without, "only servers that the harness starts itself have one; or give the log"
         )
-    return found
+    return sources
 
 
 def _of_file(path: Path) -> _Source:
@@ -76,8 +76,8 @@ def _black_box(analyses: Sequence[Analysis], usd_per_hour: Decimal) -> tuple[Any
     from harness.judge.runs import searched
     from harness.planner.attribution.black_box import at_capacity, fit_shapes
 
-    summaries = [s for found in analyses for s in found.summaries]
-    known = at_capacity(summaries, usd_per_hour, searched([c for found in analyses for c in found.capacities]))
+    summaries = [s for analysis in analyses for s in analysis.summaries]
+    known = at_capacity(summaries, usd_per_hour, searched([c for analysis in analyses for c in analysis.capacities]))
     return (fit_shapes(known.shapes) if len(known.shapes) >= 5 else None), known.left_out
 
 
@@ -103,17 +103,17 @@ def attribute(
     from harness.planner.attribution.step_log import parse, together
 
     analyses = {path: analyse(path, campaign) for path in sources if exists(path) and path.is_dir()}
-    found = [s for path in sources for s in (_of_runs(analyses[path]) if path in analyses else [_of_file(path)])]
+    stretches = [s for path in sources for s in (_of_runs(analyses[path]) if path in analyses else [_of_file(path)])]
     parts = []
-    for s in found:
+    for s in stretches:
         with s.log.open(encoding="utf-8", errors="replace") as lines:
             parts.append(parse(lines, s.shape, kv_cache_tokens=kv_cache_tokens, between=s.between))
     steps = together(parts)
     fit = fit_steps(steps)
-    usage = tuple(u for s in found for u in s.usage)
+    usage = tuple(u for s in stretches for u in s.usage)
     shares = step_shares(fit, steps, cached_share_of_kv(usage))
     price = Decimal(repr(usd_per_hour)) if usd_per_hour is not None else _declared(list(analyses.values()))
-    seconds = sum(s.seconds or 0.0 for s in found)
+    seconds = sum(s.seconds or 0.0 for s in stretches)
     splits = []
     if usage and seconds:  # what an hour at the runs' load serves
         hour = 3600 / seconds
@@ -136,8 +136,8 @@ def attribute(
 def _declared(analyses: Sequence[Analysis]) -> Decimal:
     from harness.price.machine_price import declared_hardware
 
-    for found in analyses:
-        hardware = declared_hardware(found.summaries[0])
+    for analysis in analyses:
+        hardware = declared_hardware(analysis.summaries[0])
         if hardware is not None:
             return Decimal(hardware.usd_per_hour)
     return Decimal(1)

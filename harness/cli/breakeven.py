@@ -8,11 +8,10 @@ import click
 from rich.table import Table
 
 from harness.base.errors import ConfigError
+from harness.base.quantities import HOURS_PER_MONTH
 from harness.cli.numbers import Float
 from harness.cli.results import as_json_option, emit
 from harness.cli.results import console as terminal
-
-_HOURS_PER_MONTH = 730.5
 
 capacity_option = click.option(
     "--capacity-rps",
@@ -33,7 +32,7 @@ hosted_option = click.option(
 
 
 def _rate(rps: float) -> str:
-    return f"{rps:.3g} requests/s ({rps * 3600 * _HOURS_PER_MONTH / 1e6:.3g} M requests/month)"
+    return f"{rps:.3g} requests/s ({rps * 3600 * float(HOURS_PER_MONTH) / 1e6:.3g} M requests/month)"
 
 
 def _in_words(result: Any, what: str) -> list[str]:

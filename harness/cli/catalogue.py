@@ -79,10 +79,11 @@ def workloads_check(names: tuple[str, ...], count: int, as_json: bool) -> None:
     """Figures of presets' sources beside those of a sample (all presets without NAMES)."""
     from harness.measure import plan
 
-    found = {name: plan.check(name, count) for name in names or plan.presets()}
+    figures_of = {name: plan.check(name, count) for name in names or plan.presets()}
     if as_json:
         rows = {
-            name: [asdict(one) | {"deviation": one.deviation} for one in figures] for name, figures in found.items()
+            name: [asdict(one) | {"deviation": one.deviation} for one in figures]
+            for name, figures in figures_of.items()
         }
         click.echo(json.dumps(rows, indent=2))
         return
@@ -91,7 +92,7 @@ def workloads_check(names: tuple[str, ...], count: int, as_json: bool) -> None:
         table.add_column(heading)
     for heading in ("source", "drawn", "deviation"):
         table.add_column(heading, justify="right")
-    for name, figures in found.items():
+    for name, figures in figures_of.items():
         for one in figures:
             deviation = (
                 "-"

@@ -212,11 +212,11 @@ def hybrid(
     share(headroom, "headroom")
     usable = exact(capacity_rps, "capacity of a replica (rps)") * exact(headroom, "headroom")
     own_cost: dict[str, Any] = {"own_usd_per_request": own_usd_per_request, "minimum_usd_per_month": hosted_minimum_usd_per_month}  # fmt: skip
-    given = (usable, replica_usd_per_hour, hosted_usd_per_request)
-    plan = model.plan_hybrid(demand, *given, **own_cost)
+    terms = (usable, replica_usd_per_hour, hosted_usd_per_request)
+    plan = model.plan_hybrid(demand, *terms, **own_cost)
     spec = FleetSpec(capacity_rps=capacity_rps, replica_usd_per_hour=replica_usd_per_hour, headroom=headroom, **numbers)
     beside = {
-        "all hosted": model.hybrid_usd_per_hour(demand, 0, *given, **own_cost),
+        "all hosted": model.hybrid_usd_per_hour(demand, 0, *terms, **own_cost),
         **_own_usd_per_hour(demand, spec, own_usd_per_request),
         f"hybrid, {plan.replicas} replicas + hosted peak": plan.usd_per_hour,
     }

@@ -23,13 +23,13 @@ GB = 10**9
 
 def _pairs(words: Sequence[str], what: str) -> dict[str, str]:
     """NAME=NUMBER words; the number is checked where it is used."""
-    found = {}
+    pairs = {}
     for word in words:
         name, equals, value = word.rpartition("=")
         if not equals or not name:
             raise ConfigError(f"{what} is NAME=NUMBER", word, "e.g. aws/g5.12xlarge=3.2")
-        found[name] = value
-    return found
+        pairs[name] = value
+    return pairs
 
 
 @click.command("memory")
@@ -65,7 +65,7 @@ def memory_command(
     shape = load_model(model)
     context = context_tokens or shape.max_tokens
     kv_token = memory.kv_bytes_per_token(shape, kv_dtype, tensor_parallel)
-    given: dict[str, Any] = {
+    room: dict[str, Any] = {
         "context_tokens": context,
         "tensor_parallel": tensor_parallel,
         "memory_share": memory_share,
@@ -79,7 +79,7 @@ def memory_command(
         rows = instances(clock.utc_now())
         known = {row.gpu_model: float(row.gpu_mem_gb_each) for row in rows if row.gpu_mem_gb_each is not None}
         sizes = dict(sorted(known.items(), key=lambda item: item[1]))
-    fits: dict[str, Any] = {gpu: memory.fit(shape, gb * GB, **given) for gpu, gb in sizes.items()}
+    fits: dict[str, Any] = {gpu: memory.fit(shape, gb * GB, **room) for gpu, gb in sizes.items()}
     blocks = None
     if kv_cache_gb is not None:
         blocks = memory.predict_kv_blocks(
@@ -98,7 +98,7 @@ def memory_command(
         "kv_blocks": blocks,
     }
     if as_json:
-        emit({**document, **{k: v for k, v in given.items() if v is not None}})
+        emit({**document, **{k: v for k, v in room.items() if v is not None}})
         return
     _show_memory(shape, document, tensor_parallel, context)
 
@@ -232,10 +232,10 @@ def _stale(mix: Any, singles: Any, at: datetime) -> list[str]:
     from harness.price.prices import staleness
 
     shown = [c for choice in (mix, *singles) for c, _ in choice.machines]
-    found = [
+    warnings = [
         staleness(f"{c.name} ({c.purchase})", c.as_of, at, c.stale_after_days) for c in shown if c.as_of != "given"
     ]
-    return list(dict.fromkeys(warning for warning in found if warning is not None))
+    return list(dict.fromkeys(warning for warning in warnings if warning is not None))
 
 
 def _print_choices(mix: Any, singles: Any, rps: float, at: datetime) -> None:

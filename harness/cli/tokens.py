@@ -18,13 +18,13 @@ _MIXED = "mixed tokenizers: $/M tokens do not compare between them; $/request an
 
 
 def _named(words: Sequence[str], what: str, example: str) -> list[tuple[str, str]]:
-    found = []
+    pairs = []
     for word in words:
         name, equals, value = word.partition("=")
         if not (name and equals and value):
             raise ConfigError(f"{what} is NAME=..", word, example)
-        found.append((name, value))
-    return found
+        pairs.append((name, value))
+    return pairs
 
 
 @click.command("tokens")
@@ -46,18 +46,18 @@ def tokens_command(
     from harness.planner import token_exchange as model
     from harness.price.hosted import find_price
 
-    given = _named(tokenizers, "--tokenizer", "--tokenizer qwen3=models/Qwen3-8B/tokenizer.json")
-    if len(dict(given)) < len(given):
-        raise ConfigError("a tokenizer is named twice", ", ".join(name for name, _ in given), "give each its own name")
-    asked = _named(prices, "--price", "--price qwen3=openrouter/qwen/qwen3-8b")
-    if unknown := [name for name, _ in asked if name not in dict(given)]:
-        raise ConfigError("--price of a tokenizer that is not given", unknown[0], f"known: {', '.join(dict(given))}")
+    paths = _named(tokenizers, "--tokenizer", "--tokenizer qwen3=models/Qwen3-8B/tokenizer.json")
+    if len(dict(paths)) < len(paths):
+        raise ConfigError("a tokenizer is named twice", ", ".join(name for name, _ in paths), "give each its own name")
+    refs = _named(prices, "--price", "--price qwen3=openrouter/qwen/qwen3-8b")
+    if unknown := [name for name, _ in refs if name not in dict(paths)]:
+        raise ConfigError("--price of a tokenizer that is not given", unknown[0], f"known: {', '.join(dict(paths))}")
     requests = model.read_requests(texts)
-    counts = model.count_tokens(requests, {name: model.load_tokenizer(Path(path)) for name, path in given})
+    counts = model.count_tokens(requests, {name: model.load_tokenizer(Path(path)) for name, path in paths})
     by_name, characters = {c.tokenizer: c for c in counts}, model.characters_of(requests)
     now = clock.utc_now()
-    priced = [model.price_texts(by_name[name], find_price(price_ref(ref), now), characters) for name, ref in asked]
-    mixed = len({name for name, _ in asked}) > 1 and len({c.tokens for c in counts}) > 1
+    priced = [model.price_texts(by_name[name], find_price(price_ref(ref), now), characters) for name, ref in refs]
+    mixed = len({name for name, _ in refs}) > 1 and len({c.tokens for c in counts}) > 1
     if as_json:
         shown = [{k: getattr(c, k) for k in model.TokenCount.__slots__ if k != "usage"} for c in counts]
         emit({"requests": len(requests), "characters": characters, "tokenizers": shown, "prices": priced, "warnings": [_MIXED] if mixed else []})  # fmt: skip

@@ -96,8 +96,8 @@ def block_tokens_of(model: ModelShape, block_tokens: int, kv_dtype: str = "auto"
     block = whole(block_tokens, "block size (tokens)", least=1)
     if not model.state_layers:
         return block
-    asked = block * layer_token_bytes(model, kv_dtype, tensor_parallel)
-    return block * -(-state_layer_bytes(model, tensor_parallel) // asked)
+    block_bytes = block * layer_token_bytes(model, kv_dtype, tensor_parallel)
+    return block * -(-state_layer_bytes(model, tensor_parallel) // block_bytes)
 
 
 def sequence_kv_bytes(
@@ -195,11 +195,11 @@ def predict_kv_blocks(
     of each state group. Not modelled: speculative decoding, pipeline and context parallelism, packed sparse-attention caches.
     """
     block = block_tokens_of(model, block_tokens, kv_dtype, tensor_parallel)
-    given = whole(kv_cache_bytes, "KV cache (bytes)", least=1)
+    cache_bytes = whole(kv_cache_bytes, "KV cache (bytes)", least=1)
     length = whole(max_model_len or model.max_tokens, "max model length (tokens)", least=1)
     size, full_groups, window_groups, state_groups = _group_layers(model)
     per_block = size * block * layer_token_bytes(model, kv_dtype, tensor_parallel)
-    blocks = given // per_block
+    blocks = cache_bytes // per_block
     needed = full_groups * -(-length // block) + state_groups * (model.state_blocks if prefix_caching else 1)
     if model.window is not None:
         seen = model.window - (0 if model.chunked else 1) + max_in_flight_tokens

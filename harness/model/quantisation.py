@@ -57,8 +57,8 @@ def _matches(name: str, pattern: str) -> bool:
     return f".{pattern}." in f".{name}."
 
 
-def _left_alone(given: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
-    return tuple(str(entry) for key in keys for entry in given.get(key) or ())
+def _left_alone(config: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
+    return tuple(str(entry) for key in keys for entry in config.get(key) or ())
 
 
 def _except(ignored: Sequence[str]) -> Callable[[Matrix], bool]:
@@ -76,39 +76,39 @@ def _group(value: Any, what: str) -> int:
     return -1 if value is None else whole(value, f"{what}: group_size", least=-1)
 
 
-def _method(given: Mapping[str, Any]) -> str:
+def _method(config: Mapping[str, Any]) -> str:
     """quant_method, or what its keys say where it is missing."""
-    if given.get("quant_method"):
-        return str(given["quant_method"]).lower()
-    if given.get("load_in_4bit") or given.get("load_in_8bit"):
+    if config.get("quant_method"):
+        return str(config["quant_method"]).lower()
+    if config.get("load_in_4bit") or config.get("load_in_8bit"):
         return "bitsandbytes"
-    inner = given.get("quantization")
-    return "modelopt" if "quant_algo" in {**given, **(inner if isinstance(inner, Mapping) else {})} else ""
+    inner = config.get("quantization")
+    return "modelopt" if "quant_algo" in {**config, **(inner if isinstance(inner, Mapping) else {})} else ""
 
 
-def quantisation(given: Mapping[str, Any], name: str) -> Quantisation:
+def quantisation(config: Mapping[str, Any], name: str) -> Quantisation:
     """A quantization_config. Raises ConfigError for a method or format that is not known."""
-    method = _method(given)
-    ignored = _left_alone(given, "modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules")
+    method = _method(config)
+    ignored = _left_alone(config, "modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules")
     match method:
         case "fp8" | "fbgemm_fp8":
             return Quantisation(((_except(ignored), FP8),))
         case "mxfp4" | "gpt_oss_mxfp4":
             return Quantisation(((lambda matrix: matrix.kind == "expert", MXFP4),))
         case "gptq" | "gptq_marlin":
-            return _gptq(given, ignored, name)
+            return _gptq(config, ignored, name)
         case "awq" | "awq_marlin":
-            bits = _one_of((4, 8), given.get("bits", given.get("w_bit", 4)), f"model {name}: bits of awq")
-            group = _group(given.get("group_size", given.get("q_group_size", 128)), f"model {name}")
-            return Quantisation(((_except(ignored), _grouped(bits, group, bool(given.get("zero_point", True)))),))
+            bits = _one_of((4, 8), config.get("bits", config.get("w_bit", 4)), f"model {name}: bits of awq")
+            group = _group(config.get("group_size", config.get("q_group_size", 128)), f"model {name}")
+            return Quantisation(((_except(ignored), _grouped(bits, group, bool(config.get("zero_point", True)))),))
         case "bitsandbytes":
-            return _bitsandbytes(given, ignored, name)
+            return _bitsandbytes(config, ignored, name)
         case "compressed-tensors":
-            return _compressed_tensors(given, ignored, name)
+            return _compressed_tensors(config, ignored, name)
         case "modelopt" | "modelopt_fp4":
-            return _modelopt(given, ignored, name)
+            return _modelopt(config, ignored, name)
         case "quark":
-            return _quark(given, name)
+            return _quark(config, name)
         case _:
             raise ConfigError(
                 f"model {name}: quantisation is not known", method or "quant_method is missing",
@@ -123,13 +123,13 @@ def _one_of(known: Sequence[int], value: Any, what: str) -> int:
     return bits
 
 
-def _gptq(given: Mapping[str, Any], ignored: Sequence[str], name: str) -> Quantisation:
+def _gptq(config: Mapping[str, Any], ignored: Sequence[str], name: str) -> Quantisation:
     """`dynamic`: regular expressions, -: left alone, +: with numbers of their own."""
-    group = _group(given.get("group_size", 128), f"model {name}")
-    bits = _one_of((2, 3, 4, 8), given.get("bits"), f"model {name}: bits of gptq")
+    group = _group(config.get("group_size", 128), f"model {name}")
+    bits = _one_of((2, 3, 4, 8), config.get("bits"), f"model {name}: bits of gptq")
     rules: list[tuple[Callable[[Matrix], bool], Scheme]] = []
     skipped = list(ignored)
-    for pattern, changes in (given.get("dynamic") or {}).items():
+    for pattern, changes in (config.get("dynamic") or {}).items():
         if pattern.startswith("-:"):
             skipped.append("re:" + pattern[2:])
             continue
@@ -145,25 +145,25 @@ def _named(patterns: Sequence[str], ignored: Sequence[str]) -> Callable[[Matrix]
     return lambda m: left(m) and any(p == "Linear" or _matches(m.name, p) for p in patterns)
 
 
-def _bitsandbytes(given: Mapping[str, Any], ignored: Sequence[str], name: str) -> Quantisation:
+def _bitsandbytes(config: Mapping[str, Any], ignored: Sequence[str], name: str) -> Quantisation:
     """NF4/FP4: a 32-bit absmax per 64 weights, or, quantised twice, 8 bits of it and 32 bits per 256 of those."""
-    skipped = [*ignored, *_left_alone(given, "llm_int8_skip_modules")]
-    if given.get("load_in_4bit"):
-        scales = 8 / 64 + 32 / (64 * 256) if given.get("bnb_4bit_use_double_quant") else 32 / 64
+    skipped = [*ignored, *_left_alone(config, "llm_int8_skip_modules")]
+    if config.get("load_in_4bit"):
+        scales = 8 / 64 + 32 / (64 * 256) if config.get("bnb_4bit_use_double_quant") else 32 / 64
         return Quantisation(((_except(skipped), Scheme("int4", 4 + scales)),))
-    if given.get("load_in_8bit"):
+    if config.get("load_in_8bit"):
         return Quantisation(((_except(skipped), INT8),))
     raise ConfigError(
         f"model {name}: bitsandbytes is not clear", "neither load_in_4bit nor load_in_8bit", "one is true"
     )
 
 
-def _compressed_tensors(given: Mapping[str, Any], ignored: Sequence[str], name: str) -> Quantisation:
-    sparse = str((given.get("sparsity_config") or {}).get("format") or "dense")
+def _compressed_tensors(config: Mapping[str, Any], ignored: Sequence[str], name: str) -> Quantisation:
+    sparse = str((config.get("sparsity_config") or {}).get("format") or "dense")
     if sparse != "dense":
         raise ConfigError(f"model {name}: sparsity of compressed-tensors is not modelled", sparse, "dense weights only")
     rules = []
-    for title, group in (given.get("config_groups") or {}).items():
+    for title, group in (config.get("config_groups") or {}).items():
         weights, targets = group.get("weights"), tuple(group.get("targets") or ("Linear",))
         if weights is not None:
             rules.append((_named(targets, ignored), _numbers(weights, f"model {name}: {title} of compressed-tensors")))
@@ -192,9 +192,9 @@ def _numbers(weights: Mapping[str, Any], what: str) -> Scheme:
             raise ConfigError(f"{what} is not known", f"{bits}-bit {kind}, group {group}", "known: 8-bit float, NVFP4, MXFP4, 4- and 8-bit int")  # fmt: skip
 
 
-def _modelopt(given: Mapping[str, Any], ignored: Sequence[str], name: str) -> Quantisation:
+def _modelopt(config: Mapping[str, Any], ignored: Sequence[str], name: str) -> Quantisation:
     """The algorithm and what it excludes, at the top (config.json) or under `quantization` (hf_quant_config.json)."""
-    inner = given.get("quantization") or given
+    inner = config.get("quantization") or config
     skipped = [*ignored, *_left_alone(inner, "exclude_modules", "ignore")]
     algorithm = str(inner.get("quant_algo"))
     if algorithm in {"FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO"}:
@@ -205,15 +205,15 @@ def _modelopt(given: Mapping[str, Any], ignored: Sequence[str], name: str) -> Qu
     raise ConfigError(f"model {name}: quantisation of modelopt is not known", algorithm, "known: FP8, NVFP4")  # fmt: skip
 
 
-def _quark(given: Mapping[str, Any], name: str) -> Quantisation:
-    if given.get("layer_quant_config"):
+def _quark(config: Mapping[str, Any], name: str) -> Quantisation:
+    if config.get("layer_quant_config"):
         raise ConfigError(
             f"model {name}: layers of quark with numbers of their own", "layer_quant_config", "not modelled"
         )
-    weights = (given.get("global_quant_config") or {}).get("weight") or {}
+    weights = (config.get("global_quant_config") or {}).get("weight") or {}
     kind, group = str(weights.get("dtype")), _group(weights.get("group_size"), f"model {name}")
     known = {"fp8_e4m3": FP8, "int8": INT8, "fp4": MXFP4 if group == _MXFP4_GROUP else None}
     scheme = _grouped(4, group, kind == "uint4") if kind in {"int4", "uint4"} else known.get(kind)
     if scheme is None:
         raise ConfigError(f"model {name}: numbers of quark are not known", kind, "known: fp8_e4m3, int8, int4, fp4")
-    return Quantisation(((_except(_left_alone(given, "exclude")), scheme),))
+    return Quantisation(((_except(_left_alone(config, "exclude")), scheme),))

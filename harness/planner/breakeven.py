@@ -113,21 +113,23 @@ def _steady(i: _Inputs) -> BreakEven:
     steps, paid_for = _permanent_step(i), _below_the_floor(i)
     if paid_for is None or (steps is not None and paid_for >= steps[1]):
         return BreakEven((Crossing(0.0, "self"),), 0.0, _needed(i))
-    found: list[Crossing] = []
+    crossings: list[Crossing] = []
     if paid_for:
-        found = [Crossing(0.0, "self"), Crossing(to_float(paid_for * i.mu, "crossing"), "hosted")]
+        crossings = [Crossing(0.0, "self"), Crossing(to_float(paid_for * i.mu, "crossing"), "hosted")]
     if steps is None:
-        return BreakEven(tuple(found), None, _needed(i))
+        return BreakEven(tuple(crossings), None, _needed(i))
     first, last = max(steps[0], paid_for + 1), steps[1]
     total = (
-        len(found) + 2 * (last - first) + 1
+        len(crossings) + 2 * (last - first) + 1
     )  # one upwards on each stair, one back at each edge before the last stair
     for step in range(first, min(last, first + MAX_CROSSINGS // 2) + 1):
-        found.append(Crossing(to_float(_cross(i, step), "crossing"), "self"))
+        crossings.append(Crossing(to_float(_cross(i, step), "crossing"), "self"))
         if step < last:
-            found.append(Crossing(to_float(step * i.mu, "crossing"), "hosted"))
-    del found[MAX_CROSSINGS:]
-    return BreakEven(tuple(found), to_float(_cross(i, last), "permanent crossing"), _needed(i), total - len(found))
+            crossings.append(Crossing(to_float(step * i.mu, "crossing"), "hosted"))
+    del crossings[MAX_CROSSINGS:]
+    return BreakEven(
+        tuple(crossings), to_float(_cross(i, last), "permanent crossing"), _needed(i), total - len(crossings)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +172,12 @@ class _Stairs:
         """(mean rate, replicas more above it) in order, up to a rate; False if there are too many to list."""
         complete = len(self.shares) * (up_to_rps / self.mu + 1) <= MAX_EDGES
         limit = up_to_rps if complete else (MAX_EDGES / len(self.shares) - 1) * self.mu
-        found = []
+        points = []
         for relative, part in self.shares:
             count = floor(limit * relative / self.mu)
-            found += [(k * self.mu / relative, part) for k in range(max(1, self.least), count + 1)]
+            points += [(k * self.mu / relative, part) for k in range(max(1, self.least), count + 1)]
         end = max(limit, self.mu / self.shares[-1][0])
-        return [*sorted(found), (end, 0.0)], complete
+        return [*sorted(points), (end, 0.0)], complete
 
 
 def _usable(spec: FleetSpec) -> Fraction:
@@ -252,7 +254,7 @@ def _scanned(i: _Inputs, stairs: _Stairs, certain: float) -> BreakEven:
     edges, complete = stairs.edges(certain)
     c, per_hour, fixed, least_usd = float(i.c), float(i.per_hour), float(i.fixed), float(i.floor)
     replicas, start, tie = stairs.base, 0.0, _SCAN_TIE
-    found: list[Crossing] = []
+    crossings: list[Crossing] = []
     side: Side = "hosted"
     for edge, more in edges:
         if edge * (1 - tie) > start:
@@ -260,13 +262,15 @@ def _scanned(i: _Inputs, stairs: _Stairs, certain: float) -> BreakEven:
             at = 0.0 if cost < least_usd * (1 - tie) else cost / per_hour if per_hour else inf
             begins: Side = "self" if at * (1 - tie) <= start else "hosted"
             if begins != side:
-                found.append(Crossing(start, begins))
+                crossings.append(Crossing(start, begins))
                 side = begins
             if begins == "hosted" and at < edge * (1 - tie):
-                found.append(Crossing(at, "self"))
+                crossings.append(Crossing(at, "self"))
                 side = "self"
             start = edge
         replicas += more
-    permanent = found[-1].rps if complete and side == "self" else None
+    permanent = crossings[-1].rps if complete and side == "self" else None
     scanned = None if complete else start
-    return BreakEven(tuple(found[:MAX_CROSSINGS]), permanent, _needed(i), max(0, len(found) - MAX_CROSSINGS), scanned)
+    return BreakEven(
+        tuple(crossings[:MAX_CROSSINGS]), permanent, _needed(i), max(0, len(crossings) - MAX_CROSSINGS), scanned
+    )

@@ -117,8 +117,8 @@ def shaped(name: str, mean_rps: Number) -> Demand:
     known = shapes()
     if name not in known:
         raise ConfigError("no such demand shape", name, nearest(name, known, f"known shapes: {', '.join(known)}"))
-    found = known[name]
-    day = curve(name, found["hourly"], source=found["source"], peak_hour_to_mean=found["peak_hour_to_mean"])
+    shape = known[name]
+    day = curve(name, shape["hourly"], source=shape["source"], peak_hour_to_mean=shape["peak_hour_to_mean"])
     return scaled(day, mean_rps)
 
 
@@ -169,8 +169,8 @@ def find_demand(spec: str, mean_rps: Number | None) -> Demand:
     """`flat`, a shape's name, or a file; `mean_rps` sets the size and is needed except for a file, which has its own."""
     path = Path(spec)
     if path.suffix.lower() in {".csv", ".yaml", ".yml"}:
-        found = read_demand(path)
-        return found if mean_rps is None else scaled(found, mean_rps)
+        demand = read_demand(path)
+        return demand if mean_rps is None else scaled(demand, mean_rps)
     if mean_rps is None:
         raise ConfigError(f"demand {spec!r} is a shape without a size", "no mean rate", "add --mean-rps")
     return flat(mean_rps) if spec == "flat" else shaped(spec, mean_rps)
@@ -218,13 +218,13 @@ def _busiest(rates: Sequence[float], step_s: float, window_s: float) -> float:
     cycle_s = len(rates) * step_s
     cycles, left = divmod(window_s, cycle_s)
     whole_steps, part_s = int(left // step_s), left % step_s
-    found = 0.0
+    most = 0.0
     for series in (rates, rates[::-1]):
         round_it = [*series, *series, series[0]]
         for start in range(len(rates)):
             end = start + whole_steps
-            found = max(found, math.fsum(round_it[start:end]) * step_s + round_it[end] * part_s)
-    return cycles * math.fsum(rates) * step_s + found
+            most = max(most, math.fsum(round_it[start:end]) * step_s + round_it[end] * part_s)
+    return cycles * math.fsum(rates) * step_s + most
 
 
 def load_above(demand: Demand, level_rps: float = 0.0) -> Load:

@@ -141,17 +141,17 @@ def _stretches(up: list[bool]) -> list[tuple[int, int]]:
     if all(up):
         return [(len(up), 0)]
     pause = next(at for at in range(len(up)) if up[at - 1] and not up[at])  # a pause begins here
-    found: list[tuple[int, int]] = []
+    stretches: list[tuple[int, int]] = []
     on = off = 0
     for at in [*up[pause:], *up[:pause], False]:
         if at:
             on += 1
         else:
             if on:
-                found.append((on, off))
+                stretches.append((on, off))
                 on = off = 0
             off += 1
-    return found
+    return stretches
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +185,14 @@ def _autoscaled(rps: tuple[float, ...], step_s: Fraction, cold_s: Fraction, unit
     """Of each rate of the curve, lowest first. The last replica up is the first down."""
     parts = math.lcm(step_s.denominator, cold_s.denominator, unit_s.denominator)  # of a second
     times = [int(time * parts) for time in (step_s, cold_s, unit_s)]
-    found: list[Level] = []
+    levels: list[Level] = []
     for rate in sorted(set(rps)):
         paid, starts = _level([other >= rate for other in rps], *times)
         level = Level(rate, Fraction(paid, parts), starts)
-        if found and found[-1].paid_s < level.paid_s:  # then it stays up with the one below it
-            level = replace(found[-1], rate_rps=rate)
-        found.append(level)
-    return tuple(found)
+        if levels and levels[-1].paid_s < level.paid_s:  # then it stays up with the one below it
+            level = replace(levels[-1], rate_rps=rate)
+        levels.append(level)
+    return tuple(levels)
 
 
 def _levels(demand: Demand, spec: FleetSpec) -> tuple[Level, ...]:
@@ -209,10 +209,10 @@ def paid_shares(demand: Demand, spec: FleetSpec) -> tuple[tuple[float, Fraction]
     sum(share x replicas_for(rate)) + spares replicas. Shares add up to 1: each is what a replica more at that rate costs, cold
     starts and billing in. They hold for the same curve at every size. Raises ConfigError for bad numbers.
     """
-    found = _levels(demand, spec)
-    above = [*(level.paid_s for level in found[1:]), Fraction(0)]
+    levels = _levels(demand, spec)
+    above = [*(level.paid_s for level in levels[1:]), Fraction(0)]
     cycle = as_fraction(demand.step_s) * len(demand.rps)
-    return tuple((level.rate_rps, (level.paid_s - more) / cycle) for level, more in zip(found, above, strict=True))
+    return tuple((level.rate_rps, (level.paid_s - more) / cycle) for level, more in zip(levels, above, strict=True))
 
 
 def fixed_usd_per_hour(spec: FleetSpec) -> Decimal:
@@ -244,12 +244,12 @@ def _parts(demand: Demand, spec: FleetSpec, paid_hours: Decimal) -> list[CostPar
 
 
 def _cold_starts(demand: Demand, spec: FleetSpec) -> int:
-    found, below = 0, 0
+    starts, below = 0, 0
     for level in _levels(demand, spec):
         needed = replicas_for(level.rate_rps, spec)
-        found += (needed - below) * level.cold_starts
+        starts += (needed - below) * level.cold_starts
         below = needed
-    return found
+    return starts
 
 
 def fleet_cost(demand: Demand, spec: FleetSpec) -> FleetCost:

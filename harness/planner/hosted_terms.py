@@ -45,7 +45,7 @@ class RateLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class MeanRequest:
     """One request on average: `input_tokens` holds the cached ones too. e2e_s is needed where concurrency is limited."""
 
     input_tokens: Number
@@ -72,7 +72,7 @@ _LOADS = {"peak_rps": "peak demand", "day_rps": "demand of the busiest day", "me
 _ROUNDING = 1e-9  # rates are scaled and summed in floats
 
 
-def limit_capacity(limits: RateLimits, shape: Shape, load: Load | None = None) -> LimitCapacity:
+def limit_capacity(limits: RateLimits, shape: MeanRequest, load: Load | None = None) -> LimitCapacity:
     """RPM/60, RPD/86400, ITPM/(60 counted input), OTPM/(60 out), TPM/(60 (in + max_tokens)), TPD, concurrency/E2E, spend/$.
 
     Each limit is held against the load of its own time: by the minute or less against the peak, by the day against the busiest

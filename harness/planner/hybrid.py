@@ -287,12 +287,12 @@ def _seconds_inside(demand: Demand, hours: Sequence[int]) -> list[Fraction]:
             "hours of the day need whole days", f"{demand.hours:g} h", "give a curve of 24 h, or of weeks"
         )
     spans = [at + hour * int(HOUR_S) for at in range(0, int(cycle), day) for hour in hours]
-    found = []
+    seconds = []
     for n in range(len(demand.rps)):
         begin, end = n * step, (n + 1) * step
         overlaps = (min(end, Fraction(span + 3600)) - max(begin, Fraction(span)) for span in spans)
-        found.append(sum((overlap for overlap in overlaps if overlap > 0), Fraction(0)))
-    return found
+        seconds.append(sum((overlap for overlap in overlaps if overlap > 0), Fraction(0)))
+    return seconds
 
 
 def clock_policy(

@@ -74,17 +74,17 @@ class Choice:
     utilisation: float
 
 
-def _by_full_name(given: Mapping[str, Number], table: Sequence[Instance], what: str) -> dict[str, Number]:
+def _by_full_name(by_name: Mapping[str, Number], table: Sequence[Instance], what: str) -> dict[str, Number]:
     """Keys `instance` or `provider/instance` as the full name. Raises ConfigError: unknown (nearest named) or not unique."""
     full: dict[str, Number] = {}
-    for key, value in given.items():
-        found = [m.full_name for m in table if key in {m.full_name, m.name}]
-        if not found:
+    for key, value in by_name.items():
+        names = [m.full_name for m in table if key in {m.full_name, m.name}]
+        if not names:
             known = [n for m in table for n in (m.full_name, m.name)]
             raise ConfigError(f"{what}: no such instance", key, nearest(key, known, "see `harness prices show`"))
-        if len(found) > 1:
-            raise ConfigError(f"{what}: instance name is not unique", key, f"say which: {', '.join(found)}")
-        full[found[0]] = value
+        if len(names) > 1:
+            raise ConfigError(f"{what}: instance name is not unique", key, f"say which: {', '.join(names)}")
+        full[names[0]] = value
     return full
 
 
@@ -130,7 +130,7 @@ def candidates(
         raise ConfigError("no such provider", provider, nearest(provider, providers, ", ".join(sorted(providers))))
     rates = _by_full_name(measured or {}, table, "measured")
     committed = _by_full_name(commitments or {}, table, "commitment")
-    found: list[Candidate] = []
+    ways: list[Candidate] = []
     left_out: list[Rejected] = []
     for machine in table:
         if provider is not None and machine.provider != provider:
@@ -158,8 +158,8 @@ def candidates(
             )
             prices.append(("spot", useful, machine.as_of))
         gpu = f"{machine.gpu_count} x {machine.gpu_model}"
-        found += [Candidate(machine.full_name, kind, gpu, price, rps, basis, detail, at) for kind, price, at in prices]
-    return tuple(found), tuple(left_out)
+        ways += [Candidate(machine.full_name, kind, gpu, price, rps, basis, detail, at) for kind, price, at in prices]
+    return tuple(ways), tuple(left_out)
 
 
 def _choice(picked: Sequence[tuple[Candidate, int]], rate: Fraction, headroom: Fraction) -> Choice:
@@ -178,12 +178,12 @@ def _limits(at_most: Mapping[str, int] | None, options: Sequence[Candidate]) -> 
     limits: dict[str, int] = {}
     known = {c.name for c in options}
     for key, n in (at_most or {}).items():
-        found = {name for name in known if key in {name, name.split("/", 1)[1]}}
-        if len(found) != 1:
+        names = {name for name in known if key in {name, name.split("/", 1)[1]}}
+        if len(names) != 1:
             raise ConfigError(
                 "at most: not one of the candidates", key, nearest(key, sorted(known), "use provider/instance")
             )
-        limits[found.pop()] = whole(n, f"at most of {key}")
+        limits[names.pop()] = whole(n, f"at most of {key}")
     return limits
 
 
@@ -203,8 +203,8 @@ def single_type(
     whole(spares, "spares")
     limits = _limits(at_most, options)
     counts = [(c, math.ceil(rate / (rho * as_fraction(c.rps))) + spares) for c in options if c.purchase != "spot"]
-    found = [_choice([(c, n)], rate, rho) for c, n in counts if n <= limits.get(c.name, n)]
-    return tuple(sorted(found, key=lambda choice: choice.usd_per_hour))
+    fleets = [_choice([(c, n)], rate, rho) for c, n in counts if n <= limits.get(c.name, n)]
+    return tuple(sorted(fleets, key=lambda choice: choice.usd_per_hour))
 
 
 def serves(

@@ -76,10 +76,10 @@ def measured_capacity(
     _of_one_server(usable)
     _the_one("target", target, {s.cell.target for s in usable} | {s.target for s in searches})
     if searches:
-        found = _searched(searches, usable)
+        capacity = _searched(searches, usable)
     else:
-        found = _swept(usable) if any(_promise(s) for s in usable) else _saturated(usable)
-    return replace(found, ran_on=ran_on(usable[0])) if usable else found
+        capacity = _swept(usable) if any(_promise(s) for s in usable) else _saturated(usable)
+    return replace(capacity, ran_on=ran_on(usable[0])) if usable else capacity
 
 
 def _the_one(what: str, wanted: str | None, known: set[str]) -> str:
@@ -109,15 +109,15 @@ def _of_one_server(runs: Sequence[RunSummary]) -> None:
 
 def _environment(*path: str) -> Any:
     def of(summary: RunSummary) -> str | None:
-        found: Any = summary.environment
+        value: Any = summary.environment
         for key in path:
-            found = found.get(key) if isinstance(found, Mapping) else None
+            value = value.get(key) if isinstance(value, Mapping) else None
         return (
             None
-            if found is None or found == ""
-            else found
-            if isinstance(found, str)
-            else json.dumps(found, sort_keys=True)
+            if value is None or value == ""
+            else value
+            if isinstance(value, str)
+            else json.dumps(value, sort_keys=True)
         )
 
     return of
@@ -232,8 +232,8 @@ def _rates(runs: Sequence[RunSummary]) -> tuple[list[OfferedRate], list[str]]:
         words.append(f"left out: runs of other arrivals than {chosen}: {', '.join(others)}")
     if chosen not in ("", "poisson"):
         words.append(f"arrivals were {chosen}, not Poisson: traffic that comes otherwise has another capacity")
-    found = [OfferedRate(*_offered(load, same)) for (kind, load), same in by_load.items() if kind == chosen]
-    return found, words
+    rates = [OfferedRate(*_offered(load, same)) for (kind, load), same in by_load.items() if kind == chosen]
+    return rates, words
 
 
 def _offered(
@@ -260,35 +260,35 @@ def _swept(runs: Sequence[RunSummary]) -> Measured:
             "closed loops show no capacity under an SLO", ", ".join(sorted({s.run_id for s in runs})), advice
         )
     target = float((runs[0].config.get("slo") or {}).get("attainment", 0.99))
-    found = sweep(rates, target)
-    if found is None:
+    walk = sweep(rates, target)
+    if walk is None:
         lowest = min(rates, key=lambda rate: rate.rate_rps)
         what = f"{lowest.rate_rps:.4g}/s, the lowest offered: {lowest.attainment:.2%} within the SLO, {target:.4g} promised"
         raise ConfigError(
             "no offered rate kept the promise", what, "offer lower rates, or search: loads: - capacity: .."
         )
-    ids = set(found.kept.run_ids)
+    ids = set(walk.kept.run_ids)
     best_runs = [s for s in runs if s.run_id in ids]
     interval = None
-    if found.low_rps is not None and found.high_rps is not None:
+    if walk.low_rps is not None and walk.high_rps is not None:
         method = "requests and runs at the highest rate that kept the promise"
-        interval = Interval(found.low_rps, found.kept.rate_rps, found.high_rps, LEVEL, method, len(best_runs))
+        interval = Interval(walk.low_rps, walk.kept.rate_rps, walk.high_rps, LEVEL, method, len(best_runs))
     return Measured(
-        plan_rps=found.kept.rate_rps if found.low_rps is None else found.low_rps,
-        rps=found.kept.rate_rps,
+        plan_rps=walk.kept.rate_rps if walk.low_rps is None else walk.low_rps,
+        rps=walk.kept.rate_rps,
         interval=interval,
         usage=_usage(best_runs, best_runs[0].run_id),
         run_ids=tuple(s.run_id for s in best_runs),
         models=tuple(sorted({s.model for s in runs})),
         created_utc=max(s.created_utc for s in best_runs),
-        how=_how(found, target),
-        warnings=(*_doubts(found, best_runs), *left_out),
-        at_least=found.broke is None,
+        how=_how(walk, target),
+        warnings=(*_doubts(walk, best_runs), *left_out),
+        at_least=walk.broke is None,
     )
 
 
-def _how(found: Sweep, target: float) -> str:
-    kept, broke = found.kept, found.broke
+def _how(walk: Sweep, target: float) -> str:
+    kept, broke = walk.kept, walk.broke
     of = "" if kept.requests is None else f" of {kept.requests:,.0f} requests"
     end = (
         "nothing offered broke it: at least that"
@@ -299,20 +299,20 @@ def _how(found: Sweep, target: float) -> str:
     return f"highest offered rate that kept the promise: {kept.rate_rps:.4g}/s, {kept.attainment:.2%}{of} within the SLO ({target:.4g} promised), {runs}; {end}"
 
 
-def _doubts(found: Sweep, runs: Sequence[RunSummary]) -> list[str]:
+def _doubts(walk: Sweep, runs: Sequence[RunSummary]) -> list[str]:
     words = [f"run {s.run_id} is {s.verdict.state}" for s in runs if s.verdict.state != "VALID"]
-    if found.broke is None:
+    if walk.broke is None:
         words.append("the capacity is at least this: nothing that was offered broke the promise")
-    if len(found.kept.runs) == 1:
+    if len(walk.kept.runs) == 1:
         words.append("one run: its repeatability is not known; repeat it 5 times")
-    if found.low_rps is None:
+    if walk.low_rps is None:
         words.append("how many requests were offered is not known: the capacity has no interval")
-    elif found.low_rps < found.kept.rate_rps * 0.97:
+    elif walk.low_rps < walk.kept.rate_rps * 0.97:
         words.append(
-            f"so few requests leave open whether {found.kept.rate_rps:.4g}/s kept the promise: planned with {found.low_rps:.4g}/s; run longer"
+            f"so few requests leave open whether {walk.kept.rate_rps:.4g}/s kept the promise: planned with {walk.low_rps:.4g}/s; run longer"
         )
-    if found.again:
-        again = ", ".join(f"{rate.rate_rps:.4g}" for rate in found.again)
+    if walk.again:
+        again = ", ".join(f"{rate.rate_rps:.4g}" for rate in walk.again)
         words.append(f"higher rates kept the promise again ({again}/s): luck, or the runs differ")
     return words
 
@@ -354,10 +354,10 @@ def _saturated(runs: Sequence[RunSummary]) -> Measured:
 
 
 def _usage(runs: Sequence[RunSummary], name: str) -> Usage:
-    found: Usage = tuple(u for s in runs for u in s.usage)
-    if not found:
+    usage: Usage = tuple(u for s in runs for u in s.usage)
+    if not usage:
         raise ConfigError("runs have no usage", name, "the server must say how many tokens a request had")
-    return found
+    return usage
 
 
 def measured(
@@ -369,5 +369,5 @@ def measured(
     """
     from harness.judge.runs import analyse, searched
 
-    found = analyse(directory, campaign)
-    return measured_capacity(found.summaries, workload, target=target, searches=searched(found.capacities))
+    analysis = analyse(directory, campaign)
+    return measured_capacity(analysis.summaries, workload, target=target, searches=searched(analysis.capacities))

@@ -27,8 +27,8 @@ _INPUT_KEYS, _OUTPUT_KEYS = ("prompt", "text", "input"), ("output", "completion"
 class RequestText:
     """What was asked and, where known, what was answered."""
 
-    given: str
-    written: str = ""
+    prompt: str
+    reply: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,14 @@ def load_tokenizer(path: Path) -> CountTokens:
     if not (exists(file) and file.is_file()):
         raise ConfigError("no tokenizer file", file, "a tokenizer.json as it comes with the model's weights")
     try:
-        found = Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises a bare Exception
         raise ConfigError("not a tokenizer file", file, str(error)[:200]) from None
-    found.no_truncation()  # a file may say how its trainer cut texts: that is not how they are billed
-    found.no_padding()
+    tokenizer.no_truncation()  # a file may say how its trainer cut texts: that is not how they are billed
+    tokenizer.no_padding()
 
     def count(texts: Sequence[str]) -> list[int]:
-        return [len(one.ids) for one in found.encode_batch(list(texts), add_special_tokens=False)]
+        return [len(one.ids) for one in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     return count
 
@@ -88,12 +88,12 @@ def _of_json(value: Any, where: str) -> RequestText:
         return RequestText(value)
     if isinstance(value, dict):
         words = {k: v for k, v in value.items() if isinstance(v, str)}
-        given = next((words[k] for k in _INPUT_KEYS if k in words), None)
-        if given is None and isinstance(value.get("messages"), list):
-            said = [m.get("content") for m in value["messages"] if isinstance(m, dict)]
-            given = "\n".join(s for s in said if isinstance(s, str))
-        if given is not None:
-            return RequestText(given, next((words[k] for k in _OUTPUT_KEYS if k in words), ""))
+        prompt = next((words[k] for k in _INPUT_KEYS if k in words), None)
+        if prompt is None and isinstance(value.get("messages"), list):
+            contents = [m.get("content") for m in value["messages"] if isinstance(m, dict)]
+            prompt = "\n".join(s for s in contents if isinstance(s, str))
+        if prompt is not None:
+            return RequestText(prompt, next((words[k] for k in _OUTPUT_KEYS if k in words), ""))
     advice = (
         f"a JSON string, or an object with one of {', '.join(_INPUT_KEYS)} or messages, and {', '.join(_OUTPUT_KEYS)}"
     )
@@ -102,14 +102,14 @@ def _of_json(value: Any, where: str) -> RequestText:
 
 def read_requests(paths: Sequence[Path]) -> list[RequestText]:
     """A file is a request; of a .jsonl file each line is one. Raises ConfigError for what cannot be read or is empty."""
-    found: list[RequestText] = []
+    requests: list[RequestText] = []
     for path in paths:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError("text cannot be read", path, f"{error}; UTF-8 files") from None
         if path.suffix != ".jsonl":
-            found.append(RequestText(text))
+            requests.append(RequestText(text))
             continue
         for number, line in enumerate(text.split("\n"), 1):
             if not line.strip():
@@ -118,36 +118,36 @@ def read_requests(paths: Sequence[Path]) -> list[RequestText]:
                 value = json.loads(line)
             except ValueError as error:
                 raise ConfigError("line is not JSON", f"{path}:{number}", str(error)) from None
-            found.append(_of_json(value, f"{path}:{number}"))
-    if not any(one.given or one.written for one in found):
+            requests.append(_of_json(value, f"{path}:{number}"))
+    if not any(one.prompt or one.reply for one in requests):
         raise ConfigError("no text to count", ", ".join(map(str, paths)) or "no file", "files with your own requests")
-    return found
+    return requests
 
 
 def count_tokens(requests: Sequence[RequestText], tokenizers: Mapping[str, CountTokens]) -> tuple[TokenCount, ...]:
     """Tokens of every request by every tokenizer; ratios are over the first one. Raises ConfigError for no tokens at all."""
     characters = characters_of(requests)
-    found: list[TokenCount] = []
+    counts: list[TokenCount] = []
     first: list[int] = []
     for name, count in tokenizers.items():
-        given = count([one.given for one in requests])
-        written = count([one.written for one in requests])
-        sums = [i + o for i, o in zip(given, written, strict=True)]
+        prompts = count([one.prompt for one in requests])
+        replies = count([one.reply for one in requests])
+        sums = [i + o for i, o in zip(prompts, replies, strict=True)]
         if not sum(sums):
             raise ConfigError("tokenizer makes no token of these texts", name, "is it the model's own tokenizer.json?")
         first = first or sums
         ratios = sorted(mine / base for mine, base in zip(sums, first, strict=True) if base) or [1.0]
-        found.append(
+        counts.append(
             TokenCount(
-                name, tuple((i, 0, o, 0) for i, o in zip(given, written, strict=True)), sum(sums), sum(sums) / characters * 1000,
+                name, tuple((i, 0, o, 0) for i, o in zip(prompts, replies, strict=True)), sum(sums), sum(sums) / characters * 1000,
                 sum(sums) / sum(first), ratios[int(0.05 * (len(ratios) - 1))], ratios[-1 - int(0.05 * (len(ratios) - 1))],
             )
         )  # fmt: skip
-    return tuple(found)
+    return tuple(counts)
 
 
 def characters_of(requests: Sequence[RequestText]) -> int:
-    return sum(len(one.given) + len(one.written) for one in requests)
+    return sum(len(one.prompt) + len(one.reply) for one in requests)
 
 
 def price_texts(count: TokenCount, price: HostedPrice, characters: int) -> TextPrice:

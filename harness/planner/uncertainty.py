@@ -42,7 +42,7 @@ class Assumption:
 
     Measured (`estimate` given): low and high are the ends of its interval at `level`, not bounds. It is drawn around the estimate,
     half below and half above it, log-normally to either side (normally where low is not above 0), so that low and high are its
-    (1 - level)/2 and (1 + level)/2 quantiles. Where `draws` is given, it is drawn from those values.
+    (1 - level)/2 and (1 + level)/2 quantiles.
     """
 
     name: str
@@ -50,16 +50,15 @@ class Assumption:
     mode: float
     high: float
     source: str = ""
-    draws: tuple[float, ...] = ()
     estimate: float | None = None
     level: float = 0.9
 
 
 def checked(assumption: Assumption) -> Assumption:
     """The same. Raises ConfigError unless low <= mode <= high and low <= estimate <= high, all finite."""
-    a, values = assumption, (assumption.low, assumption.mode, assumption.high, *assumption.draws)
+    a, values = assumption, (assumption.low, assumption.mode, assumption.high)
     if not all(math.isfinite(v) for v in values) or not a.low <= a.mode <= a.high:
-        raise ConfigError("range is not low <= mode <= high", f"{a.name}: {values[:3]}", "three finite numbers")
+        raise ConfigError("range is not low <= mode <= high", f"{a.name}: {values}", "three finite numbers")
     if a.estimate is not None and not (a.low <= a.estimate <= a.high and 0 < a.level < 1):
         value = f"{a.name}: {a.estimate} in {a.low} to {a.high} at {a.level}"
         raise ConfigError("interval is not around its estimate", value, "low <= estimate <= high, level in (0, 1)")
@@ -71,9 +70,7 @@ def draw(assumptions: Sequence[Assumption], count: int, seed: int = 1) -> dict[s
     drawn: dict[str, FloatArray] = {}
     for a in map(checked, assumptions):
         rng = np.random.default_rng([seed, *a.name.encode()])
-        if a.draws:
-            drawn[a.name] = rng.choice(np.array(a.draws), count)
-        elif a.low == a.high:
+        if a.low == a.high:
             drawn[a.name] = np.full(count, a.mode)
         elif a.estimate is not None:
             drawn[a.name] = _around(a.low, a.estimate, a.high, a.level, rng.standard_normal(count))
@@ -85,12 +82,12 @@ def draw(assumptions: Sequence[Assumption], count: int, seed: int = 1) -> dict[s
 def _around(low: float, middle: float, high: float, level: float, z: FloatArray) -> FloatArray:
     """Standard normal draws brought to the median `middle` and the quantiles `low` and `high`, each half with a spread of its own."""
     end = NormalDist().inv_cdf((1 + level) / 2)
-    found: FloatArray
+    values: FloatArray
     if low <= 0:
-        found = middle + z * np.where(z < 0, middle - low, high - middle) / end
+        values = middle + z * np.where(z < 0, middle - low, high - middle) / end
     else:
-        found = middle * np.exp(z * np.where(z < 0, math.log(middle / low), math.log(high / middle)) / end)
-    return found
+        values = middle * np.exp(z * np.where(z < 0, math.log(middle / low), math.log(high / middle)) / end)
+    return values
 
 
 # ---------------------------------------------------------------- the question: self-hosted or hosted
@@ -152,9 +149,9 @@ def permanent_rps(case: Case) -> Any:
     gain, overhead = hour * usable - price, price * spares + fixed
     with np.errstate(divide="ignore", invalid="ignore"):
         last = np.ceil((price + overhead) / gain - 1e-12)
-        found = (price * last + overhead) / hour
-    found = np.where(price * last + overhead < case.hosted_minimum_usd_per_hour, 0.0, found)
-    return np.where(gain > 0, found, np.inf)
+        rps = (price * last + overhead) / hour
+    rps = np.where(price * last + overhead < case.hosted_minimum_usd_per_hour, 0.0, rps)
+    return np.where(gain > 0, rps, np.inf)
 
 
 def never_cheaper(case: Case) -> Any:

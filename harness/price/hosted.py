@@ -93,8 +93,8 @@ _GIVE_IT = "give input_usd_per_million and output_usd_per_million yourself"
 
 
 def _own(ref: PriceRef) -> HostedPrice:
-    given, out = ref.input_usd_per_million, ref.output_usd_per_million
-    if given is None or out is None:
+    input_usd, output_usd = ref.input_usd_per_million, ref.output_usd_per_million
+    if input_usd is None or output_usd is None:
         raise ConfigError(
             "own price is incomplete", ref.name, "give both input_usd_per_million and output_usd_per_million"
         )
@@ -104,7 +104,7 @@ def _own(ref: PriceRef) -> HostedPrice:
         "cache_write_1h_mtok": ref.cache_write_1h_usd_per_million,
     }
     more = {key: Decimal(repr(usd)) for key, usd in declared.items() if usd is not None}
-    fresh, output = Decimal(repr(given)), Decimal(repr(out))
+    fresh, output = Decimal(repr(input_usd)), Decimal(repr(output_usd))
     as_of = ref.as_of or "not given"
     writes = "".join(
         f", ${more[key]} cache write for {life}"
@@ -201,16 +201,16 @@ def first_tier(price: Decimal | TieredPrices | None) -> Decimal | None:
 
 def unit_prices(price: HostedPrice) -> tuple[Decimal, Decimal]:
     """$ per million input and output tokens, at the first tier."""
-    given, out = first_tier(price.model.input_mtok), first_tier(price.model.output_mtok)
-    assert given is not None
-    assert out is not None
-    return given, out
+    input_usd, output_usd = first_tier(price.model.input_mtok), first_tier(price.model.output_mtok)
+    assert input_usd is not None
+    assert output_usd is not None
+    return input_usd, output_usd
 
 
 def price_ratio(price: HostedPrice) -> Decimal | None:
     """Output $/token over input $/token, at the first tier; None if input is free."""
-    given, out = unit_prices(price)
-    return out / given if given else None
+    input_usd, output_usd = unit_prices(price)
+    return output_usd / input_usd if input_usd else None
 
 
 def cross_check(first: HostedPrice, second: HostedPrice) -> str | None:
@@ -229,11 +229,11 @@ def _of_one(model: ModelPrice, t: Tokens) -> list[Decimal]:
     """Dollars of one request, in the order of _PARTS, and the fee per request. Reasoning tokens are part of the output."""
     fresh = t.prompt - t.cached - t.written_5m - t.written_1h
     counts = (fresh, t.cached, t.written_5m, t.written_1h, t.output - t.reasoning, t.reasoning)
-    found = []
+    parts = []
     for count, keys in zip(counts, _PARTS, strict=True):
         price = next((p for key in keys if (p := getattr(model, key)) is not None), None)
-        found.append(calc_unit_price(price, count, t.prompt, _MILLION))
-    return [*found, calc_unit_price(model.requests_kcount, 1, t.prompt, 1000)]
+        parts.append(calc_unit_price(price, count, t.prompt, _MILLION))
+    return [*parts, calc_unit_price(model.requests_kcount, 1, t.prompt, 1000)]
 
 
 def _is_linear(model: ModelPrice) -> bool:

@@ -34,14 +34,14 @@ class HostedCache:
 
     def tokens(self, usage: Sequence[tuple[int, ...]]) -> tuple[Tokens, ...]:
         """Each request as it is billed. A declared number is that of a common prefix: a shorter prompt has no more than itself."""
-        found = []
+        requests = []
         for prompt, seen, output, reasoning, *_ in usage:
             read = seen if self.read_tokens is None else min(self.read_tokens, prompt)
             hour = min(self.write_1h_tokens, max(0, prompt - read))
-            found.append(
+            requests.append(
                 Tokens(prompt, read, output, reasoning, min(self.write_5m_tokens, max(0, prompt - read - hour)), hour)
             )
-        return tuple(found)
+        return tuple(requests)
 
 
 def cache_of(
@@ -87,15 +87,15 @@ def unbilled_writes(price: HostedPrice, tokens: Sequence[Tokens]) -> str | None:
 
     The bound: every prompt token that was not read was written for 5 minutes, as a conversation that grows does.
     """
-    write, given = (first_tier(getattr(price.model, key)) for key in ("cache_write_mtok", "input_mtok"))
+    write, fresh = (first_tier(getattr(price.model, key)) for key in ("cache_write_mtok", "input_mtok"))
     write = first_tier(price.model.cache_write_5m_mtok) or write
     read = sum(t.cached for t in tokens)
     if (
         not read
         or any(t.written_5m or t.written_1h for t in tokens)
         or write is None
-        or given is None
-        or write <= given
+        or fresh is None
+        or write <= fresh
     ):
         return None
     most = bill(price, [t._replace(written_5m=t.prompt - t.cached) for t in tokens]).total_usd
@@ -118,17 +118,17 @@ def bill_of_run(ref: PriceRef, price: HostedPrice, summary: RunSummary) -> RunBi
     """The bill of a run's requests with the API's own cache (`cache_of`). Raises ConfigError for usage that cannot be billed."""
     cache = cache_of(ref, summary)
     tokens = cache.tokens(summary.usage)
-    found = bill(price, tokens)
+    run_bill = bill(price, tokens)
     inputs = {
         "run": summary.run_id,
-        "requests": str(found.requests),
-        "prompt tokens": str(found.input_tokens),
-        "of them cached": str(found.cached_tokens),
-        "of them written to the cache": str(found.written_tokens),
+        "requests": str(run_bill.requests),
+        "prompt tokens": str(run_bill.input_tokens),
+        "of them cached": str(run_bill.cached_tokens),
+        "of them written to the cache": str(run_bill.written_tokens),
         "cached input": cache.source,
-        "output tokens": str(found.output_tokens),
+        "output tokens": str(run_bill.output_tokens),
         "of them reasoning": str(sum(t.reasoning for t in tokens)),
         **price.inputs,
     }
     warning = unbilled_writes(price, tokens)
-    return RunBill(found, inputs, () if warning is None else (warning,))
+    return RunBill(run_bill, inputs, () if warning is None else (warning,))

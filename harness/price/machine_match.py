@@ -89,28 +89,28 @@ def price_mismatch(hardware: Hardware, ran: RanOn, replicas: int = 1) -> str | N
 
     It says what that does to the dollars: no share of a price is made up here.
     """
-    found = []
+    differences = []
     used = None if ran.gpus is None else ran.gpus * replicas
     if hardware.gpu_count is not None and used and used != hardware.gpu_count:
         each = f"{replicas} replicas of it use" if replicas > 1 else "the run used"
-        found.append(
+        differences.append(
             f"the price is for {hardware.gpu_count} GPU{'s' * (hardware.gpu_count != 1)} and {each} {used} ({ran.how}): "
             f"a token here carries {hardware.gpu_count / used:.3g} x the GPUs that made it"
         )
     if hardware.gpu_model is not None:
         others = sorted({name for name in ran.boards if not same_gpu(hardware.gpu_model, name)})
         if others:
-            found.append(f"the price is for {hardware.gpu_model} and the run was on {', '.join(others)}")
-    return "; ".join(found) or None
+            differences.append(f"the price is for {hardware.gpu_model} and the run was on {', '.join(others)}")
+    return "; ".join(differences) or None
 
 
 def unchecked(hardware: Hardware, summary: RunSummary) -> str | None:
     """A warning where a price says which GPU it is for and the run does not say which it used; else None."""
     if not hardware.gpu_count or boards_of(summary):
         return None
-    told = (summary.environment.get("telemetry") or {}).get("gpu", "not recorded")
+    telemetry = (summary.environment.get("telemetry") or {}).get("gpu", "not recorded")
     priced = f"{hardware.gpu_count} x {hardware.gpu_model or 'GPU'}"
-    return f"that the run was on the machine priced ({priced}) is not checked: GPU telemetry {told}"
+    return f"that the run was on the machine priced ({priced}) is not checked: GPU telemetry {telemetry}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,8 +163,8 @@ def by_boards(names: Sequence[str], facts: Mapping[str, Any], at: datetime, *, m
     if len(same) == 1:
         where = f" of {provider}" if provider else ""
         return _proposed(same[0], f"the only machine{where} in the price table with {boards}")
-    found = f"{len(same)} machines of the price table have" if same else "no machine of the price table has"
-    return MachinePrice(None, f"{found} {boards}, so no price is proposed; {_listed(same)}{DECLARE}")
+    matches = f"{len(same)} machines of the price table have" if same else "no machine of the price table has"
+    return MachinePrice(None, f"{matches} {boards}, so no price is proposed; {_listed(same)}{DECLARE}")
 
 
 def _proposed(row: Instance, why: str) -> MachinePrice:

@@ -32,9 +32,9 @@ def opencost_samples(summary: RunSummary, report: CostReport) -> list[Sample]:
         "model_name": summary.model, "model_version": str(summary.config.get("model_version", "")), "namespace": summary.experiment,
         "run_id": summary.run_id, "workload_type": summary.cell.workload,
     }  # fmt: skip
-    found: list[Sample] = []
+    samples: list[Sample] = []
     if report.hardware is not None:
-        found.append(("llm_total_hourly_cost", labels, Decimal(report.hardware.usd_per_hour)))
+        samples.append(("llm_total_hourly_cost", labels, Decimal(report.hardware.usd_per_hour)))
     utilisation = Decimal(repr(report.utilisation))
     usd = {line.name: line.usd for line in report.own}
     for phase, name in _PHASES:
@@ -44,12 +44,12 @@ def opencost_samples(summary: RunSummary, report: CostReport) -> list[Sample]:
         method = "none" if not phase else "price-ratio"
         for basis, value in (("allocation", Decimal(text)), ("usage", Decimal(text) * utilisation)):
             more = {"phase": phase, "cost_basis": basis, "allocation_method": method}
-            found.append(("llm_cost_per_million_tokens", labels | more, value))
+            samples.append(("llm_cost_per_million_tokens", labels | more, value))
     prompt = sum(u[0] for u in summary.usage)
     if prompt:
         cached = Decimal(sum(u[1] for u in summary.usage)) / prompt
-        found.append(("llm_cache_savings_fraction", labels, cached))
-    return found
+        samples.append(("llm_cache_savings_fraction", labels, cached))
+    return samples
 
 
 def opencost_text(runs: Sequence[tuple[RunSummary, CostReport]]) -> str:

@@ -60,10 +60,10 @@ class Instance:
 
 def spot_price(text: str, on_demand: Decimal | None) -> Decimal | None:
     """The spot column's dollars: the dear end of a range; None where it is blank, a part of the machine, or not below on demand."""
-    found = re.match(r"(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?(?![\d.])", text.strip())
-    if found is None or "part" in text:
+    amounts = re.match(r"(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?(?![\d.])", text.strip())
+    if amounts is None or "part" in text:
         return None
-    price = Decimal(found[2] or found[1])
+    price = Decimal(amounts[2] or amounts[1])
     return price if price > 0 and (on_demand is None or price < on_demand) else None
 
 
@@ -119,12 +119,12 @@ def instances(at: datetime, path: Path | None = None) -> tuple[Instance, ...]:
     earliest. Raises ConfigError.
     """
     day = at.astimezone(UTC).date().isoformat()
-    found: dict[str, Instance] = {}
+    newest: dict[str, Instance] = {}
     for row in _rows(path or instances_file()):
-        have = found.get(row.full_name)
+        have = newest.get(row.full_name)
         if have is None or _supersedes(row.as_of, have.as_of, day):
-            found[row.full_name] = row
-    return tuple(found.values())
+            newest[row.full_name] = row
+    return tuple(newest.values())
 
 
 def _supersedes(new: str, old: str, day: str) -> bool:
@@ -140,14 +140,14 @@ def instance_price(name: str, at: datetime, path: Path | None = None) -> Hardwar
     Raises ConfigError: no such instance (the nearest are named), or one without an on-demand price.
     """
     table = instances(at, path)
-    found = [i for i in table if name in {i.name, i.full_name}]
-    if not found:
+    rows = [i for i in table if name in {i.name, i.full_name}]
+    if not rows:
         known = [n for i in table for n in (i.name, i.full_name)]
         advice = nearest(name, known, "see `harness prices show`, or give usd_per_hour, source and as_of")
         raise ConfigError("no such instance in the price table", name, advice)
-    if len(found) > 1:
-        raise ConfigError("instance name is not unique", name, f"say which: {', '.join(i.full_name for i in found)}")
-    row = found[0]
+    if len(rows) > 1:
+        raise ConfigError("instance name is not unique", name, f"say which: {', '.join(i.full_name for i in rows)}")
+    row = rows[0]
     if row.usd_per_hour is None:
         raise ConfigError(
             "no on-demand price is published for this instance",

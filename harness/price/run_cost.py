@@ -68,9 +68,9 @@ def _hosted_lines(b: Bill, inputs: Mapping[str, str]) -> tuple[CostLine, ...]:
 def _ratio(spec: CostSpec, prices: list[HostedPrice]) -> tuple[Decimal, str]:
     if spec.input_output_price_ratio is not None:
         return Decimal(repr(spec.input_output_price_ratio)), "declared in the experiment"
-    found = price_ratio(prices[0]) if prices else None
-    if found:
-        return found, f"that of {prices[0].name}"
+    ratio = price_ratio(prices[0]) if prices else None
+    if ratio:
+        return ratio, f"that of {prices[0].name}"
     return _DEFAULT_RATIO, "4:1, the harness's default"
 
 
@@ -92,8 +92,8 @@ def _verdict_warnings(summary: RunSummary) -> list[str]:
     if summary.verdict.state == "VALID":
         return []
     why = "; ".join(r.message for r in summary.verdict.reasons if r.severity != "warning")
-    asked = ", priced only because it was asked for by name" if summary.verdict.state == "INVALID" else ""
-    return [f"run {summary.run_id} is {summary.verdict.state}{asked}: {why}"]
+    by_name = ", priced only because it was asked for by name" if summary.verdict.state == "INVALID" else ""
+    return [f"run {summary.run_id} is {summary.verdict.state}{by_name}: {why}"]
 
 
 def cost_run(
@@ -139,8 +139,8 @@ def cost_run(
         no_price = no_price or why
         own = no_own_lines(why, summary.run_id)
     else:
-        found = (mismatch, unchecked(hardware, summary), machine_staleness(hardware, at))
-        warnings += [*_basis_warnings(hardware), *(warning for warning in found if warning is not None)]
+        doubts = (mismatch, unchecked(hardware, summary), machine_staleness(hardware, at))
+        warnings += [*_basis_warnings(hardware), *(warning for warning in doubts if warning is not None)]
         own = _machine_lines(summary, hardware, spec, [p for _, p in prices], at)
         if spec.utilisation == 1:
             warnings.append(
@@ -165,16 +165,16 @@ def cost_run(
 def _basis_warnings(hardware: Hardware) -> list[str]:
     """What is to be known of a price that nobody declared."""
     if hardware.basis == "proposed":
-        found = f"{hardware.name}, {hardware.why}; {hardware.source}, {hardware.as_of}"
-        return [f"the price of the machine is PROPOSED, not declared: {found}; if you pay another, {DECLARE}"]
+        price = f"{hardware.name}, {hardware.why}; {hardware.source}, {hardware.as_of}"
+        return [f"the price of the machine is PROPOSED, not declared: {price}; if you pay another, {DECLARE}"]
     if hardware.basis == "example":
         return ["the price of the machine is an EXAMPLE, nobody's quote: declare your own with --usd-per-hour"]
     return []
 
 
 def _hosted_warnings(summary: RunSummary, prices: list[HostedPrice], at: datetime) -> list[str]:
-    found = [w for p in prices if p.as_of is not None and (w := staleness(p.name, p.as_of, at))]
-    return found + [
+    stale = [w for p in prices if p.as_of is not None and (w := staleness(p.name, p.as_of, at))]
+    return stale + [
         f"mixed tokenizers: {p.name} is not {summary.model}, so it makes other tokens of the same text than the ones priced here: "
         "harness cost tokens measures the exchange rate"
         for p in prices

@@ -135,12 +135,12 @@ def _served(own: OwnCost, metric: str, units: Decimal) -> tuple[Decimal | None, 
 
 
 def _split(own: OwnCost, output: bool) -> tuple[Decimal | None, str]:
-    given, written = own.scalar("input_tps"), own.scalar("output_tps")
-    if given is None or written is None or given + written <= 0:
+    input_tps, output_tps = own.scalar("input_tps"), own.scalar("output_tps")
+    if input_tps is None or output_tps is None or input_tps + output_tps <= 0:
         return None, "not computed: input_tps and output_tps are not both known in this run"
-    split = split_by_price_ratio(own.usd_per_hour, given, written, own.utilisation, own.ratio)
+    split = split_by_price_ratio(own.usd_per_hour, input_tps, output_tps, own.utilisation, own.ratio)
     formula = (
-        f"{own.usd_per_hour} $/h / (({short(given)} input_tps + {short(own.ratio)} x {short(written)} output_tps) x 3600 s/h "
+        f"{own.usd_per_hour} $/h / (({short(input_tps)} input_tps + {short(own.ratio)} x {short(output_tps)} output_tps) x 3600 s/h "
         f"x {own.utilisation} utilisation) x 1000000"
     )
     return (split.output_usd, f"{short(own.ratio)} x {formula}") if output else (split.input_usd, formula)

@@ -10,8 +10,8 @@ from harness.base.errors import ConfigError
 from harness.config.experiment import PriceRef
 from harness.planner.demand import Load, curve, flat, load_above, shaped
 from harness.planner.hosted_terms import (
+    MeanRequest,
     RateLimits,
-    Shape,
     limit_capacity,
     monthly_bill,
     provisioned_usd_per_hour,
@@ -23,7 +23,7 @@ from tests.planner.steady_fleet import break_even
 
 NOW = day_of("20261124T113000Z")
 MINI = PriceRef(provider="openai", model="gpt-5-mini")
-SHAPE = Shape(
+SHAPE = MeanRequest(
     input_tokens=1000, output_tokens=200, cached_input_tokens=400, max_tokens=500, e2e_s=4, usd_per_request="0.001"
 )
 
@@ -165,8 +165,8 @@ def test_two_tokenizers_need_an_exchange_rate():
     "make",
     [
         lambda: limit_capacity(RateLimits(requests_per_minute=0), SHAPE),
-        lambda: limit_capacity(RateLimits(concurrency=8), Shape(input_tokens=1, output_tokens=1)),
-        lambda: limit_capacity(RateLimits(), Shape(input_tokens=1, output_tokens=1, cached_input_tokens=2)),
+        lambda: limit_capacity(RateLimits(concurrency=8), MeanRequest(input_tokens=1, output_tokens=1)),
+        lambda: limit_capacity(RateLimits(), MeanRequest(input_tokens=1, output_tokens=1, cached_input_tokens=2)),
         lambda: monthly_bill("NaN", 1),
         lambda: monthly_bill("0.1", 0),
         lambda: monthly_bill("0.1", 1, discount=1),

@@ -15,9 +15,9 @@ from harness.config.experiment import PriceRef
 from harness.planner.demand import Load
 from harness.planner.hosted_terms import (
     LimitCapacity,
+    MeanRequest,
     MonthlyBill,
     RateLimits,
-    Shape,
     limit_capacity,
     monthly_bill,
     provisioned_usd_per_hour,
@@ -27,7 +27,7 @@ from harness.price.prices import day_of
 
 NOW = day_of("20261124T113000Z")
 MINI = PriceRef(provider="openai", model="gpt-5-mini")
-SHAPE = Shape(
+SHAPE = MeanRequest(
     input_tokens=1000, output_tokens=200, cached_input_tokens=400, max_tokens=500, e2e_s=4, usd_per_request="0.001"
 )
 
@@ -50,7 +50,7 @@ def test_what_is_not_said_of_a_contract():
         "source": "",
         "as_of": "",
     }
-    assert asdict(Shape(input_tokens=1, output_tokens=2)) == {
+    assert asdict(MeanRequest(input_tokens=1, output_tokens=2)) == {
         "input_tokens": 1,
         "output_tokens": 2,
         "cached_input_tokens": 0,
@@ -111,18 +111,18 @@ def test_a_load_within_rounding_of_its_limit_holds():
 
 def test_what_a_request_does_not_use_is_not_limited():
     """No output, no cost, no time, no input but cached that does not count: those limits are not rates."""
-    idle = Shape(input_tokens=400, output_tokens=0, cached_input_tokens=400, e2e_s=0, usd_per_request=0)
+    idle = MeanRequest(input_tokens=400, output_tokens=0, cached_input_tokens=400, e2e_s=0, usd_per_request=0)
     found = limit_capacity(replace(ALL, cached_input_counts=False), idle)
     assert set(found.by_limit) == {"requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day"}
     assert found.by_limit["tokens_per_minute"] == 7500 / 400
-    none = Shape(input_tokens=0, output_tokens=0)
+    none = MeanRequest(input_tokens=0, output_tokens=0)
     assert limit_capacity(RateLimits(tokens_per_minute=1), none) == LimitCapacity(None, None, {}, None)
 
 
 def test_output_is_reserved_where_it_is_longer_than_max_tokens():
     """The longer of the two stands beside the input."""
     for most, reserved in ((None, 300), (100, 300), (900, 1000)):
-        shape = Shape(input_tokens=100, output_tokens=200, max_tokens=most)
+        shape = MeanRequest(input_tokens=100, output_tokens=200, max_tokens=most)
         assert limit_capacity(RateLimits(tokens_per_minute=60_000), shape).rps == pytest.approx(1000 / reserved)
 
 

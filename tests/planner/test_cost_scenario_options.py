@@ -7,7 +7,7 @@ from decimal import Decimal as D
 import genai_prices
 import pytest
 
-from harness.planner.hosted_terms import Shape
+from harness.planner.hosted_terms import MeanRequest
 from harness.planner.measured import measured_capacity
 from harness.planner.scenario.inputs import base_of
 from harness.planner.scenario.options import (
@@ -137,7 +137,7 @@ def test_a_hosted_side_by_hand():
     )
     assert (side.bill.used_usd, side.bill.due_usd, side.bill.unused_usd) == (each * 1000, each * 1000, 0)
     assert (side.billed.input_tokens, side.billed.cached_tokens, side.billed.output_tokens) == (1000, 400, 250)
-    assert side.shape == Shape(
+    assert side.shape == MeanRequest(
         input_tokens=1000, output_tokens=250, cached_input_tokens=400, max_tokens=999, usd_per_request=each
     )
     assert side.notes == (

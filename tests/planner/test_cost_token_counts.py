@@ -109,7 +109,7 @@ def test_what_a_line_holds(tmp_path, line, text):
     path = tmp_path / "a.jsonl"
     path.write_text('"first"\n\n  \n' + json.dumps(line), encoding="utf-8")
     assert read_requests([path]) == [RequestText("first", ""), text]
-    assert asdict(text) == {"given": text.given, "written": text.written}
+    assert asdict(text) == {"prompt": text.prompt, "reply": text.reply}
 
 
 def test_lines_end_where_lines_of_json_do(tmp_path):

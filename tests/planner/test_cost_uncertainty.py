@@ -118,12 +118,6 @@ def test_draws_of_one_assumption_do_not_move_when_another_is_added():
     assert (draw(RANGES, 100)["hosted_usd_per_request"] == alone).all()
 
 
-def test_empirical_draws_are_values_that_were_seen():
-    """An assumption with draws of its own takes only those."""
-    seen = draw([Assumption("demand_rps", 1, 2, 5, draws=(1.0, 2.0, 5.0))], 1000)["demand_rps"]
-    assert set(seen) == {1.0, 2.0, 5.0}
-
-
 @given(st.floats(0.01, 1e4), st.floats(0.5, 1), st.floats(1, 3), st.floats(0.5, 0.99), st.booleans())
 def test_an_interval_keeps_its_ends_as_quantiles_and_its_estimate_as_median(estimate, down, up, level, around_zero):
     """Of 20,000 draws (1 - level)/2 lie below low, as many above high and half below the estimate; none is a bound."""

@@ -30,7 +30,7 @@ def test_quantiles_are_values_that_were_drawn():
 
 
 def test_an_assumption_is_a_declared_range_unless_told_otherwise():
-    """No source, no draws, no estimate; its level is that of intervals."""
+    """No source, no estimate; its level is that of intervals."""
     assert asdict(Assumption("x", 1, 2, 3)) == {
         "name": "x",
         "low": 1,
@@ -66,7 +66,6 @@ def test_ranges_may_end_at_their_mode_and_estimate(good):
         (Assumption("x", 1, 4, 3), "low <= mode"),
         (Assumption("x", -math.inf, 1, 3), "low <= mode"),
         (Assumption("x", 1, 2, math.inf), "low <= mode"),
-        (Assumption("x", 1, 2, 3, draws=(1.0, math.nan)), "low <= mode"),
         (Assumption("x", 1, 2, 3, estimate=0.99), "not around its estimate"),
         (Assumption("x", 1, 2, 3, estimate=3.01), "not around its estimate"),
         (Assumption("x", 1, 2, 3, estimate=2, level=0), "not around its estimate"),
@@ -74,27 +73,25 @@ def test_ranges_may_end_at_their_mode_and_estimate(good):
     ],
 )
 def test_ranges_that_are_none_are_refused(bad, word):
-    """Out of order, infinite, drawn from no number; an estimate beside its interval; a level of nothing or everything."""
+    """Out of order, infinite; an estimate beside its interval; a level of nothing or everything."""
     for function in (checked, lambda one: draw([one], 3)):
         with pytest.raises(ConfigError, match=word):
             function(bad)
 
 
 def test_draws_are_those_of_numpy_by_name_and_seed():
-    """Each name has a stream of its own: a triangle, the values seen, one value, halves of two log-normals or normals."""
+    """Each name has a stream of its own: a triangle, one value, halves of two log-normals or normals."""
     end = NormalDist().inv_cdf(0.9)
-    stream = {name: lambda name=name: np.random.default_rng([5, *name.encode()]) for name in "abcde"}
+    stream = {name: lambda name=name: np.random.default_rng([5, *name.encode()]) for name in "acde"}
     ranges = [
         Assumption("a", 1, 2, 6),
-        Assumption("b", 1, 2, 6, draws=(1.0, 2.0, 6.0)),
         Assumption("c", 4, 4, 4, estimate=4),
         Assumption("d", 2, 2, 12, estimate=4, level=0.8),
         Assumption("e", -2, 0, 12, estimate=4, level=0.8),
     ]
     drawn = draw(ranges, 50, seed=5)
-    assert list(drawn) == ["a", "b", "c", "d", "e"]
+    assert list(drawn) == ["a", "c", "d", "e"]
     assert (drawn["a"] == stream["a"]().triangular(1, 2, 6, 50)).all()
-    assert (drawn["b"] == stream["b"]().choice(np.array([1.0, 2.0, 6.0]), 50)).all()
     assert (drawn["c"] == np.full(50, 4)).all()
     for name, expected in (
         ("d", lambda z: 4 * (2 if z < 0 else 3) ** (z / end)),

@@ -85,26 +85,26 @@ def at_capacity(
         if several:
             reasons[name] = "the runs are of several servers: give the directory of one"
             continue
-        found = _capacity(summaries, workload, searches)
-        if isinstance(found, str):
-            reasons[name] = found
+        capacity = _capacity(summaries, workload, searches)
+        if isinstance(capacity, str):
+            reasons[name] = capacity
             continue
-        shape = (round(fmean(u[0] for u in found.usage)), round(fmean(u[2] for u in found.usage)))
-        usd.setdefault(shape, []).append(float(usd_per_hour) / 3600 / found.rps)
+        shape = (round(fmean(u[0] for u in capacity.usage)), round(fmean(u[2] for u in capacity.usage)))
+        usd.setdefault(shape, []).append(float(usd_per_hour) / 3600 / capacity.rps)
     return AtCapacity(tuple(ShapeCost(i, o, fmean(each)) for (i, o), each in sorted(usd.items())), reasons)
 
 
 def _capacity(summaries: Sequence[RunSummary], workload: str, searches: Sequence[SearchedCapacity]) -> Measured | str:
     """A workload's capacity, or why it is not known."""
     try:
-        found = measured_capacity(summaries, workload, searches=searches)
+        capacity = measured_capacity(summaries, workload, searches=searches)
     except (ConfigError, InvalidRunError) as error:
         return f"{error.what}: {error.value}"
-    if found.is_upper_bound:
+    if capacity.is_upper_bound:
         return "no SLO was declared, so there is no capacity under one"
-    if found.at_least:
-        return f"nothing that was offered broke the promise: the capacity is at least {found.rps:.4g}/s, not known"
-    return found
+    if capacity.at_least:
+        return f"nothing that was offered broke the promise: the capacity is at least {capacity.rps:.4g}/s, not known"
+    return capacity
 
 
 def _terms(shapes: Sequence[tuple[float, float]]) -> FloatArray:

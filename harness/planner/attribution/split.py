@@ -78,13 +78,13 @@ def _design(steps: Steps) -> FloatArray:
 
 def _by_load(steps: Steps, relative: FloatArray) -> dict[str, float]:
     load = np.round(steps.decode_seqs / steps.steps)
-    found = {}
+    residuals = {}
     for low, high in _BANDS:
         here = (load >= low) & (load <= high)
         if here.any():
             name = f"{low:g}" if low == high else f"{low:g}+" if high == float("inf") else f"{low:g}-{high:g}"
-            found[name] = float(np.mean(relative[here]))
-    return found
+            residuals[name] = float(np.mean(relative[here]))
+    return residuals
 
 
 def fit_steps(steps: Steps) -> StepFit:

@@ -85,13 +85,13 @@ def _stamp(at: datetime) -> float:
 
 
 def _read(line: str) -> _Read | None:
-    found = _LINE.search(line)
-    if found is None or found["dummy"]:
+    match = _LINE.search(line)
+    if match is None or match["dummy"]:
         return None
-    month, day, h, m, s = (int(found[k]) for k in ("month", "day", "h", "m", "s"))
-    at = _seconds(month, day, h, m, s) + (float(f"0.{found['frac']}") if found["frac"] else 0.0)
-    share = float(found["kv"]) / 100 if found["kv"] else None
-    return _Read(at, found["frac"] is None, int(found["prefill"]), int(found["decode"]), share, float(found["ms"]))
+    month, day, h, m, s = (int(match[k]) for k in ("month", "day", "h", "m", "s"))
+    at = _seconds(month, day, h, m, s) + (float(f"0.{match['frac']}") if match["frac"] else 0.0)
+    share = float(match["kv"]) / 100 if match["kv"] else None
+    return _Read(at, match["frac"] is None, int(match["prefill"]), int(match["decode"]), share, float(match["ms"]))
 
 
 def parse(

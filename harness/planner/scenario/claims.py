@@ -52,10 +52,10 @@ def _value(node: ast.expr, values: Values) -> Decimal:
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _CALLS and args:
             return _CALLS[name](*(_value(arg, values) for arg in args))
         case ast.Name(id=name) if name in values:
-            found = values[name]
-            if found is None:
+            figure = values[name]
+            if figure is None:
                 raise _Unknown
-            return found
+            return figure
         case ast.Name(id=name):
             raise ValueError(f"unknown name {name}; known: {', '.join(sorted(values))}")
         case _:

@@ -58,12 +58,12 @@ class Base:
 def _demand(spec: ScenarioSpec) -> Demand:
     part, mean = spec.demand, Decimal(repr(spec.demand.requests_per_month)) / MONTH_S
     if isinstance(part.shape, list):
-        found = scaled(curve("of the scenario", part.shape, step_s=part.step_s, source=part.source), mean)
+        demand = scaled(curve("of the scenario", part.shape, step_s=part.step_s, source=part.source), mean)
     else:
-        found = flat(mean) if part.shape == "flat" else shaped(part.shape, mean)
+        demand = flat(mean) if part.shape == "flat" else shaped(part.shape, mean)
     if part.peak_factor is None:
-        return found
-    return replace(found, peak_hour_to_mean=part.peak_factor * found.peak_to_mean)
+        return demand
+    return replace(demand, peak_hour_to_mean=part.peak_factor * demand.peak_to_mean)
 
 
 def _capacity(spec: ScenarioSpec, measured: Measured | None) -> tuple[float, dict[str, str]]:

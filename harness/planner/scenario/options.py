@@ -13,9 +13,9 @@ from harness.planner.breakeven import BreakEven, break_even_over_demand, equal_p
 from harness.planner.demand import Load, load_above
 from harness.planner.fleet import labour_usd_per_hour
 from harness.planner.hosted_terms import (
+    MeanRequest,
     MonthlyBill,
     RateLimits,
-    Shape,
     limit_capacity,
     monthly_bill,
     provisioned_usd_per_hour,
@@ -68,7 +68,7 @@ class HostedSide:
     tokenizer_ratio: Decimal
     bill: MonthlyBill
     billed: Bill
-    shape: Shape
+    shape: MeanRequest
     barred: str | None
     infeasible: str | None
     notes: tuple[str, ...]
@@ -164,7 +164,7 @@ def _hosted_side(base: Base, part: HostedPart) -> HostedSide:
     if part.service == "batch" and w.kind == "interactive":
         barred = "a batch price is not for users who wait: compare batch with batch"
     each = month.used_usd / base.requests
-    shape = Shape(
+    shape = MeanRequest(
         input_tokens=float(w.input_tokens * ratio), output_tokens=float(w.output_tokens * ratio), max_tokens=w.max_tokens,
         cached_input_tokens=float(w.cached_input_tokens * ratio), usd_per_request=each,
     )  # fmt: skip
@@ -173,7 +173,7 @@ def _hosted_side(base: Base, part: HostedPart) -> HostedSide:
     return HostedSide(part, price, each, due, ratio, month, billed, shape, barred, infeasible, tuple(notes))
 
 
-def _over_limits(part: HostedPart, shape: Shape, load: Load) -> str | None:
+def _over_limits(part: HostedPart, shape: MeanRequest, load: Load) -> str | None:
     if part.limits is None:
         return None
     return limit_capacity(RateLimits(**part.limits.model_dump()), shape, load).infeasible
@@ -243,12 +243,12 @@ def _dedicated_option(base: Base, side: HostedSide) -> Option | None:
 
 def options_of(base: Base, sides: Sequence[HostedSide]) -> tuple[Option, ...]:
     """Self-hosted first, then every hosted price with its hybrid and dedicated forms."""
-    found = [_self_option(base)]
+    options = [_self_option(base)]
     for side in sides:
-        found += [_hosted_option(side), _hybrid_option(base, side)]
+        options += [_hosted_option(side), _hybrid_option(base, side)]
         if (dedicated := _dedicated_option(base, side)) is not None:
-            found.append(dedicated)
-    return tuple(found)
+            options.append(dedicated)
+    return tuple(options)
 
 
 def reference_of(sides: Sequence[HostedSide]) -> HostedSide | None:

@@ -109,9 +109,9 @@ def _figures(base: Base, sides: Sequence[HostedSide]) -> list[Figure]:
     return [Figure(*row) for row in rows]
 
 
-def _crossing_figures(base: Base, sides: Sequence[HostedSide], found: Sequence[Against]) -> list[Figure]:
+def _crossing_figures(base: Base, sides: Sequence[HostedSide], comparisons: Sequence[Against]) -> list[Figure]:
     figures = []
-    for n, (side, a) in enumerate(zip(sides, found, strict=True)):
+    for n, (side, a) in enumerate(zip(sides, comparisons, strict=True)):
         inputs = {**side.price.inputs, "machine": base.machine.name, "price of the machine as of": base.machine.as_of}
         first = a.crossings.crossings[0].rps if a.crossings.crossings else None
         for name, label, rps in (
@@ -217,18 +217,18 @@ def _measured_warnings(base: Base) -> list[str]:
     if base.measured is None:
         return []
     w, usage = base.spec.workload, base.measured.usage
-    found = list(base.measured.warnings)
+    warnings = list(base.measured.warnings)
     if (mismatch := _price_mismatch(base)) is not None:
-        found.append(mismatch)
+        warnings.append(mismatch)
     if base.measured.models != (base.spec.model,):
-        found.append(f"the run served {', '.join(base.measured.models)}, the scenario is of {base.spec.model}")
+        warnings.append(f"the run served {', '.join(base.measured.models)}, the scenario is of {base.spec.model}")
     for what, asked, at in (("input", w.input_tokens, 0), ("output", w.output_tokens, 2)):
         seen = sum(u[at] for u in usage) / len(usage)
         if abs(seen / asked - 1) > 0.2:
-            found.append(
+            warnings.append(
                 f"the run's requests have {seen:.0f} {what} tokens on average, the scenario's {asked}: its capacity is of another workload"
             )
-    return found
+    return warnings
 
 
 def run_scenario(spec: ScenarioSpec, measured: Measured | None = None) -> ScenarioResult:
@@ -237,9 +237,9 @@ def run_scenario(spec: ScenarioSpec, measured: Measured | None = None) -> Scenar
     sides = hosted_sides(base)
     options = options_of(base, sides)
     reference = reference_of(sides)
-    found = tuple(against(base, side) for side in sides)
+    comparisons = tuple(against(base, side) for side in sides)
     odds = _outlook(base, reference) if reference is not None else None
-    figures = [*_figures(base, sides), *_crossing_figures(base, sides, found)]
+    figures = [*_figures(base, sides), *_crossing_figures(base, sides, comparisons)]
     warnings = [
         f"{o.kind}, {o.name}: {note}" for o in options if o.kind in {"self-hosted", "hosted"} for note in o.notes
     ]
@@ -258,7 +258,7 @@ def run_scenario(spec: ScenarioSpec, measured: Measured | None = None) -> Scenar
         ladder=cost_ladder(base.demand, base.fleet_spec) if base.price else (),
         options=options,
         reference=None if reference is None else reference.name,
-        against=found,
+        against=comparisons,
         outlook=odds,
         claims=_claims(spec, figures),
         warnings=tuple(dict.fromkeys(warnings)),
