@@ -37,7 +37,6 @@ def test_an_assumption_is_a_declared_range_unless_told_otherwise():
         "mode": 2,
         "high": 3,
         "source": "",
-        "draws": (),
         "estimate": None,
         "level": 0.9,
     }
