@@ -15,10 +15,10 @@ from typing import Any
 
 from harness.base import stats
 from harness.base.errors import ConfigError, InvalidRunError
-from harness.planner.sweep import LEVEL, OfferedRate, Sweep, sweep
+from harness.planner.sweep import LEVEL, Sweep, offered_rates, overloaded, sweep
 from harness.planner.uncertainty import Interval
 from harness.price.machine_match import RanOn, ran_on
-from harness.records import OVERLOAD, RunSummary, SearchedCapacity
+from harness.records import RunSummary, SearchedCapacity
 
 Usage = tuple[tuple[int, int, int, int], ...]
 _BOOTSTRAP = "bootstrap over runs: Student's t x standard error"
@@ -62,7 +62,7 @@ def measured_capacity(
     or of a hosted API, or show no capacity: closed loops under an SLO, a promise that no rate kept, no rate, no usage.
     """
     probes = {run_id for search in searches for run_id in search.probe_ids}
-    usable = [s for s in summaries if s.verdict.state != "INVALID" or s.run_id in probes or _overloaded(s)]
+    usable = [s for s in summaries if s.verdict.state != "INVALID" or s.run_id in probes or overloaded(s)]
     if not searches and all(s.verdict.state == "INVALID" for s in usable):
         first = summaries[0] if summaries else None
         raise InvalidRunError("no run whose capacity may be used", first.run_id if first else "none", "run it again")
@@ -150,12 +150,6 @@ _SERVER = {  # what must be one for runs to be of one server; what a run does no
 }
 
 
-def _overloaded(summary: RunSummary) -> bool:
-    """INVALID for nothing but what an overload brings about: it broke its promise."""
-    reasons = [reason.code for reason in summary.verdict.reasons if reason.severity == "invalid"]
-    return bool(reasons) and OVERLOAD.issuperset(reasons)
-
-
 # ---------------------------------------------------------------- a search
 
 
@@ -182,7 +176,7 @@ def _searched(searches: Sequence[SearchedCapacity], runs: Sequence[RunSummary]) 
     if search.repetitions == 1:
         warnings.append("one search: its repeatability from day to day is not known; repeat it")
     others = [s for s in runs if s.run_id not in search.probe_ids]
-    open_loop, left_out = _rates(others)
+    open_loop, left_out = offered_rates(others)
     for rate in open_loop:
         kept = rate.keeps(search.attainment)
         if (kept and search.high_rps is not None and rate.rate_rps > search.high_rps) or (
@@ -209,50 +203,9 @@ def _searched(searches: Sequence[SearchedCapacity], runs: Sequence[RunSummary]) 
 # ---------------------------------------------------------------- runs under an SLO
 
 
-def _rates(runs: Sequence[RunSummary]) -> tuple[list[OfferedRate], list[str]]:
-    """Open-loop runs by offered rate, and what was left out, in words."""
-    by_load: dict[tuple[str, float], list[RunSummary]] = {}
-    closed: list[str] = []
-    unknown: list[str] = []
-    for s in runs:
-        if s.cell.load.rate_rps is None:
-            closed.append(s.cell.load.name)
-        elif s.scalars.get("attainment") is None and not _overloaded(s):
-            unknown.append(s.run_id)
-        else:
-            by_load.setdefault((s.cell.load.arrivals, s.cell.load.rate_rps), []).append(s)
-    arrivals = sorted({kind for kind, _ in by_load})
-    chosen = "poisson" if "poisson" in arrivals else arrivals[0] if arrivals else ""
-    words = []
-    if closed:
-        words.append(f"left out: {', '.join(sorted(set(closed)))}: a closed loop cannot show a capacity under an SLO")
-    if unknown:
-        words.append(f"left out: {', '.join(unknown)}: their attainment is not known")
-    if others := [kind for kind in arrivals if kind != chosen]:
-        words.append(f"left out: runs of other arrivals than {chosen}: {', '.join(others)}")
-    if chosen not in ("", "poisson"):
-        words.append(f"arrivals were {chosen}, not Poisson: traffic that comes otherwise has another capacity")
-    rates = [OfferedRate(*_offered(load, same)) for (kind, load), same in by_load.items() if kind == chosen]
-    return rates, words
-
-
-def _offered(
-    load_rps: float, runs: Sequence[RunSummary]
-) -> tuple[float, tuple[tuple[float | None, float], ...], bool, tuple[str, ...]]:
-    """(rate, (requests, attainment) of each run, whether no queue grew, ids)."""
-    drawn = [rate for s in runs if (rate := s.scalars.get("scheduled_rate_rps"))]
-    seen = []
-    for s in runs:
-        share, goodput = s.scalars.get("attainment") or 0.0, s.scalars.get("goodput_rps")
-        known = bool(share and goodput and s.window is not None)
-        seen.append((goodput * s.window.offered_s / share if known else None, share))  # type: ignore[operator, union-attr]
-    grew = any(reason.code in OVERLOAD for s in runs for reason in s.verdict.reasons)
-    return min(load_rps, fmean(drawn) if drawn else load_rps), tuple(seen), not grew, tuple(s.run_id for s in runs)
-
-
 def _swept(runs: Sequence[RunSummary]) -> Measured:
     """Raises ConfigError where there is no open loop, or none that kept the promise."""
-    rates, left_out = _rates(runs)
+    rates, left_out = offered_rates(runs)
     if not rates:
         best = max((s.scalars.get("goodput_rps") or 0.0 for s in runs), default=0.0)
         advice = f"a closed loop waits for its own replies; search it: loads: [{{capacity: {{start_rps: {max(best, 0.01):.3g}}}}}], or offer rates"

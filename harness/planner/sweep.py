@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import variance
+from statistics import fmean, variance
+
+from harness.records import OVERLOAD, RunSummary
 
 LEVEL = 0.9
 _Z = 1.645
@@ -58,6 +60,51 @@ class OfferedRate:
         centre = (p + _Z * _Z / (2 * n)) / (1 + _Z * _Z / n)
         half = _Z / (1 + _Z * _Z / n) * math.sqrt(max(0.0, p * (1 - p) / n + _Z * _Z / (4 * n * n)))
         return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def overloaded(summary: RunSummary) -> bool:
+    """INVALID for nothing but what an overload brings about: it broke its promise."""
+    reasons = [reason.code for reason in summary.verdict.reasons if reason.severity == "invalid"]
+    return bool(reasons) and OVERLOAD.issuperset(reasons)
+
+
+def offered_rates(runs: Sequence[RunSummary]) -> tuple[list[OfferedRate], list[str]]:
+    """Open-loop runs by offered rate, and what was left out, in words."""
+    by_load: dict[tuple[str, float], list[RunSummary]] = {}
+    closed: list[str] = []
+    unknown: list[str] = []
+    for s in runs:
+        if s.cell.load.rate_rps is None:
+            closed.append(s.cell.load.name)
+        elif s.scalars.get("attainment") is None and not overloaded(s):
+            unknown.append(s.run_id)
+        else:
+            by_load.setdefault((s.cell.load.arrivals, s.cell.load.rate_rps), []).append(s)
+    arrivals = sorted({kind for kind, _ in by_load})
+    chosen = "poisson" if "poisson" in arrivals else arrivals[0] if arrivals else ""
+    words = []
+    if closed:
+        words.append(f"left out: {', '.join(sorted(set(closed)))}: a closed loop cannot show a capacity under an SLO")
+    if unknown:
+        words.append(f"left out: {', '.join(unknown)}: their attainment is not known")
+    if others := [kind for kind in arrivals if kind != chosen]:
+        words.append(f"left out: runs of other arrivals than {chosen}: {', '.join(others)}")
+    if chosen not in ("", "poisson"):
+        words.append(f"arrivals were {chosen}, not Poisson: traffic that comes otherwise has another capacity")
+    rates = [_offered(load, same) for (kind, load), same in by_load.items() if kind == chosen]
+    return rates, words
+
+
+def _offered(load_rps: float, runs: Sequence[RunSummary]) -> OfferedRate:
+    drawn = [rate for s in runs if (rate := s.scalars.get("scheduled_rate_rps"))]
+    seen = []
+    for s in runs:
+        share, goodput = s.scalars.get("attainment") or 0.0, s.scalars.get("goodput_rps")
+        known = bool(share and goodput and s.window is not None)
+        seen.append((goodput * s.window.offered_s / share if known else None, share))  # type: ignore[operator, union-attr]
+    grew = any(reason.code in OVERLOAD for s in runs for reason in s.verdict.reasons)
+    rate = min(load_rps, fmean(drawn) if drawn else load_rps)
+    return OfferedRate(rate, tuple(seen), not grew, tuple(s.run_id for s in runs))
 
 
 @dataclass(frozen=True, slots=True)
