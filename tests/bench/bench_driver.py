@@ -198,7 +198,7 @@ def main() -> None:
         "--realtime", action="store_true", help="worker and floor before all else: a busy machine, made quiet"
     )
     a = parser.parse_args()
-    global REALTIME
+    global REALTIME  # noqa: PLW0603
     REALTIME = a.realtime
     with suppress(ImportError):
         import resource
