@@ -20,7 +20,7 @@ from harness.base.errors import ConfigError
 from harness.cli.machine_price import given_price, price_options
 
 if TYPE_CHECKING:
-    from harness.config.experiment import PriceRef
+    from harness.config.price_ref import PriceRef
     from harness.pipeline import Outcome, Results
 
 directory_argument = click.argument("directory", type=click.Path(path_type=Path))
@@ -160,7 +160,7 @@ def emit(value: Any) -> None:
 
 def price_ref(text: str) -> PriceRef:
     """Raises ConfigError for words that are not PROVIDER/MODEL."""
-    from harness.config.experiment import PriceRef
+    from harness.config.price_ref import PriceRef
 
     provider, _, model = text.partition("/")
     if not model:

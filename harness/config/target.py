@@ -11,6 +11,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from harness.base import bounds, redaction
 from harness.base.bounds import Spec
+from harness.config.price_ref import PriceRef
 
 Flag = str | int | float | bool | Annotated[list[str | int | float], Field(min_length=1)]
 
@@ -44,6 +45,9 @@ class HardwareSpec(Spec):
         return written if self.example else {k: v for k, v in written.items() if k != "example"}
 
 
+_LATER = frozenset(("auth", "headers", "request", "output_limit", "price"))  # keys that older campaigns do not have
+
+
 class TargetSpec(Spec):
     """One server. `vllm`: started by us. `adopt`: a vLLM server at `url` that somebody else started.
     `hosted`: any OpenAI-compatible API at `url`, key in the environment variable `api_key_env`.
@@ -55,13 +59,28 @@ class TargetSpec(Spec):
         description="embedded:smollm2-135m | embedded:tiny | path | hub name; for a URL its served name"
     )
     url: str | None = None
-    api: Literal["completions", "chat"] = "completions"
+    api: Literal["completions", "chat", "responses", "messages"] = "completions"
     body: Literal["exact", "plain"] = Field(
         default="exact",
         description="what is asked of a vLLM server beside prompt, max_tokens and ignore_eos: exact: token ids, min_tokens and "
         "usage in every chunk; plain: text and usage at the end, as other tools send it",
     )
     api_key_env: str | None = None
+    auth: Literal["bearer", "x-api-key", "api-key"] = Field(
+        default="bearer", description="header that the key goes in: Authorization: Bearer KEY, or one of that name"
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict, max_length=32, description="sent with every request beside our own; no secrets"
+    )
+    request: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="of every request's body beside our own: service_tier, reasoning_effort ..; null leaves one of ours out",
+    )
+    output_limit: Literal["max_tokens", "max_completion_tokens", "max_output_tokens"] | None = Field(
+        default=None, description="the field that bounds a reply; None: what the API's documentation says"
+    )
+    price: PriceRef | None = Field(default=None, description="what a hosted API asks for its tokens")
     ca_file: str | None = None
     flags: dict[str, Flag] = Field(
         default_factory=dict, description="of `vllm serve`; a list where it takes several values"
@@ -152,6 +171,17 @@ class TargetSpec(Spec):
         if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise ValueError("give the name of the environment variable that holds the key, not the key")
         return name
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what came later and is not used: the config of a campaign that began before such a key was known stays the same."""
+        written: dict[str, Any] = write(self)
+        fields = type(self).model_fields
+        return {
+            k: v
+            for k, v in written.items()
+            if k not in _LATER or getattr(self, k) != fields[k].get_default(call_default_factory=True)
+        }
 
     @model_validator(mode="after")
     def _url_where_needed(self) -> TargetSpec:

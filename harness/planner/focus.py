@@ -20,7 +20,7 @@ from typing import Literal
 
 from harness.base.documents import csv_cell
 from harness.base.errors import ConfigError
-from harness.config.experiment import PriceRef
+from harness.config.price_ref import PriceRef
 from harness.planner.measured import Measured
 from harness.planner.scenario.inputs import base_of
 from harness.planner.scenario.options import HostedSide, hosted_sides

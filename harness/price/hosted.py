@@ -24,7 +24,7 @@ from genai_prices import data_snapshot
 from genai_prices.types import ModelPrice, TieredPrices, calc_unit_price
 
 from harness.base.errors import ConfigError, nearest
-from harness.config.experiment import PriceRef
+from harness.config.price_ref import PriceRef
 
 Usage = tuple[int, int, int, int]  # prompt, cached, output, reasoning tokens, as in RunSummary.usage
 

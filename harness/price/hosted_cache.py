@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from genai_prices import data_snapshot
 
-from harness.config.experiment import PriceRef
+from harness.config.price_ref import PriceRef
 from harness.price.hosted import Bill, HostedPrice, Tokens, bill, first_tier, same_model
 from harness.records import RunSummary
 

@@ -81,11 +81,15 @@ class Endpoint:
 
     base_url: str  # ends in /v1
     model: str
-    api: str  # completions | chat
+    api: str  # completions | chat | responses | messages
     api_key: str | None = field(default=None, repr=False)
     vllm_extensions: bool = False  # ignore_eos, min_tokens, return_token_ids, continuous usage are understood
     ca_file: str | None = None
     body: str = "exact"  # exact | plain: see TargetSpec
+    auth: str = "bearer"  # bearer | x-api-key | api-key: the header that the key goes in
+    headers: Mapping[str, str] = field(default_factory=dict)  # beside our own
+    request: Mapping[str, Any] = field(default_factory=dict)  # of the body, beside our own; None leaves one of ours out
+    output_limit: str | None = None  # the body's field that bounds a reply; None: what the API's documentation says
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ from harness.measure.drive.golden.server import GoldenProcess, build
 pytestmark = pytest.mark.timing
 
 
-def asked(server: GoldenProcess, head: str, body: str) -> bytes:
-    """Everything that comes back until the server closes, or the reply is whole."""
+def asked(server: GoldenProcess, head: str, body: str, streams: int = 1) -> bytes:
+    """Everything that comes back until the server closes, or that many streams are whole."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as line:
         line.sendall(f"POST /v1/completions HTTP/1.1\r\nx-request-id: r\r\n{head}\r\n\r\n{body}".encode())
         found = b""
-        while not found.endswith(b"0\r\n\r\n") and (got := line.recv(1 << 16)):
+        while found.count(b"\r\n0\r\n\r\n") < streams and (got := line.recv(1 << 16)):
             found += got
         return found
 
@@ -45,6 +45,7 @@ def test_requests_that_come_together_are_all_answered(tmp_path):
             server,
             "content-length: 0\r\n\r\nGET /health HTTP/1.1\r\n\r\nGET /v1/models HTTP/1.1\r\n\r\nPOST /v1/completions HTTP/1.1\r\ncontent-length: 16",
             '{"max_tokens":2}',
+            streams=2,
         )
         assert found.count(b"HTTP/1.1 200 OK") == 4
         assert found.count(b" tok") == 18

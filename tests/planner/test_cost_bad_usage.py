@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
 from harness.cli import cli
-from harness.config.experiment import CostSpec, PriceRef
+from harness.config.experiment import CostSpec
+from harness.config.price_ref import PriceRef
 from harness.planner.focus import charges_of_runs
 from harness.price.hosted import bill, find_price
 from harness.price.opencost import opencost_text

@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
-from harness.config.experiment import CostSpec, PriceRef
+from harness.config.experiment import CostSpec
+from harness.config.price_ref import PriceRef
 from harness.planner.measured import Measured
 from harness.planner.scenario.run import run_scenario
 from harness.price.hosted import HostedPrice, Tokens, bill, find_price, find_variant, usage_problem

@@ -21,7 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from harness.base.errors import ConfigError, StoreError
 from harness.cli import cli
-from harness.config.experiment import CostSpec, PriceRef
+from harness.config.experiment import CostSpec
+from harness.config.price_ref import PriceRef
 from harness.planner.focus import (
     COLUMNS,
     MANDATORY,

@@ -10,7 +10,8 @@ from decimal import Decimal as D
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.config.experiment import CostSpec, PriceRef
+from harness.config.experiment import CostSpec
+from harness.config.price_ref import PriceRef
 from harness.planner.focus import (
     COLUMNS,
     EstimatedCharge,

@@ -7,7 +7,7 @@ from decimal import Decimal as D
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.config.experiment import PriceRef
+from harness.config.price_ref import PriceRef
 from harness.planner.demand import Load, curve, flat, load_above, shaped
 from harness.planner.hosted_terms import (
     MeanRequest,

@@ -11,7 +11,7 @@ import pytest
 from genai_prices.types import ModelPrice, Tier, TieredPrices
 
 from harness.base.errors import ConfigError
-from harness.config.experiment import PriceRef
+from harness.config.price_ref import PriceRef
 from harness.planner.demand import Load
 from harness.planner.hosted_terms import (
     LimitCapacity,

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from harness.base.files import data_dir
 from harness.cli import cli
-from harness.config.experiment import CostSpec, PriceRef
+from harness.config.experiment import CostSpec
+from harness.config.price_ref import PriceRef
 from harness.measure.campaign.forecast import price_of
 from harness.planner.instances import candidates
 from harness.planner.scenario.run import run_scenario

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_cost_machine_match import BOARDS
 
-from harness.config.experiment import CostSpec, PriceRef
+from harness.config.experiment import CostSpec
+from harness.config.price_ref import PriceRef
 from harness.measure.campaign.ending import line, summarise_campaign
 from harness.planner.focus import charges_of_run
 from harness.price.machine_match import same_gpu

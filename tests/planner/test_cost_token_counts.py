@@ -10,7 +10,7 @@ from decimal import Decimal as D
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.config.experiment import PriceRef
+from harness.config.price_ref import PriceRef
 from harness.planner.token_exchange import (
     RequestText,
     TextPrice,

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from harness.base.errors import ConfigError
 from harness.cli import cli
-from harness.config.experiment import PriceRef
+from harness.config.price_ref import PriceRef
 from harness.planner.token_exchange import (
     RequestText,
     characters_of,

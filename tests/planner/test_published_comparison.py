@@ -14,7 +14,7 @@ from harness.base.errors import ConfigError
 from harness.base.files import data_dir
 from harness.base.quantities import HOURS_PER_MONTH
 from harness.cli import cli
-from harness.config.experiment import PriceRef
+from harness.config.price_ref import PriceRef
 from harness.model.memory import GB, kv_bytes_per_token, sequence_kv_bytes, weight_bytes
 from harness.model.shape import load_model
 from harness.planner.demand import flat

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
-from harness.config.experiment import PriceRef
+from harness.config.price_ref import PriceRef
 from harness.price.hosted import bill, find_price, price_ratio
 from harness.price.prices import day_of
 

@@ -8,7 +8,7 @@ from decimal import Decimal as D
 import pytest
 from genai_prices.types import ModelPrice, Tier, TieredPrices
 
-from harness.config.experiment import PriceRef
+from harness.config.price_ref import PriceRef
 from harness.price.hosted import HostedPrice, Tokens, bill, find_price
 from harness.price.hosted_cache import HostedCache, RunBill, bill_of_run, cache_of, is_of, unbilled_writes
 from harness.price.prices import day_of

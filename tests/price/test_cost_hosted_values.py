@@ -10,7 +10,7 @@ from genai_prices import data_snapshot
 from genai_prices.types import ModelPrice, Tier, TieredPrices
 
 from harness.base.errors import ConfigError
-from harness.config.experiment import PriceRef
+from harness.config.price_ref import PriceRef
 from harness.price.hosted import (
     Bill,
     HostedPrice,

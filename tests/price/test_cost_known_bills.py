@@ -10,7 +10,7 @@ from decimal import Decimal as D
 
 import pytest
 
-from harness.config.experiment import PriceRef
+from harness.config.price_ref import PriceRef
 from harness.price.hosted import bill, find_price
 from harness.price.hosted_cache import cache_of
 from harness.price.prices import day_of

@@ -8,7 +8,8 @@ from decimal import Decimal as D
 import pytest
 
 from harness.base.errors import InvalidRunError
-from harness.config.experiment import CostSpec, PriceRef
+from harness.config.experiment import CostSpec
+from harness.config.price_ref import PriceRef
 from harness.price.run_cost import cost_run
 from harness.price.unit_cost import decimal_text
 from harness.records import CostLine, CostReport, Hardware, Reason, Verdict

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from harness.config.experiment import CostSpec, PriceRef
+from harness.config.experiment import CostSpec
+from harness.config.price_ref import PriceRef
 from harness.price.run_cost import cost_run
 from harness.records import (
     Cell,

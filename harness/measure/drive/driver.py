@@ -160,7 +160,9 @@ def request_head(endpoint: Endpoint) -> bytes:
             raise ConfigError(
                 "the API key cannot be sent in a header", "(not shown)", "it may hold printable ASCII only"
             )
-        lines.append(f"authorization: Bearer {endpoint.api_key}")
+        name, scheme = ("authorization", "Bearer ") if endpoint.auth == "bearer" else (endpoint.auth, "")
+        lines.append(f"{name}: {scheme}{endpoint.api_key}")
+    lines += [f"{name}: {value}" for name, value in endpoint.headers.items()]
     return "".join(f"{line}\r\n" for line in lines).encode("ascii")
 
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from harness.base.errors import ConfigError
 from harness.base.quantities import HOURS_PER_MONTH
-from harness.config.experiment import PriceRef
+from harness.config.price_ref import PriceRef
 from harness.planner.breakeven import BreakEven, break_even_over_demand, equal_prices, staircase
 from harness.planner.demand import Load, load_above
 from harness.planner.fleet import labour_usd_per_hour

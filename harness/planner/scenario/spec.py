@@ -13,7 +13,7 @@ from harness.base.bounds import Spec, config_error, within
 from harness.base.documents import exists, load_yaml, parse_yaml
 from harness.base.errors import ConfigError, nearest
 from harness.base.files import data_dir
-from harness.config.experiment import PriceRef
+from harness.config.price_ref import PriceRef
 from harness.config.target import HardwareSpec
 
 Range = Annotated[
