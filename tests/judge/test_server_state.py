@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.judge.server_state import by_scrape, expected, missing, on_page, rise, rise_tokens, series
+from harness.judge.server_state import by_scrape, expected, missing, on_page, rise, rise_tokens, scalars, series
 from harness.judge.summary import summarise
 from harness.records import Load, ServerSample
 from tests.judge.run_builder import closed_loop, edges, frame, ns, run
@@ -144,6 +144,12 @@ def test_blocks_are_tokens_of_their_size():
     manifest = run(ROWS, C4, target=target).manifest
     assert rise_tokens(frame(counters("gpu_prefix_cache", 10, 20), ServerSample), "prefix_hits", manifest) == 160
     assert missing(None, None, "running") == "vllm:num_requests_running"
+
+
+def test_without_a_window_the_cache_has_no_highest_share():
+    """A scrape outside of any window is nobody's maximum."""
+    server = frame([sample(5.0, 0.5, metric="vllm:kv_cache_usage_perc")], ServerSample)
+    assert scalars(server, run(ROWS, C4).manifest, None)["kv_cache_use_max"] is None
 
 
 def test_a_servers_own_series_are_metrics_of_a_run():

@@ -120,6 +120,14 @@ def test_mooncake(tmp_path):
     assert hit_ratio(plan.requests, 512).by_token == pytest.approx((900 + 512 + 600) / (900 + 1500 + 1024 + 600))
 
 
+def test_a_duration_leaves_the_prefixes_of_what_is_sent(tmp_path):
+    """Of a recording that a duration cuts short, the prompts that remain begin as they did."""
+    whole = plan_of(mooncake(tmp_path))[0].requests
+    cut = plan_of(mooncake(tmp_path), duration_s=6.0)[0].requests
+    assert 2 <= len(cut) < len(whole)
+    assert [r.prefix[1::2] for r in cut] == [r.prefix[1::2] for r in whole][: len(cut)]
+
+
 def test_scale_keeps_the_hit_ratio(tmp_path):
     """Lengths and blocks times 1/64: the same sharing in prompts that fit a small context. A scale without whole blocks
     is refused."""
