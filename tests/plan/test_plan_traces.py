@@ -121,9 +121,10 @@ def test_mooncake(tmp_path):
 
 
 def test_a_duration_leaves_the_prefixes_of_what_is_sent(tmp_path):
-    """Of a recording that a duration cuts short, the prompts that remain begin as they did."""
-    whole = plan_of(mooncake(tmp_path))[0].requests
-    cut = plan_of(mooncake(tmp_path), duration_s=6.0)[0].requests
+    """Of a recording that is brought to a rate and cut short by a duration, the prompts that remain begin as they did."""
+    load = Load(rate_rps=0.5, arrivals="trace")
+    whole = plan_of(mooncake(tmp_path), load)[0].requests
+    cut = plan_of(mooncake(tmp_path), load, duration_s=5.0)[0].requests
     assert 2 <= len(cut) < len(whole)
     assert [r.prefix[1::2] for r in cut] == [r.prefix[1::2] for r in whole][: len(cut)]
 
