@@ -17,7 +17,13 @@ MOST_TOKENS = 10_000_000  # of a prompt or a reply
 MOST_CELLS = 10_000  # of an experiment, repetitions counted
 MOST_IN_FLIGHT = 65_536  # connections of one machine
 YEAR_S = 366 * 86_400
-_MAY_HOLD_A_KEY = (["url"], ["api_key_env"], ["telemetry_url"], ["metrics_urls"])  # though their names are no secret's
+_MAY_HOLD_A_KEY = (
+    ["url"],
+    ["api_key_env"],
+    ["api_key_file"],
+    ["telemetry_url"],
+    ["metrics_urls"],
+)  # though their names are no secret's
 
 
 class Spec(BaseModel):

@@ -165,6 +165,8 @@ def spec_of(words: dict[str, Any]) -> ExperimentSpec:
     data = spec.model_dump(mode="json") | changes
     if choice:
         for target in data["targets"]:
+            if choice.model and (target.get("price") or {}).get("model") == target["model"]:
+                target["price"]["model"] = choice.model
             target["model"] = choice.model or target["model"]
             target["flags"] |= choice.flags
             if words["url"]:

@@ -11,6 +11,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from harness.base import bounds, redaction
 from harness.base.bounds import Spec
+from harness.config.preset import KEY_SOURCES, Api, Auth, OutputLimit, PresetUse, with_preset
 from harness.config.price_ref import PriceRef
 
 Flag = str | int | float | bool | Annotated[list[str | int | float], Field(min_length=1)]
@@ -45,28 +46,39 @@ class HardwareSpec(Spec):
         return written if self.example else {k: v for k, v in written.items() if k != "example"}
 
 
-_LATER = frozenset(("auth", "headers", "request", "output_limit", "price"))  # keys that older campaigns do not have
+_LATER = frozenset(  # keys that older campaigns do not have
+    ("auth", "headers", "request", "output_limit", "price", "preset", "api_key_file", "api_key_command")
+)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token of RFC 9110
 
 
 class TargetSpec(Spec):
     """One server. `vllm`: started by us. `adopt`: a vLLM server at `url` that somebody else started.
-    `hosted`: any OpenAI-compatible API at `url`, key in the environment variable `api_key_env`.
+    `hosted`: any API at `url`, its key in the environment variable `api_key_env`, the file `api_key_file`, or what `api_key_command`
+    prints. `preset`: a provider's values for what is not said here (see preset.py).
     `offline`: `vllm.LLM` in a process of its own, given whole batches; `batch_order` and `batch_size` say how they are cut."""
 
     name: bounds.Name
+    preset: PresetUse | None = Field(default=None, description="name of a file in configs/targets, or a file's path")
     kind: Literal["vllm", "adopt", "hosted", "offline"]
     model: bounds.Word = Field(
         description="embedded:smollm2-135m | embedded:tiny | path | hub name; for a URL its served name"
     )
     url: str | None = None
-    api: Literal["completions", "chat", "responses", "messages"] = "completions"
+    api: Api = "completions"
     body: Literal["exact", "plain"] = Field(
         default="exact",
         description="what is asked of a vLLM server beside prompt, max_tokens and ignore_eos: exact: token ids, min_tokens and "
         "usage in every chunk; plain: text and usage at the end, as other tools send it",
     )
     api_key_env: str | None = None
-    auth: Literal["bearer", "x-api-key", "api-key"] = Field(
+    api_key_file: bounds.Word | None = Field(
+        default=None, description="file with the key alone; nobody else may read it (chmod 600)"
+    )
+    api_key_command: list[bounds.Word] | None = Field(
+        default=None, min_length=1, max_length=64, description="prints the key: a keyring's, a password store's"
+    )
+    auth: Auth = Field(
         default="bearer", description="header that the key goes in: Authorization: Bearer KEY, or one of that name"
     )
     headers: dict[str, str] = Field(
@@ -77,7 +89,7 @@ class TargetSpec(Spec):
         max_length=32,
         description="of every request's body beside our own: service_tier, reasoning_effort ..; null leaves one of ours out",
     )
-    output_limit: Literal["max_tokens", "max_completion_tokens", "max_output_tokens"] | None = Field(
+    output_limit: OutputLimit | None = Field(
         default=None, description="the field that bounds a reply; None: what the API's documentation says"
     )
     price: PriceRef | None = Field(default=None, description="what a hosted API asks for its tokens")
@@ -132,6 +144,25 @@ class TargetSpec(Spec):
             raise ValueError("gpus and env CUDA_VISIBLE_DEVICES name different boards: leave the second out")
         return data | {"env": {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | env | {"CUDA_VISIBLE_DEVICES": shown}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_preset(cls, data: Any) -> Any:
+        return with_preset(data) if isinstance(data, dict) else data
+
+    @field_validator("headers")
+    @classmethod
+    def _no_secret_header(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f"{name!r:.60} is no name of a header")
+            if redaction.is_secret(name):
+                raise ValueError(f"{name} holds a key: name its variable in api_key_env, and the header in auth")
+            if not re.fullmatch(r"[\x20-\x7e]{0,1000}", value):
+                raise ValueError(
+                    f"the value of {name} cannot stand in a header: printable ASCII, at most 1,000 characters"
+                )
+        return headers
+
     @field_validator("url", "telemetry_url", "metrics_urls")
     @classmethod
     def _no_credentials(cls, urls: str | list[str] | None) -> str | list[str] | None:
@@ -172,6 +203,13 @@ class TargetSpec(Spec):
             raise ValueError("give the name of the environment variable that holds the key, not the key")
         return name
 
+    @field_validator("api_key_file")
+    @classmethod
+    def _is_a_path(cls, path: str | None) -> str | None:
+        if path is not None and not redaction.is_path(path):
+            raise ValueError("write the path of the file that holds the key, not the key: it begins with / or ~/ or ./")
+        return path
+
     @model_serializer(mode="wrap")
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what came later and is not used: the config of a campaign that began before such a key was known stays the same."""
@@ -188,6 +226,10 @@ class TargetSpec(Spec):
         ours = self.kind in ("vllm", "offline")
         if self.kind != "offline" and (self.batch_order, self.batch_size) != ("as_planned", 256):
             raise ValueError(f"target {self.name!r}: batch_order and batch_size belong to kind offline")
+        if self.kind == "offline" and (
+            named := [key for key in ("headers", "request", "output_limit") if getattr(self, key)]
+        ):
+            raise ValueError(f"target {self.name!r}: {named[0]} is sent to a server; kind offline has none")
         own = {"python": self.python, "image": self.image, "container": self.container}
         if self.kind != "vllm" and (named := [key for key, value in own.items() if value is not None]):
             raise ValueError(f"target {self.name!r}: {named[0]} belongs to kind vllm")
@@ -195,6 +237,11 @@ class TargetSpec(Spec):
             raise ValueError(f"target {self.name!r}: body belongs to kinds vllm and adopt; others have only one")
         if self.python is not None and self.image is not None:
             raise ValueError(f"target {self.name!r}: give python or image, not both")
+        sources = [key for key in KEY_SOURCES if getattr(self, key) is not None]
+        if len(sources) > 1:
+            raise ValueError(f"target {self.name!r}: give one of {' and '.join(sources)}")
+        if ours and (named := [key for key in (*KEY_SOURCES[1:], "preset") if getattr(self, key) is not None]):
+            raise ValueError(f"target {self.name!r}: {named[0]} belongs to kinds hosted and adopt")
         if self.container is not None and self.image is None:
             raise ValueError(f"target {self.name!r}: container is the engine that runs an image: give image too")
         if not ours and not self.url:

@@ -21,17 +21,20 @@ __all__ = [
     "MASK",
     "data",
     "forget",
+    "is_path",
     "is_secret",
     "known",
     "learn",
     "learn_data",
     "learned",
+    "no_core",
     "terminal",
     "text",
     "url_secret",
     "veil",
 ]
 
+_IS_A_PATH = re.compile(r"(/|~/|\.{1,2}/).+")
 _NAMES_A_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 _SCHEME = re.compile(r"(?i)(?:bearer|basic|token)\s+")
 
@@ -41,14 +44,16 @@ _SCHEME = re.compile(r"(?i)(?:bearer|basic|token)\s+")
 
 def learn_data(value: Any, environ: Mapping[str, str] | None = None) -> None:
     """Every secret in plain values (a config, an environment, a command's words), by name or place; with `environ` also the
-    variables that members ending in `_env` name, for those hold a key or a webhook's URL. What cannot be a variable's name there
-    may be the key itself."""
+    variables that members ending in `_env` name, for those hold a key or a webhook's URL. What cannot be a variable's name there,
+    or a path in `api_key_file`, may be the key itself."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if is_secret(name):
                 _learn_all(inner)
             elif str(name).endswith("_env") and isinstance(inner, str) and environ is not None:
                 learn(environ.get(inner) if inner in environ or _NAMES_A_VARIABLE.fullmatch(inner) else inner)
+            elif name == "api_key_file" and isinstance(inner, str) and not is_path(inner):
+                learn(inner)
             learn_data(inner, environ)
     elif isinstance(value, list | tuple):
         for word, after in zip(value, value[1:], strict=False):
@@ -58,6 +63,11 @@ def learn_data(value: Any, environ: Mapping[str, str] | None = None) -> None:
             learn_data(inner, environ)
     elif isinstance(value, str):
         _learn_places(value)
+
+
+def is_path(word: str) -> bool:
+    """Whether a word says that it is a path: /etc/key, ~/key, ./key. A key does not begin so."""
+    return bool(_IS_A_PATH.fullmatch(word))
 
 
 def _learn_all(value: Any) -> None:
@@ -148,3 +158,17 @@ def terminal() -> None:
         sys.stdout = cast("TextIO", _Masked(sys.stdout))
     if sys.stderr is not None and not isinstance(sys.stderr, _Masked):
         sys.stderr = cast("TextIO", _Masked(sys.stderr))
+
+
+# ---------------------------------------------------------------- what a crash would leave behind
+
+
+def no_core() -> None:
+    """From here on a crash of this process, and of those that it starts, leaves no core file: all its memory would be in there."""
+    try:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    except (ImportError, ValueError, OSError):
+        pass

@@ -10,6 +10,7 @@ from harness.base import clock
 from harness.base.errors import TargetError
 from harness.measure.control_request import json_of, request
 from harness.measure.targets import identity
+from harness.measure.targets.key import read_key
 from harness.measure.targets.target import Target
 from harness.measure.targets.vocabulary import read_words, vocabulary
 from harness.records import Endpoint, TargetInfo
@@ -30,13 +31,13 @@ def adopt(spec: TargetSpec, say: Callable[[str], None]) -> Target:
     refuses the key, does not serve the model)."""
     assert spec.url
     base = identity.base_url(spec.url, vllm=True)
-    key = identity.api_key(spec.api_key_env)
+    endpoint = identity.endpoint(spec, base, read_key(spec), vllm=True)
     say(f"{spec.name}: asking {base} what it is")
-    with identity.client(base, key, spec.ca_file) as http:
+    with identity.client_of(endpoint) as http:
         served = identity.models(http, base, spec.model)
         if isinstance(served, int):
             if served in (401, 403):
-                raise identity.refused(served, base, spec.api_key_env)
+                raise identity.refused(served, base, spec)
             raise TargetError(f"/models answers HTTP {served}", base, "is this the URL of a vLLM server?")
         if spec.model not in served.names:
             raise TargetError(
@@ -46,7 +47,6 @@ def adopt(spec: TargetSpec, say: Callable[[str], None]) -> Target:
             )
         version, version_seen = identity.version(http, base)
         metrics = _pages(spec.metrics_urls) if spec.metrics_urls else identity.metrics(http, base)
-    endpoint = Endpoint(base, spec.model, spec.api, key, vllm_extensions=True, ca_file=spec.ca_file, body=spec.body)
     words = vocabulary(endpoint, read_words())
     checks = {
         "model": f"listed by /v1/models among {len(served.names)}",
@@ -100,7 +100,7 @@ def reset_prefix_cache(endpoint: Endpoint) -> str:
     url = f"{identity.root_url(endpoint.base_url)}/reset_prefix_cache"
     result = ""
     try:
-        with identity.client(endpoint.base_url, endpoint.api_key, endpoint.ca_file) as http:
+        with identity.client_of(endpoint) as http:
             for attempt in range(_RESET_TRIES):
                 if attempt:
                     clock.sleep(_RESET_AGAIN_S)

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible API that is not ours: reached with a key from the environment, spoken to without extensions."""
+"""Any API that is not ours: reached with its key, spoken to as its documentation, its preset or its target says."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from harness.base.errors import TargetError
 from harness.measure.control_request import is_loopback
 from harness.measure.targets import identity
+from harness.measure.targets.key import read_key
 from harness.measure.targets.target import Target
 from harness.measure.targets.vocabulary import read_words, vocabulary
-from harness.records import Endpoint, TargetInfo
+from harness.records import TargetInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,14 +29,17 @@ def reach(spec: TargetSpec, say: Callable[[str], None]) -> Target:
     """
     assert spec.url
     base = identity.base_url(spec.url, vllm=False)
-    key = identity.api_key(spec.api_key_env)
+    key = read_key(spec)
+    endpoint = identity.endpoint(spec, base, key, vllm=False)
     say(f"{spec.name}: asking {base} for its models")
-    with identity.client(base, key, spec.ca_file) as http:
+    with identity.client_of(endpoint) as http:
         served = identity.models(http, base, spec.model)
     checks: dict[str, str] = {}
+    if spec.preset:
+        checks["preset"] = f"{spec.preset.name} of {spec.preset.as_of}"
     if isinstance(served, int):
         if served in (401, 403):
-            raise identity.refused(served, base, spec.api_key_env)
+            raise identity.refused(served, base, spec)
         if served not in _NO_LIST:
             raise TargetError(
                 f"/models answers HTTP {served}", base, "is this the base URL of an OpenAI-compatible API?"
@@ -49,7 +53,6 @@ def reach(spec: TargetSpec, say: Callable[[str], None]) -> Target:
     if key and base.startswith("http://") and not is_loopback(base):
         checks["transport"] = "the key goes over the network without TLS"
         say(f"{spec.name}: {checks['transport']}")
-    endpoint = Endpoint(base, spec.model, spec.api, key, vllm_extensions=False, ca_file=spec.ca_file)
     words = vocabulary(endpoint, read_words())
     checks["vocabulary"] = words.source
     info = TargetInfo(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from harness.base.errors import ConfigError, TargetError
 from harness.measure.control_request import is_loopback, json_of, request
+from harness.measure.targets.key import place_of
+from harness.records import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from harness.config.target import TargetSpec
 
 _TIMEOUT = httpx.Timeout(20.0, connect=10.0)
 _SHOWN_NAMES = 12
@@ -66,7 +68,7 @@ def base_url(raw: str, *, vllm: bool) -> str:
     if parts.scheme not in ("http", "https") or not host:
         raise ConfigError("url is not http:// or https://", raw[:200], "write it as http://HOST:PORT/v1")
     path = parts.path.rstrip("/")
-    if path.endswith(("/completions", "/models", "/responses")):
+    if path.endswith(("/completions", "/models", "/responses", "/messages")):
         raise ConfigError("url names one endpoint", raw[:200], "give the base that they share, usually ending in /v1")
     if not path or (vllm and not path.endswith("/v1")):
         path += "/v1"
@@ -79,26 +81,35 @@ def root_url(base: str) -> str:
     return base.removesuffix("/v1")
 
 
-def api_key(variable: str | None) -> str | None:
-    """The key in that environment variable; None where no variable is named. Raises ConfigError, without the value."""
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise ConfigError(
-            "the API key's environment variable is not set", variable, f"set {variable} to the key and run again"
-        )
-    if not re.fullmatch(r"[\x21-\x7e]+", key):
-        raise ConfigError(
-            "the API key holds characters that cannot stand in a header",
-            variable,
-            "look for spaces, line breaks or quotes inside its value",
-        )
-    return key
+def endpoint(spec: TargetSpec, base: str, key: str | None, *, vllm: bool) -> Endpoint:
+    """Where and how to send to the target of `spec` at its base URL. `vllm`: it understands vLLM's own fields."""
+    return Endpoint(
+        base,
+        spec.model,
+        spec.api,
+        key,
+        vllm_extensions=vllm,
+        ca_file=spec.ca_file,
+        body=spec.body,
+        auth=spec.auth,
+        headers=dict(spec.headers),
+        request=dict(spec.request),
+        output_limit=spec.output_limit,
+    )
 
 
-def client(base: str, key: str | None = None, ca_file: str | None = None) -> httpx.Client:
-    """An HTTP client for one server; proxies of the environment are not asked for loopback. Raises ConfigError."""
+def client_of(endpoint: Endpoint) -> httpx.Client:
+    """An HTTP client that says who asks as the load's own requests do. Raises ConfigError."""
+    shown = (
+        {"authorization": f"Bearer {endpoint.api_key}"}
+        if endpoint.auth == "bearer"
+        else {endpoint.auth: endpoint.api_key or ""}
+    )
+    return client(endpoint.base_url, endpoint.ca_file, {**(shown if endpoint.api_key else {}), **endpoint.headers})
+
+
+def client(base: str, ca_file: str | None = None, headers: Mapping[str, str] | None = None) -> httpx.Client:
+    """An HTTP client for one server, without a key; proxies of the environment are not asked for loopback. Raises ConfigError."""
     verify: ssl.SSLContext | bool = True
     if ca_file:
         try:
@@ -111,7 +122,7 @@ def client(base: str, key: str | None = None, ca_file: str | None = None) -> htt
         trust_env=not is_loopback(base),
         timeout=_TIMEOUT,
         verify=verify,
-        headers={"authorization": f"Bearer {key}"} if key else {},
+        headers=dict(headers or {}),
     )
 
 
@@ -146,13 +157,10 @@ def models(http: httpx.Client, base: str, wanted: str) -> Served | int:
     return Served(names, length, str(root) if root is not None else None)
 
 
-def refused(status: int, url: str, key_variable: str | None) -> TargetError:
+def refused(status: int, url: str, spec: TargetSpec) -> TargetError:
     """The error for a 401 or 403."""
-    held = (
-        f"the key in {key_variable} was refused"
-        if key_variable
-        else "no key was sent: name its variable in api_key_env"
-    )
+    place = place_of(spec)
+    held = f"{place} was refused" if place else "no key was sent: name its variable in api_key_env"
     return TargetError(f"the server refused the key (HTTP {status})", url, held)
 
 

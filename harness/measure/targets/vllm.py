@@ -20,7 +20,7 @@ from harness.measure.targets.server.process import ServerProcess, spawn
 from harness.measure.targets.server.start import Patience, Start, compare_flags
 from harness.measure.targets.target import Target
 from harness.measure.targets.vocabulary import read_words, vocabulary
-from harness.records import Endpoint, Startup, TargetInfo
+from harness.records import Startup, TargetInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -196,7 +196,7 @@ def start(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Targe
             root = identity.root_url(base)
             ready_s = at.wait(lambda: _is_healthy(http, root))
             info = _read_back(spec, at, http, base, flags, ready_s=ready_s)
-        endpoint = Endpoint(base, info.model, spec.api, None, vllm_extensions=True, body=spec.body)
+        endpoint = replace(identity.endpoint(spec, base, None, vllm=True), model=info.model)
         words = vocabulary(endpoint, read_words())
     except BaseException as error:
         server.close()

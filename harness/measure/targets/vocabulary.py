@@ -133,7 +133,7 @@ def vocabulary(endpoint: Endpoint, words: Sequence[str]) -> Vocabulary:
     """
     why = "not a vLLM server"
     if endpoint.vllm_extensions:
-        with identity.client(endpoint.base_url, endpoint.api_key, endpoint.ca_file) as http:
+        with identity.client_of(endpoint) as http:
             try:
                 return _learn(http, endpoint, words)
             except _NoTokenizerError as error:
