@@ -13,7 +13,7 @@ MAP = (HARNESS / "README.md").read_text(encoding="utf-8")
 PATHS = sorted(set(re.findall(r"`((?:\.\./)?[\w/]+(?:\.(?:py|c|yaml|csv|toml|md)|/))`", MAP)))
 IN_ONE_HOP = {  # what a newcomer asks -> the file that answers it
     "where a closed loop's window begins": "judge/window.py",
-    "a new API dialect": "measure/drive/dialect.py",
+    "a new API dialect": "measure/drive/dialect/__init__.py",
     "a rule of validity": "judge/validity/verdict.py",
     "what is a secret": "base/redaction/names.py",
     "a trace format": "measure/plan/traces/formats.py",

@@ -58,7 +58,12 @@ _SIZE = (
     click.option("--context-limit", type=click.IntRange(min=2), help="Redraw requests longer than this many tokens."),
 )
 _HOW = (
-    click.option("--api", type=click.Choice(["completions", "chat"]), default="completions", show_default=True),
+    click.option(
+        "--api",
+        type=click.Choice(["completions", "chat", "responses", "messages"]),
+        default="completions",
+        show_default=True,
+    ),
     click.option(
         "--body",
         type=click.Choice(["exact", "plain"]),

@@ -262,7 +262,10 @@ def _request_words(run: RunSummary) -> str:
     server = run.environment.get("server") or {}
     plain = server.get("body") == "plain" or run.target_kind == "hosted"
     ids = not plain and (server.get("vocabulary") or {}).get("verified")
-    prompt = "messages" if server.get("api") == "chat" else "prompts as token ids" if ids else "prompts as text"
+    api = server.get("api") or "completions"
+    if api in ("responses", "messages"):
+        return f"{api} API, usage at the end"
+    prompt = "messages" if api == "chat" else "prompts as token ids" if ids else "prompts as text"
     return f"{prompt}, {'usage at the end' if plain else 'min_tokens, usage in every chunk'}"
 
 

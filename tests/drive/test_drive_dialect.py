@@ -7,7 +7,8 @@ import json
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.measure.drive.dialect import MAX_ERROR_CHARS, Reply, clean_error, encode, error_message, path
+from harness.measure.drive.dialect import MAX_ERROR_CHARS, clean_error, encode, error_message, path
+from harness.measure.drive.dialect.chat import ChatReply as Reply
 from harness.measure.drive.turns import Content
 from harness.records import Endpoint, PlannedRequest, Prompt
 

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.measure.drive.dialect import Reply, chunk_of, clean_error, encode, error_message
+from harness.measure.drive.dialect import clean_error, encode, error_message
+from harness.measure.drive.dialect.chat import ChatReply as Reply
 from harness.measure.drive.http1 import MAX_HEAD_BYTES, HttpError, Response
 from harness.measure.drive.sse import MAX_LINE_BYTES, Event, SseError, SseParser
 from harness.records import Endpoint, PlannedRequest, Prompt
@@ -240,21 +241,19 @@ def test_chunks_that_bear_nothing():
     reply = Reply()
     for value in ({"choices": [{"text": "a"}], "usage": {"completion_tokens": 0}}, {"choices": [{"text": "", "token_ids": []}]}, {"choices": None},
                   {"choices": [{"delta": {"tool_calls": [{}, {"function": {}}]}}]}, {"choices": [{"delta": {"content": []}}]}):  # fmt: skip
-        assert not reply.take_chunk(chunk_of(value), 5)
+        assert not reply.take_value(value, 5)
     assert (reply.chunk_ns, reply.reasoning_chunks, reply.emptiness()) == (
         [],
         0,
         "the stream ended (finish_reason none) without a token",
     )
-    reply.take_chunk(
-        chunk_of(
-            {"choices": [{"text": "", "finish_reason": "stop"}], "usage": {"completion_tokens": 3, "prompt_tokens": 2}}
-        ),
+    reply.take_value(
+        {"choices": [{"text": "", "finish_reason": "stop"}], "usage": {"completion_tokens": 3, "prompt_tokens": 2}},
         6,
     )
     assert reply.chunk_ns == [6]
     assert reply.emptiness() == "the stream ended (finish_reason stop) without a token; usage counts 3 output tokens"
-    reply.take_chunk(chunk_of({"error": {"message": "late"}}), 7)
+    reply.take_value({"error": {"message": "late"}}, 7)
     assert (reply.error, reply.output, reply.prompt, reply.tokens) == ("late", 3, 2, [3])
 
 

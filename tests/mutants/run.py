@@ -42,7 +42,7 @@ PACKAGES = {
     "harness/measure/plan": ("tests/plan",),
     "harness/measure/drive/sse.py": ("tests/drive/test_drive_sse.py", *PARSERS),
     "harness/measure/drive/http1.py": ("tests/drive/test_drive_http1.py", *PARSERS),
-    "harness/measure/drive/dialect.py": ("tests/drive/test_drive_dialect.py", *PARSERS),
+    "harness/measure/drive/dialect": ("tests/drive/test_drive_dialect.py", *PARSERS),
 }
 MEMORY_BYTES = 12 << 30
 CONTROL = 20

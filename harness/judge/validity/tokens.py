@@ -36,18 +36,22 @@ def _plain(e: Evidence) -> bool:
     return bool(e.run.manifest.target.get("body") == "plain")
 
 
+def _api(e: Evidence) -> str:
+    return str(e.run.manifest.target.get("api", "completions"))
+
+
 def output_length(e: Evidence) -> Reason | None:
     off, of = _off(e, e.requests.output, e.requests.target_output)
     if off <= MAX_LENGTH_MISMATCH * of:
         return None
     message = f"{off} of {of} replies have another length than asked for"
-    if e.kind not in _OURS:
+    if e.kind not in _OURS or _api(e) == "messages":  # vLLM's Messages take no ignore_eos
         return warning(
             "output_length",
             f"{message}: this API cannot be made to write a given number of tokens",
             "compare per token or per request of the measured lengths, not of the planned ones",
         )
-    forced = "ignore_eos forces" if _plain(e) else "ignore_eos and min_tokens force"
+    forced = "ignore_eos forces" if _plain(e) or _api(e) == "responses" else "ignore_eos and min_tokens force"
     return invalid(
         "output_length",
         f"{message}, though {forced} it",
@@ -61,7 +65,7 @@ def prompt_length(e: Evidence) -> Reason | None:
         return None
     message = f"{off} of {of} prompts have another length by the server's usage than planned"
     plan = e.run.plan
-    as_text = e.run.manifest.target.get("api") == "chat" or _plain(e)
+    as_text = _api(e) != "completions" or _plain(e)
     if as_text and plan is not None and plan["after_seq"].notna().any():
         return warning(
             "prompt_length",

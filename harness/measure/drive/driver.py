@@ -22,6 +22,7 @@ from harness.measure.drive.collect import Collector
 from harness.measure.drive.feed import Feed
 from harness.measure.drive.processes import WorkerProcess, start_workers
 from harness.measure.job import Job, Watcher
+from harness.measure.request_headers import key_header, more_headers
 from harness.records import DriveReport, Endpoint, Load, PlannedRequest, Timeouts
 
 READY_S = 300.0  # a worker that dies is noticed at once: against one that hangs
@@ -66,10 +67,13 @@ def drive(
             feed = Feed(job, owner, count, endpoint, place, tree)
             _fill_first(feed, watcher)
             following = turns.NextTurns(requests, tree, feed.units, endpoint) if tree.waiting else None
-            collector = Collector(job, owner, count, place, endpoint.api_key, following, on_over=feed.over)
+            collector = Collector(
+                job, owner, count, place, endpoint.api_key, following, api=endpoint.api, on_over=feed.over
+            )
             about = {
                 "phase": job.phase.value,
                 "run_id": job.run_id,
+                "api": endpoint.api,
                 "workers": count,
                 "has_key": endpoint.api_key is not None,
             }
@@ -155,14 +159,8 @@ def request_head(endpoint: Endpoint) -> bytes:
         "content-type: application/json",
         "accept: text/event-stream",
     ]
-    if endpoint.api_key is not None:
-        if not endpoint.api_key.isascii() or not endpoint.api_key.isprintable():
-            raise ConfigError(
-                "the API key cannot be sent in a header", "(not shown)", "it may hold printable ASCII only"
-            )
-        name, scheme = ("authorization", "Bearer ") if endpoint.auth == "bearer" else (endpoint.auth, "")
-        lines.append(f"{name}: {scheme}{endpoint.api_key}")
-    lines += [f"{name}: {value}" for name, value in endpoint.headers.items()]
+    asked = key_header(endpoint.auth, endpoint.api_key) | more_headers(endpoint.api, endpoint.headers)
+    lines += [f"{name}: {value}" for name, value in asked.items()]
     return "".join(f"{line}\r\n" for line in lines).encode("ascii")
 
 

@@ -45,6 +45,7 @@ class LoopConfig:
     duration_ns: int | None
     kernel_stamps: bool
     reader: str | None  # path of the compiled one
+    api: str = "completions"  # dialect of the replies
 
 
 class Loop:
@@ -67,7 +68,7 @@ class Loop:
         self.connections = Connections(
             config.base_url, config.ca_file, self.poll, kernel_stamps=self.holder is not None
         )
-        self.exchanges = Exchanges(self.connections, config.head, shard, self.reader, self.deadlines, turns)
+        self.exchanges = Exchanges(self.connections, config.head, shard, self.reader, self.deadlines, turns, config.api)
         self.started_ns = FOREVER_NS
         self.stop_at_ns = FOREVER_NS
         self.stopping = False

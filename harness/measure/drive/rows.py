@@ -45,11 +45,12 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What rows share. `api_key` only to keep it out of error texts."""
+    """What rows share. `api_key` only to keep it out of error texts; `api`: the dialect of replies."""
 
     phase: Phase
     open_loop: bool
     api_key: str | None
+    api: str = "completions"
 
 
 class StampMap:
@@ -96,10 +97,10 @@ def _learn(read: bytes) -> None:
 class _Reading:
     """The reply read through once: framing, then events, each with the stamp of the read that completed it."""
 
-    def __init__(self, content: turns.Content | None) -> None:
+    def __init__(self, api: str, content: turns.Content | None) -> None:
         self.response = http1.Response()
         self.events = sse.SseParser()
-        self.reply = dialect.Reply(content)
+        self.reply = dialect.reply(api, content)
         self.streaming = False
         self.merged_reads = 0
         self.error_body = bytearray()
@@ -240,7 +241,7 @@ def record(
     content: turns.Content | None = None,
 ) -> RequestRecord:
     """The row of one exchange; the reply's content goes into `content`, where one is given."""
-    reading = _Reading(content)
+    reading = _Reading(context.api, content)
     lengths = array("I")
     lengths.frombytes(raw.lengths)
     stamps = stamp_map.monotonic(raw.stamps)

@@ -239,7 +239,7 @@ class _Call:
     ) -> None:
         self.client, self.api, self.timeouts, self.name, self.body = client, api, timeouts, name, body
         self.target_tokens = target_tokens
-        self.reply = dialect.Reply(content)
+        self.reply = dialect.reply(api, content)
         self.sent_ns: int | None = None
         self.first_byte_ns: int | None = None
         self.ended_ns = 0
@@ -299,7 +299,7 @@ class _Call:
             return False
         stamp = clock.monotonic_ns()
         self.reads += 1
-        self.reply.take_chunk(dialect.chunk_of(chunk.model_dump(exclude_unset=True)), stamp)
+        self.reply.take_value(chunk.model_dump(exclude_unset=True), stamp)
         return True
 
     def _failed(self, error: Exception) -> None:

@@ -202,7 +202,7 @@ class NextTurns:
         content: tuple[int, ...] | str = (
             tuple(reply.token_ids) if isinstance(units[0], int) else redaction.known("".join(reply.text))
         )
-        room = len(units) - common - (self._endpoint.api == "chat")  # a chat ends with words of the user
+        room = len(units) - common - (self._endpoint.api != "completions")  # a chat ends with words of the user
         if common + BLOCK_TOKENS <= len(earlier) or room <= 0 or not content:
             return kept
         if isinstance(content, tuple):
@@ -240,6 +240,6 @@ def _spliced(api: str, seq: int, units: list[Any], splices: tuple[Splice, ...]) 
     if isinstance(units[0], int):
         return Prompt(seq, None, tuple(token for _, part in parts for token in part))
     texts = [(role, part if isinstance(part, str) else "".join(f" {word}" for word in part)) for role, part in parts]
-    if api == "chat":
+    if api != "completions":
         return Prompt(seq, texts[-1][1], None, tuple(texts))
     return Prompt(seq, "".join(text for _, text in texts), None)

@@ -96,6 +96,7 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, sessions: t
         duration_ns=config["duration_ns"],
         kernel_stamps=config["kernel_stamps"],
         reader=config["reader"],
+        api=config["api"],
     )
     loop = Loop(wire_config, share, spool, CONTROL_FD, sessions)
     obtained = scheduling.ask_priority()

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from harness.base.errors import ConfigError, TargetError
 from harness.measure.control_request import is_loopback, json_of, request
+from harness.measure.request_headers import key_header, more_headers
 from harness.measure.targets.key import place_of
 from harness.records import Endpoint
 
@@ -100,12 +101,8 @@ def endpoint(spec: TargetSpec, base: str, key: str | None, *, vllm: bool) -> End
 
 def client_of(endpoint: Endpoint) -> httpx.Client:
     """An HTTP client that says who asks as the load's own requests do. Raises ConfigError."""
-    shown = (
-        {"authorization": f"Bearer {endpoint.api_key}"}
-        if endpoint.auth == "bearer"
-        else {endpoint.auth: endpoint.api_key or ""}
-    )
-    return client(endpoint.base_url, endpoint.ca_file, {**(shown if endpoint.api_key else {}), **endpoint.headers})
+    shown = key_header(endpoint.auth, endpoint.api_key) | more_headers(endpoint.api, endpoint.headers)
+    return client(endpoint.base_url, endpoint.ca_file, shown)
 
 
 def client(base: str, ca_file: str | None = None, headers: Mapping[str, str] | None = None) -> httpx.Client:

@@ -99,10 +99,10 @@ def _overhead(http: httpx.Client, endpoint: Endpoint, words: Sequence[str]) -> t
     """Tokens the chat template, or the tokenizer before a plain text, adds to words; None unless it is the same for messages of
     three lengths and starts."""
     messages = (words[:1], words[1:18], words[::-1])
-    tokenize, by = (_chat, "chat template") if endpoint.api == "chat" else (_as_prompt, "tokenizer")
+    tokenize, by = (_chat, "chat template") if endpoint.api != "completions" else (_as_prompt, "tokenizer")
     added = [len(tokenize(http, endpoint, _spaced(message))) - len(message) for message in messages]
     if len(set(added)) != 1:
-        what = "chat" if endpoint.api == "chat" else "text"
+        what = "chat" if endpoint.api != "completions" else "text"
         return None, f"{what} overhead unknown: {added} tokens at {[len(m) for m in messages]} words"
     return added[0], f"{by} adds {added[0]}, same at 3 lengths"
 
@@ -117,7 +117,7 @@ def _learn(http: httpx.Client, endpoint: Endpoint, words: Sequence[str]) -> Voca
         raise _NoTokenizerError(f"{len(kept)} one-token words joined are {len(joined)} tokens or other ones")
     source = f"/tokenize: {len(kept)} of {len(words)} words are one token each, {len(joined)} when joined"
     overhead: int | None = 0
-    if endpoint.api == "chat" or endpoint.body == "plain":
+    if endpoint.api != "completions" or endpoint.body == "plain":
         overhead, seen = _overhead(http, endpoint, kept)
         source = f"{source}; {seen}"
     return Vocabulary(kept, tuple(known.values()), overhead, source)

@@ -1,0 +1,169 @@
+"""Anthropic's Messages: named events, content in blocks, usage at the beginning and the end.
+
+https://docs.claude.com/en/docs/build-with-claude/streaming (2026-11-26). An event says its name in `type` too. vLLM's server speaks it
+(vllm/entrypoints/anthropic/protocol.py, 0.32.0) without a field that makes a reply as long as planned: it ends where the model does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from harness.measure.drive.dialect.chat import messages_of
+from harness.measure.drive.dialect.errors import message_of
+from harness.measure.drive.dialect.reply import Reply, count_of, counted
+from harness.records import Endpoint, PlannedRequest, Prompt
+
+_THINKS = ("thinking", "redacted_thinking")  # kinds of blocks
+
+
+def body(endpoint: Endpoint, request: PlannedRequest, prompt: Prompt) -> dict[str, Any]:
+    """Of a streamed request. Raises ConfigError for a prompt without text."""
+    return {
+        "model": endpoint.model,
+        endpoint.output_limit or "max_tokens": request.target_output_tokens,
+        "messages": messages_of(endpoint.api, prompt),
+        "temperature": 0,
+        "stream": True,
+    }
+
+
+class _Written(msgspec.Struct):
+    ephemeral_5m_input_tokens: Any = None
+    ephemeral_1h_input_tokens: Any = None
+
+
+class _Output(msgspec.Struct):
+    thinking_tokens: Any = None
+
+
+class _Usage(msgspec.Struct):
+    """Cumulative: what a later one names replaces what an earlier one said."""
+
+    input_tokens: Any = None
+    cache_read_input_tokens: Any = None
+    cache_creation_input_tokens: Any = None
+    cache_creation: _Written | None = None
+    output_tokens: Any = None
+    output_tokens_details: _Output | None = None
+
+
+class _Message(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _Block(msgspec.Struct):
+    type: Any = None
+    text: Any = None
+    thinking: Any = None
+    name: Any = None
+
+
+class _Delta(msgspec.Struct):
+    text: Any = None
+    thinking: Any = None
+    partial_json: Any = None
+    stop_reason: Any = None
+
+
+class Event(msgspec.Struct):
+    """Of one event what is looked at."""
+
+    type: str = ""
+    message: _Message | None = None
+    content_block: _Block | None = None
+    delta: _Delta | None = None
+    usage: _Usage | None = None
+    error: Any = None
+
+
+class MessagesReply(Reply):
+    """Of the Messages API. `thinking_tokens` count the raw reasoning, of which a stream holds a summary or nothing: where usage tells
+    them, or a block of thinking came without text, reasoning is hidden."""
+
+    __slots__ = ("_silent", "_uncached", "_unread", "_written")
+    _decoder = msgspec.json.Decoder(Event)
+
+    def __init__(self, content: Any | None = None) -> None:
+        super().__init__(content)
+        self._uncached: int | None = None
+        self._written: int | None = None
+        self._unread = False  # a block of thinking has begun, and none of its text has come
+        self._silent = False  # one was over without any
+
+    def take_event(self, event: Event, stamp_ns: int) -> bool:
+        match event.type:
+            case "content_block_delta":
+                return event.delta is not None and self._take_piece(event.delta, stamp_ns)
+            case "content_block_start":
+                return event.content_block is not None and self._begin(event.content_block, stamp_ns)
+            case "content_block_stop":
+                self._silent, self._unread = self._silent or self._unread, False
+            case "message_start":
+                if event.message is not None and event.message.usage is not None:
+                    self._take_input(event.message.usage)
+            case "message_delta":
+                if event.delta is not None and event.delta.stop_reason:
+                    self._finish(event.delta.stop_reason)
+                if event.usage is not None:
+                    self._take_input(event.usage)
+                    self._take_output(event.usage)
+            case "message_stop":
+                self.done = True
+            case "error":
+                self.error = message_of({"error": _with_code(event.error)}) or "error"
+        return False
+
+    def _begin(self, block: _Block, stamp_ns: int) -> bool:
+        """A call's name is written before its arguments; what else a block begins with is mostly empty."""
+        if self._unread:
+            self._silent, self._unread = True, False
+        if block.type in _THINKS:
+            self._unread = not block.thinking
+            return bool(block.thinking) and self._bore(stamp_ns, reasons=True)
+        if block.text:
+            return self._text(block.text, stamp_ns)
+        calls = isinstance(block.type, str) and block.type.endswith("tool_use")
+        return calls and bool(block.name) and self._bore(stamp_ns, reasons=False)
+
+    def _take_piece(self, delta: _Delta, stamp_ns: int) -> bool:
+        if delta.text:
+            return self._text(delta.text, stamp_ns)
+        if delta.thinking:
+            self._unread = False
+            return self._bore(stamp_ns, reasons=True)
+        return bool(delta.partial_json) and self._bore(stamp_ns, reasons=False)
+
+    def _text(self, text: Any, stamp_ns: int) -> bool:
+        if self._kept is not None:
+            self._kept.text.append(str(text))
+        return self._bore(stamp_ns, reasons=False)
+
+    def _take_input(self, usage: _Usage) -> None:
+        """`input_tokens` has neither what was read from the cache nor what was written into it: a prompt is all three
+        (https://docs.claude.com/en/docs/build-with-claude/prompt-caching, 2026-11-26). Without a lifetime it is the usual one, 5 minutes."""
+        if isinstance(usage.input_tokens, int):
+            self._uncached = count_of(usage.input_tokens)
+        if isinstance(usage.cache_read_input_tokens, int):
+            self.cached = count_of(usage.cache_read_input_tokens)
+        if isinstance(usage.cache_creation_input_tokens, int):
+            self._written = count_of(usage.cache_creation_input_tokens)
+        if each := usage.cache_creation:
+            self.written_1h = counted(each.ephemeral_1h_input_tokens)
+        if self._written is not None:
+            self.written_5m = max(0, self._written - (self.written_1h or 0))
+        if self._uncached is not None:
+            self.prompt = self._uncached + (self.cached or 0) + (self._written or 0)
+
+    def _take_output(self, usage: _Usage) -> None:
+        """Of `message_delta` alone: the first event's `output_tokens` is what was written when it was sent."""
+        self.output = counted(usage.output_tokens)
+        if usage.output_tokens_details:
+            self.reasoning = counted(usage.output_tokens_details.thinking_tokens)
+        self.reasoning_hidden = self._silent or self._unread or bool(self.reasoning)
+
+
+def _with_code(error: Any) -> Any:
+    """Anthropic's errors have a `type` where OpenAI's have a `code`: `overloaded_error`."""
+    return {"code": error.get("type")} | error if isinstance(error, dict) else error or {}
