@@ -30,7 +30,7 @@ class _Source:
     shape: str
     log: Path
     between: tuple[datetime, datetime] | None
-    usage: tuple[tuple[int, int, int, int], ...]
+    usage: tuple[tuple[int, ...], ...]
     seconds: float | None
 
 

@@ -79,6 +79,8 @@ class Requests:
     cached: Ints
     output: Ints
     reasoning: Ints
+    written_5m: Ints
+    written_1h: Ints
     counted: Ints
     first_visible: Ints
     reasoning_chunks: Ints
@@ -180,6 +182,8 @@ def _requests(
             ("cached", "cached_prompt_tokens"),
             ("output", "output_tokens"),
             ("reasoning", "reasoning_tokens"),
+            ("written_5m", "cache_written_5m_tokens"),
+            ("written_1h", "cache_written_1h_tokens"),
             ("counted", "counted_output_tokens"),
             ("first_visible", "first_visible_ns"),
             ("reasoning_chunks", "reasoning_chunks"),

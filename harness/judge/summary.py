@@ -13,6 +13,7 @@ from harness.judge.columns import BoolArray, Requests, measured
 from harness.judge.energy import Energy, gpu_energy, withheld
 from harness.judge.metrics import NAMES, distribution, distributions, per_request, slo_of
 from harness.judge.rates import rates
+from harness.judge.sent import sent_requests
 from harness.judge.telemetry import harness_cpu_share, timeline, token_checks
 from harness.judge.validity import Evidence
 from harness.judge.validity.verdict import judge
@@ -23,14 +24,18 @@ from harness.records.metrics import METRICS
 _RUN_METRICS = tuple(m.name for m in METRICS.values() if m.per == "run")
 
 
-def _usage(requests: Requests, population: BoolArray) -> tuple[tuple[int, int, int, int], ...]:
-    """(prompt, cached, output, reasoning) of each request of the population; empty unless usage is there for all.
+def _usage(requests: Requests, population: BoolArray) -> tuple[tuple[int, ...], ...]:
+    """(prompt, cached, output, reasoning) of each request of the population, and cache writes where there are any; empty unless usage
+    is there for all.
 
-    Cached and reasoning tokens that a server does not report are 0: it bills none of them apart.
+    Cached, reasoning and written tokens that a server does not report are 0: it bills none of them apart.
     """
     if not (requests.prompt.present & requests.output.present)[population].all():
         return ()
-    columns = (requests.prompt, requests.cached, requests.output, requests.reasoning)
+    columns = [requests.prompt, requests.cached, requests.output, requests.reasoning]
+    writes = (requests.written_5m, requests.written_1h)
+    if any(c.data[population].any() for c in writes):
+        columns += writes
     return tuple(zip(*(c.data[population].tolist() for c in columns), strict=True))
 
 
@@ -119,6 +124,7 @@ def summarise(run: RunData) -> RunSummary:
         startup=dict(target.get("startup") or {}),
         environment=_provenance(manifest),
         config=manifest.config,
+        sent=sent_requests(run) if target.get("kind") == "hosted" else (),
     )
 
 

@@ -20,7 +20,7 @@ from harness.planner.uncertainty import Interval
 from harness.price.machine_match import RanOn, ran_on
 from harness.records import RunSummary, SearchedCapacity
 
-Usage = tuple[tuple[int, int, int, int], ...]
+Usage = tuple[tuple[int, ...], ...]
 _BOOTSTRAP = "bootstrap over runs: Student's t x standard error"
 
 

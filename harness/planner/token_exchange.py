@@ -36,7 +36,7 @@ class TokenCount:
     """One tokenizer over all texts. `ratio`: its tokens over the first tokenizer's; low and high: 5th and 95th percentile over texts."""
 
     tokenizer: str
-    usage: tuple[tuple[int, int, int, int], ...]  # a request: input, 0 cached, output, 0 reasoning tokens
+    usage: tuple[tuple[int, ...], ...]  # a request: input, 0 cached, output, 0 reasoning tokens
     tokens: int
     tokens_per_1000_characters: float
     ratio: float

@@ -26,7 +26,9 @@ from genai_prices.types import ModelPrice, TieredPrices, calc_unit_price
 from harness.base.errors import ConfigError, nearest
 from harness.config.price_ref import PriceRef
 
-Usage = tuple[int, int, int, int]  # prompt, cached, output, reasoning tokens, as in RunSummary.usage
+Usage = tuple[
+    int, ...
+]  # prompt, cached, output, reasoning tokens, and written ones where there are any, as in RunSummary.usage
 
 _MILLION = 1_000_000
 # Prices of each part of a request, the first that a model has: what has no price of its own costs the price it is a part of.

@@ -91,6 +91,26 @@ class Timeline:
 
 
 @dataclass(frozen=True, slots=True)
+class SentRequest:
+    """A row of a run against a hosted API as far as its bill is concerned. `usage`: as in RunSummary.usage, None where the API told none.
+
+    `sent_utc_s`, `ended_utc_s`: seconds since 1970 by this machine's clock; None: not a byte went out, or it never ended.
+    `bore_tokens`: a token of it was received. `finished`: the stream came to its end. `retried`: it had been sent once before in vain.
+    """
+
+    outcome: str
+    http_status: int | None
+    sent_utc_s: float | None
+    ended_utc_s: float | None
+    usage: tuple[int, ...] | None
+    asked_prompt_tokens: int
+    asked_output_tokens: int
+    bore_tokens: bool
+    finished: bool
+    retried: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
     """Everything later stages need of one run. `scalars` uses the metric names of metrics.METRICS."""
 
@@ -110,11 +130,13 @@ class RunSummary:
     tokens: tuple[TokenCheck, ...]
     timeline: Timeline | None
     notes: tuple[str, ...]
-    # usage of each ok request in the window, for the hosted bill: (prompt, cached, output, reasoning)
-    usage: tuple[tuple[int, int, int, int], ...] = field(repr=False, default=())
+    # usage of each ok request in the window, for the hosted bill: (prompt, cached, output, reasoning), and behind them tokens written
+    # into the API's cache for 5 minutes and for an hour where its usage tells of any
+    usage: tuple[tuple[int, ...], ...] = field(repr=False, default=())
     startup: Mapping[str, float | None] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict, repr=False)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    sent: tuple[SentRequest, ...] = field(repr=False, default=())  # every one of a hosted target's, warm-up included
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,11 @@ class Outcome(StrEnum):
     DROPPED = "dropped"  # could not be sent when it was due
 
 
+RETRIED = (
+    "a kept-alive connection was closed by the server before any reply; sent again on a new one"  # error of an ok row
+)
+
+
 class RunState(StrEnum):
     """State of a run directory, in manifest.json. A run that was killed still says `running` on disk: the reader,
     seeing that no process owns it any more, reports `interrupted`."""
@@ -161,6 +166,14 @@ class RequestRecord:
         "ns", "First chunk with text or a tool call arrived: what is seen after any reasoning", default=None
     )
     reasoning_chunks: int | None = col("", "Token-bearing chunks that held reasoning", default=None)
+    cache_written_5m_tokens: int | None = col(
+        "tokens",
+        "Of prompt_tokens, written into the cache for 5 minutes or a life that is not told, by usage",
+        default=None,
+    )
+    cache_written_1h_tokens: int | None = col(
+        "tokens", "Of prompt_tokens, written into the cache for an hour, by usage", default=None
+    )
 
 
 @dataclass(frozen=True, slots=True)

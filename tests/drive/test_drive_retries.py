@@ -11,7 +11,7 @@ import time
 import pytest
 
 from harness.measure.drive import reader
-from harness.measure.drive.rows import RETRIED
+from harness.records import RETRIED
 from tests.drive.offering import offer
 from tests.fakes.fault_server import HEAD, STREAM, chunk, chunked
 

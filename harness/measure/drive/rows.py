@@ -13,13 +13,12 @@ import numpy as np
 from harness.base import redaction
 from harness.base.clock import NS, Anchor
 from harness.measure.drive import dialect, http1, sse, turns
-from harness.records import Outcome, Phase, PlannedRequest, RequestRecord
+from harness.records import RETRIED, Outcome, Phase, PlannedRequest, RequestRecord
 
 _USER = -1  # seconds of a stamp that was taken in user space
 _MAX_ERROR_BODY = 64 * 1024
 _QUOTED_BYTES = 4096  # of a reply that cannot be read: much more than is shown
 _PIECE = 4  # characters of a key that may not be shown
-RETRIED = "a kept-alive connection was closed by the server before any reply; sent again on a new one"
 
 
 @dataclass(frozen=True, slots=True)

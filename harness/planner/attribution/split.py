@@ -171,7 +171,7 @@ def step_shares(fit: StepFit, steps: Steps, cached_of_kv: float = 0.0) -> tuple[
     )  # fmt: skip
 
 
-def cached_share_of_kv(usage: Sequence[tuple[int, int, int, int]]) -> float:
+def cached_share_of_kv(usage: Sequence[tuple[int, ...]]) -> float:
     """Share of the KV tokens read in decode steps that came from the prefix cache; `usage` as in RunSummary.usage.
 
     A request of i input and o output tokens reads about o x (i + o/2) of them, o x cached from the cache.
