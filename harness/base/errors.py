@@ -2,7 +2,7 @@
 
 HarnessError
     ConfigError         2   the user's words or files
-    TargetError         3   a server that does not start, answer or stay alive
+    TargetError         3   a server that does not start, answer or stay alive; RefusedError: one that refuses key, account or model
     TelemetryError      4   telemetry that was required is missing
     StoreError          5   a run directory that cannot be written or read
     NotComparableError  6   two runs that must not be compared
@@ -43,6 +43,10 @@ class TargetError(HarnessError):
     """A server that does not start, does not answer, or answers with the wrong identity."""
 
     exit_code = 3
+
+
+class RefusedError(TargetError):
+    """An API that refuses the key, the account or the model: whatever else is sent to it would be refused too."""
 
 
 class TelemetryError(HarnessError):

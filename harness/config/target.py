@@ -251,6 +251,15 @@ class TargetSpec(Spec):
         return self
 
 
+def place_of(spec: TargetSpec) -> str | None:
+    """Where the key is, in words for a message; None where the target names none."""
+    if spec.api_key_env is not None:
+        return f"the key in {spec.api_key_env}"
+    if spec.api_key_file is not None:
+        return f"the key in {spec.api_key_file}"
+    return "the key of api_key_command" if spec.api_key_command is not None else None
+
+
 # ---------------------------------------------------------------- flags of a vLLM server
 
 _SIZES = {  # of two names that are given the first counts

@@ -17,7 +17,7 @@ from harness.config.target import TargetSpec
 from harness.measure import plan as plans
 from harness.measure.calibrate import calibration_limit
 from harness.measure.drive.driver import drive
-from harness.measure.job import IN_A_ROW, REFUSED, Job, Refusals, Watcher
+from harness.measure.job import REFUSED, Job, Refusals, Watcher
 from harness.measure.observe.boards.inventory import boards
 from harness.measure.observe.environment import collect
 from harness.measure.observe.sampler import Observers
@@ -170,13 +170,14 @@ def _measure(run: Run, target: Target, plan: Plan, writer: RunWriter, observers:
     """Warm-up in rounds, then the measured phase of a plan that is replayed as it was drawn. Raises TargetError, InvalidRunError."""
     reports: dict[str, Any] = {}
     jit = JitWatch(target.log_path)
+    refusals = Refusals(at_once=run.target_spec.kind == "hosted")
 
     def phase(kind: Phase, requests: Sequence[PlannedRequest], load: Load) -> DriveReport | None:
         if not requests or run.stop.asked:
             return None
         measured = kind is Phase.MEASURE
         run.display.phase("measuring" if measured else "warm-up")
-        watcher = _PhaseWatcher(run, target, kind, load, writer, jit)
+        watcher = _PhaseWatcher(run, target, kind, load, writer, jit, refusals)
         if measured:
             observers.edge("start")
         report = _drive(run, target, requests, watcher)
@@ -245,7 +246,7 @@ class _PhaseWatcher:
     load: Load
     writer: RunWriter
     jit: JitWatch
-    refusals: Refusals = field(default_factory=Refusals)
+    refusals: Refusals
 
     @property
     def probe(self) -> Probe | None:
@@ -284,9 +285,7 @@ class _PhaseWatcher:
             advice = "its requests are rows; the run is INVALID"
             raise InvalidRunError("a load-generator worker died", "; ".join(report.notes), advice)
         if report.stop_reason == REFUSED:
-            where = self.run.run_dir
-            advice = f"look at the key, its rights and the account's balance; every reply is a row in {where}"
-            raise TargetError(f"the target {name} refused {IN_A_ROW} requests in a row", self.refusals.last, advice)
+            raise self.refusals.error(self.run.target_spec, self.run.run_dir)
 
 
 def _fits_context(drawn: Plan, target: Target) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 TOTAL_S = 30.0
+_OF_THE_BODY = ("content-encoding", "content-length", "transfer-encoding")  # as it came; here it is read
 MOST_BYTES = 32 << 20  # a metrics page of a large server has about one million
 
 
@@ -51,8 +52,10 @@ def _ask(answers: SimpleQueue[Any], http: httpx.Client, method: str, url: str, m
                 body += piece
                 if len(body) > MOST_BYTES:
                     raise httpx.RemoteProtocolError(f"the answer is longer than {MOST_BYTES} bytes")
-            kind = {"content-type": answer.headers.get("content-type", "")}
-            answers.put(httpx.Response(answer.status_code, headers=kind, content=bytes(body), request=answer.request))
+            headers = [(name, value) for name, value in answer.headers.items() if name not in _OF_THE_BODY]
+            answers.put(
+                httpx.Response(answer.status_code, headers=headers, content=bytes(body), request=answer.request)
+            )
     except BaseException as error:
         answers.put(error)
 

@@ -61,7 +61,8 @@ def warm_up(
 ) -> WarmUp:
     """Rounds of `send`, until one was at the cell's load and saw no JIT line, at most ROUNDS; None from `send` ends it.
 
-    A plan without warm-up requests gets none. A target of another kind than a vLLM server gets the plan's own, once.
+    A plan without warm-up requests gets none. A target of another kind than a vLLM server gets the plan's own, once; a hosted API
+    the first of them alone.
     """
     made = WarmUp()
     if not plan.warmup:
@@ -69,8 +70,10 @@ def warm_up(
     concurrency = plan.load.concurrency
     if kind not in _SERVERS:
         slots = min(concurrency or _SLOTS, _HOSTED_SLOTS)
-        if (done := send(plan.warmup, Load(concurrency=slots))) is not None:
-            made.note(len(plan.warmup), slots, 0, done)
+        alone = 1 if kind == "hosted" else 0  # a key that is refused is refused once
+        for requests, at_once in ((plan.warmup[:alone], 1), (plan.warmup[alone:], slots)):
+            if requests and (done := send(requests, Load(concurrency=at_once))) is not None:
+                made.note(len(requests), at_once, 0, done)
         return made
     most = (
         PER_SLOT * concurrency if concurrency else len(plan.requests)

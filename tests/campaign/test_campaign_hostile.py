@@ -74,10 +74,15 @@ def test_an_error_that_was_not_foreseen_stays_in_its_cell(golden, tmp_path, monk
     assert read_run(run_dir).manifest.error == "RuntimeError"
 
 
-def test_an_api_that_refuses_is_not_asked_on(hostile, tmp_path):
-    """402 to everything: after 20 in a row the run ends as failed, its rows stored; the exit code is a target's."""
+def test_a_server_that_refuses_is_not_asked_on(hostile, tmp_path):
+    """402 to everything by an own server: after 20 in a row the run ends as failed, its rows stored; the exit code is a target's."""
     loads = [{"concurrency": [4], "requests": 100_000}]
-    experiment = spec(targets=[hosted(hostile.url("status_402"))], workloads=["fixed:16x4"], loads=loads, repetitions=1)
+    experiment = spec(
+        targets=[hosted(hostile.url("status_402")) | {"kind": "adopt"}],
+        workloads=["fixed:16x4"],
+        loads=loads,
+        repetitions=1,
+    )
     ran = run(experiment, tmp_path)
     assert isinstance(ran.worst(), TargetError)
     assert ran.worst().exit_code == 3

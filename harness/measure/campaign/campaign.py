@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base import clock
-from harness.base.errors import HarnessError, StoreError, TargetError
+from harness.base.errors import HarnessError, RefusedError, StoreError, TargetError
 from harness.config.experiment import ExperimentSpec
 from harness.measure.campaign import ending, file, order, preflight, stock
 from harness.measure.campaign.claim import Claim, claim, release, wanted
@@ -173,6 +173,8 @@ class Campaign:
                 stock.move_aside(run.run_dir.parent, run.run_dir)
             raise cause
         error = cause if isinstance(cause, HarnessError) else record_traceback(run, cause)
+        if isinstance(cause, RefusedError):
+            self._server.send_no_more(self._step, cause)
         if not run.run_dir.exists():
             record_failure(run, self._server.log_path, error)
         self.ran.failures.append((self._step.name, error))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from harness.base import clock
-from harness.base.errors import ConfigError, TargetError
+from harness.base.errors import ConfigError, RefusedError, TargetError
 from harness.config.experiment import ExperimentSpec
 from harness.config.target import TargetSpec
 from harness.measure.campaign.board_room import check_room
@@ -49,6 +49,7 @@ class Server:
         self._block = 0
         self._deaths = 0
         self._refused: TargetError | ConfigError | None = None
+        self._refused_for_good: dict[str, RefusedError] = {}  # by target's name
         self._target: Target | None = None
         self.log_path: Path | None = None  # of the last start, also of one that failed
 
@@ -59,8 +60,8 @@ class Server:
             self.close()
         if (key, step.block) != (self._key, self._block):
             self._key, self._block, self._deaths, self._refused = key, step.block, 0, None
-        if self._refused is not None:
-            raise self._refused
+        if (refused := self._refused_for_good.get(step.cell.target) or self._refused) is not None:
+            raise refused
         if self._target is not None and (why := self._target.died()):
             self.close()
             self._deaths += 1
@@ -74,8 +75,14 @@ class Server:
                 self._target = self._open(step)
             except (TargetError, ConfigError) as error:
                 self._refused = error
+                if isinstance(error, RefusedError):
+                    self.send_no_more(step, error)
                 raise
         return self._target
+
+    def send_no_more(self, step: Step, error: RefusedError) -> None:
+        """The step's target refuses whatever is sent: no cell of the campaign asks it again."""
+        self._refused_for_good[step.cell.target] = error
 
     def _open(self, step: Step) -> Target:
         begun_ns = clock.monotonic_ns()
@@ -95,8 +102,8 @@ class Server:
         check_room(spec, self._say)
         try:
             return open_target(spec, log_path, self._say)
-        except TargetError:
-            if spec.kind not in ("adopt", "hosted"):
+        except TargetError as error:
+            if spec.kind not in ("adopt", "hosted") or isinstance(error, RefusedError):
                 raise
             self._say(f"{spec.name}: no good answer; asking once more")
             clock.sleep(_ASK_AGAIN_S)

@@ -33,8 +33,12 @@ def reach(spec: TargetSpec, say: Callable[[str], None]) -> Target:
     endpoint = identity.endpoint(spec, base, key, vllm=False)
     say(f"{spec.name}: asking {base} for its models")
     with identity.client_of(endpoint) as http:
-        served = identity.models(http, base, spec.model)
+        answer = identity.get(http, f"{base}/models")
+    served = identity.served_by(answer, spec.model)
     checks: dict[str, str] = {}
+    if clock_off := identity.check_clock(answer, base):
+        checks["clock"] = clock_off
+        say(f"warning: {spec.name}: {clock_off}")
     if spec.preset:
         checks["preset"] = f"{spec.preset.name} of {spec.preset.as_of}"
     if isinstance(served, int):

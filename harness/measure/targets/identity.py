@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -11,18 +12,18 @@ from urllib.parse import urlsplit
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness.base.errors import ConfigError, TargetError
+from harness.base import clock
+from harness.base.errors import ConfigError, RefusedError, TargetError
+from harness.config.target import TargetSpec, place_of
 from harness.measure.control_request import is_loopback, json_of, request
 from harness.measure.request_headers import key_header, more_headers
-from harness.measure.targets.key import place_of
 from harness.records import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from harness.config.target import TargetSpec
-
 _TIMEOUT = httpx.Timeout(20.0, connect=10.0)
+_CLOCK_WARNED_S, _CLOCK_REFUSED_S = 60.0, 3600.0
 _SHOWN_NAMES = 12
 _MOST_TOKENS = 1 << 31  # of a context
 
@@ -128,16 +129,44 @@ def get(http: httpx.Client, url: str) -> httpx.Response:
     try:
         return request(http, "GET", url)
     except httpx.HTTPError as error:
-        what = f"{type(error).__name__}: {error}"[:200]
-        raise TargetError(
-            "the server cannot be reached", url, f"{what}; is it running, and is the URL right?"
-        ) from None
+        raise unreachable(url, error) from None
+
+
+def unreachable(url: str, error: httpx.HTTPError) -> TargetError:
+    """The error for a server that gives no answer: with the clock in mind where its certificate seems to be of another time."""
+    what = f"{type(error).__name__}: {error}"[:200]
+    if "not yet valid" in what or "has expired" in what:
+        today = clock.utc_now().strftime("%Y-%m-%d %H:%M UTC")
+        advice = f"this machine says that it is {today}: look at `date`; if that is right, the certificate is wrong"
+        return TargetError("the server's certificate is of another time", f"{url}: {what}", advice)
+    if "certificate verify failed" in what:
+        return TargetError("the server's certificate is not trusted", f"{url}: {what}", "name its CA's file in ca_file")
+    return TargetError("the server cannot be reached", url, f"{what}; is it running, and is the URL right?")
+
+
+def check_clock(answer: httpx.Response, url: str) -> str | None:
+    """How far this machine's clock is from the server's where that is worth a warning, by the answer's date and the time that a cache held
+    it. Raises TargetError for more than an hour: prices, days of a budget and times to wait go by the date."""
+    try:
+        theirs = parsedate_to_datetime(answer.headers["date"])
+        off_s = (clock.utc_now() - theirs).total_seconds() - float(answer.headers.get("age") or 0)
+    except (KeyError, ValueError, TypeError, OverflowError):  # no date, none that can be read, or one without a zone
+        return None
+    how = f"this machine's clock is {abs(off_s):,.0f} s {'ahead of' if off_s > 0 else 'behind'} the server's"
+    if abs(off_s) > _CLOCK_REFUSED_S:
+        advice = f"look at `date`: it says {clock.utc_now():%Y-%m-%d %H:%M} UTC, the server {theirs:%Y-%m-%d %H:%M}"
+        raise TargetError("this machine's clock is not the server's", f"{url}: {how}", advice)
+    return how if abs(off_s) > _CLOCK_WARNED_S else None
 
 
 def models(http: httpx.Client, base: str, wanted: str) -> Served | int:
     """GET /models; the HTTP status where it is not 200. Raises TargetError for no answer, or a body of another kind."""
-    url = f"{base}/models"
-    answer = get(http, url)
+    return served_by(get(http, f"{base}/models"), wanted)
+
+
+def served_by(answer: httpx.Response, wanted: str) -> Served | int:
+    """The same of an answer that is here."""
+    url = str(answer.request.url)
     if answer.status_code != 200:
         return answer.status_code
     try:
@@ -154,11 +183,11 @@ def models(http: httpx.Client, base: str, wanted: str) -> Served | int:
     return Served(names, length, str(root) if root is not None else None)
 
 
-def refused(status: int, url: str, spec: TargetSpec) -> TargetError:
+def refused(status: int, url: str, spec: TargetSpec) -> RefusedError:
     """The error for a 401 or 403."""
     place = place_of(spec)
     held = f"{place} was refused" if place else "no key was sent: name its variable in api_key_env"
-    return TargetError(f"the server refused the key (HTTP {status})", url, held)
+    return RefusedError(f"the server refused the key (HTTP {status})", url, held)
 
 
 def names_shown(names: tuple[str, ...]) -> str:

@@ -49,15 +49,6 @@ def read_key(spec: TargetSpec) -> str | None:
     return key
 
 
-def place_of(spec: TargetSpec) -> str | None:
-    """Where the key is, in words for a message; None where the target names none."""
-    if spec.api_key_env is not None:
-        return f"the key in {spec.api_key_env}"
-    if spec.api_key_file is not None:
-        return f"the key in {spec.api_key_file}"
-    return "the key of api_key_command" if spec.api_key_command is not None else None
-
-
 def _of_file(path: Path) -> str:
     try:
         # O_NONBLOCK: a pipe that nobody writes to would hold us for ever
