@@ -201,9 +201,11 @@ def parse_experiment(data: Any, source: str) -> ExperimentSpec:
             "the file must be a YAML mapping with the key 'experiment'",
         )
     try:
-        return ExperimentSpec.model_validate(data)
+        spec = ExperimentSpec.model_validate(data)
     except ValidationError as error:
         raise config_error(source, error, ExperimentSpec, _EVERY_KEY) from None
+    redaction.learn_data([target.model_dump() for target in spec.targets if target.preset], os.environ)
+    return spec
 
 
 def load_experiment(path: Path) -> ExperimentSpec:

@@ -16,7 +16,11 @@ from harness.store.reader import find_runs, read_run
 from tests.fakes.fake_api import Api, error, serving
 
 pytestmark = pytest.mark.timing
-NO_CREDIT = error("You exceeded your current quota, please check your plan and billing details.", "insufficient_quota")
+NO_CREDIT = error(  # as OpenAI says it: longer than what is kept of an error
+    "You exceeded your current quota, please check your plan and billing details. For more information on this error, read the docs: "
+    "https://platform.openai.com/docs/guides/error-codes/api-errors.",
+    "insufficient_quota",
+)
 
 
 def experiment(url: str, **more):

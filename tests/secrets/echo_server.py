@@ -18,7 +18,32 @@ def _chunk(text: str, finish: str | None = None) -> bytes:
     return f"data: {json.dumps({'choices': [choice], 'usage': usage})}\n\n".encode()
 
 
-def replies(said: str) -> list[tuple[int, dict[str, str], bytes]]:
+def _events(path: str, first: str, second: str, finish: str | None = None) -> bytes:
+    """Two pieces of text and, with `finish`, an end, in the dialect of the path."""
+    if path.endswith("/responses"):
+        texts = [{"type": "response.output_text.delta", "delta": text} for text in (first, second)]
+        details = {
+            "status": "incomplete",
+            "incomplete_details": {"reason": finish},
+            "usage": {"input_tokens": 8, "output_tokens": 4},
+        }
+        return b"".join(
+            f"data: {json.dumps(e)}\n\n".encode()
+            for e in [*texts, *([{"type": "response.incomplete", "response": details}] if finish else [])]
+        )
+    if path.endswith("/messages"):
+        texts = [
+            {"type": "content_block_delta", "delta": {"type": "text_delta", "text": text}} for text in (first, second)
+        ]
+        ends = [
+            {"type": "message_delta", "delta": {"stop_reason": finish}, "usage": {"output_tokens": 4}},
+            {"type": "message_stop"},
+        ]
+        return b"".join(f"data: {json.dumps(e)}\n\n".encode() for e in [*texts, *(ends if finish else [])])
+    return _chunk(first) + (_chunk(second, finish) if finish else b"")
+
+
+def replies(said: str, path: str = "/v1/completions") -> list[tuple[int, dict[str, str], bytes]]:
     """(status, headers, body) of every way in which a server says a word."""
     events, flat = {"content-type": "text/event-stream"}, " ".join(said.split())
     header = flat.encode("ascii", "replace").decode()
@@ -30,11 +55,11 @@ def replies(said: str) -> list[tuple[int, dict[str, str], bytes]]:
         (200, {"content-type": header}, b"x"),
         (200, events | {"content-encoding": header}, b"x"),
         (200, events, f"data: {json.dumps({'error': {'message': said}})}\n\n".encode()),
-        (200, events, _chunk("a") + _chunk("b", said) + done),
-        (200, events, _chunk(said) + _chunk(said, "length") + done),
+        (200, events, _events(path, "a", "b", said) + done),
+        (200, events, _events(path, said, said, "length") + done),
         (200, events, f"data: {said}\n\n".encode()),
         (200, {"content-type": "application/json"}, json.dumps({"error": said}).encode()),
-        (200, events, _chunk(said)),
+        (200, events, _events(path, said, said)),
     ]
 
 
@@ -55,13 +80,20 @@ def echoing(keys: Sequence[str]) -> Iterator[str]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.send_header("x-your-key", self.headers.get("authorization", ""))
+            self.send_header("x-your-key", self.own())
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
+        def own(self):
+            """The key that came, in whatever header."""
+            given = next(
+                (self.headers[name] for name in ("authorization", "x-api-key", "api-key") if name in self.headers), ""
+            )
+            return given.removeprefix("Bearer ")
+
         def do_GET(self):
-            own = self.headers.get("authorization", "").removeprefix("Bearer ")
+            own = self.own()
             match self.path:
                 case "/v1/models":
                     card = {"id": "m", "max_model_len": 2048, "root": f"/models/{own}"}
@@ -76,12 +108,12 @@ def echoing(keys: Sequence[str]) -> Iterator[str]:
 
         def do_POST(self):
             self.rfile.read(int(self.headers["content-length"]))
-            own = self.headers.get("authorization", "").removeprefix("Bearer ")
+            own = self.own()
             with lock:
                 number = next(numbers)
             key = own if number % 2 and own else keys[number % len(keys)]
             said = SPELLINGS[number // 11 % len(SPELLINGS)](key)
-            self.answer(*replies(said)[number % 11])
+            self.answer(*replies(said, self.path)[number % 11])
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

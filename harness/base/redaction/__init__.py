@@ -21,6 +21,7 @@ __all__ = [
     "MASK",
     "data",
     "forget",
+    "holders",
     "is_path",
     "is_secret",
     "known",
@@ -36,6 +37,7 @@ __all__ = [
 
 _IS_A_PATH = re.compile(r"(/|~/|\.{1,2}/).+")
 _NAMES_A_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+_holders: set[str] = set()
 _SCHEME = re.compile(r"(?i)(?:bearer|basic|token)\s+")
 
 
@@ -51,6 +53,7 @@ def learn_data(value: Any, environ: Mapping[str, str] | None = None) -> None:
             if is_secret(name):
                 _learn_all(inner)
             elif str(name).endswith("_env") and isinstance(inner, str) and environ is not None:
+                _holders.add(inner)
                 learn(environ.get(inner) if inner in environ or _NAMES_A_VARIABLE.fullmatch(inner) else inner)
             elif name == "api_key_file" and isinstance(inner, str) and not is_path(inner):
                 learn(inner)
@@ -63,6 +66,11 @@ def learn_data(value: Any, environ: Mapping[str, str] | None = None) -> None:
             learn_data(inner, environ)
     elif isinstance(value, str):
         _learn_places(value)
+
+
+def holders() -> frozenset[str]:
+    """Variables that a config named as those that hold a key of somebody else's API: nothing that we start needs them."""
+    return frozenset(_holders)
 
 
 def is_path(word: str) -> bool:

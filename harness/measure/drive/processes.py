@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+from harness.base import redaction
 from harness.base.files import NO_ROOM_EXIT_CODE
 from harness.measure.drive import reader
 from harness.measure.job import Job
@@ -25,7 +26,10 @@ class WorkerProcess:
         self.number = number
         self.ready = self.finished = False
         self._stderr = scratch / f"worker-{number}.stderr"
-        environment = dict(os.environ)
+        # The key comes through the pipe; a worker needs no secret of ours.
+        key = config.get("api_key")
+        mine = os.environ.items()
+        environment = {n: v for n, v in mine if not redaction.is_secret(n) and not (key and key in v)}
         root = str(Path(harness.__file__).resolve().parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, environment.get("PYTHONPATH")) if p)
         with self._stderr.open("wb") as stderr:

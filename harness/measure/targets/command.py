@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.base import redaction
 from harness.base.errors import ConfigError, TargetError
 from harness.measure.targets import at_hand, embedded
 
@@ -53,12 +54,13 @@ class Model:
 
 
 def environment(spec: TargetSpec) -> dict[str, str]:
-    """The server's environment: ours, then quiet offline defaults where nothing is set, then the spec's."""
+    """The server's environment: ours without the keys of other APIs, quiet offline defaults where nothing is set, the spec's."""
     if "VLLM_API_KEY" in spec.env or spec.api_key_env:
         raise ConfigError(
             f"target {spec.name!r}: a key for a server of ours", "VLLM_API_KEY or api_key_env", _NOT_YOURS["api_key"]
         )
-    env = _ENV | dict(os.environ) | spec.env
+    held = redaction.holders()
+    env = _ENV | {name: value for name, value in os.environ.items() if name not in held} | spec.env
     env.pop("VLLM_API_KEY", None)  # it would lock the server against us
     if spec.image is None:
         env["PATH"] = path_with(spec.python or sys.executable, env)

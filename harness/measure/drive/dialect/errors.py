@@ -20,7 +20,7 @@ def clean_error(text: object, api_key: str | None) -> str:
 
 
 def error_message(body: bytes) -> str | None:
-    """`error.message` (or what servers put in its place) of a JSON body, with the error's code; None if there is none."""
+    """`error.message` (or what servers put in its place) of a JSON body, after the error's code; None if there is none."""
     try:
         value = json.loads(body)
         return message_of(value) if isinstance(value, dict) else None
@@ -36,4 +36,6 @@ def message_of(value: dict[str, Any]) -> str | None:
         error, code = error.get("message") or error.get("detail"), error.get("code")
     if error is None:
         return None
-    return f"{error} ({code})" if isinstance(code, str) and code else str(error)
+    return (
+        f"{code}: {error}" if isinstance(code, str) and code else str(error)
+    )  # the code first: messages are long, and cut
