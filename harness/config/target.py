@@ -11,6 +11,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from harness.base import bounds, redaction
 from harness.base.bounds import Spec
+from harness.config.limits import LimitsSpec
 from harness.config.preset import KEY_SOURCES, Api, Auth, OutputLimit, PresetUse, with_preset
 from harness.config.price_ref import PriceRef
 
@@ -47,7 +48,20 @@ class HardwareSpec(Spec):
 
 
 _LATER = frozenset(  # keys that older campaigns do not have
-    ("auth", "headers", "request", "output_limit", "price", "preset", "api_key_file", "api_key_command")
+    (
+        "auth",
+        "headers",
+        "request",
+        "output_limit",
+        "price",
+        "preset",
+        "api_key_file",
+        "api_key_command",
+        "limits",
+        "connections",
+        "proxy_env",
+        "region",
+    )
 )
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token of RFC 9110
 
@@ -94,6 +108,15 @@ class TargetSpec(Spec):
     )
     price: PriceRef | None = Field(default=None, description="what a hosted API asks for its tokens")
     ca_file: str | None = None
+    limits: LimitsSpec | None = Field(default=None, description="what the account may send, and whether we keep to it")
+    connections: Literal["kept", "fresh"] = Field(
+        default="kept", description="fresh: every request on a connection of its own, its set-up before each send"
+    )
+    proxy_env: str | None = Field(
+        default=None,
+        description="variable with the URL of the proxy to this target, loopback too; None: HTTPS_PROXY and its like, none for loopback",
+    )
+    region: bounds.Word | None = Field(default=None, description="where the API answers from, as its provider names it")
     flags: dict[str, Flag] = Field(
         default_factory=dict, description="of `vllm serve`; a list where it takes several values"
     )
@@ -196,11 +219,11 @@ class TargetSpec(Spec):
                 raise ValueError(f"{word!r:.60} is no board: an index (0), a GPU UUID (GPU-..) or a MIG UUID (MIG-..)")
         return words
 
-    @field_validator("api_key_env")
+    @field_validator("api_key_env", "proxy_env")
     @classmethod
     def _is_a_name(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError("give the name of the environment variable that holds the key, not the key")
+            raise ValueError("give the name of the environment variable that holds it, not the value")
         return name
 
     @field_validator("api_key_file")
@@ -233,6 +256,10 @@ class TargetSpec(Spec):
         own = {"python": self.python, "image": self.image, "container": self.container}
         if self.kind != "vllm" and (named := [key for key, value in own.items() if value is not None]):
             raise ValueError(f"target {self.name!r}: {named[0]} belongs to kind vllm")
+        if ours and (self.limits or self.proxy_env or self.region or self.connections != "kept"):
+            raise ValueError(
+                f"target {self.name!r}: limits, connections, proxy_env and region belong to kinds adopt and hosted"
+            )
         if self.body == "plain" and self.kind not in ("vllm", "adopt"):
             raise ValueError(f"target {self.name!r}: body belongs to kinds vllm and adopt; others have only one")
         if self.python is not None and self.image is not None:

@@ -95,6 +95,10 @@ class Endpoint:
     headers: Mapping[str, str] = field(default_factory=dict)  # beside our own
     request: Mapping[str, Any] = field(default_factory=dict)  # of the body, beside our own; None leaves one of ours out
     output_limit: str | None = None  # the body's field that bounds a reply; None: what the API's documentation says
+    connections: str = "kept"  # kept | fresh: one a request
+    proxy_env: str | None = (
+        None  # variable with the URL of the proxy; None: the environment's usual ones, none for loopback
+    )
 
 
 @dataclass(frozen=True, slots=True)

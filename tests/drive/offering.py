@@ -50,6 +50,8 @@ def offer(
     duration_s: float | None = None,
     api_key: str | None = None,
     ca_file: str | None = None,
+    connections: str = "kept",
+    proxy_env: str | None = None,
     should_stop: Callable[[], str | None] = lambda: None,
     look: Callable[[Path], None] = lambda _: None,
     on_rows: Callable[[list[RequestRecord]], None] = lambda _: None,
@@ -72,7 +74,9 @@ def offer(
         report = drive(
             Job(requests, prompts, load, Phase.MEASURE, "run", Path(folder), duration_s),
             Watching(take, lambda _: look(Path(folder)), should_stop),
-            Endpoint(url, "golden", api, api_key, vllm_extensions, ca_file),
+            Endpoint(
+                url, "golden", api, api_key, vllm_extensions, ca_file, connections=connections, proxy_env=proxy_env
+            ),
             driver=driver,
             workers=workers,
             timeouts=timeouts,

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import ssl
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,8 @@ import pytest
 from harness.measure.drive import driver as driver_module
 from harness.records import Timeouts
 from tests.drive.offering import PROMPT_TOKENS, offer
+from tests.fakes.certificates import certificate as make_certificate
+from tests.fakes.certificates import server_context
 from tests.fakes.golden_server import GoldenServer
 from tests.waiting import Machine, unread_bytes, until
 
@@ -273,18 +274,13 @@ def test_no_file_descriptor_is_a_dropped_row(monkeypatch):
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    words += " -addext subjectAltName=DNS:localhost"
-    subprocess.run([*words.split(), "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
-    return cert, key
+    return make_certificate(folder)
 
 
 def test_tls_is_checked_and_stamped_by_the_kernel(certificate):
     """TLS with the right CA works with kernel stamps and its own set-up stamp; without that CA it is connect_error."""
     cert, key = certificate
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
+    context = server_context(cert, key)
     with GoldenServer(0.02, 0.005, tls=context) as server:
         rows, report = offer(server.url, 6, concurrency=2, ca_file=str(cert))
         assert {row.outcome for row in rows} == {"ok"}

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.base import clock
 from harness.measure.drive import wire
+from harness.measure.drive.proxy import Proxy, ProxyError, Tunnel
 from harness.measure.drive.reader import Reader
 from harness.records import Outcome, Timeouts
 
@@ -27,10 +28,20 @@ class ConnectFailedError(Exception):
 
 
 class Connections:
-    """All of one worker. `by_fd`: those that are open or being opened; `opening`: how many are not yet usable."""
+    """All of one worker. `by_fd`: those that are open or being opened; `opening`: how many are not yet usable. Unless `kept`, every
+    exchange has a connection of its own."""
 
-    def __init__(self, base_url: str, ca_file: str | None, poll: Any, *, kernel_stamps: bool) -> None:
-        self.to = wire.destination(base_url)
+    def __init__(
+        self,
+        base_url: str,
+        ca_file: str | None,
+        poll: Any,
+        *,
+        kernel_stamps: bool,
+        proxy: Proxy | None = None,
+        kept: bool = True,
+    ) -> None:
+        self.to, self.proxy, self.kept = wire.destination(base_url), proxy, kept
         self.poll, self.kernel_stamps = poll, kernel_stamps
         self.context: ssl.SSLContext | None = wire.tls_context(ca_file) if self.to.tls else None
         self.addresses: list[wire.Address] = []
@@ -40,15 +51,21 @@ class Connections:
         self._idle: list[wire.Conn] = []
 
     def resolve(self) -> None:
-        """Look the host up once, before the start; a name that is not found fails every request, in its row."""
+        """Look the host up once, before the start (a proxy's, where one is asked); a name that is not found fails every request, in
+        its row."""
+        near = self.to if self.proxy is None else wire.Destination(self.proxy.host, self.proxy.port, "", "", tls=False)
         try:
-            self.addresses = wire.resolve(self.to)
+            self.addresses = wire.resolve(near)
         except OSError as error:
             self.resolve_error = f"name resolution: {error.strerror or error}"
 
     def open(self, address_at: int) -> wire.Conn:
         """Begin a connection to one of the addresses. Raises OSError."""
-        conn = wire.connect(self.to, self.addresses, address_at, self.context, kernel_stamps=self.kernel_stamps)
+        tunnels = self.proxy is not None and self.to.tls
+        context = None if tunnels else self.context
+        conn = wire.connect(self.to, self.addresses, address_at, context, kernel_stamps=self.kernel_stamps)
+        if self.proxy is not None and tunnels:
+            conn.tunnel = Tunnel(self.proxy, self.to.host, self.to.port)
         self.by_fd[conn.fd] = conn
         self.poll.register(conn.fd, _OUT)
         self.opening += 1
@@ -62,6 +79,10 @@ class Connections:
                 raise ConnectFailedError(os.strerror(code))
             conn.connect_ns = clock.monotonic_ns()
             readable = False
+        if conn.tunnel is not None:
+            if not self._tunnel(conn, conn.tunnel, readable=readable):
+                return False
+            readable = False
         if conn.tls is not None and not self._handshake(conn, conn.tls, readable=readable):
             return False
         self.opening -= 1
@@ -72,6 +93,22 @@ class Connections:
             conn.state = wire.IDLE
             self._idle.append(conn)
         return True
+
+    def _tunnel(self, conn: wire.Conn, tunnel: Tunnel, *, readable: bool) -> bool:
+        conn.state = wire.TUNNEL
+        try:
+            done = tunnel.step(conn.sock, readable=readable)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            why = error.strerror or str(error)
+            why = why if isinstance(error, ProxyError) else f"proxy {self.proxy.name if self.proxy else ''}: {why}"
+            raise ConnectFailedError(why, try_next=False) from None
+        self.watch_out(conn, wanted=bool(tunnel.pending))
+        if done and self.context is not None:
+            conn.tunnel = None
+            wire.begin_tls(conn, self.context, self.to.host, kernel_stamps=self.kernel_stamps)
+        return done
 
     def _handshake(self, conn: wire.Conn, tls: wire.Tls, *, readable: bool) -> bool:
         conn.state = wire.HANDSHAKE
@@ -121,7 +158,7 @@ class Connections:
 
     def drop(self, conn: wire.Conn, *, hard: bool) -> None:
         """Close it; `hard`: reset it."""
-        if conn.state in (wire.CONNECTING, wire.HANDSHAKE):
+        if conn.state in wire.ON_THE_WAY:
             self.opening -= 1
         self.by_fd.pop(conn.fd, None)
         self.poll.unregister(conn.fd)
@@ -164,7 +201,7 @@ class Deadlines:
     def _limits(self, conn: wire.Conn) -> list[Limit]:
         t = self.timeouts
         limits: list[tuple[int, Outcome, float | None]] = []
-        if conn.state in (wire.CONNECTING, wire.HANDSHAKE):
+        if conn.state in wire.ON_THE_WAY:
             limits.append((max(conn.begun_ns, conn.connect_started_ns), Outcome.TIMEOUT_CONNECT, t.connect_s))
         elif conn.body_seen:
             limits.append((conn.last_ns, Outcome.TIMEOUT_IDLE, t.idle_s))

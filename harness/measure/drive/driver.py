@@ -17,12 +17,12 @@ from pathlib import Path
 from harness.base import clock, redaction
 from harness.base.errors import ConfigError
 from harness.base.files import is_no_room, no_room
-from harness.measure.drive import dialect, turns, wire
+from harness.measure.drive import turns
 from harness.measure.drive.collect import Collector
 from harness.measure.drive.feed import Feed
 from harness.measure.drive.processes import WorkerProcess, start_workers
+from harness.measure.drive.request_head import request_head
 from harness.measure.job import Job, Watcher
-from harness.measure.request_headers import key_header, more_headers
 from harness.records import DriveReport, Endpoint, Load, PlannedRequest, Timeouts
 
 READY_S = 300.0  # a worker that dies is noticed at once: against one that hangs
@@ -147,21 +147,6 @@ def _reason_of(word: str) -> str:
 
 
 KERNEL_STAMPS = True  # False: stamps are taken in user space even where the kernel has them (for tests)
-
-
-def request_head(endpoint: Endpoint) -> bytes:
-    """Request line and the headers that all requests share. Raises ConfigError without quoting the key."""
-    to = wire.destination(endpoint.base_url)
-    lines = [
-        f"POST {to.base_path}{dialect.path(endpoint)} HTTP/1.1",
-        f"host: {to.host_header}",
-        "user-agent: vllm-cost-harness",
-        "content-type: application/json",
-        "accept: text/event-stream",
-    ]
-    asked = key_header(endpoint.auth, endpoint.api_key) | more_headers(endpoint.api, endpoint.headers)
-    lines += [f"{name}: {value}" for name, value in asked.items()]
-    return "".join(f"{line}\r\n" for line in lines).encode("ascii")
 
 
 def owners(

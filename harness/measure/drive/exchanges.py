@@ -126,7 +126,7 @@ class Exchanges:
         elif event & reader.LOST:
             self.reader.release(conn)
             self.lost(conn, self.reader.error(conn.fd, event))
-        elif conn.state in (wire.CONNECTING, wire.HANDSHAKE):
+        elif conn.state in wire.ON_THE_WAY:
             self._on_the_way(conn, readable=bool(event & ~_OUT))
         elif conn.state == wire.IDLE:
             if self.connections.idle_ended(conn):
@@ -257,7 +257,7 @@ class Exchanges:
             (conn.index, str(outcome), error, conn.due_ns, conn.connect_started_ns, conn.connect_ns, conn.tls_ns,
              conn.reused, conn.sent_ns if conn.state != wire.SENDING else 0, now, conn.retried, conn.packed, conn.buf)
         )  # fmt: skip
-        if reuse:
+        if reuse and self.connections.kept:
             self.connections.keep(conn)
         else:
             self._discard(conn, hard=bool(outcome) and outcome != "eof")

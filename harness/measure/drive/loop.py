@@ -14,6 +14,7 @@ from harness.base import clock
 from harness.measure.drive import reader, scheduling, wire
 from harness.measure.drive.connections import Connections, Deadlines
 from harness.measure.drive.exchanges import Exchanges
+from harness.measure.drive.proxy import Proxy
 from harness.measure.drive.shard import AWAITS, NOT_READY_S, Shard
 from harness.measure.drive.spool import Writer
 from harness.measure.drive.turns import Turns
@@ -46,6 +47,8 @@ class LoopConfig:
     kernel_stamps: bool
     reader: str | None  # path of the compiled one
     api: str = "completions"  # dialect of the replies
+    proxy: Proxy | None = None
+    kept: bool = True  # connections are used again
 
 
 class Loop:
@@ -66,8 +69,9 @@ class Loop:
         self.holder = wire.hold_kernel_stamping() if config.kernel_stamps else None
         self.deadlines = Deadlines(config.timeouts, self.reader)
         self.connections = Connections(
-            config.base_url, config.ca_file, self.poll, kernel_stamps=self.holder is not None
-        )
+            config.base_url, config.ca_file, self.poll, kernel_stamps=self.holder is not None,
+            proxy=config.proxy, kept=config.kept,
+        )  # fmt: skip
         self.exchanges = Exchanges(self.connections, config.head, shard, self.reader, self.deadlines, turns, config.api)
         self.started_ns = FOREVER_NS
         self.stop_at_ns = FOREVER_NS
@@ -88,7 +92,7 @@ class Loop:
         if self.timer.fd >= 0:
             self.poll.register(self.timer.fd, _IN)
         give_up = clock.monotonic_ns() + int(1e9 * min(PREPARE_S, self.config.timeouts.connect_s or PREPARE_S))
-        wanted = min(self.config.slots or 0, len(self.order)) if connections.addresses else 0
+        wanted = min(self.config.slots or 0, len(self.order)) if connections.addresses and connections.kept else 0
         while (wanted or connections.opening) and clock.monotonic_ns() < give_up and not self.stopping:
             while wanted and connections.opening < OPENING_AT_ONCE:
                 wanted -= 1

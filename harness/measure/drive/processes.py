@@ -15,6 +15,7 @@ import harness
 from harness.base import redaction
 from harness.base.files import NO_ROOM_EXIT_CODE
 from harness.measure.drive import reader
+from harness.measure.drive.proxy import of_target
 from harness.measure.job import Job
 from harness.records import Endpoint, Timeouts
 
@@ -100,6 +101,7 @@ def start_workers(
     """Start `count` workers; the closed loop's concurrency is divided among them exactly."""
     started: list[WorkerProcess] = []
     compiled = reader.library() if driver == "wire" else None
+    proxy = of_target(endpoint.base_url, endpoint.proxy_env)
     try:
         for number in range(count):
             concurrency = job.load.concurrency
@@ -118,6 +120,9 @@ def start_workers(
                 "duration_ns": None if job.duration_s is None else int(job.duration_s * 1e9),
                 "kernel_stamps": kernel_stamps,
                 "reader": compiled,
+                "proxy": None if proxy is None else [proxy.host, proxy.port, proxy.authorization],
+                "proxy_env": endpoint.proxy_env,
+                "kept": endpoint.connections == "kept",
             }
             started.append(WorkerProcess(number, config, scratch))
     except BaseException:

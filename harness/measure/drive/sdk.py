@@ -68,10 +68,12 @@ class _Driver:
         context = ssl.create_default_context(cafile=self.config["ca_file"]) if self.config["ca_file"] else True
         http = openai.DefaultAsyncHttpxClient(
             trust_env=not is_loopback(self.config["base_url"]),
+            proxy=None if self.config["proxy_env"] is None else os.environ[self.config["proxy_env"]],
             verify=context,
             follow_redirects=False,
             timeout=openai.Timeout(None, connect=self.timeouts.connect_s),
-            limits=type(openai.DEFAULT_CONNECTION_LIMITS)(),  # none: concurrency is the plan's business
+            # none: concurrency is the plan's business
+            limits=type(openai.DEFAULT_CONNECTION_LIMITS)(max_keepalive_connections=None if self.config["kept"] else 0),
         )
         self.client = openai.AsyncOpenAI(
             api_key=self.config["api_key"] or "none", base_url=self.config["base_url"], max_retries=0, http_client=http

@@ -16,12 +16,14 @@ import ssl
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from harness.base import clock
 from harness.base.errors import ConfigError
 from harness.measure.drive.http1 import Response
+from harness.measure.drive.proxy import Tunnel
 
 RECV_BYTES = 65536
 ANCILLARY_BYTES = 64
@@ -32,7 +34,8 @@ NO_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno
 
 Stamped = tuple[Any, ...]  # (bytes, ancillary, ..)
 Address = tuple[int, Any]  # family, sockaddr
-CONNECTING, HANDSHAKE, SENDING, WAITING, CAREFUL, IDLE, CLOSED = range(7)
+CONNECTING, HANDSHAKE, SENDING, WAITING, CAREFUL, IDLE, CLOSED, TUNNEL = range(8)
+ON_THE_WAY = frozenset((CONNECTING, TUNNEL, HANDSHAKE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if ca_file:
         try:
-            context.load_verify_locations(ca_file)
+            context.load_verify_locations(Path(ca_file).expanduser())
         except (OSError, ssl.SSLError) as error:
             raise ConfigError("the CA file cannot be used", ca_file, str(error)) from None
     context.set_alpn_protocols(["http/1.1"])
@@ -170,13 +173,14 @@ class Conn:
     __slots__ = (
         "address_at", "begun_ns", "body_seen", "buf", "careful", "connect_ns", "connect_started_ns", "due_ns", "epoch",
         "fd", "index", "last_ns", "look_reads", "out", "packed", "recv", "retried", "reused", "sent_ns", "sock", "state",
-        "tls", "tls_ns", "waits_out",
+        "tls", "tls_ns", "tunnel", "waits_out",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, recv: Callable[[int, int], Stamped], address_at: int) -> None:
         self.sock, self.fd, self.recv, self.address_at = sock, sock.fileno(), recv, address_at
         self.state = CONNECTING
         self.tls: Tls | None = None
+        self.tunnel: Tunnel | None = None
         self.connect_started_ns = self.connect_ns = self.tls_ns = 0
         self.reused = False
         self.waits_out = True
@@ -215,8 +219,7 @@ def connect(
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         conn = Conn(sock, sock.recvmsg if kernel_stamps else _plain_recv(sock), address_at)
         if context is not None:
-            conn.tls = Tls(sock, context, to.host, kernel_stamps=kernel_stamps)
-            conn.recv = conn.tls.recv
+            begin_tls(conn, context, to.host, kernel_stamps=kernel_stamps)
         conn.connect_started_ns = clock.monotonic_ns()
         code = sock.connect_ex(address)
         if code not in (0, errno.EINPROGRESS):
@@ -225,6 +228,12 @@ def connect(
     except BaseException:
         sock.close()
         raise
+
+
+def begin_tls(conn: Conn, context: ssl.SSLContext, host: str, *, kernel_stamps: bool) -> None:
+    """From here on the connection speaks TLS with `host`."""
+    conn.tls = Tls(conn.sock, context, host, kernel_stamps=kernel_stamps)
+    conn.recv = conn.tls.recv
 
 
 def _plain_recv(sock: socket.socket) -> Callable[[int, int], Stamped]:

@@ -19,6 +19,7 @@ from harness.base import clock, redaction
 from harness.base.files import NO_ROOM_EXIT_CODE, is_no_room
 from harness.measure.drive import scheduling, shard, turns
 from harness.measure.drive.loop import Loop, LoopConfig
+from harness.measure.drive.proxy import Proxy
 from harness.measure.drive.spool import Writer
 from harness.records import Timeouts
 
@@ -70,6 +71,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     config: dict[str, Any] = json.loads(read_line(CONTROL_FD))
     redaction.learn(config["api_key"])
+    redaction.learn(((config["proxy"] or (None,))[-1] or "").partition(" ")[2])
     redaction.terminal()  # the file that a dying worker's last words go to
     raise_file_limit()
     scratch, worker = Path(config["scratch"]), int(config["worker"])
@@ -97,6 +99,8 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, sessions: t
         kernel_stamps=config["kernel_stamps"],
         reader=config["reader"],
         api=config["api"],
+        proxy=Proxy(*config["proxy"]) if config["proxy"] else None,
+        kept=config["kept"],
     )
     loop = Loop(wire_config, share, spool, CONTROL_FD, sessions)
     obtained = scheduling.ask_priority()

@@ -97,17 +97,22 @@ def endpoint(spec: TargetSpec, base: str, key: str | None, *, vllm: bool) -> End
         headers=dict(spec.headers),
         request=dict(spec.request),
         output_limit=spec.output_limit,
+        connections=spec.connections,
+        proxy_env=spec.proxy_env,
     )
 
 
 def client_of(endpoint: Endpoint) -> httpx.Client:
     """An HTTP client that says who asks as the load's own requests do. Raises ConfigError."""
     shown = key_header(endpoint.auth, endpoint.api_key) | more_headers(endpoint.api, endpoint.headers)
-    return client(endpoint.base_url, endpoint.ca_file, shown)
+    return client(endpoint.base_url, endpoint.ca_file, shown, endpoint.proxy_env)
 
 
-def client(base: str, ca_file: str | None = None, headers: Mapping[str, str] | None = None) -> httpx.Client:
-    """An HTTP client for one server, without a key; proxies of the environment are not asked for loopback. Raises ConfigError."""
+def client(
+    base: str, ca_file: str | None = None, headers: Mapping[str, str] | None = None, proxy_env: str | None = None
+) -> httpx.Client:
+    """An HTTP client for one server, without a key; proxies of the environment are not asked for loopback, that of the variable
+    `proxy_env` is. Raises ConfigError."""
     verify: ssl.SSLContext | bool = True
     if ca_file:
         try:
@@ -118,6 +123,7 @@ def client(base: str, ca_file: str | None = None, headers: Mapping[str, str] | N
             ) from None
     return httpx.Client(
         trust_env=not is_loopback(base),
+        proxy=None if proxy_env is None else os.environ.get(proxy_env),
         timeout=_TIMEOUT,
         verify=verify,
         headers=dict(headers or {}),
