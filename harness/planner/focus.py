@@ -20,16 +20,13 @@ from typing import Literal
 
 from harness.base.documents import csv_cell
 from harness.base.errors import ConfigError
-from harness.config.price_ref import PriceRef
 from harness.planner.measured import Measured
 from harness.planner.scenario.inputs import base_of
 from harness.planner.scenario.options import HostedSide, hosted_sides
 from harness.planner.scenario.run import ScenarioResult
-from harness.price.hosted import Bill, find_price
-from harness.price.hosted_cache import bill_of_run
 from harness.price.prices import day_of
 from harness.price.unit_cost import decimal_text
-from harness.records import CostReport, Hardware, RunSummary
+from harness.records import Bill, CostReport, Hardware, RunSummary
 
 MANDATORY = (
     "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodStart", "BillingPeriodEnd",
@@ -197,9 +194,9 @@ def charges_of_run(summary: RunSummary, report: CostReport) -> list[EstimatedCha
                     energy_kwh=None if energy is None else Decimal(repr(float(energy))) * ratio / 3_600_000,
                 )
             )  # fmt: skip
-    for name, lines in report.hosted.items():
-        bill = bill_of_run(ref := _ref_of(name, summary), find_price(ref, day_of(summary.created_utc)), summary).bill
-        charges += _as_billed(name, _billed_parts(bill), start, end, lines[0].inputs, run_id=summary.run_id)
+    for name, bill in report.bills.items():
+        inputs = report.hosted[name][0].inputs
+        charges += _as_billed(name, _billed_parts(bill), start, end, inputs, run_id=summary.run_id)
     return charges
 
 
@@ -217,15 +214,6 @@ def charges_of_runs(runs: Sequence[tuple[RunSummary, CostReport]]) -> tuple[list
         else:
             charges += charges_of_run(summary, report)
     return charges, left_out
-
-
-def _ref_of(name: str, summary: RunSummary) -> PriceRef:
-    """The hosted price of that name as the run's config declares it, else the price book's."""
-    for ref in summary.config.get("cost", {}).get("hosted", []):
-        if f"{ref['provider']}/{ref['model']}" == name:
-            return PriceRef.model_validate(ref)
-    provider, _, model = name.partition("/")
-    return PriceRef(provider=provider, model=model)
 
 
 _Part = tuple[str, Decimal, Decimal, str]  # phase, how many, USD, unit

@@ -25,6 +25,7 @@ from genai_prices.types import ModelPrice, TieredPrices, calc_unit_price
 
 from harness.base.errors import ConfigError, nearest
 from harness.config.price_ref import PriceRef
+from harness.records import Bill
 
 Usage = tuple[
     int, ...
@@ -61,33 +62,6 @@ class HostedPrice:
     model: Any  # genai_prices.types.ModelPrice
     inputs: Mapping[str, str]
     as_of: str | None  # of an own price; None: of the price book
-
-
-@dataclass(frozen=True, slots=True)
-class Bill:
-    """Tokens and dollars of the requests billed, each part at its own price. `fees_usd`: what is paid per request.
-
-    `input_tokens` are all of the prompts': fresh, cached and written.
-    """
-
-    requests: int
-    input_tokens: int
-    cached_tokens: int
-    written_tokens: int
-    output_tokens: int
-    fresh_usd: Decimal
-    cached_usd: Decimal
-    written_usd: Decimal
-    output_usd: Decimal
-    fees_usd: Decimal
-
-    @property
-    def input_usd(self) -> Decimal:
-        return self.fresh_usd + self.cached_usd + self.written_usd
-
-    @property
-    def total_usd(self) -> Decimal:
-        return self.input_usd + self.output_usd + self.fees_usd
 
 
 _CROSS_CHECK = Decimal("0.10")  # two sources further apart than this are flagged
@@ -238,6 +212,24 @@ def _of_one(model: ModelPrice, t: Tokens) -> list[Decimal]:
     return [*parts, calc_unit_price(model.requests_kcount, 1, t.prompt, 1000)]
 
 
+def worst_usd(price: HostedPrice, prompt_tokens: int, output_tokens: int) -> Decimal:
+    """The most that one request of up to so many tokens can be billed: every token at the dearest of its parts' prices, at the dearest
+    tier that a prompt of that length may be in (cache writes and reasoning too), and the fee per request."""
+    given = max(_dearest(price.model, keys, prompt_tokens) for keys in _PARTS[:4])
+    written = max(_dearest(price.model, keys, prompt_tokens) for keys in _PARTS[4:])
+    fee = _dearest(price.model, ("requests_kcount",), prompt_tokens)
+    return (given * prompt_tokens + written * output_tokens) / _MILLION + fee / 1000
+
+
+def _dearest(model: ModelPrice, keys: tuple[str, ...], prompt_tokens: int) -> Decimal:
+    price = next((p for key in keys if (p := getattr(model, key)) is not None), None)
+    if not isinstance(price, TieredPrices):
+        return Decimal(price or 0)
+    return max(
+        Decimal(one) for one in [price.base, *(tier.price for tier in price.tiers if prompt_tokens > tier.start)]
+    )
+
+
 def _is_linear(model: ModelPrice) -> bool:
     """True if the price of a sum of requests is the sum of their prices: no tiers, no fee per request."""
     known = [v for k, v in vars(model).items() if not k.startswith("_") and v is not None]
@@ -283,5 +275,6 @@ def same_model(measured: str, hosted: str) -> bool:
 
     Strict on purpose: a name that merely resembles another is called a different product.
     """
-    plain = [re.sub(r"[^a-z0-9]", "", name.lower().rstrip("/").rsplit("/", 1)[-1]) for name in (measured, hosted)]
+    names = (measured, hosted.partition(" (")[0])  # without the service: openai/gpt-5 (flex)
+    plain = [re.sub(r"[^a-z0-9]", "", name.lower().rstrip("/").rsplit("/", 1)[-1]) for name in names]
     return bool(plain[0]) and plain[0] == plain[1]

@@ -8,11 +8,15 @@ from decimal import Decimal, InvalidOperation
 
 from harness.base.errors import ConfigError, InvalidRunError
 from harness.config.experiment import CostSpec, of_run
-from harness.price.hosted import Bill, HostedPrice, find_price, price_ratio, same_model, usage_problem
-from harness.price.hosted_cache import bill_of_run
+from harness.config.price_ref import PriceRef
+from harness.price.api_of_run import prices_of_run, target_of
+from harness.price.hosted import HostedPrice, price_ratio, same_model, usage_problem
+from harness.price.hosted_cache import RunBill, bill_of_run, cache_of
+from harness.price.hosted_service import service_asked
 from harness.price.machine_match import price_mismatch, ran_on, share_of, unchecked
 from harness.price.machine_price import MachinePrice, machine_price
 from harness.price.prices import DECLARE, day_of, machine_age_words, machine_staleness, staleness
+from harness.price.sent_bill import bill_of_sent
 from harness.price.unit_cost import (
     PER_MILLION,
     PER_THOUSAND,
@@ -23,7 +27,7 @@ from harness.price.unit_cost import (
     share_lines,
     short,
 )
-from harness.records import CostLine, CostReport, Hardware, RunSummary
+from harness.records import MEASURED, Bill, CostLine, CostReport, Hardware, RunSummary
 
 _DEFAULT_RATIO = Decimal(4)  # output:input, a usual list-price ratio of 2026; only a convention
 
@@ -33,6 +37,10 @@ _HOSTED_LINES = (
     ("hosted_usd_per_million_input_tokens", "hosted, per million input tokens, as billed", PER_MILLION),
     ("hosted_usd_per_million_output_tokens", "hosted, per million output tokens, as billed", PER_MILLION),
     ("hosted_usd_window", "hosted, the requests sent in the window", "USD"),
+)
+_SENT_LINES = (
+    ("hosted_usd_run", "hosted, all requests of the run, warm-up included", "USD"),
+    ("hosted_usd_run_unknown_up_to", "hosted, and unknown up to: failed, cut and repeated requests", "USD"),
 )
 
 
@@ -61,8 +69,27 @@ def _hosted_line(row: tuple[str, str, str], b: Bill, inputs: Mapping[str, str]) 
     return CostLine(name, label, decimal_text(usd), unit, formula, inputs)
 
 
-def _hosted_lines(b: Bill, inputs: Mapping[str, str]) -> tuple[CostLine, ...]:
-    return tuple(_hosted_line(row, b, inputs) for row in _HOSTED_LINES)
+def _hosted_lines(ref: PriceRef, price: HostedPrice, made: RunBill, summary: RunSummary) -> tuple[CostLine, ...]:
+    lines = tuple(_hosted_line(row, made.bill, made.inputs) for row in _HOSTED_LINES)
+    return lines + (_sent_lines(ref, price, made, summary) if made.basis == MEASURED and summary.sent else ())
+
+
+def _sent_lines(ref: PriceRef, price: HostedPrice, made: RunBill, summary: RunSummary) -> tuple[CostLine, ...]:
+    """What the whole run cost the account, beside its window: billed, and unknown up to so much."""
+    service = service_asked(target_of(summary).get("request") or {})
+    whole = bill_of_sent(ref, price, service, cache_of(ref, summary), summary.sent)
+    billed, unknown = _SENT_LINES
+    inputs = {**made.inputs, "all requests of the run": whole.words}
+    return (
+        CostLine(*billed[:2], decimal_text(whole.billed.total_usd), billed[2], f"bill of {whole.words}", inputs),
+        CostLine(
+            *unknown[:2],
+            decimal_text(whole.unknown_usd),
+            unknown[2],
+            "at the worst: every token of the prompt and all output tokens asked for, each at its dearest price",
+            inputs,
+        ),
+    )
 
 
 def _ratio(spec: CostSpec, prices: list[HostedPrice]) -> tuple[Decimal, str]:
@@ -103,9 +130,11 @@ def cost_run(
     *,
     allow_invalid: bool = False,
     no_price: str = "",
+    beside: Sequence[RunSummary] = (),
 ) -> CostReport:
     """Own and hosted costs of one run, each line with its formula and inputs; a line that cannot be computed says why.
 
+    `beside`: the runs of the same experiment, among them those against the hosted APIs, whose caches are measured there.
     `no_price`: without `hardware`, why there is none and what to declare. Dollars of hosted prices are there all the same.
     Raises InvalidRunError for an INVALID run unless `allow_invalid`, ConfigError for a price or model that is not known.
     """
@@ -118,7 +147,7 @@ def cost_run(
         )
     warnings = _verdict_warnings(summary)
     at = day_of(summary.created_utc)
-    prices = [(ref, find_price(ref, at)) for ref in spec.hosted]
+    prices = prices_of_run(summary, spec.hosted, at)
     utilisation = float(spec.utilisation)
     if (wrong := usage_problem(summary.usage)) is not None:
         why = f"usage does not add up: {wrong}; cached tokens are part of the prompt, reasoning tokens of the output"
@@ -146,9 +175,9 @@ def cost_run(
             warnings.append(
                 "utilisation 1.0 is the lower bound of cost: the machine is taken to be as busy as in this run in every paid hour"
             )
-    billed = {p.name: bill_of_run(ref, p, summary) for ref, p in prices}
-    warnings += [warning for b in billed.values() for warning in b.warnings]
-    hosted = {name: _hosted_lines(b.bill, b.inputs) for name, b in billed.items()}
+    billed = [(ref, p, bill_of_run(ref, p, summary, beside)) for ref, p in prices]
+    warnings += [warning for _, _, made in billed for warning in made.warnings]
+    hosted = {p.name: _hosted_lines(ref, p, made, summary) for ref, p, made in billed}
     return CostReport(
         summary.run_id,
         summary.verdict.state,
@@ -159,6 +188,8 @@ def cost_run(
         tuple(warnings),
         price_mismatch=mismatch,
         no_price=no_price if hardware is None else None,
+        basis={p.name: made.basis for _, p, made in billed},
+        bills={p.name: made.bill for _, p, made in billed},
     )
 
 
@@ -221,7 +252,11 @@ def price_runs(
         spec = overrides or of_run(CostSpec, summary.config.get("cost", {}), summary.run_id)
         try:
             price = machine_price(summary) if hardware is None else MachinePrice(hardware)
-            reports.append(cost_run(summary, price.hardware, spec, allow_invalid=allow_invalid, no_price=price.why))
+            reports.append(
+                cost_run(
+                    summary, price.hardware, spec, allow_invalid=allow_invalid, no_price=price.why, beside=summaries
+                )
+            )
         except InvalidRunError as error:
             refused.append(error)
     if refused and not reports:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,33 @@ class Hardware:
 
 
 @dataclass(frozen=True, slots=True)
+class Bill:
+    """Tokens and dollars of the requests billed, each part at its own price. `fees_usd`: what is paid per request.
+
+    `input_tokens` are all of the prompts': fresh, cached and written.
+    """
+
+    requests: int
+    input_tokens: int
+    cached_tokens: int
+    written_tokens: int
+    output_tokens: int
+    fresh_usd: Decimal
+    cached_usd: Decimal
+    written_usd: Decimal
+    output_usd: Decimal
+    fees_usd: Decimal
+
+    @property
+    def input_usd(self) -> Decimal:
+        return self.fresh_usd + self.cached_usd + self.written_usd
+
+    @property
+    def total_usd(self) -> Decimal:
+        return self.input_usd + self.output_usd + self.fees_usd
+
+
+@dataclass(frozen=True, slots=True)
 class CostLine:
     """A dollar figure with everything it was made of. `usd` is decimal text."""
 
@@ -36,10 +64,15 @@ class CostLine:
     inputs: Mapping[str, str]
 
 
+MEASURED, LIST_PRICE = "measured", "list price"  # bases of a hosted bill
+
+
 @dataclass(frozen=True, slots=True)
 class CostReport:
     """Costs of one run: `own` for the measured machine, `hosted` one group per hosted price.
 
+    `basis`: of each hosted price, MEASURED where the run was against that API, else LIST_PRICE: the tokens of a run elsewhere at what the
+    API asks, its latency not known. `bills`: what the lines of each are made of.
     `price_mismatch`: how the machine that the price is for differs from the one that ran; None where it does not, or is not known.
     `unpriced`: why this run has no dollar at all; None where it has. `no_price`: where the machine has no price, what was looked
     for and what to declare.
@@ -55,6 +88,8 @@ class CostReport:
     price_mismatch: str | None = None
     unpriced: str | None = None
     no_price: str | None = None
+    basis: Mapping[str, str] = field(default_factory=dict)
+    bills: Mapping[str, Bill] = field(default_factory=dict, repr=False)
 
     @property
     def price_dated(self) -> str:

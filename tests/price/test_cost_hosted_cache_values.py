@@ -9,8 +9,9 @@ import pytest
 from genai_prices.types import ModelPrice, Tier, TieredPrices
 
 from harness.config.price_ref import PriceRef
+from harness.price.api_of_run import is_of
 from harness.price.hosted import HostedPrice, Tokens, bill, find_price
-from harness.price.hosted_cache import HostedCache, RunBill, bill_of_run, cache_of, is_of, unbilled_writes
+from harness.price.hosted_cache import HostedCache, RunBill, bill_of_run, cache_of, unbilled_writes
 from harness.price.prices import day_of
 from tests.price.cost_summaries import RUN_ID, summary
 
@@ -125,6 +126,7 @@ def test_a_runs_bill_says_what_it_is_made_of():
     found = bill_of_run(ref, price, replace(summary(usage=USAGE), model="m"))
     words = {
         "run": RUN_ID,
+        "basis": "list price: the tokens of a run elsewhere, nothing of it measured at this API",
         "requests": "2",
         "prompt tokens": "1100",
         "of them cached": "120",
@@ -134,5 +136,7 @@ def test_a_runs_bill_says_what_it_is_made_of():
         "of them reasoning": "20",
         **price.inputs,
     }
-    assert found == RunBill(bill(price, [Tokens(1000, 60, 50, 20, 30, 5), Tokens(100, 60, 5, 0, 30, 5)]), words, ())
+    assert found == RunBill(
+        bill(price, [Tokens(1000, 60, 50, 20, 30, 5), Tokens(100, 60, 5, 0, 30, 5)]), words, (), "list price"
+    )
     assert list(found.inputs) == list(words)

@@ -12,7 +12,7 @@ from harness.config.experiment import CostSpec
 from harness.config.price_ref import PriceRef
 from harness.price.run_cost import cost_run
 from harness.price.unit_cost import decimal_text
-from harness.records import CostLine, CostReport, Hardware, Reason, Verdict
+from harness.records import Bill, CostLine, CostReport, Hardware, Reason, Verdict
 from tests.price.cost_summaries import RUN_ID, summary
 
 BOX = Hardware("box", "3.60", "quote", "2026-11-01")
@@ -79,13 +79,14 @@ def test_the_whole_report_by_hand():
         ("3.4", "bill of 1000 requests, each priced by itself"),
     ]
     bill = {
-        "run": RUN_ID, "requests": "1000", "prompt tokens": "1000000", "of them cached": "0", "of them written to the cache": "0",
+        "run": RUN_ID, "basis": "list price: the tokens of a run elsewhere, nothing of it measured at this API", "requests": "1000", "prompt tokens": "1000000", "of them cached": "0", "of them written to the cache": "0",
         "cached input": "none: no cached_input_tokens declared", "output tokens": "200000", "of them reasoning": "0",
         "price": "$2.0 input, $2.0 cached input, $7.0 output per million tokens", "price source": "list", "price as of": "2026-11-02",
     }  # fmt: skip
     assert cost_run(summary(), BOX, SPEC) == CostReport(
         RUN_ID, "VALID", 0.5, BOX, lines(OWN, own, inputs), {"host/org/m": lines(HOSTED, hosted, bill)}, (),
-        price_mismatch=None, unpriced=None,
+        price_mismatch=None, unpriced=None, basis={"host/org/m": "list price"},
+        bills={"host/org/m": Bill(1000, 1_000_000, 0, 0, 200_000, D(2), D(0), D(0), D("1.4"), D(0))},
     )  # fmt: skip
 
 

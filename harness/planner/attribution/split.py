@@ -176,8 +176,8 @@ def cached_share_of_kv(usage: Sequence[tuple[int, ...]]) -> float:
 
     A request of i input and o output tokens reads about o x (i + o/2) of them, o x cached from the cache.
     """
-    read = sum(o * (i + o / 2) for i, _, o, _ in usage)
-    return sum(o * c for _, c, o, _ in usage) / read if read else 0.0
+    read = sum(o * (i + o / 2) for i, _, o, *_ in usage)
+    return sum(o * c for _, c, o, *_ in usage) / read if read else 0.0
 
 
 @dataclass(frozen=True, slots=True)

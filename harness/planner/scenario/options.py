@@ -24,9 +24,11 @@ from harness.planner.hybrid import HybridPlan, plan_hybrid
 from harness.planner.scenario.inputs import Base
 from harness.planner.scenario.spec import HostedPart
 from harness.planner.token_exchange import same_tokenizer
-from harness.price.hosted import Bill, HostedPrice, Tokens, bill, cross_check, find_price, find_variant
+from harness.price.hosted import HostedPrice, Tokens, bill, cross_check, find_price
 from harness.price.hosted_cache import NONE_DECLARED, cache_of, unbilled_writes
+from harness.price.hosted_service import service_price
 from harness.price.prices import machine_staleness, staleness
+from harness.records import Bill
 
 _NO_MACHINE_PAYS = "not a machine pays for itself: the same as hosted"
 _ALL_ON_MACHINES = "the machines carry everything: the same as self-hosted"
@@ -137,7 +139,7 @@ def _tokens(base: Base, part: HostedPart, ratio: Decimal) -> tuple[tuple[Tokens,
 
 def _hosted_side(base: Base, part: HostedPart) -> HostedSide:
     spec, w = base.spec, base.spec.workload
-    price = find_price(part, base.at) if part.service is None else find_variant(part, base.at, part.service)
+    price = service_price(part, base.at, part.service)
     ratio, notes = _ratio(base, part)
     tokens, cached = _tokens(base, part, ratio)
     billed = bill(price, tokens)

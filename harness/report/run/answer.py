@@ -181,6 +181,7 @@ def _hosted(row: Row, cost: CostReport | None) -> list[str]:
     own = row.middle("usd_per_million_total_tokens" if quantity == "total" else "usd_per_thousand_requests")
     unit = "per million input + output" if quantity == "total" else "per 1,000 requests"
     text = f"The same tokens cost {formats.usd(amount)} {unit} at {formats.clean(name, 80)}"
+    text += f" ({basis})" if (basis := cost.basis.get(name)) else ""
     text += f", {_compare(own, amount)}" if isinstance(own, Decimal) else ""
     text += " (a different product, not the model measured)" if different else ""
     return [f"{text}."]

@@ -103,6 +103,7 @@ def _cost(costs: Sequence[CostReport]) -> str:
     ]
     lines += ["| | | | formula | inputs |", "|---|---:|---|---|---|"]
     for name, group in (("own machine", cost.own), *cost.hosted.items()):
+        basis = f", {cost.basis[name]}" if name in cost.basis else ""
         before: Mapping[str, str] = {}
         for line in group:
             inputs = (
@@ -113,7 +114,7 @@ def _cost(costs: Sequence[CostReport]) -> str:
             before = line.inputs
             amount = md_text(formats.usd(line.usd))
             lines.append(
-                f"| {md_code(name, cell=True)} | {amount} | {md_text(f'{line.unit}, {line.label}')} | {md_text(line.formula)} | {md_text(inputs)} |"
+                f"| {md_code(name, cell=True)}{basis} | {amount} | {md_text(f'{line.unit}, {line.label}')} | {md_text(line.formula)} | {md_text(inputs)} |"
             )
     lines += ["", *(f"- {md_text(warning)}" for warning in cost.warnings)]
     if len(costs) > 1:

@@ -176,7 +176,8 @@ def render_costs(console: Console, costs: Sequence[CostReport]) -> None:
         soft_wrap=True,
     )
     for name, lines in (("own machine", cost.own), *cost.hosted.items()):
-        console.print(Text(f"  {formats.clean(name, 80)}"))
+        basis = f" ({cost.basis[name]})" if name in cost.basis else ""
+        console.print(Text(f"  {formats.clean(name, 80)}{basis}"))
         shown: dict[str, str] = {}
         for line in lines:
             console.print(_line_text(line))
@@ -288,6 +289,7 @@ def _cost_json(cost: CostReport) -> dict[str, Any]:
         "hardware": None if hardware is None else {name: getattr(hardware, name) for name in _HARDWARE},
         "own": [asdict(line) for line in cost.own],
         "hosted": {name: [asdict(line) for line in lines] for name, lines in cost.hosted.items()},
+        "hosted_basis": dict(cost.basis),
         "price_mismatch": cost.price_mismatch,
         "unpriced": cost.unpriced,
         "no_price": cost.no_price,
