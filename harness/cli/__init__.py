@@ -11,7 +11,7 @@ from harness import __version__
 from harness.base import redaction
 from harness.base.errors import INTERRUPTED, HarnessError, StoreError
 from harness.base.files import is_no_room
-from harness.cli import calibrate, catalogue, compare, cost, history, recover, reproduce, results, run
+from harness.cli import calibrate, catalogue, compare, cost, history, probe, recover, reproduce, results, run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -74,6 +74,8 @@ for command in (
     compare.compare_command,
     history.history_group,
     reproduce.reproduce_command,
+    probe.probe_command,
+    probe.targets,
     catalogue.workloads,
     catalogue.prices,
     catalogue.doctor,

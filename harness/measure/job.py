@@ -59,8 +59,14 @@ class Watcher(Protocol):
 
 def refusal_of(row: RequestRecord) -> str | None:
     """What an API refuses with this reply, so that it will refuse the next request too: the key, a key without credit, the model."""
-    said, status = row.error or "", row.http_status
-    if row.outcome != Outcome.HTTP_ERROR or status is None or not 400 <= status < 500:
+    if row.outcome != Outcome.HTTP_ERROR or row.http_status is None:
+        return None
+    return refusal_of_status(row.http_status, row.error or "")
+
+
+def refusal_of_status(status: int, said: str) -> str | None:
+    """The same of a status and what was said with it."""
+    if not 400 <= status < 500:
         return None
     if status == 402 or _NO_MONEY.search(said) or _PERHAPS_NO_MONEY.search(said):
         return CREDIT

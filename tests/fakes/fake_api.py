@@ -50,6 +50,7 @@ class Api:
     headers: dict[str, str] = field(default_factory=dict)
     clock_off_s: float = 0.0
     no_path: int = 404  # status of a dialect that is not there
+    takes_nothing: bool = False  # a request without a prompt gets a reply
     gets: list[str] = field(default_factory=list)
     posts: list[tuple[str, dict, dict]] = field(default_factory=list)
 
@@ -65,8 +66,13 @@ def error(message: str, code: str | None = None, kind: str = "invalid_request_er
     return {"error": {"message": message, "type": kind, "code": code}}
 
 
+_NEEDS = {"chat": "messages", "completions": "prompt", "responses": "input", "messages": "messages"}
+
+
 def _problem(api: Api, name: str, body: dict) -> dict | None:
     """Why the body is refused with 400."""
+    if _NEEDS[name] not in body and not api.takes_nothing:
+        return error(f"Missing required parameter: '{_NEEDS[name]}'.", "missing_required_parameter")
     if body.get("model") not in api.models:
         return error(f"The model `{body.get('model')}` does not exist", "model_not_found")
     for key in body:
