@@ -10,6 +10,7 @@ from typing import Protocol
 
 from harness.base.errors import RefusedError, TargetError
 from harness.config.target import TargetSpec, place_of
+from harness.measure.gate import CommonStart, Gate
 from harness.records import DriveProgress, Load, Outcome, Phase, PlannedRequest, Prompt, RequestRecord
 
 IN_A_ROW = 20
@@ -29,7 +30,8 @@ KEY, CREDIT, MODEL = "key", "credit", "model"  # what is refused
 @dataclass(frozen=True, slots=True)
 class Job:
     """One phase of a run. `prompts`: those of `requests`, in their order, taken once. `scratch`: a folder for the driver's own
-    files. `duration_s`: no new sends after it, what is in flight ends by itself; None: until the plan is done."""
+    files. `duration_s`: no new sends after it, what is in flight ends by itself; None: until the plan is done. `gate`: who is asked
+    before each send. `start`: drives that begin together; None: as soon as the workers stand."""
 
     requests: Sequence[PlannedRequest]
     prompts: Iterable[Prompt]
@@ -38,6 +40,8 @@ class Job:
     run_id: str
     scratch: Path
     duration_s: float | None = None
+    gate: Gate | None = None
+    start: CommonStart | None = None
 
 
 class Watcher(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.measure.drive.driver import drive
+from harness.measure.gate import CommonStart, Gate
 from harness.measure.job import Job
 from harness.records import (
     DriveProgress,
@@ -55,6 +56,8 @@ def offer(
     should_stop: Callable[[], str | None] = lambda: None,
     look: Callable[[Path], None] = lambda _: None,
     on_rows: Callable[[list[RequestRecord]], None] = lambda _: None,
+    gate: Gate | None = None,
+    start: CommonStart | None = None,
 ) -> tuple[list[RequestRecord], DriveReport]:
     """Closed loop with `concurrency`, else open loop with a request every `gap_s`. Fails if a file is left behind."""
     requests = [
@@ -72,7 +75,7 @@ def offer(
 
     with tempfile.TemporaryDirectory() as folder:
         report = drive(
-            Job(requests, prompts, load, Phase.MEASURE, "run", Path(folder), duration_s),
+            Job(requests, prompts, load, Phase.MEASURE, "run", Path(folder), duration_s, gate, start),
             Watching(take, lambda _: look(Path(folder)), should_stop),
             Endpoint(
                 url, "golden", api, api_key, vllm_extensions, ca_file, connections=connections, proxy_env=proxy_env

@@ -6,6 +6,7 @@ Who calls whom, from a `Job` to the bytes and back; the arrows between processes
 |---|---|---|
 | parent | `driver` | `drive(job, watcher, endpoint, ..)`: starts workers, says when, watches, ends |
 | parent | `feed` -> `shard` | requests written ahead of the sends (`dialect` makes bodies); one worker's share on disk |
+| parent | `admission` | asks the job's gate, where it has one, before a request may be sent |
 | parent | `processes` | worker processes: started, told, watched, ended |
 | worker | `worker` -> `loop` | the process; send what is due, receive, stamp, append (`scheduling`: its time on the machine) |
 | worker | `exchanges` -> `connections` -> `wire` | requests in flight and their ends; ways to the server and time limits; sockets and TLS |

@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.base import clock
 from harness.measure.drive import dialect, shard, turns
+from harness.measure.drive.admission import Admission
 from harness.measure.drive.rows import Context, Raw, StampMap, record
 from harness.measure.drive.spool import Tail
 from harness.measure.job import Job
@@ -62,6 +63,7 @@ class Collector:
         api: str = "completions",
         on_over: Callable[[int, int], None] = lambda *_: None,
         written: bool = True,
+        admission: Admission | None = None,
     ) -> None:
         self.job, self.requests, self.scratch = job, job.requests, scratch
         self.context = Context(job.phase, not job.load.is_closed, api_key, api)
@@ -70,6 +72,7 @@ class Collector:
             self.places[w].append(i)
         self.has_row = [bytearray(len(p)) for p in self.places]
         self.on_over = on_over  # hears (worker, index) of every row
+        self.admission = admission
         self.tails = [Tail(scratch, w, written=written) for w in range(workers)]
         self.stamps = [StampMap() for _ in range(workers)]
         self.reports: dict[int, dict[str, Any]] = {}
@@ -77,8 +80,10 @@ class Collector:
         self.offsets: list[tuple[int, int]] = [(0, 0)] * workers
         self.in_flight = [0] * workers
         self.next_turns = next_turns
-        self.commands: list[tuple[int, str]] = []  # for workers: later turns that were built, or cannot be sent
-        self._owner, self._index = owner, _indices(owner)
+        self.commands: list[
+            tuple[int, str] | turns.Turn
+        ] = []  # for workers: later turns that were built, or cannot be sent
+        self._owner, self._index = owner, shard.indices(owner)
         self._late = [turns.late_file(scratch, w).open("ab") for w in range(workers)] if next_turns else []
         self.started_ns = 0
         self.parse_cpu_s = 0.0
@@ -164,7 +169,8 @@ class Collector:
             late.write(piece)
             late.flush()
             due_ns = (row.ended_ns or 0) + (request.think_ns or 0)
-            self.commands.append((worker, f"turn {self._index[follower]} {at} {len(piece)} {due_ns}"))
+            line = f"turn {self._index[follower]} {at} {len(piece)} {due_ns}"
+            self.commands.append(turns.Turn(worker, follower, due_ns, len(piece), line))
         return []
 
     def _unsent(self, worker: int, place: int, why: str) -> RequestRecord:
@@ -201,6 +207,8 @@ class Collector:
     def _count(self, worker: int, index: int, row: RequestRecord) -> RequestRecord:
         self.has_row[worker][index] = 1
         self.on_over(worker, index)
+        if self.admission is not None:
+            self.admission.over(self.places[worker][index])
         self.done += 1
         self.failed += row.outcome != Outcome.OK
         self.tokens += len(row.chunk_ns)
@@ -209,14 +217,15 @@ class Collector:
         return row
 
     def lost(self, worker: int, why: str) -> list[RequestRecord]:
-        """Rows for the requests of a worker that died: sent ones are cancelled, the others dropped."""
+        """Rows for the requests of a worker that died: sent ones are cancelled, the others dropped, but for those that the gate
+        had not admitted."""
         now = clock.monotonic_ns()
         self.in_flight[worker] = 0
         why = dialect.clean_error(why, self.context.api_key)
         self.notes.append(why)
         rows, sent_ns = [], shard.open_sent(self.scratch, worker)
         for index, seen in enumerate(self.has_row[worker]):
-            if seen:
+            if seen or (self.admission and not self.admission.admitted(worker, index)):
                 continue
             request, _ = self._request(worker, index)
             due = 0 if request.scheduled_ns is None else self.started_ns + request.scheduled_ns
@@ -248,7 +257,8 @@ class Collector:
 
     def progress(self, now_ns: int) -> DriveProgress:
         elapsed = max(0, now_ns - self.started_ns) / 1e9 if self.started_ns else 0.0
-        return DriveProgress(self.done, len(self.requests), sum(self.in_flight), self.failed, self.tokens, elapsed)
+        total = len(self.requests) - (self.admission.passed_over if self.admission else 0)
+        return DriveProgress(self.done, total, sum(self.in_flight), self.failed, self.tokens, elapsed)
 
     def report(self, driver: str, stop_reason: str) -> DriveReport:
         """What the load generator says of itself; workers that died are missing from its sums, and noted."""
@@ -267,7 +277,9 @@ class Collector:
             )
         if unwritten := sum(r.get("unwritten", 0) for r in reports):
             notes.append(
-                f"{unwritten:,} sends waited for their prompts: this machine writes prompts slower than the load takes them"
+                f"{unwritten:,} sends waited for leave to go out"
+                if self.admission
+                else f"{unwritten:,} sends waited for their prompts: this machine writes prompts slower than the load takes them"
             )
         if driver == "wire":
             notes.extend(_about_worker(number, r) for number, r in sorted(self.reports.items()))
@@ -303,16 +315,6 @@ class Collector:
             largest_read_bytes=self.largest_read or None,
             notes=notes,
         )
-
-
-def _indices(owner: Sequence[int]) -> array[int]:
-    """Per position in the plan: the index in its owner's shard."""
-    seen: dict[int, int] = {}
-    indices = array("q")
-    for w in owner:
-        indices.append(seen.get(w, 0))
-        seen[w] = indices[-1] + 1
-    return indices
 
 
 def _about_worker(number: int, report: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from harness.base import clock, redaction
 from harness.base.errors import ConfigError
 from harness.base.files import is_no_room, no_room
 from harness.measure.drive import turns
+from harness.measure.drive.admission import FOREVER_NS, Admission
 from harness.measure.drive.collect import Collector
 from harness.measure.drive.feed import Feed
 from harness.measure.drive.processes import WorkerProcess, start_workers
@@ -65,10 +66,19 @@ def drive(
         place = folder.path
         try:
             feed = Feed(job, owner, count, endpoint, place, tree)
+            admission = None if job.gate is None else Admission(job, job.gate, feed, owner, count, tree, place)
             _fill_first(feed, watcher)
             following = turns.NextTurns(requests, tree, feed.units, endpoint) if tree.waiting else None
             collector = Collector(
-                job, owner, count, place, endpoint.api_key, following, api=endpoint.api, on_over=feed.over
+                job,
+                owner,
+                count,
+                place,
+                endpoint.api_key,
+                following,
+                api=endpoint.api,
+                on_over=feed.over,
+                admission=admission,
             )
             about = {
                 "phase": job.phase.value,
@@ -83,14 +93,18 @@ def drive(
             parent.wait_ready()
             parent.measure_clocks()
             watcher.progress(collector.progress(clock.monotonic_ns()))
-            started_ns = clock.monotonic_ns() + LEAD_NS
+            started_ns = (clock.monotonic_ns() if job.start is None else job.start.wait()) + LEAD_NS
             collector.started_ns = started_ns
             folder.needed = True
             parent.run(started_ns)
             watcher.ended()
+            if job.gate is not None and not parent.died:
+                job.gate.ended()
             folder.needed = False
             return collector.report(driver, parent.stop_reason)
         except _StoppedError as stopped:
+            if job.gate is not None:
+                job.gate.ended()
             return _nothing_sent(driver, str(stopped))
         finally:
             for process in processes:
@@ -213,12 +227,26 @@ class _Parent:
                     best = clock_ns - (before_ns + after_ns) // 2, (after_ns - before_ns + 1) // 2
             self.collector.offsets[worker] = best or (0, 0)
 
+    def _admit(self) -> int:
+        """Ask the gate; the instant to come back at."""
+        admission = self.collector.admission
+        if admission is None or self.action:
+            return FOREVER_NS
+        back_ns = admission.round(lambda worker, line: self.processes[worker].tell(line))
+        if admission.stopped:
+            self.action, self.stop_word = "drain", admission.gate.stop_reason
+            self._tell("drain")
+        return back_ns
+
     def run(self, started_ns: int) -> None:
+        if self.collector.admission is not None:
+            self.collector.admission.start(started_ns)
+            self._admit()
         for process, (offset_ns, error_ns) in zip(self.processes, self.collector.offsets, strict=True):
             if not self.action:
                 process.tell(f"go {started_ns + (offset_ns if abs(offset_ns) > error_ns else 0)}")
         next_stop, next_progress = 0, started_ns
-        rest_s = TURN_REST_S if self.collector.next_turns else REST_S
+        rest_ns = int(1e9 * (TURN_REST_S if self.collector.next_turns else REST_S))
         while True:
             waited_s = clock.core_wait_s()
             self._advance()
@@ -237,9 +265,10 @@ class _Parent:
                 for process in self.processes:
                     process.kill()
             self.feed.fill(SLICE_NS)
+            back_ns = self._admit()
             behind = self.collector.behind or self.feed.is_low
             if not behind or crowded:  # a few replies at a time are parsed cheaper than each by itself
-                clock.sleep(rest_s)
+                clock.sleep(max(0, min(rest_ns, back_ns - clock.monotonic_ns())) / 1e9)
         self.watcher.progress(self.collector.progress(clock.monotonic_ns()))
 
     def _mind_the_spool(self) -> None:
@@ -270,11 +299,23 @@ class _Parent:
 
     def _collect(self) -> None:
         rows = self.collector.collect(self.processes, SLICE_NS)
-        for worker, line in self.collector.commands:
-            self.processes[worker].tell(line)
+        for command in self.collector.commands:
+            self._command(command)
         self.collector.commands.clear()
         if rows:
             self.watcher.rows(rows)
+            if self.collector.admission is not None:
+                self.collector.admission.gate.over(rows)
+
+    def _command(self, command: tuple[int, str] | turns.Turn) -> None:
+        """Tell a worker of a later turn, as soon as the gate lets it."""
+        if not isinstance(command, turns.Turn):
+            worker, line = command
+            self.processes[worker].tell(line)
+        elif self.collector.admission is not None:
+            self.collector.admission.later(command)
+        else:
+            self.processes[command.worker].tell(command.line)
 
     def _advance(self) -> None:
         """Parse a slice, and bury the workers that had ended before it and left no more."""

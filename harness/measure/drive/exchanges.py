@@ -34,7 +34,10 @@ class Exchanges:
         deadlines: Deadlines,
         turns: Turns | None = None,
         api: str = "completions",
+        *,
+        resends: bool = True,
     ) -> None:
+        self.resends = resends  # a request that a kept-alive connection lost, before any reply, once more
         self.head, self.shard, self.reader, self.deadlines, self.turns = head, shard, reading, deadlines, turns
         self.connections, self.api = connections, api
         self.ready: deque[wire.Conn] = deque()  # connected, their request not yet sent
@@ -204,16 +207,19 @@ class Exchanges:
             self.finish(conn, "", "", reuse=conn.careful.reusable and conn.state != wire.SENDING)
 
     def _closed_by_peer(self, conn: wire.Conn) -> None:
-        if conn.fresh() and conn.reused and not conn.retried:
+        if self._was_stale(conn):
             self._retry(conn)
         else:
             self.finish(conn, "eof", "", reuse=False)
 
     def lost(self, conn: wire.Conn, error: OSError) -> None:
-        if conn.fresh() and conn.reused and not conn.retried:
+        if self._was_stale(conn):
             self._retry(conn)
         else:
             self.finish(conn, Outcome.RESET, error.strerror or type(error).__name__, reuse=False)
+
+    def _was_stale(self, conn: wire.Conn) -> bool:
+        return self.resends and conn.fresh() and conn.reused and not conn.retried
 
     def _retry(self, conn: wire.Conn) -> None:
         """A kept-alive connection that the server had closed: once more, on a new one. The row says so."""

@@ -29,6 +29,7 @@ class Feed:
         self._planned = turns.Planned(scratch / "planned") if tree.waiting else None
         self._prompts: Iterator[Prompt] = iter(job.prompts)
         self._owner, self._next = owner, 0
+        self.piece_bytes = array("q")  # per request that is written, where a gate asks for it
         due_ns: list[list[int]] = [[] for _ in range(workers)]
         tokens: list[list[int]] = [[] for _ in range(workers)]
         for i, request in enumerate(requests):
@@ -48,6 +49,11 @@ class Feed:
             return shard.AWAITS
         due = self.requests[i].scheduled_ns
         return shard.UNSCHEDULED if due is None else due
+
+    @property
+    def written(self) -> int:
+        """So many of the plan's requests."""
+        return self._next
 
     @property
     def is_low(self) -> bool:
@@ -94,6 +100,8 @@ class Feed:
             body = dialect.encode(self.endpoint, request, prompt, followed=followed)
             piece = shard.with_headers(body, shard.request_id(self.job.run_id, self.job.phase, request.seq))
         size += len(piece)
+        if self.job.gate is not None:
+            self.piece_bytes.append(len(piece))
         written.add(piece, size, self._due_ns(i), request.target_output_tokens)
         self._ahead_bytes += size
 

@@ -49,6 +49,7 @@ class LoopConfig:
     api: str = "completions"  # dialect of the replies
     proxy: Proxy | None = None
     kept: bool = True  # connections are used again
+    resends: bool = True  # a request that a stale connection lost
 
 
 class Loop:
@@ -72,11 +73,13 @@ class Loop:
             config.base_url, config.ca_file, self.poll, kernel_stamps=self.holder is not None,
             proxy=config.proxy, kept=config.kept,
         )  # fmt: skip
-        self.exchanges = Exchanges(self.connections, config.head, shard, self.reader, self.deadlines, turns, config.api)
+        self.exchanges = Exchanges(
+            self.connections, config.head, shard, self.reader, self.deadlines, turns, config.api, resends=config.resends
+        )
         self.started_ns = FOREVER_NS
         self.stop_at_ns = FOREVER_NS
         self.stopping = False
-        self.unwritten: set[int] = set()  # requests that were due before they were written
+        self.unwritten: set[int] = set()  # requests that were due before they were written, or admitted
         self.cut = False  # the duration ended the sending
         self.next_anchor_ns = self.next_tick_ns = self.look_at_ns = 0
         self.lag_max_ns = 0
@@ -217,6 +220,9 @@ class Loop:
             if not self.shard.is_ready(index):
                 self.unwritten.add(index)
                 return
+            if self.shard.is_passed_over(index):
+                self.next += 1
+                continue
             if self.config.slots is not None:
                 ex.freed.popleft()
             self.next += 1

@@ -123,6 +123,7 @@ def start_workers(
                 "proxy": None if proxy is None else [proxy.host, proxy.port, proxy.authorization],
                 "proxy_env": endpoint.proxy_env,
                 "kept": endpoint.connections == "kept",
+                "resends": job.gate is None,
             }
             started.append(WorkerProcess(number, config, scratch))
     except BaseException:

@@ -27,6 +27,7 @@ from harness.measure.drive.turns import Content, Turns
 from harness.records import Outcome, Timeouts
 
 LATE_NS = 5_000_000
+NOT_READY_NS = int(1e9 * NOT_READY_S)
 _VLLM_ONLY = ("ignore_eos", "min_tokens", "return_token_ids")
 
 
@@ -60,6 +61,7 @@ class _Driver:
         self.started_ns = 0
         self.in_flight = self.late_sends = 0
         self.cut = False
+        self.head_of_line = asyncio.Lock()  # requests become ready in their order: one looks
         self.words = b""
         self.pauses = Pauses()
 
@@ -159,8 +161,7 @@ class _Driver:
     async def _turn(self, root: int, index: int, due_ns: int) -> None:
         assert self.turns is not None
         if await self._sleep_until(due_ns):
-            await self._one(index, due_ns)
-            if self.turns.ended(index):
+            if not await self._one(index, due_ns) or self.turns.ended(index):
                 self.sessions[root].put_nowait(None)
         elif root in self.sessions:
             self.sessions[root].put_nowait(None)  # the time is over, or a stop
@@ -206,10 +207,20 @@ class _Driver:
             await self._session(self.order.popleft(), due)
             due = clock.monotonic_ns()
 
-    async def _one(self, index: int, due_ns: int) -> None:
+    async def _is_to_go(self, index: int) -> bool:
+        """Wait until another process has written and admitted a request; False if it is passed over, or not before a stop."""
+        async with self.head_of_line:
+            while not self.share.is_ready(index):
+                if not await self._sleep_until(clock.monotonic_ns() + NOT_READY_NS):
+                    self.cut = self.cut or not self.halted.is_set()
+                    return False
+        return not self.share.is_passed_over(index)
+
+    async def _one(self, index: int, due_ns: int) -> bool:
+        """Send it and see it end; False if it does not go out."""
         late = self.turns.bodies.get(index) if self.turns is not None else None
-        while late is None and not self.share.is_ready(index):  # noqa: ASYNC110 - another process writes it
-            await asyncio.sleep(NOT_READY_S)
+        if late is None and not await self._is_to_go(index):
+            return False
         name, body = split_piece(late or self.share.piece(index))
         content = Content() if self.turns is not None and self.turns.followers[index] else None
         call = _Call(
@@ -224,6 +235,7 @@ class _Driver:
             self.late_sends += (call.sent_ns or due_ns) - due_ns > LATE_NS
             kept = None if content is None else (content.text, content.token_ids)
             self.spool.put(("facts", index, {"due_ns": due_ns} | call.facts(), kept))
+        return True
 
 
 class _Call:

@@ -2,7 +2,8 @@
 
 The bytes begin after the lines that all requests share (those hold the API key and stay in memory):
 `x-request-id`, `content-length`, an empty line, the body. They are written while the run goes on (feed.py); behind the index
-stands how many are. The stamps survive a worker that is killed, so that the parent knows which of its requests were
+stands how many are. Where a gate is asked before each send (admission.py) a column beside it says of which it has been, and how it
+answered. The stamps survive a worker that is killed, so that the parent knows which of its requests were
 on their way.
 """
 
@@ -23,6 +24,7 @@ NOT_READY_S = 0.001  # then it is looked again whether a request is written
 SEGMENT_BITS = 44  # of a request's place: its segment above them, its offset there below
 _FIELDS = 4  # int64 of an index entry: place, length, scheduled_ns (UNSCHEDULED in a closed loop, AWAITS for a later turn), output tokens
 _OPEN_SEGMENTS = 2
+NOT_YET, ADMITTED, PASSED_OVER = 0, 1, 2  # of a request, in the gate's column
 
 
 def index_file(scratch: Path, worker: int) -> Path:
@@ -32,6 +34,11 @@ def index_file(scratch: Path, worker: int) -> Path:
 def sent_file(scratch: Path, worker: int) -> Path:
     """int64 per request: CLOCK_MONOTONIC of the send, 0 before it."""
     return scratch / f"shard-{worker}.sent"
+
+
+def gate_file(scratch: Path, worker: int) -> Path:
+    """A byte per request: NOT_YET, ADMITTED, PASSED_OVER."""
+    return scratch / f"shard-{worker}.gate"
 
 
 def segment_file(scratch: Path, worker: int, segment: int) -> Path:
@@ -47,6 +54,16 @@ def request_id(run_id: str, phase: Phase, seq: int) -> str:
 def with_headers(body: bytes, name: str) -> bytes:
     """A request after the lines that all share."""
     return f"x-request-id: {name}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def indices(owner: Sequence[int]) -> array[int]:
+    """Per position in the plan: the index in its owner's shard."""
+    seen: dict[int, int] = {}
+    indices = array("q")
+    for w in owner:
+        indices.append(seen.get(w, 0))
+        seen[w] = indices[-1] + 1
+    return indices
 
 
 def create(scratch: Path, worker: int, due_ns: Sequence[int], target_tokens: Sequence[int]) -> None:
@@ -69,6 +86,13 @@ def open_sent(scratch: Path, worker: int) -> memoryview:
     return _mapped(sent_file(scratch, worker))
 
 
+def open_gate(scratch: Path, worker: int, count: int) -> memoryview:
+    """The gate's column, made anew, shared with the worker that opens it later."""
+    path = gate_file(scratch, worker)
+    path.write_bytes(bytes(count))
+    return _bytes_of(path)
+
+
 class Shard:
     """A worker's view of its share. `scheduled_ns` and `target_tokens` (of output) per request; `sent` is shared with the parent."""
 
@@ -80,6 +104,8 @@ class Shard:
         self.scheduled_ns: Sequence[int] = rows[2::_FIELDS]
         self.target_tokens: Sequence[int] = rows[3::_FIELDS]
         self.sent = open_sent(scratch, worker)
+        gate = gate_file(scratch, worker)
+        self._gate = _bytes_of(gate) if gate.exists() else None
         self._written = 0  # of the requests, when it was last looked
         self._segments: dict[int, int] = {}  # number -> descriptor
 
@@ -87,10 +113,14 @@ class Shard:
         return len(self.target_tokens)
 
     def is_ready(self, index: int) -> bool:
-        """Whether the request's bytes are written."""
+        """Whether the request's bytes are written, and it was admitted or passed over."""
         if index >= self._written:
             self._written = self._index[-_FIELDS]
-        return index < self._written
+        return index < self._written and (self._gate is None or self._gate[index] != NOT_YET)
+
+    def is_passed_over(self, index: int) -> bool:
+        """Whether a request that is ready is to be left out."""
+        return self._gate is not None and self._gate[index] == PASSED_OVER
 
     def piece(self, index: int) -> bytes:
         """The request's own headers and body."""
@@ -112,7 +142,11 @@ class Shard:
 
 def _mapped(path: Path) -> memoryview:
     """A file of int64 in memory, written through."""
+    return _bytes_of(path).cast("q")
+
+
+def _bytes_of(path: Path) -> memoryview:
     with path.open("r+b") as file:
         if not os.fstat(file.fileno()).st_size:
-            return memoryview(b"").cast("q")
-        return memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0))

@@ -90,6 +90,17 @@ def of_worker(scratch: Path, worker: int) -> Turns | None:
 # ---------------------------------------------------------------- in the parent
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A later turn that was built: its worker sends it once it is told `line`."""
+
+    worker: int
+    position: int
+    due_ns: int
+    body_bytes: int
+    line: str
+
+
 @dataclass(slots=True)
 class Content:
     """A reply's content, kept only where a later turn needs it."""

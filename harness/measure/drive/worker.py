@@ -101,6 +101,7 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, sessions: t
         api=config["api"],
         proxy=Proxy(*config["proxy"]) if config["proxy"] else None,
         kept=config["kept"],
+        resends=config["resends"],
     )
     loop = Loop(wire_config, share, spool, CONTROL_FD, sessions)
     obtained = scheduling.ask_priority()
