@@ -60,6 +60,11 @@ def test_the_preset_of_vllm_is_taken_back(inquiry, tmp_path):
     path.write_text(dump_yaml(inquiry.findings.preset(inquiry._spec, None)))
     assert yaml.safe_load(path.read_text())["read"] == "inquiry"
     target = {"name": "a", "preset": str(path), "model": "tiny"}
-    data = {"experiment": "t", "targets": [target], "workloads": ["fixed:8x4"], "loads": [{"concurrency": [1], "requests": 2}]}
+    data = {
+        "experiment": "t",
+        "targets": [target],
+        "workloads": ["fixed:8x4"],
+        "loads": [{"concurrency": [1], "requests": 2}],
+    }
     (spec,) = parse_experiment(data, "x").targets
     assert (spec.kind, spec.url, spec.api) == ("hosted", inquiry.findings.url, "chat")
