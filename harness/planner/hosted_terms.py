@@ -38,6 +38,7 @@ class RateLimits:
     tokens_per_minute: Number | None = None  # input + the larger of max_tokens and output
     tokens_per_day: Number | None = None  # the same
     concurrency: int | None = None
+    spend_usd_per_day: Number | None = None
     spend_usd_per_month: Number | None = None
     cached_input_counts: bool = True
     source: str = ""
@@ -73,7 +74,7 @@ _ROUNDING = 1e-9  # rates are scaled and summed in floats
 
 
 def limit_capacity(limits: RateLimits, shape: MeanRequest, load: Load | None = None) -> LimitCapacity:
-    """RPM/60, RPD/86400, ITPM/(60 counted input), OTPM/(60 out), TPM/(60 (in + max_tokens)), TPD, concurrency/E2E, spend/$.
+    """RPM/60, RPD/86400, ITPM/(60 counted input), OTPM/(60 out), TPM/(60 (in + max_tokens)), TPD, concurrency/E2E, spend/$ of a day and of a month.
 
     Each limit is held against the load of its own time: by the minute or less against the peak, by the day against the busiest
     24 hours, by the month against the mean. Raises ConfigError where a limit cannot be turned into a rate.
@@ -98,6 +99,7 @@ def limit_capacity(limits: RateLimits, shape: MeanRequest, load: Load | None = N
         ("tokens_per_minute", limits.tokens_per_minute, reserved, 60, "peak_rps"),
         ("tokens_per_day", limits.tokens_per_day, reserved, DAY_S, "day_rps"),
         ("concurrency", limits.concurrency, e2e_s, 1, "peak_rps"),
+        ("spend_usd_per_day", limits.spend_usd_per_day, each_usd, DAY_S, "day_rps"),
         ("spend_usd_per_month", limits.spend_usd_per_month, each_usd, _MONTH_S, "mean_rps"),
     ):
         if limit is None:
@@ -123,7 +125,8 @@ def limit_capacity(limits: RateLimits, shape: MeanRequest, load: Load | None = N
 
 @dataclass(frozen=True, slots=True)
 class MonthlyBill:
-    """`used_usd` after discount and billed retries; `due_usd` at least the commitment; `unused_usd` is what the commitment adds."""
+    """`used_usd` after discount and billed retries; `due_usd` at least the commitment; `unused_usd` is what the commitment adds: a fixed
+    sum of the month, in no price of a request. `usd_per_request`: what each costs, and what one more or less changes `used_usd` by."""
 
     used_usd: Decimal
     due_usd: Decimal
@@ -150,7 +153,7 @@ def monthly_bill(
     again = exact_at_least_zero(billed_retries, "billed retries")
     used = to_decimal(exact_usd(usd_per_request, "hosted price (USD per request)") * count * (1 + again) * (1 - off))
     due = max(used, usd(minimum_usd, "minimum commitment (USD per month)"))
-    return MonthlyBill(used, due, due - used, due / to_decimal(count))
+    return MonthlyBill(used, due, due - used, used / to_decimal(count))
 
 
 def provisioned_usd_per_hour(

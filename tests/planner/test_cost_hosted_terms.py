@@ -5,6 +5,8 @@ from __future__ import annotations
 from decimal import Decimal as D
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
 from harness.config.price_ref import PriceRef
@@ -132,7 +134,7 @@ def test_commitment_discount_and_billed_retries():
     """1M requests at $0.001, 2 % retried and billed, 10 % off: 918; a minimum of 1,500 is due and 582 of it unused."""
     found = monthly_bill("0.001", 1_000_000, discount="0.1", billed_retries="0.02", minimum_usd=1500)
     assert (found.used_usd, found.due_usd, found.unused_usd) == (D(918), D(1500), D(582))
-    assert found.usd_per_request * 1_000_000 == D(1500)
+    assert found.usd_per_request * 1_000_000 == D(918)  # the commitment is a sum of the month, in no price of a request
 
 
 def test_provisioned_throughput_is_a_step_cost():
@@ -178,3 +180,35 @@ def test_bad_contracts_are_three_lines(make):
     with pytest.raises(ConfigError) as error:
         make()
     assert len(str(error.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(("volume", "is_over"), [(999_000, False), (1_001_000, True)], ids=["within", "over"])
+def test_a_day_s_cap_is_held_against_the_busiest_day_s_sum(volume, is_over):
+    """$1,000 a day at $0.001 each: 1,000,000 requests in the busiest 24 hours, whatever the mean day or the peak is."""
+    shape = MeanRequest(input_tokens=1, output_tokens=1, usd_per_request="0.001")
+    load = Load(peak_rps=1e6, day_rps=volume / 86_400, mean_rps=1.0)
+    found = limit_capacity(RateLimits(spend_usd_per_day=1000), shape, load)
+    assert (found.infeasible is not None) is is_over
+    assert found.by_limit["spend_usd_per_day"] == pytest.approx(1e6 / 86_400)
+
+
+@pytest.mark.parametrize(("volume", "is_over"), [(999_000, False), (1_001_000, True)], ids=["within", "over"])
+def test_a_month_s_cap_is_held_against_the_month_s_sum(volume, is_over):
+    """$1,000 a month at $0.001 each: 1,000,000 requests in 730.5 hours, however full a day of it is."""
+    shape = MeanRequest(input_tokens=1, output_tokens=1, usd_per_request="0.001")
+    load = Load(peak_rps=1e6, day_rps=1e6, mean_rps=volume / (730.5 * 3600))
+    assert (limit_capacity(RateLimits(spend_usd_per_month=1000), shape, load).infeasible is not None) is is_over
+
+
+@given(
+    st.decimals("0.0001", "0.1", places=4),
+    st.integers(1, 10**8),
+    st.integers(1, 10**8),
+    st.decimals("0", "100000", places=2),
+)
+def test_a_commitment_changes_no_price_of_a_request(each, count, other, minimum):
+    """Any volume and minimum: a request costs the same; the month is its requests' sum or the minimum, whichever is more."""
+    one, two = (monthly_bill(str(each), n, minimum_usd=str(minimum)) for n in (count, other))
+    assert one.usd_per_request == two.usd_per_request == each
+    assert one.due_usd == max(each * count, minimum)
+    assert one.used_usd + one.unused_usd == one.due_usd

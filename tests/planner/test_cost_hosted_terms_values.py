@@ -45,6 +45,7 @@ def test_what_is_not_said_of_a_contract():
         "tokens_per_minute": None,
         "tokens_per_day": None,
         "concurrency": None,
+        "spend_usd_per_day": None,
         "spend_usd_per_month": None,
         "cached_input_counts": True,
         "source": "",
@@ -180,7 +181,7 @@ def test_a_months_bill():
     """At $0.001: plain; discounted and retried; below its minimum, all of it due and the rest unused; at it nothing is."""
     assert monthly_bill("0.001", 1000) == MonthlyBill(D(1), D(1), D(0), D("0.001"))
     found = monthly_bill("0.001", 1000, discount="0.5", billed_retries="0.2", minimum_usd=3)
-    assert found == MonthlyBill(used_usd=D("0.6"), due_usd=D(3), unused_usd=D("2.4"), usd_per_request=D("0.003"))
+    assert found == MonthlyBill(used_usd=D("0.6"), due_usd=D(3), unused_usd=D("2.4"), usd_per_request=D("0.0006"))
     assert monthly_bill("0.001", 1000, minimum_usd=1).unused_usd == 0
     assert monthly_bill(0, 1000).due_usd == 0
     assert monthly_bill("0.001", 1000, billed_retries=2).used_usd == 3

@@ -19,6 +19,7 @@ from harness.planner.scenario.options import (
     reference_of,
     self_staircase,
 )
+from harness.planner.scenario.run import run_scenario
 from tests.planner.scenario_values import hosted, scenario
 from tests.price.cost_summaries import summary
 
@@ -49,6 +50,7 @@ def test_every_option_by_hand():
     )  # $1 of each hour
     other = "a different product: not m; its quality is not compared here"
     guess = "tokenizers are not declared: equal token counts are taken for granted"
+    unused = "$3,000.00 a month is due by the minimum commitment, $1,000.00 of it unused: a fixed sum, in no price of a request"
     machine = {
         "machine": "box", "price": "4.0 USD per hour", "price source": "quote", "price as of": "2026-11-01", "price age": "23 days old",
         "capacity": "10 requests/s a machine", "capacity source": "declared", "capacity as of": "2026-11-01", "labour": "rota",
@@ -57,7 +59,7 @@ def test_every_option_by_hand():
     assert found == (
         Option("self-hosted", "2 machines, box", 9 * MONTH_H, 9 * MONTH_H / requests, None, (), machine),
         Option(
-            "hosted", "host/m", D(3000), D(3000) / requests, None, (guess, other),
+            "hosted", "host/m", D(3000), D("0.0002"), None, (guess, other, unused),
             {**priced("0.2"), "tokenizer ratio": "1", "commitment unused": "1000.00 USD per month"},
         ),
         Option(
@@ -128,7 +130,7 @@ def test_a_hosted_side_by_hand():
         demand={"requests_per_month": 1000},
     )
     each = (D("0.2") * 600 + D("0.1") * 400 + D("0.2") * 250) / 1_000_000 * D("0.9") * D("1.02")
-    assert (side.name, side.each_usd, side.usd_per_request) == ("host/m", each, each)
+    assert (side.name, side.each_usd) == ("host/m", each)
     assert (side.minimum_usd_per_month, side.tokenizer_ratio, side.barred, side.infeasible) == (
         0,
         D("1.25"),
@@ -303,3 +305,34 @@ def test_the_staircase_is_of_the_scenario_s_fleet():
     """5 usable requests/s a machine, a spare in, $4 each: $8 to 5, $12 to 10."""
     base, _ = sides_of()
     assert self_staircase(base, 10.0)[:2] == [(0.0, 8.0), (5.0, 12.0)]
+
+
+def test_a_commitment_is_a_month_s_sum_and_in_no_price_of_a_request():
+    """$3,000 a month at 1 M and at 100 M requests of $0.0002: the price stays, the month is $3,000 and $20,000, the figure says why."""
+    committed = [hosted(minimum_usd_per_month=3000)]
+    for volume, month in ((1_000_000, 3000), (100_000_000, 20_000)):
+        spec = scenario(demand={"requests_per_month": volume}, hosted=committed)
+        result = run_scenario(spec)
+        option = next(o for o in result.options if o.kind == "hosted")
+        assert (option.usd_per_request, option.usd_per_month) == (D("0.0002"), month)
+        assert result.figure("hosted_0_usd_per_request") == D("0.0002")
+        formula = next(f.formula for f in result.figures if f.name == "hosted_0_usd_per_month")
+        assert ("at least the commitment of 3,000.00 $" in formula) is (month == 3000)
+
+
+def test_the_price_to_compare_with_is_the_one_of_the_least_month():
+    """The lower price with the higher commitment is the dearer month: the other is what self-hosting is compared with."""
+    cheap = hosted(0.1, provider="low", minimum_usd_per_month=5000)
+    _, sides = sides_of(hosted=[cheap, hosted(0.2)])
+    assert reference_of(sides).name == "host/m"
+
+
+def test_a_commitment_beyond_the_spend_cap_bars_the_hosted_side():
+    """$3,000 committed under a cap of $2,000 a month cannot be kept, however little is used; under $3,000 it can."""
+    for cap, is_barred in ((2000, True), (3000, False)):
+        limits = {"spend_usd_per_month": cap}
+        _, (side,) = sides_of(
+            hosted=[hosted(minimum_usd_per_month=3000, limits=limits)], demand={"requests_per_month": 10}
+        )
+        assert (side.barred is not None) is is_barred
+        assert (side.infeasible is not None) is is_barred

@@ -37,7 +37,10 @@ _OTHER_PRODUCT = "a different product"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One way to serve the workload. `infeasible` says why it cannot be taken; `notes` what must be known about it."""
+    """One way to serve the workload. `infeasible` says why it cannot be taken; `notes` what must be known about it.
+
+    `usd_per_request`: of a hosted one its price, what a commitment adds aside; of the others the month's sum over its requests.
+    """
 
     kind: str  # self-hosted | hosted | hybrid | dedicated
     name: str
@@ -59,14 +62,13 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class HostedSide:
-    """One hosted price of the scenario. each_usd: a request after discount and retries; usd_per_request: the month's bill, at
-    least its minimum, over the month's requests. barred: why it may not be taken at any load; infeasible: that, or its limits.
+    """One hosted price of the scenario. each_usd: a request after discount and retries, the minimum commitment aside, which is a fixed
+    sum of the month's `bill`. barred: why it may not be taken at any load; infeasible: that, or its limits.
     """
 
     part: HostedPart
     price: HostedPrice
     each_usd: Decimal
-    usd_per_request: Decimal
     tokenizer_ratio: Decimal
     bill: MonthlyBill
     billed: Bill
@@ -165,14 +167,21 @@ def _hosted_side(base: Base, part: HostedPart) -> HostedSide:
         notes.append("whether it meets the SLO is not measured")
     if part.service == "batch" and w.kind == "interactive":
         barred = "a batch price is not for users who wait: compare batch with batch"
-    each = month.used_usd / base.requests
+    each = month.usd_per_request
     shape = MeanRequest(
         input_tokens=float(w.input_tokens * ratio), output_tokens=float(w.output_tokens * ratio), max_tokens=w.max_tokens,
         cached_input_tokens=float(w.cached_input_tokens * ratio), usd_per_request=each,
     )  # fmt: skip
+    barred = barred or _over_its_cap(part)
     infeasible = barred or _over_limits(part, shape, load_above(base.demand))
-    due = month.due_usd / base.requests
-    return HostedSide(part, price, each, due, ratio, month, billed, shape, barred, infeasible, tuple(notes))
+    return HostedSide(part, price, each, ratio, month, billed, shape, barred, infeasible, tuple(notes))
+
+
+def _over_its_cap(part: HostedPart) -> str | None:
+    cap = None if part.limits is None else part.limits.spend_usd_per_month
+    if cap is None or part.minimum_usd_per_month <= cap:
+        return None
+    return f"its minimum commitment of ${part.minimum_usd_per_month:,.2f} a month is more than its cap of ${cap:,.2f}"
 
 
 def _over_limits(part: HostedPart, shape: MeanRequest, load: Load) -> str | None:
@@ -182,10 +191,12 @@ def _over_limits(part: HostedPart, shape: MeanRequest, load: Load) -> str | None
 
 
 def _hosted_option(side: HostedSide) -> Option:
-    inputs = {**side.price.inputs, "tokenizer ratio": str(side.tokenizer_ratio)}
-    if side.bill.unused_usd > 0:
-        inputs["commitment unused"] = f"{side.bill.unused_usd:.2f} USD per month"
-    return Option("hosted", side.name, side.bill.due_usd, side.usd_per_request, side.infeasible, side.notes, inputs)
+    inputs, notes = {**side.price.inputs, "tokenizer ratio": str(side.tokenizer_ratio)}, side.notes
+    if (unused := side.bill.unused_usd) > 0:
+        inputs["commitment unused"] = f"{unused:.2f} USD per month"
+        due = f"${side.bill.due_usd:,.2f} a month is due by the minimum commitment, ${unused:,.2f} of it unused"
+        notes = (*notes, f"{due}: a fixed sum, in no price of a request")
+    return Option("hosted", side.name, side.bill.due_usd, side.each_usd, side.infeasible, notes, inputs)
 
 
 def _self_option(base: Base) -> Option:
@@ -257,7 +268,7 @@ def reference_of(sides: Sequence[HostedSide]) -> HostedSide | None:
     """The hosted price to compare with: the cheapest feasible one of the same model, else of any; None if none is feasible."""
     feasible = [s for s in sides if s.infeasible is None]
     same = [s for s in feasible if s.part.same_model]
-    return min(same or feasible, key=lambda s: s.usd_per_request, default=None)
+    return min(same or feasible, key=lambda s: s.bill.due_usd, default=None)
 
 
 def self_staircase(base: Base, up_to_rps: float) -> list[tuple[float, float]]:

@@ -72,6 +72,11 @@ def _number(value: float) -> Decimal:
     return Decimal(repr(float(value)))
 
 
+def _month_formula(base: Base, side: HostedSide) -> str:
+    words = f"{base.requests:,.0f} requests x {side.each_usd:.6g} $"
+    return words + (f", at least the commitment of {side.bill.due_usd:,.2f} $" if side.bill.unused_usd else "")
+
+
 def _figures(base: Base, sides: Sequence[HostedSide]) -> list[Figure]:
     spec, fleet, w = base.spec, base.fleet, base.spec.workload
     tokens = w.input_tokens + w.output_tokens
@@ -103,8 +108,8 @@ def _figures(base: Base, sides: Sequence[HostedSide]) -> list[Figure]:
     ]  # fmt: skip
     for n, side in enumerate(sides):
         rows += [
-            (f"hosted_{n}_usd_per_month", f"hosted, {side.name}", side.bill.due_usd, "USD per month", f"{base.requests:,.0f} requests x {side.usd_per_request:.6g} $", side.price.inputs),
-            (f"hosted_{n}_usd_per_request", f"hosted, {side.name}, a request", side.usd_per_request, "USD", "each request priced by itself", side.price.inputs),
+            (f"hosted_{n}_usd_per_month", f"hosted, {side.name}", side.bill.due_usd, "USD per month", _month_formula(base, side), side.price.inputs),
+            (f"hosted_{n}_usd_per_request", f"hosted, {side.name}, a request", side.each_usd, "USD", "each request priced by itself", side.price.inputs),
         ]  # fmt: skip
     return [Figure(*row) for row in rows]
 

@@ -130,6 +130,7 @@ class LimitsPart(Spec):
     output_tokens_per_minute: bounds.Volume | None = None
     tokens_per_minute: bounds.Volume | None = None
     tokens_per_day: bounds.Volume | None = None
+    spend_usd_per_day: bounds.Usd | None = Field(default=None, gt=0)
     spend_usd_per_month: bounds.Usd | None = Field(default=None, gt=0)
     cached_input_counts: bool = True
     source: str = ""
