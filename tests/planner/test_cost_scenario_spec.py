@@ -41,7 +41,7 @@ def test_what_is_not_said_has_its_default():
     """The least that a scenario must say, and every other value that it then has."""
     limits = {
         "requests_per_minute": None, "requests_per_day": None, "input_tokens_per_minute": None, "output_tokens_per_minute": None,
-        "tokens_per_minute": None, "tokens_per_day": None, "spend_usd_per_month": None, "cached_input_counts": True,
+        "tokens_per_minute": None, "tokens_per_day": None, "spend_usd_per_day": None, "spend_usd_per_month": None, "cached_input_counts": True,
         "source": "", "as_of": "",
     }  # fmt: skip
     price = {
