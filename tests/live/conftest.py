@@ -18,6 +18,7 @@ import yaml
 
 from harness.config.target import TargetSpec
 from harness.measure.targets import Target, embedded, open_target
+from tests.live import gateway as litellm
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +51,12 @@ def vllm_server(vllm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     )
     with open_target(spec, tmp_path_factory.mktemp("vllm") / "server.log", print) as target:
         yield target
+
+
+@pytest.fixture(scope="session")
+def gateway(vllm_server: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[litellm.Gateway]:
+    """The LiteLLM proxy before that server: TLS by a CA of its own, keys with limits."""
+    if not litellm.LITELLM.exists():
+        pytest.skip("the LiteLLM proxy is not installed here: make gateway")
+    with litellm.serve(vllm_server.endpoint.base_url, "tiny", tmp_path_factory.mktemp("gateway")) as running:
+        yield running
