@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from harness.cli import attribute, breakeven, decisions, fleet, machines, tokens
+from harness.cli import attribute, breakeven, decisions, fleet, machines, policies, tokens
 from harness.cli.machine_price import given_price, price_options
 from harness.cli.numbers import FloatRange
 from harness.cli.results import (
@@ -94,6 +94,7 @@ for command in (
     breakeven.breakeven,
     fleet.fleet,
     fleet.hybrid,
+    policies.policies_command,
     machines.memory_command,
     machines.instances_command,
     decisions.scenario_command,

@@ -139,6 +139,11 @@ class ExperimentSpec(Spec):
         """Share of requests that are to be within the promise."""
         return self.slo.attainment if self.slo else 0.99
 
+    def sides_of(self, target: TargetSpec) -> tuple[TargetSpec, ...]:
+        """The two sides of a hybrid, the own one first; of any other target itself."""
+        by_name = {one.name: one for one in self.targets}
+        return tuple(by_name[name] for name in target.sides) or (target,)
+
     def public(self) -> dict[str, Any]:
         """As plain JSON values without secrets: what is written down."""
         plain: dict[str, Any] = redaction.data(self.model_dump(mode="json"))
@@ -166,6 +171,24 @@ class ExperimentSpec(Spec):
         offline = any(target.kind == "offline" for target in self.targets)
         if offline and any(load.arrivals != "batch" or load.capacity is not None for load in self.loads):
             raise ValueError("a target of kind offline takes batches: its loads are {arrivals: batch, requests: N}")
+        return self
+
+    @model_validator(mode="after")
+    def _hybrids_of_targets(self) -> ExperimentSpec:
+        kinds = {target.name: target.kind for target in self.targets}
+        for hybrid in (target for target in self.targets if target.kind == "hybrid"):
+            for name, allowed in zip(hybrid.sides, (("vllm", "adopt", "hosted"), ("hosted",)), strict=True):
+                if kinds.get(name) not in allowed:
+                    what = f"{name!r} is {'no target' if name not in kinds else 'of kind ' + kinds[name]}"
+                    raise ValueError(
+                        f"a side of {hybrid.name!r}: {what}; sides are [OWN, HOSTED], this one {' or '.join(allowed)}"
+                    )
+            if any(load.concurrency for load in self.loads):
+                raise ValueError(
+                    f"{hybrid.name!r} takes open loops (rate:): in a closed one a side that is slow would be offered less"
+                )
+            if hybrid.policy and hybrid.policy.rule in ("slo", "cost") and not (self.slo and self.slo.limits):
+                raise ValueError(f"rule {hybrid.policy.rule} of {hybrid.name!r} needs slo: {{..}} with a limit")
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ and what the flags of a vLLM server ask for."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
@@ -12,6 +12,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from harness.base import bounds, redaction
 from harness.base.bounds import Spec
 from harness.config.limits import LimitsSpec
+from harness.config.policy import PolicySpec
 from harness.config.preset import KEY_SOURCES, Api, Auth, OutputLimit, PresetUse, with_preset
 from harness.config.price_ref import PriceRef
 
@@ -61,6 +62,8 @@ _LATER = frozenset(  # keys that older campaigns do not have
         "connections",
         "proxy_env",
         "region",
+        "sides",
+        "policy",
     )
 )
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token of RFC 9110
@@ -70,11 +73,12 @@ class TargetSpec(Spec):
     """One server. `vllm`: started by us. `adopt`: a vLLM server at `url` that somebody else started.
     `hosted`: any API at `url`, its key in the environment variable `api_key_env`, the file `api_key_file`, or what `api_key_command`
     prints. `preset`: a provider's values for what is not said here (see preset.py).
-    `offline`: `vllm.LLM` in a process of its own, given whole batches; `batch_order` and `batch_size` say how they are cut."""
+    `offline`: `vllm.LLM` in a process of its own, given whole batches; `batch_order` and `batch_size` say how they are cut.
+    `hybrid`: two other targets of the experiment, `sides: [own, hosted]`; `policy` chooses one for each request."""
 
     name: bounds.Name
     preset: PresetUse | None = Field(default=None, description="name of a file in configs/targets, or a file's path")
-    kind: Literal["vllm", "adopt", "hosted", "offline"]
+    kind: Literal["vllm", "adopt", "hosted", "offline", "hybrid"]
     model: bounds.Word = Field(
         description="embedded:smollm2-135m | embedded:tiny | path | hub name; for a URL its served name"
     )
@@ -152,6 +156,20 @@ class TargetSpec(Spec):
     hardware: HardwareSpec | str | None = Field(
         default=None, description="a price, or an instance's name: aws/g5.12xlarge"
     )
+    sides: list[bounds.Name] = Field(
+        default_factory=list,
+        max_length=2,
+        description="of a hybrid: the target that is paid by the hour, and the hosted one",
+    )
+    policy: PolicySpec | None = Field(default=None, description="of a hybrid: which side a request is sent to")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _models_of_its_sides(cls, data: Any) -> Any:
+        """A hybrid names no model: its sides do."""
+        if not isinstance(data, dict) or data.get("kind") != "hybrid" or not isinstance(data.get("sides"), list):
+            return data
+        return {"model": f"those of {' and '.join(map(str, data['sides']))}"} | data
 
     @model_validator(mode="before")
     @classmethod
@@ -246,6 +264,10 @@ class TargetSpec(Spec):
 
     @model_validator(mode="after")
     def _url_where_needed(self) -> TargetSpec:
+        if self.kind == "hybrid":
+            return self._of_two_sides()
+        if self.sides or self.policy is not None:
+            raise ValueError(f"target {self.name!r}: sides and policy belong to kind hybrid")
         ours = self.kind in ("vllm", "offline")
         if self.kind != "offline" and (self.batch_order, self.batch_size) != ("as_planned", 256):
             raise ValueError(f"target {self.name!r}: batch_order and batch_size belong to kind offline")
@@ -276,6 +298,24 @@ class TargetSpec(Spec):
         if ours and self.url:
             raise ValueError(f"target {self.name!r}: kind {self.kind} starts its own server; use kind adopt with url")
         return self
+
+    def _of_two_sides(self) -> TargetSpec:
+        if len(set(self.sides)) != 2:
+            raise ValueError(f"target {self.name!r} of kind hybrid needs sides: [OWN, HOSTED], two targets' names")
+        if self.policy is None:
+            raise ValueError(f"target {self.name!r} of kind hybrid needs a policy, e.g. policy: {{rule: slo}}")
+        fields = type(self).model_fields
+        given = [key for key in fields if getattr(self, key) != fields[key].get_default(call_default_factory=True)]
+        if others := [key for key in given if key not in ("name", "kind", "model", "sides", "policy")]:
+            raise ValueError(f"target {self.name!r}: {others[0]} belongs to one of its sides: a hybrid only chooses")
+        return self
+
+
+def own_of(targets: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """The target of that name as a config writes it down; of a hybrid its own side. Empty where there is none."""
+    by_name = {target.get("name"): target for target in targets}
+    found: Mapping[str, Any] = by_name.get(name, {})
+    return by_name.get(found["sides"][0], {}) if found.get("kind") == "hybrid" and found.get("sides") else found
 
 
 def place_of(spec: TargetSpec) -> str | None:

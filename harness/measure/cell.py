@@ -17,6 +17,8 @@ from harness.config.target import TargetSpec
 from harness.measure import plan as plans
 from harness.measure.calibrate import calibration_limit
 from harness.measure.drive.driver import drive
+from harness.measure.drive.hybrid import Dispatcher
+from harness.measure.hybrid import Ear, WarmUpOfSide, dispatcher_of, drive_sides
 from harness.measure.job import REFUSED, Job, Refusals, Watcher
 from harness.measure.observe.boards.inventory import boards
 from harness.measure.observe.environment import collect
@@ -26,6 +28,7 @@ from harness.measure.provenance import link_log, manifest_of, target_facts
 from harness.measure.targets import Target
 from harness.measure.targets.adopt import reset_prefix_cache
 from harness.measure.targets.batch.engine import run_batch
+from harness.measure.targets.hybrid import HybridTarget, sides_of
 from harness.measure.targets.server.jit_log import JitWatch
 from harness.measure.warm_up import warm_up
 from harness.records import (
@@ -104,6 +107,11 @@ class Run:
     def target_spec(self) -> TargetSpec:
         return next(target for target in self.spec.targets if target.name == self.cell.target)
 
+    @property
+    def own_spec(self) -> TargetSpec:
+        """The target whose server and boards are observed: of a hybrid its own side."""
+        return self.spec.sides_of(self.target_spec)[0]
+
 
 def draw_plan(
     spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec, probe: Probe | None = None
@@ -141,38 +149,44 @@ def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -
     _fits_context(plan, target)
     facts = {**(facts or {}), **_emptied(run, target)}
     cell = replace(run.cell, load=plan.load)  # a trace, or a preset's arrivals, bring their own rate
-    up = target_facts(run.target_spec, target)
+    up = target_facts(run.own_spec, target)
     manifest = manifest_of(spec, cell, up, run.run_dir, run.campaign_id, plan, notes)
     with RunWriter.create(run.run_dir, manifest) as writer:
         writer.write_plan(plan)
         link_log(target.log_path, run.run_dir)
-        with Observers(target.info, spec.observe, writer.add, run.target_spec, run.used_before) as observers:
+        ear = Ear(writer.add)
+        with Observers(sides_of(target)[0].info, spec.observe, ear, run.own_spec, run.used_before) as observers:
             calibration = calibration_limit(spec.workers) if spec.driver == "wire" else None
             here = {"machine_boards": [board.name for board in boards()]}
             extra = {"plan_notes": list(notes), "calibration": calibration, **here, **facts}
             environment = collect(observers.gpu_static, extra)
             writer.update(environment=environment, telemetry=dict(observers.telemetry))
-            _measure(run, target, plan, writer, observers)
+            if isinstance(target, HybridTarget):
+                ear.dispatcher = dispatcher_of(spec, run.target_spec, *target.sides)
+            _measure(run, target, plan, writer, observers, ear.dispatcher)
         writer.update(telemetry=dict(observers.telemetry))
         writer.finish(RunState.INTERRUPTED if run.stop.asked else RunState.COMPLETE)
 
 
 def _emptied(run: Run, target: Target) -> dict[str, str]:
     """Empty the server's prefix cache where its target asks for it; what came of it, for the manifest."""
-    if not run.target_spec.reset_prefix_cache:
+    if not run.own_spec.reset_prefix_cache:
         return {}
     came = reset_prefix_cache(target.endpoint)
     run.display.say(f"{target.info.name}: prefix cache reset: {came}")
     return {"reset_prefix_cache": came}
 
 
-def _measure(run: Run, target: Target, plan: Plan, writer: RunWriter, observers: Observers) -> None:
-    """Warm-up in rounds, then the measured phase of a plan that is replayed as it was drawn. Raises TargetError, InvalidRunError."""
+def _measure(
+    run: Run, target: Target, plan: Plan, writer: RunWriter, observers: Observers, dispatcher: Dispatcher | None
+) -> None:
+    """Warm-up in rounds, of each side where there are two, then the measured phase of a plan that is replayed as it was drawn. Raises
+    TargetError, InvalidRunError."""
     reports: dict[str, Any] = {}
     jit = JitWatch(target.log_path)
-    refusals = Refusals(at_once=run.target_spec.kind == "hosted")
+    refusals = Refusals(at_once=run.target_spec.kind in ("hosted", "hybrid"))
 
-    def phase(kind: Phase, requests: Sequence[PlannedRequest], load: Load) -> DriveReport | None:
+    def phase(kind: Phase, requests: Sequence[PlannedRequest], load: Load, of: Target) -> DriveReport | None:
         if not requests or run.stop.asked:
             return None
         measured = kind is Phase.MEASURE
@@ -180,7 +194,7 @@ def _measure(run: Run, target: Target, plan: Plan, writer: RunWriter, observers:
         watcher = _PhaseWatcher(run, target, kind, load, writer, jit, refusals)
         if measured:
             observers.edge("start")
-        report = _drive(run, target, requests, watcher)
+        report = _drive(run, of, requests, watcher, dispatcher)
         if measured:
             observers.settle()
             observers.edge("end")
@@ -189,10 +203,16 @@ def _measure(run: Run, target: Target, plan: Plan, writer: RunWriter, observers:
         watcher.raise_if_lost(report)
         return report
 
-    warmed = warm_up(plan, run.target_spec.kind, jit, lambda requests, load: phase(Phase.WARMUP, requests, load))
+    def warm(of: Target, requests: Sequence[PlannedRequest], load: Load) -> DriveReport | None:
+        return phase(Phase.WARMUP, requests, load, of)
+
+    own, *others = sides_of(target)
+    for other in others:
+        warm_up(plan, other.info.kind, JitWatch(None), partial(warm, other))
+    warmed = warm_up(plan, own.info.kind, jit, partial(warm, own))
     if warmed.rounds:
         reports[Phase.WARMUP.value] = warmed.report
-    phase(Phase.MEASURE, plan.requests, plan.load)
+    phase(Phase.MEASURE, plan.requests, plan.load, target)
     jit.look()
     reports["compiling"] = {
         "rounds": warmed.rounds,
@@ -208,14 +228,25 @@ def _drive(
     target: Target,
     requests: Sequence[PlannedRequest],
     watcher: _PhaseWatcher,
+    dispatcher: Dispatcher | None,
 ) -> DriveReport:
     scratch = run.run_dir / SCRATCH
     scratch.mkdir(exist_ok=True)
     duration_s = run.load_spec.duration_s if watcher.phase is Phase.MEASURE else None
-    texts = prompts(requests, target.vocabulary, target.endpoint.api, target.endpoint.body)
-    job = Job(requests, texts, watcher.load, watcher.phase, run.run_dir.name, scratch, duration_s)
+
+    def job_to(side: Target) -> Job:
+        texts = prompts(requests, side.vocabulary, side.endpoint.api, side.endpoint.body)
+        return Job(requests, texts, watcher.load, watcher.phase, run.run_dir.name, scratch, duration_s)
+
     with run.stop.while_driving():
-        report = _driver(run, target, job)(job, watcher)
+        if dispatcher is None:
+            report = _driver(run, target, job := job_to(target))(job, watcher)
+        elif isinstance(target, HybridTarget):
+            driver_of = partial(_driver, run)
+            report = drive_sides(target, dispatcher, watcher, job_to, driver_of, run.spec.workers)
+        else:
+            with WarmUpOfSide(watcher, target.info.name, dispatcher) as listening:
+                report = _driver(run, target, job := job_to(target))(job, listening)
     scratch.rmdir()
     return report
 
@@ -255,7 +286,7 @@ class _PhaseWatcher:
     def should_stop(self) -> str | None:
         return (
             self.run.stop.action()
-            or ("target_died" if self.target.died() else None)
+            or ("target_died" if self.target.ends_run() else None)
             or (REFUSED if self.refusals.enough else None)
             or (self.probe.should_stop() if self.probe else None)
         )
@@ -278,14 +309,14 @@ class _PhaseWatcher:
     def raise_if_lost(self, report: DriveReport) -> None:
         """Raises TargetError where the server died or refuses everything, InvalidRunError where a worker died."""
         name = self.target.info.name
-        if (reason := self.target.died()) is not None:
+        if (reason := self.target.ends_run()) is not None:
             advice = "its log is server.log in the run directory; rows up to its death are stored"
             raise TargetError(f"the server {name} died during the run", reason, advice)
         if report.stop_reason == "worker_died":
             advice = "its requests are rows; the run is INVALID"
             raise InvalidRunError("a load-generator worker died", "; ".join(report.notes), advice)
         if report.stop_reason == REFUSED:
-            raise self.refusals.error(self.run.target_spec, self.run.run_dir)
+            raise self.refusals.error(self.run.spec.sides_of(self.run.target_spec)[-1], self.run.run_dir)
 
 
 def _fits_context(drawn: Plan, target: Target) -> None:

@@ -178,6 +178,8 @@ class RequestRecord:
     cache_written_1h_tokens: int | None = col(
         "tokens", "Of prompt_tokens, written into the cache for an hour, by usage", default=None
     )
+    served_by: str | None = col("", "Hybrid: the target that the request was sent to; else null", default=None)
+    routed_why: str | None = col("", "Hybrid: why it was sent there, in the policy's words", default=None)
 
 
 @dataclass(frozen=True, slots=True)

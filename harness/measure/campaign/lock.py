@@ -29,11 +29,11 @@ _MACHINE = "machine"
 def lock_names(targets: Sequence[TargetSpec]) -> list[str]:
     """What the targets compute on here: `gpu-UUID` for each board or MIG slice, `machine` where NVML shows none.
 
-    Hosted targets and servers on other machines need none; an adopted server here may be on any GPU.
+    Hosted targets, hybrids (their sides are targets too) and servers on other machines need none; an adopted server here may be on any GPU.
     """
     names: set[str] = set()
     for target in targets:
-        if target.kind == "hosted" or (target.url is not None and not is_loopback(target.url)):
+        if target.kind in ("hosted", "hybrid") or (target.url is not None and not is_loopback(target.url)):
             continue
         gpus = open_gpus((), None if target.url is not None else visible_devices({**os.environ, **target.env}))
         if isinstance(gpus, str):

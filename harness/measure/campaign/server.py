@@ -15,6 +15,7 @@ from harness.measure.campaign.board_room import check_room
 from harness.measure.campaign.flags import DIFFERS, read_back
 from harness.measure.campaign.order import Step, server_key
 from harness.measure.targets import Target, open_target
+from harness.measure.targets.hybrid import open_both
 from harness.records import TargetInfo
 
 _RESTARTS = 1  # in one block: a server that dies again would die in every cell
@@ -90,7 +91,7 @@ class Server:
         self.log_path = _free(self._log_folder, f"{self._prefix}_{step.cell.target}_rep{step.block}")
         target = self._reach(self._targets[step.cell.target], self.log_path)
         self._started(step.cell.target, (clock.monotonic_ns() - begun_ns) / clock.NS)
-        self._is_up(target.info, self._targets[step.cell.target].gpus)
+        self._is_up(target.info, self._spec.sides_of(self._targets[step.cell.target])[0].gpus)
         seen = read_back(target.info.flags, target.log_path)
         for flag, words in seen.items():
             if words.endswith(DIFFERS):
@@ -99,6 +100,8 @@ class Server:
 
     def _reach(self, spec: TargetSpec, log_path: Path) -> Target:
         """Open the target; one that is only asked what it is, is asked twice: a lost connection must not cost its cells."""
+        if spec.kind == "hybrid":
+            return open_both(spec, self._spec.sides_of(spec), lambda side: self._reach(side, log_path))
         check_room(spec, self._say)
         try:
             return open_target(spec, log_path, self._say)

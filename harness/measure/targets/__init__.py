@@ -1,4 +1,4 @@
-"""Real servers to measure: one of ours (`vllm`), somebody else's (`adopt`), a hosted API (`hosted`).
+"""Real servers to measure: one of ours (`vllm`), somebody else's (`adopt`), a hosted API (`hosted`), two at once (`hybrid`).
 
 Importing this package costs nothing beyond the standard library: the set-up runs from it before anything is installed.
 """
@@ -19,7 +19,8 @@ __all__ = ["Target", "open_target"]
 
 
 def open_target(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) -> Target:
-    """Start or reach the target of `spec`. A server of ours writes to `log_path`; `say` takes progress, a line a call.
+    """Start or reach the target of `spec`. A server of ours writes to `log_path`; `say` takes progress, a line a call. A hybrid is opened
+    by its two sides, see `hybrid.open_both`.
 
     Raises ConfigError for words in the spec that cannot be used, TargetError for a server that does not start, does
     not answer, refuses the key, or serves another model than the one asked for.
@@ -41,3 +42,5 @@ def open_target(spec: TargetSpec, log_path: Path, say: Callable[[str], None]) ->
             from harness.measure.targets import hosted
 
             return hosted.reach(spec, say)
+        case "hybrid":
+            raise AssertionError("a hybrid has no server of its own")

@@ -29,6 +29,10 @@ class Target:
         """Why a server of ours is gone, with its last log lines that matter, in one line; None while it lives."""
         return self.server.died() if self.server else None
 
+    def ends_run(self) -> str | None:
+        """Why a run of it cannot go on; None while it can."""
+        return self.died()
+
     def close(self) -> None:
         """End the server if it is ours; may be called again."""
         if self.server:

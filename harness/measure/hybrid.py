@@ -1,0 +1,141 @@
+"""A cell against a hybrid: its router with what both sides tell, its two jobs, its warm-up of each side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from types import TracebackType
+from typing import Any, Self
+
+from harness.base import clock
+from harness.base.errors import ConfigError
+from harness.config.experiment import ExperimentSpec
+from harness.config.price_ref import PriceRef
+from harness.config.target import TargetSpec
+from harness.measure.drive.hybrid import Dispatcher, SideDrive, SideGate, drive_both
+from harness.measure.gate import CommonStart
+from harness.measure.job import Job, Watcher
+from harness.measure.observe.vllm_metrics import counter, unfinished
+from harness.measure.targets import Target
+from harness.measure.targets.hybrid import HybridTarget
+from harness.price.hosted import bill, find_price, same_model
+from harness.records import DriveProgress, DriveReport, RequestRecord, ServerSample
+from harness.routing.router import Router, SideFacts
+from harness.routing.state import HOSTED, OWN
+
+Sink = Callable[[str, list[Any]], None]
+_WAITING, _KV_USAGE = "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
+
+
+class Ear:
+    """Telemetry on its way to the store; the server's rows are heard by the dispatcher too."""
+
+    def __init__(self, store: Sink) -> None:
+        self._store = store
+        self.dispatcher: Dispatcher | None = None
+
+    def __call__(self, table: str, rows: list[Any]) -> None:
+        self._store(table, rows)
+        if table == "server" and self.dispatcher is not None:
+            hear(self.dispatcher, rows)
+
+
+def hear(dispatcher: Dispatcher, rows: Sequence[ServerSample]) -> None:
+    """One scrape of the own side's /metrics. KV usage: of several engines the fullest."""
+    usages = [row.value for row in rows if row.metric == _KV_USAGE]
+    dispatcher.saw(OWN, unfinished(rows), counter(rows, _WAITING), max(usages, default=None))
+
+
+def hosted_ref(spec: ExperimentSpec, hosted: TargetSpec) -> PriceRef | None:
+    """What the hosted side asks: its own price, else that of its model in cost.hosted, else the only one there."""
+    if hosted.price is not None:
+        return hosted.price
+    listed = spec.cost.hosted
+    return next((ref for ref in listed if same_model(hosted.model, ref.model)), listed[0] if len(listed) == 1 else None)
+
+
+def hosted_usd_of(spec: ExperimentSpec, hosted: TargetSpec) -> Callable[[int, int], float]:
+    """Dollars of a request by (prompt, output tokens), nothing cached; 0 where no price is known. Raises ConfigError."""
+    ref = hosted_ref(spec, hosted)
+    if ref is None:
+        return lambda _prompt, _output: 0.0
+    price = find_price(ref, clock.utc_now())
+
+    @cache
+    def usd(prompt: int, output: int) -> float:
+        return float(bill(price, [(prompt, 0, output, 0)]).total_usd)
+
+    return usd
+
+
+def dispatcher_of(spec: ExperimentSpec, hybrid: TargetSpec, own: Target, hosted: Target) -> Dispatcher:
+    """The router of a run, with nothing learned yet. Raises ConfigError: rule cost without a price of the hosted side."""
+    assert hybrid.policy is not None
+    hosted_spec = spec.sides_of(hybrid)[1]
+    if hybrid.policy.rule == "cost" and hosted_ref(spec, hosted_spec) is None:
+        advice = f"give {hosted_spec.name!r} a price:, or name it in cost.hosted"
+        raise ConfigError("rule cost needs the hosted side's price", hybrid.name, advice)
+    now = clock.utc_now()
+    router = Router(
+        hybrid.policy,
+        SideFacts(own.info.name, kv_capacity_tokens(own)),
+        SideFacts(hosted.info.name),
+        {} if spec.slo is None else spec.slo.limits,
+        spec.attainment,
+        utc_s=now.hour * 3600 + now.minute * 60 + now.second,
+    )
+    return Dispatcher(router, hosted_usd_of(spec, hosted_spec))
+
+
+def kv_capacity_tokens(target: Target) -> int | None:
+    """As its /metrics tell; None where they do not."""
+    told = [target.info.cache_config.get(key, "") for key in ("num_gpu_blocks", "block_size")]
+    return int(told[0]) * int(told[1]) if all(word.isdigit() for word in told) else None
+
+
+def drive_sides(
+    target: HybridTarget,
+    dispatcher: Dispatcher,
+    watcher: Watcher,
+    job_to: Callable[[Target], Job],
+    driver_of: Callable[[Target, Job], Callable[[Job, Watcher], DriveReport]],
+    workers: int,
+) -> DriveReport:
+    """The measured phase: the plan to both sides, each request to one of them. `workers`: of each side."""
+    start = CommonStart(len(target.sides))
+    halves = []
+    for which, side in zip((OWN, HOSTED), target.sides, strict=True):
+        job = replace(job_to(side), gate=SideGate(dispatcher, which), start=start)
+        halves.append(SideDrive(side.info.name, job, driver_of(side, job)))
+    return drive_both(halves, watcher, dispatcher.why, workers)
+
+
+class WarmUpOfSide:
+    """Watches the warm-up of one side: its rows say whose they are, and at the end the router learns from them."""
+
+    def __init__(self, watcher: Watcher, name: str, dispatcher: Dispatcher) -> None:
+        self._watcher, self._name, self._dispatcher = watcher, name, dispatcher
+        self._rows: list[RequestRecord] = []
+
+    def rows(self, rows: Sequence[RequestRecord]) -> None:
+        told = [replace(row, served_by=self._name, routed_why="warm-up") for row in rows]
+        self._rows += told
+        self._watcher.rows(told)
+
+    def progress(self, progress: DriveProgress) -> None:
+        self._watcher.progress(progress)
+
+    def should_stop(self) -> str | None:
+        return self._watcher.should_stop()
+
+    def ended(self) -> None:
+        self._watcher.ended()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._dispatcher.learn(self._name, self._rows)

@@ -1,0 +1,89 @@
+"""What a day is replayed with, out of the runs of an experiment: the own side's model, the hosted side's latencies and bill, the promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.base.errors import ConfigError
+from harness.config.experiment import CostSpec, SloSpec, of_run
+from harness.config.price_ref import PriceRef
+from harness.judge.runs import analyse
+from harness.planner.modelled_sides import batching_of, latencies_of, lengths_of
+from harness.planner.policies import DayTerms
+from harness.price.hosted import bill, find_price
+from harness.price.machine_price import machine_price
+from harness.price.prices import day_of
+from harness.records import Hardware, RunData, RunSummary
+from harness.store.reader import read_run
+
+
+def day_terms(
+    directory: Path,
+    campaign: str | None,
+    own: str,
+    hosted: str,
+    *,
+    ref: PriceRef | None = None,
+    hardware_of: Callable[[str], Hardware | None] = lambda _: None,
+    slots: int | None = None,
+) -> DayTerms:
+    """The terms that the runs of targets `own` and `hosted` show. `ref`, `hardware_of(created_utc)`: other prices than the config's.
+
+    Raises ConfigError: no run of a target, no promise, no price; StoreError: no readable run.
+    """
+    summaries = analyse(directory, campaign).summaries
+    found = {name: [run for run in summaries if run.cell.target == name] for name in (own, hosted)}
+    for name, runs in found.items():
+        if not runs:
+            known = ", ".join(sorted({run.cell.target for run in summaries}))
+            raise ConfigError("no run of this target", name, f"targets with runs here: {known}")
+    first = found[own][0]
+    slo = of_run(SloSpec, first.config.get("slo") or {}, first.run_id)
+    if not slo.limits:
+        raise ConfigError("the runs promise nothing", first.run_id, "policies are compared at slo: {..} with a limit")
+    hardware = hardware_of(first.created_utc)
+    price = machine_price(first) if hardware is None else None
+    known_hardware = hardware or (price.hardware if price else None)
+    if known_hardware is None:
+        raise ConfigError("no price of the own machine", own, price.why if price else "")
+    own_runs, hosted_runs = (_read(directory, found[name]) for name in (own, hosted))
+    return DayTerms(
+        own=batching_of(own_runs, slots),
+        latencies=latencies_of(hosted_runs),
+        lengths=lengths_of(own_runs),
+        replica_usd_per_hour=float(known_hardware.usd_per_hour),
+        hosted_usd=_bill_of(ref or _price_of(first.config, hosted, found[hosted][0]), first),
+        promise=slo.limits,
+        attainment=slo.attainment,
+        names=(own, hosted),
+    )
+
+
+def _read(directory: Path, runs: Sequence[RunSummary]) -> list[RunData]:
+    return [read_run(directory if directory.name == run.run_id else directory / run.run_id) for run in runs]
+
+
+def _price_of(config: Mapping[str, Any], hosted: str, run: RunSummary) -> PriceRef:
+    """The hosted target's own price, else the experiment's only one. Raises ConfigError."""
+    target: Mapping[str, Any] = next((one for one in config.get("targets", []) if one.get("name") == hosted), {})
+    if target.get("price"):
+        return of_run(PriceRef, target["price"], run.run_id)
+    refs = of_run(CostSpec, config.get("cost", {}), run.run_id).hosted
+    if not refs:
+        raise ConfigError("no price of the hosted side", hosted, "give --hosted-price, or price: of the target")
+    return refs[0]
+
+
+def _bill_of(ref: PriceRef, run: RunSummary) -> Callable[[int, int], float]:
+    """Dollars of one request by (prompt, output tokens), nothing cached; each pair is billed once."""
+    price = find_price(ref, day_of(run.created_utc))
+    known: dict[tuple[int, int], float] = {}
+
+    def usd(prompt: int, output: int) -> float:
+        if (prompt, output) not in known:
+            known[prompt, output] = float(bill(price, [(prompt, 0, output, 0)]).total_usd)
+        return known[prompt, output]
+
+    return usd
