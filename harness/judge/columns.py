@@ -84,6 +84,7 @@ class Requests:
     counted: Ints
     first_visible: Ints
     reasoning_chunks: Ints
+    reasoning_hidden: Ints
     merged_reads: int
     reads: int
     chunks: Chunks
@@ -99,11 +100,11 @@ class Requests:
 
 
 def ints(frame: Any, name: str) -> Ints:
-    """A column of nullable integers; a column that is not there is absent everywhere."""
+    """A column of nullable integers or truths; a column that is not there is absent everywhere."""
     if name not in frame:
         return Ints(np.zeros(len(frame), dtype=np.int64), np.zeros(len(frame), dtype=np.bool_))
     column = frame[name]
-    if column.dtype == object:  # an all-None column, or Python integers
+    if column.dtype in (object, "boolean"):  # an all-None column, Python integers, truths
         column = column.astype("Int64")
     present = column.notna().to_numpy(dtype=np.bool_)
     return Ints(column.fillna(0).to_numpy(dtype=np.int64), present)
@@ -187,6 +188,7 @@ def _requests(
             ("counted", "counted_output_tokens"),
             ("first_visible", "first_visible_ns"),
             ("reasoning_chunks", "reasoning_chunks"),
+            ("reasoning_hidden", "reasoning_hidden"),
         )
     }
     return Requests(

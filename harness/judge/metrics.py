@@ -61,6 +61,13 @@ def per_request(requests: Requests) -> dict[str, FloatArray]:
     }
 
 
+def _keeps_reasoning(requests: Requests) -> BoolArray:
+    """Replies of which the dialect says that their reasoning did not stream, or only a summary of it: where reasoning_tokens is null,
+    nobody knows how many of the output tokens did."""
+    told: BoolArray = requests.reasoning_hidden.present & (requests.reasoning_hidden.data == 1)
+    return told
+
+
 def _hidden(requests: Requests) -> IntArray:
     """Output tokens that usage counts and the stream did not carry: the reasoning of a reply no chunk of which held any.
 
@@ -87,7 +94,8 @@ def _tpot(requests: Requests) -> FloatArray:
     after = streamed - np.where(first_chunk > hidden, first_chunk - hidden, first_chunk)
     tpot = np.full(requests.count, np.nan)
     span = requests.last_token.minus(requests.first_token)
-    np.divide(span, after, out=tpot, where=requests.output.present & (streamed >= 2) & (after > 0))
+    known = requests.output.present & (requests.reasoning.present | ~_keeps_reasoning(requests))
+    np.divide(span, after, out=tpot, where=known & (streamed >= 2) & (after > 0))
     return tpot
 
 

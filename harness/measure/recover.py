@@ -151,7 +151,7 @@ def _about(folder: Path) -> dict[str, Any] | None:
     try:
         about = json.loads((folder / driver.ABOUT).read_bytes())
         Phase(about["phase"])
-        return {"run_id": str(about["run_id"]), "workers": int(about["workers"]), "phase": about["phase"], "has_key": bool(about["has_key"]), "api": str(about.get("api", "completions"))}  # fmt: skip
+        return {"run_id": str(about["run_id"]), "workers": int(about["workers"]), "phase": about["phase"], "has_key": bool(about["has_key"]), "spoken": str(about.get("spoken", "completions"))}  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         if not any(folder.glob("spool-*-*")):
             return None
@@ -172,7 +172,7 @@ def left_rows(
         raise StoreError("a load-generator worker of this run still lives", folder, "wait until it has ended")
     owner = driver.owners(requests, load, count, turns.tree_of(requests))
     job = Job(requests, (), load, Phase.MEASURE, about["run_id"], folder)
-    collector = Collector(job, owner, count, folder, api=about["api"], written=False)
+    collector = Collector(job, owner, count, folder, spoken=about["spoken"], written=False)
     for worker, anchor in _first_anchors(folder, count).items():
         collector.stamps[worker].add(anchor)
     workers = [_Ended(worker) for worker in range(count)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from harness.base.errors import ConfigError
 
 _OF_API = {  # that the API itself demands
-    "messages": {"anthropic-version": "2023-06-01"},  # https://docs.claude.com/en/api/versioning (2026-11-26)
+    "messages": {"anthropic-version": "2023-06-01"},  # https://platform.claude.com/docs/en/api/versioning
 }
 
 

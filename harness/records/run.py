@@ -170,13 +170,21 @@ class RequestRecord:
         "ns", "First chunk with text or a tool call arrived: what is seen after any reasoning", default=None
     )
     reasoning_chunks: int | None = col("", "Token-bearing chunks that held reasoning", default=None)
+    reasoning_hidden: bool | None = col(
+        "",
+        "Usage counts reasoning of which a summary streamed, or nothing: reasoning_tokens says how many, null how many is unknown; "
+        "null where chunks and usage tell",
+        default=None,
+    )
     cache_written_5m_tokens: int | None = col(
         "tokens",
-        "Of prompt_tokens, written into the cache for 5 minutes or a life that is not told, by usage",
+        "Of prompt_tokens, written into the cache for 5 minutes, the shorter life (OpenAI: 30 minutes) or one that is not told, by usage",
         default=None,
     )
     cache_written_1h_tokens: int | None = col(
-        "tokens", "Of prompt_tokens, written into the cache for an hour, by usage", default=None
+        "tokens",
+        "Of prompt_tokens, written into the cache for an hour, the longer life (OpenAI: 12 hours), by usage",
+        default=None,
     )
     served_by: str | None = col("", "Hybrid: the target that the request was sent to; else null", default=None)
     routed_why: str | None = col("", "Hybrid: why it was sent there, in the policy's words", default=None)

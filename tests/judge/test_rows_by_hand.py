@@ -32,7 +32,7 @@ COLUMNS = {
     "sent": "sent_ns", "scheduled": "scheduled_ns", "due": "due_ns", "first_token": "first_token_ns", "last_token": "last_token_ns",
     "ended": "ended_ns", "session": "session_id", "target_prompt": "target_prompt_tokens", "target_output": "target_output_tokens",
     "prompt": "prompt_tokens", "cached": "cached_prompt_tokens", "output": "output_tokens", "reasoning": "reasoning_tokens",
-    "counted": "counted_output_tokens", "first_visible": "first_visible_ns", "reasoning_chunks": "reasoning_chunks",
+    "counted": "counted_output_tokens", "first_visible": "first_visible_ns", "reasoning_chunks": "reasoning_chunks", "reasoning_hidden": "reasoning_hidden",
 }  # fmt: skip
 
 

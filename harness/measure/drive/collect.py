@@ -60,13 +60,13 @@ class Collector:
         api_key: str | None = None,
         next_turns: turns.NextTurns | None = None,
         *,
-        api: str = "completions",
+        spoken: str = "completions",
         on_over: Callable[[int, int], None] = lambda *_: None,
         written: bool = True,
         admission: Admission | None = None,
     ) -> None:
         self.job, self.requests, self.scratch = job, job.requests, scratch
-        self.context = Context(job.phase, not job.load.is_closed, api_key, api)
+        self.context = Context(job.phase, not job.load.is_closed, api_key, spoken)
         self.places = [array("q") for _ in range(workers)]  # worker -> position in `requests` of each of its requests
         for i, w in enumerate(owner):
             self.places[w].append(i)

@@ -17,7 +17,7 @@ from pathlib import Path
 from harness.base import clock, redaction
 from harness.base.errors import ConfigError
 from harness.base.files import is_no_room, no_room
-from harness.measure.drive import turns
+from harness.measure.drive import dialect, turns
 from harness.measure.drive.admission import FOREVER_NS, Admission
 from harness.measure.drive.collect import Collector
 from harness.measure.drive.feed import Feed
@@ -76,14 +76,14 @@ def drive(
                 place,
                 endpoint.api_key,
                 following,
-                api=endpoint.api,
+                spoken=dialect.spoken(endpoint),
                 on_over=feed.over,
                 admission=admission,
             )
             about = {
                 "phase": job.phase.value,
                 "run_id": job.run_id,
-                "api": endpoint.api,
+                "spoken": dialect.spoken(endpoint),
                 "workers": count,
                 "has_key": endpoint.api_key is not None,
             }

@@ -33,13 +33,13 @@ class Exchanges:
         reading: reader.Reader,
         deadlines: Deadlines,
         turns: Turns | None = None,
-        api: str = "completions",
+        spoken: str = "completions",
         *,
         resends: bool = True,
     ) -> None:
         self.resends = resends  # a request that a kept-alive connection lost, before any reply, once more
         self.head, self.shard, self.reader, self.deadlines, self.turns = head, shard, reading, deadlines, turns
-        self.connections, self.api = connections, api
+        self.connections, self.spoken = connections, spoken
         self.ready: deque[wire.Conn] = deque()  # connected, their request not yet sent
         self.again: deque[tuple[int, int, int, int, bool, int]] = deque()  # to be tried on a new connection
         self.freed: deque[int] = deque()  # when each exchange that ended did so: the closed loop's free slots
@@ -239,7 +239,7 @@ class Exchanges:
             return False
         if (reads := self.reader.reads(conn)) >= conn.look_reads > 0:
             if too_long := dialect.overrun(
-                _tokens_of(self.api, self.reader.all(conn)), self.shard.target_tokens[conn.index]
+                _tokens_of(self.spoken, self.reader.all(conn)), self.shard.target_tokens[conn.index]
             ):
                 self.finish(conn, Outcome.OVERRUN, too_long, reuse=False)
                 return False
@@ -300,9 +300,9 @@ class Exchanges:
             self._fail_unsent(index, due, Outcome.CANCELLED, "", retried=retried)
 
 
-def _tokens_of(api: str, data: bytes) -> int:
+def _tokens_of(spoken: str, data: bytes) -> int:
     """Tokens in the bytes of a reply that goes on, by the server's usage or one a chunk; of what can be read of it."""
-    response, events, reply = http1.Response(), sse.SseParser(), dialect.reply(api)
+    response, events, reply = http1.Response(), sse.SseParser(), dialect.reply(spoken)
     try:
         for event in events.feed(response.feed(data)):
             reply.take(event.data, 0)

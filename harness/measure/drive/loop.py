@@ -46,7 +46,7 @@ class LoopConfig:
     duration_ns: int | None
     kernel_stamps: bool
     reader: str | None  # path of the compiled one
-    api: str = "completions"  # dialect of the replies
+    spoken: str = "completions"  # dialect of the replies
     proxy: Proxy | None = None
     kept: bool = True  # connections are used again
     resends: bool = True  # a request that a stale connection lost
@@ -74,7 +74,14 @@ class Loop:
             proxy=config.proxy, kept=config.kept,
         )  # fmt: skip
         self.exchanges = Exchanges(
-            self.connections, config.head, shard, self.reader, self.deadlines, turns, config.api, resends=config.resends
+            self.connections,
+            config.head,
+            shard,
+            self.reader,
+            self.deadlines,
+            turns,
+            config.spoken,
+            resends=config.resends,
         )
         self.started_ns = FOREVER_NS
         self.stop_at_ns = FOREVER_NS

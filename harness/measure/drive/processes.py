@@ -14,7 +14,7 @@ from typing import Any
 import harness
 from harness.base import redaction
 from harness.base.files import NO_ROOM_EXIT_CODE
-from harness.measure.drive import reader
+from harness.measure.drive import dialect, reader
 from harness.measure.drive.proxy import of_target
 from harness.measure.job import Job
 from harness.records import Endpoint, Timeouts
@@ -112,6 +112,7 @@ def start_workers(
                 "scratch": str(scratch),
                 "base_url": endpoint.base_url,
                 "api": endpoint.api,
+                "spoken": dialect.spoken(endpoint),
                 "api_key": endpoint.api_key,
                 "ca_file": endpoint.ca_file,
                 "head": head.decode("ascii"),

@@ -44,12 +44,12 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What rows share. `api_key` only to keep it out of error texts; `api`: the dialect of replies."""
+    """What rows share. `api_key` only to keep it out of error texts; `spoken`: the dialect of replies."""
 
     phase: Phase
     open_loop: bool
     api_key: str | None
-    api: str = "completions"
+    spoken: str = "completions"
 
 
 class StampMap:
@@ -96,10 +96,10 @@ def _learn(read: bytes) -> None:
 class _Reading:
     """The reply read through once: framing, then events, each with the stamp of the read that completed it."""
 
-    def __init__(self, api: str, content: turns.Content | None) -> None:
+    def __init__(self, spoken: str, content: turns.Content | None) -> None:
         self.response = http1.Response()
         self.events = sse.SseParser()
-        self.reply = dialect.reply(api, content)
+        self.reply = dialect.reply(spoken, content)
         self.streaming = False
         self.merged_reads = 0
         self.error_body = bytearray()
@@ -240,7 +240,7 @@ def record(
     content: turns.Content | None = None,
 ) -> RequestRecord:
     """The row of one exchange; the reply's content goes into `content`, where one is given."""
-    reading = _Reading(context.api, content)
+    reading = _Reading(context.spoken, content)
     lengths = array("I")
     lengths.frombytes(raw.lengths)
     stamps = stamp_map.monotonic(raw.stamps)
@@ -285,4 +285,7 @@ def record(
         error=None if error is None else dialect.clean_error(error, context.api_key),
         first_visible_ns=reply.first_visible_ns,
         reasoning_chunks=reply.reasoning_chunks,
+        reasoning_hidden=reply.reasoning_hidden,
+        cache_written_5m_tokens=reply.written_5m,
+        cache_written_1h_tokens=reply.written_1h,
     )

@@ -372,4 +372,7 @@ class _Call:
             "error": self.error or None,
             "first_visible_ns": reply.first_visible_ns,
             "reasoning_chunks": reply.reasoning_chunks,
+            "reasoning_hidden": reply.reasoning_hidden,
+            "cache_written_5m_tokens": reply.written_5m,
+            "cache_written_1h_tokens": reply.written_1h,
         }

@@ -98,7 +98,7 @@ def _wire(config: dict[str, Any], share: shard.Shard, spool: Writer, sessions: t
         duration_ns=config["duration_ns"],
         kernel_stamps=config["kernel_stamps"],
         reader=config["reader"],
-        api=config["api"],
+        spoken=config["spoken"],
         proxy=Proxy(*config["proxy"]) if config["proxy"] else None,
         kept=config["kept"],
         resends=config["resends"],

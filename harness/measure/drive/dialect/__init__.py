@@ -27,6 +27,7 @@ __all__ = (
     "overrun",
     "path",
     "reply",
+    "spoken",
 )
 
 _PATHS = {
@@ -40,6 +41,7 @@ _REPLIES: dict[str, type[Reply]] = {
     "chat": chat.ChatReply,
     "responses": responses.ResponsesReply,
     "messages": messages.MessagesReply,
+    "messages of vLLM": messages.VllmMessagesReply,
 }
 
 
@@ -48,9 +50,15 @@ def path(endpoint: Endpoint) -> str:
     return _PATHS[endpoint.api]
 
 
-def reply(api: str, content: Any | None = None) -> Reply:
-    """An empty reply in the dialect of `api`. `content`: where its text is kept (turns.Content), if it is needed."""
-    return _REPLIES[api](content)
+def spoken(endpoint: Endpoint) -> str:
+    """Name of the dialect of its replies: the API, or vLLM's own way with it where that differs."""
+    name = f"{endpoint.api} of vLLM"
+    return name if endpoint.vllm_extensions and name in _REPLIES else endpoint.api
+
+
+def reply(spoken: str, content: Any | None = None) -> Reply:
+    """An empty reply in a dialect. `content`: where its text is kept (turns.Content), if it is needed."""
+    return _REPLIES[spoken](content)
 
 
 def encode(endpoint: Endpoint, request: PlannedRequest, prompt: Prompt, *, followed: bool = False) -> bytes:

@@ -29,11 +29,12 @@ def error_message(body: bytes) -> str | None:
 
 
 def message_of(value: dict[str, Any]) -> str | None:
-    """The same of a value: `{"error": {..}}`, or the error itself."""
+    """The same of a value: `{"error": {..}}`, or the error itself. Anthropic's (`"type": "error"`) have a type where others have a code."""
     error: Any = value.get("error", value)
     code = None
     if isinstance(error, dict):
-        error, code = error.get("message") or error.get("detail"), error.get("code")
+        code = error.get("type" if value.get("type") == "error" and error is not value else "code")
+        error = error.get("message") or error.get("detail")
     if error is None:
         return None
     return (

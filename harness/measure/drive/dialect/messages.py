@@ -1,12 +1,12 @@
 """Anthropic's Messages: named events, content in blocks, usage at the beginning and the end.
 
-https://docs.claude.com/en/docs/build-with-claude/streaming (2026-11-26). An event says its name in `type` too. vLLM's server speaks it
+https://platform.claude.com/docs/build-with-claude/streaming; fields as the SDK anthropic 2.13.0 types them. An event says its name in `type` too. vLLM's server speaks it
 (vllm/entrypoints/anthropic/protocol.py, 0.32.0) without a field that makes a reply as long as planned: it ends where the model does.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -79,18 +79,19 @@ class Event(msgspec.Struct):
 
 
 class MessagesReply(Reply):
-    """Of the Messages API. `thinking_tokens` count the raw reasoning, of which a stream holds a summary or nothing: where usage tells
-    them, or a block of thinking came without text, reasoning is hidden."""
+    """Of the Messages API. What streams of the reasoning is a summary or nothing, while `thinking_tokens` count all of it
+    (https://platform.claude.com/docs/build-with-claude/extended-thinking): a summary bears no tokens, and reasoning is hidden wherever
+    there was any."""
 
-    __slots__ = ("_silent", "_uncached", "_unread", "_written")
+    __slots__ = ("_thought", "_uncached", "_written")
     _decoder = msgspec.json.Decoder(Event)
+    _is_whole: ClassVar = False  # the reasoning that streams is the one that is counted
 
     def __init__(self, content: Any | None = None) -> None:
         super().__init__(content)
         self._uncached: int | None = None
         self._written: int | None = None
-        self._unread = False  # a block of thinking has begun, and none of its text has come
-        self._silent = False  # one was over without any
+        self._thought = False  # a block of thinking has begun
 
     def take_event(self, event: Event, stamp_ns: int) -> bool:
         match event.type:
@@ -98,8 +99,6 @@ class MessagesReply(Reply):
                 return event.delta is not None and self._take_piece(event.delta, stamp_ns)
             case "content_block_start":
                 return event.content_block is not None and self._begin(event.content_block, stamp_ns)
-            case "content_block_stop":
-                self._silent, self._unread = self._silent or self._unread, False
             case "message_start":
                 if event.message is not None and event.message.usage is not None:
                     self._take_input(event.message.usage)
@@ -112,16 +111,13 @@ class MessagesReply(Reply):
             case "message_stop":
                 self.done = True
             case "error":
-                self.error = message_of({"error": _with_code(event.error)}) or "error"
+                self.error = message_of({"type": "error", "error": event.error or {}}) or "error"
         return False
 
     def _begin(self, block: _Block, stamp_ns: int) -> bool:
         """A call's name is written before its arguments; what else a block begins with is mostly empty."""
-        if self._unread:
-            self._silent, self._unread = True, False
         if block.type in _THINKS:
-            self._unread = not block.thinking
-            return bool(block.thinking) and self._bore(stamp_ns, reasons=True)
+            return self._think(block.thinking, stamp_ns)
         if block.text:
             return self._text(block.text, stamp_ns)
         calls = isinstance(block.type, str) and block.type.endswith("tool_use")
@@ -131,9 +127,12 @@ class MessagesReply(Reply):
         if delta.text:
             return self._text(delta.text, stamp_ns)
         if delta.thinking:
-            self._unread = False
-            return self._bore(stamp_ns, reasons=True)
+            return self._think(delta.thinking, stamp_ns)
         return bool(delta.partial_json) and self._bore(stamp_ns, reasons=False)
+
+    def _think(self, thinking: Any, stamp_ns: int) -> bool:
+        self._thought = True
+        return self._is_whole and bool(thinking) and self._bore(stamp_ns, reasons=True)
 
     def _text(self, text: Any, stamp_ns: int) -> bool:
         if self._kept is not None:
@@ -142,7 +141,7 @@ class MessagesReply(Reply):
 
     def _take_input(self, usage: _Usage) -> None:
         """`input_tokens` has neither what was read from the cache nor what was written into it: a prompt is all three
-        (https://docs.claude.com/en/docs/build-with-claude/prompt-caching, 2026-11-26). Without a lifetime it is the usual one, 5 minutes."""
+        (https://platform.claude.com/docs/build-with-claude/prompt-caching). Without a lifetime it is the usual one, 5 minutes."""
         if isinstance(usage.input_tokens, int):
             self._uncached = count_of(usage.input_tokens)
         if isinstance(usage.cache_read_input_tokens, int):
@@ -161,9 +160,12 @@ class MessagesReply(Reply):
         self.output = counted(usage.output_tokens)
         if usage.output_tokens_details:
             self.reasoning = counted(usage.output_tokens_details.thinking_tokens)
-        self.reasoning_hidden = self._silent or self._unread or bool(self.reasoning)
+        self.reasoning_hidden = not self._is_whole and (self._thought or bool(self.reasoning))
 
 
-def _with_code(error: Any) -> Any:
-    """Anthropic's errors have a `type` where OpenAI's have a `code`: `overloaded_error`."""
-    return {"code": error.get("type")} | error if isinstance(error, dict) else error or {}
+class VllmMessagesReply(MessagesReply):
+    """Of vLLM's server, which streams all of the reasoning ("reasoning is always returned",
+    vllm/entrypoints/anthropic/protocol.py, 0.32.0) and does not count it apart."""
+
+    __slots__ = ()
+    _is_whole = True

@@ -1,6 +1,6 @@
 """OpenAI's Responses: named events, usage with the last one.
 
-https://platform.openai.com/docs/api-reference/responses-streaming (2026-11-26). An event says its name in `type` too. vLLM's server takes
+https://platform.openai.com/docs/api-reference/responses-streaming; fields as the SDK openai 3.54.0 types them. An event says its name in `type` too. vLLM's server takes
 `ignore_eos` beside the documented fields (vllm/entrypoints/openai/responses/protocol.py, 0.32.0), and no `min_tokens`.
 """
 
@@ -29,7 +29,6 @@ _VISIBLE = frozenset(  # what the model writes for whoever asked, or for a tool
     )
 )
 _REASONING = "response.reasoning_text.delta"
-_SUMMARY = "response.reasoning_summary_text.delta"  # written by another model: usage counts the reasoning itself, which stays hidden
 _ADDED = "response.output_item.added"
 _ENDS = frozenset(("response.completed", "response.incomplete", "response.failed"))
 
@@ -81,6 +80,7 @@ class _Response(msgspec.Struct):
 
 
 class _Item(msgspec.Struct):
+    type: Any = None
     name: Any = None
 
 
@@ -97,10 +97,15 @@ class Event(msgspec.Struct):
 
 
 class ResponsesReply(Reply):
-    """Of the Responses API. A summary of the reasoning bears no tokens: those that it sums up are counted and hidden."""
+    """Of the Responses API. A summary of the reasoning (`response.reasoning_summary_text.delta`) bears no
+    tokens: usage counts those that it sums up, and they are hidden."""
 
-    __slots__ = ()
+    __slots__ = ("_thought",)
     _decoder = msgspec.json.Decoder(Event)
+
+    def __init__(self, content: Any | None = None) -> None:
+        super().__init__(content)
+        self._thought = False  # an item of reasoning has begun
 
     def take_event(self, event: Event, stamp_ns: int) -> bool:
         kind = event.type
@@ -112,14 +117,19 @@ class ResponsesReply(Reply):
             return self._bore(stamp_ns, reasons=False)
         if kind == _REASONING:
             return bool(event.delta) and self._bore(stamp_ns, reasons=True)
-        if kind == _ADDED:  # a call's name is written before its arguments
-            return bool(event.item and event.item.name) and self._bore(stamp_ns, reasons=False)
+        if kind == _ADDED:
+            return event.item is not None and self._begin(event.item, stamp_ns)
         if kind == "error" or event.error:
             error = event.error or {"message": event.message, "code": event.code}
             self.error = message_of({"error": error}) or "error"
         elif kind in _ENDS:
             self._end(kind, event.response or _Response())
         return False
+
+    def _begin(self, item: _Item, stamp_ns: int) -> bool:
+        """A call's name is written before its arguments."""
+        self._thought = self._thought or item.type == "reasoning"
+        return bool(item.name) and self._bore(stamp_ns, reasons=False)
 
     def _end(self, kind: str, response: _Response) -> None:
         """vLLM ends with `response.completed` whatever the status is; the reason of an incomplete one is its finish reason."""
@@ -140,3 +150,4 @@ class ResponsesReply(Reply):
                 self.written_5m, self.written_1h = counted(each.ttl_30m_tokens), counted(each.ttl_12h_tokens)
         if usage.output_tokens_details:
             self.reasoning = counted(usage.output_tokens_details.reasoning_tokens)
+        self.reasoning_hidden = not self.reasoning_chunks and (self._thought or bool(self.reasoning))
