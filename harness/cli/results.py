@@ -101,23 +101,26 @@ def _print(
     analysis: Any, costs: Any, paths: dict[str, Path], *, allow_invalid: bool, as_json: bool, money: bool = True
 ) -> None:
     from harness.report import capacity
-    from harness.report.run import tables
+    from harness.report.run import cells, hybrids, tables
     from harness.report.run.answer import answer
 
     for problem in analysis.problems:
         click.echo(f"not read: {problem}", err=True)
     summaries = list(analysis.summaries)
+    policies = hybrids.policy_tables(cells.rows(summaries, list(costs), allow_invalid=allow_invalid), costs)
     if as_json:
         document = tables.as_json(summaries, list(costs), allow_invalid=allow_invalid)
         document["capacities"] = [
             {"cell": asdict(found.cell), **capacity.as_values(found.result)} for found in analysis.capacities
         ]
+        document["hybrids"] = [hybrids.as_values(table) for table in policies]
         document["files"] = {name: str(path) for name, path in paths.items()}
         click.echo(json.dumps(document, indent=2, default=str))
         return
     out = console()
     tables.render(out, summaries, list(costs), allow_invalid=allow_invalid)
     tables.render_reasons(out, summaries)
+    hybrids.render(out, policies)
     for found in analysis.capacities:
         out.print()
         out.print(

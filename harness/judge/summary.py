@@ -14,7 +14,9 @@ from harness.judge.energy import Energy, gpu_energy, withheld
 from harness.judge.metrics import NAMES, distribution, distributions, per_request, slo_of
 from harness.judge.rates import rates
 from harness.judge.sent import sent_requests
+from harness.judge.sides import names_of, of_side, sides_of_run
 from harness.judge.telemetry import harness_cpu_share, timeline, token_checks
+from harness.judge.usage import usage_of
 from harness.judge.validity import Evidence
 from harness.judge.validity.verdict import judge
 from harness.judge.window import find_window
@@ -22,21 +24,6 @@ from harness.records import Manifest, RunData, RunSummary, Window
 from harness.records.metrics import METRICS
 
 _RUN_METRICS = tuple(m.name for m in METRICS.values() if m.per == "run")
-
-
-def _usage(requests: Requests, population: BoolArray) -> tuple[tuple[int, ...], ...]:
-    """(prompt, cached, output, reasoning) of each request of the population, and cache writes where there are any; empty unless usage
-    is there for all.
-
-    Cached, reasoning and written tokens that a server does not report are 0: it bills none of them apart.
-    """
-    if not (requests.prompt.present & requests.output.present)[population].all():
-        return ()
-    columns = [requests.prompt, requests.cached, requests.output, requests.reasoning]
-    writes = (requests.written_5m, requests.written_1h)
-    if any(c.data[population].any() for c in writes):
-        columns += writes
-    return tuple(zip(*(c.data[population].tolist() for c in columns), strict=True))
 
 
 def _telemetry_notes(run: RunData, energy: Energy) -> list[str]:
@@ -98,7 +85,9 @@ def summarise(run: RunData) -> RunSummary:
         run.server, manifest, window
     )
     scalars = _scalars(rated, energy, window, harness_cpu_share(run.host, requests))
-    tokens = token_checks(requests, run.server, manifest.target.get("server_version"))
+    own = names_of(run)[:1]  # of a hybrid: the server's counters are the own side's
+    counted = measured(of_side(run, own[0]).requests) if own else requests
+    tokens = token_checks(counted, run.server, manifest.target.get("server_version"))
     notes = _request_notes(requests, slo) + _telemetry_notes(run, energy)
     target: Mapping[str, Any] = manifest.target
     return RunSummary(
@@ -120,11 +109,12 @@ def summarise(run: RunData) -> RunSummary:
         tokens=tokens,
         timeline=timeline(requests, run.gpu, run.server, run.host, target.get("server_version")),
         notes=tuple(notes) if window else (f"no window: {rule}", *notes),
-        usage=_usage(requests, population),
+        usage=usage_of(requests, population),
         startup=dict(target.get("startup") or {}),
         environment=_provenance(manifest),
         config=manifest.config,
         sent=sent_requests(run) if target.get("kind") == "hosted" else (),
+        sides=sides_of_run(run, requests, values, window, slo, population),
     )
 
 

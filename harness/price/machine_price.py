@@ -19,7 +19,7 @@ from typing import Any
 
 from harness.base.files import data_dir
 from harness.config.experiment import ExperimentSpec, load_experiment, of_run
-from harness.config.target import HardwareSpec
+from harness.config.target import HardwareSpec, own_of
 from harness.price.machine_match import same_gpu
 from harness.price.prices import DECLARE, Instance, day_of, declared, hardware_of, instance_price, instances
 from harness.records import Hardware, RunSummary
@@ -57,9 +57,7 @@ def declared_hardware(summary: RunSummary) -> Hardware | None:
 
 
 def _declared(summary: RunSummary) -> MachinePrice:
-    target: Mapping[str, Any] = next(
-        (t for t in summary.config.get("targets", []) if t.get("name") == summary.cell.target), {}
-    )
+    target = own_of(summary.config.get("targets", []), summary.cell.target)
     hardware = target.get("hardware")
     if not hardware:
         return MachinePrice(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 
@@ -13,6 +14,7 @@ from harness.price.api_of_run import prices_of_run, target_of
 from harness.price.hosted import HostedPrice, price_ratio, same_model, usage_problem
 from harness.price.hosted_cache import RunBill, bill_of_run, cache_of
 from harness.price.hosted_service import service_asked
+from harness.price.hybrid_cost import HostedHalf, hosted_half, of_both
 from harness.price.machine_match import price_mismatch, ran_on, share_of, unchecked
 from harness.price.machine_price import MachinePrice, machine_price
 from harness.price.prices import DECLARE, day_of, machine_age_words, machine_staleness, staleness
@@ -170,7 +172,8 @@ def cost_run(
     else:
         doubts = (mismatch, unchecked(hardware, summary), machine_staleness(hardware, at))
         warnings += [*_basis_warnings(hardware), *(warning for warning in doubts if warning is not None)]
-        own = _machine_lines(summary, hardware, spec, [p for _, p in prices], at)
+        half = hosted_half(summary, beside) if summary.sides else None
+        own = _machine_lines(summary, hardware, spec, [p for _, p in prices], at, half)
         if spec.utilisation == 1:
             warnings.append(
                 "utilisation 1.0 is the lower bound of cost: the machine is taken to be as busy as in this run in every paid hour"
@@ -214,8 +217,14 @@ def _hosted_warnings(summary: RunSummary, prices: list[HostedPrice], at: datetim
 
 
 def _machine_lines(
-    summary: RunSummary, hardware: Hardware, spec: CostSpec, prices: list[HostedPrice], at: datetime
+    summary: RunSummary,
+    hardware: Hardware,
+    spec: CostSpec,
+    prices: list[HostedPrice],
+    at: datetime,
+    half: HostedHalf | None = None,
 ) -> tuple[CostLine, ...]:
+    """`half`: of a hybrid, what its hosted side is billed."""
     utilisation = Decimal(repr(spec.utilisation))
     ratio, source = _ratio(spec, prices)
     inputs = {
@@ -231,6 +240,10 @@ def _machine_lines(
         "verdict": summary.verdict.state,
     }
     whole = OwnCost(summary, _usd_per_hour(hardware), utilisation, ratio, inputs)
+    if half is not None:
+        both = of_both(whole, half)
+        lines = no_own_lines(both, summary.run_id) if isinstance(both, str) else own_lines(both)
+        return tuple(replace(line, label=line.label.replace("self-hosted", "hybrid", 1)) for line in lines)
     share = share_of(hardware, ran_on(summary))
     return own_lines(whole) + (() if share is None else share_lines(whole, share))
 

@@ -111,6 +111,18 @@ class SentRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SideOfRun:
+    """One side's part of a hybrid's run. `offered`: its requests that the window's load offered; `good`: of them inside the promise, None
+    where nothing was promised. `usage`, `sent`: as in RunSummary, of its requests alone."""
+
+    name: str
+    offered: int
+    good: int | None
+    usage: tuple[tuple[int, ...], ...] = field(repr=False, default=())
+    sent: tuple[SentRequest, ...] = field(repr=False, default=())
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
     """Everything later stages need of one run. `scalars` uses the metric names of metrics.METRICS."""
 
@@ -137,6 +149,7 @@ class RunSummary:
     environment: Mapping[str, Any] = field(default_factory=dict, repr=False)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     sent: tuple[SentRequest, ...] = field(repr=False, default=())  # every one of a hosted target's, warm-up included
+    sides: tuple[SideOfRun, ...] = ()  # of a hybrid: its own side, and the hosted one
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from harness.base.documents import csv_cell
 from harness.records import Analysis, CapacityResult, Cell, CostReport, RunSummary
 from harness.records.metrics import METRICS
 from harness.report import capacity, formats, pages
-from harness.report.run import cells, figures, sections
+from harness.report.run import cells, figures, hybrids, sections
 from harness.report.run.answer import Answer, find_answer, price_line
 from harness.report.run.markdown import markdown
 
@@ -87,6 +87,8 @@ def html(
             ("Timeline", pages.svg(figures.timeline(over_time)), True),
             ("Latency against rate", pages.svg(figures.latency_against_rate(summaries)), False),
         ],
+        policies=[(hybrids.cell_words(one), hybrids.texts(one), one.optimum_words) for one in hybrids.policy_tables(table, costs)],
+        policy_headers=hybrids.HEADERS,
         capacities=[
             (capacity.cell_words(cell), capacity.headline(result), pages.svg(capacity.probes_plot(result)), capacity.rows(result))
             for cell, result in capacities

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from harness.records import CapacityResult, Cell, CostReport, RunSummary
 from harness.report import capacity, formats
 from harness.report.formats import md_code, md_text
-from harness.report.run import sections
+from harness.report.run import hybrids, sections
 from harness.report.run.answer import find_answer, price_line
 from harness.report.run.cells import Row, absent_reasons, price_words, rows, shown_columns, spread_text, unit_and_writer
 
@@ -39,6 +39,8 @@ def markdown(
     if table:
         parts.append("\n".join(f"- {header}: {md_text(text)}" for header, text in price_words(table, costs)))
         parts.append("\n".join(f"- row {index}: {_ids(row)}" for index, row in enumerate(table, 1)))
+    for policies in hybrids.policy_tables(table, costs):
+        parts += [f"## Policies: {md_text(hybrids.cell_words(policies))}", hybrids.markdown(policies)]
     for words, sentence in capacity.together(capacities):
         parts += [f"## Capacity: {md_text(words)}", md_text(sentence)]
     for cell, result in capacities:

@@ -1,0 +1,130 @@
+"""A hybrid of two real vLLM servers, one slowed: `python -m tests.bench.bench_hybrid [--duration 40] [--keep DIR]`.
+
+Both run the tiny model, the own one up to `--own-slots` requests at once and the other, reached as a hosted API by its URL, up to
+`--hosted-slots`. A pilot drives both at once in closed loops, so that they share this machine as they will; the load is `--load` of what
+they then serve together, and the promise a TTFT of `--services` times a request's own time. Prints each side alone and each policy, and
+what the README says of them: the policies' attainment, each side's, and the dollars of an invented price.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from harness import pipeline
+from harness.config.experiment import parse_experiment
+from harness.config.target import TargetSpec
+from harness.judge.runs import analyse
+from harness.measure.campaign.intent import Intent
+from harness.measure.cell import Stop
+from harness.measure.targets import Target, open_target
+from harness.price.run_cost import price_runs
+from harness.store.reader import find_runs, read_run
+from tests.campaign.campaign_values import Quiet
+
+POLICIES: dict[str, dict[str, Any]] = {
+    "slo": {"rule": "slo"},
+    "cost": {"rule": "cost"},
+    "share": {"rule": "share", "hosted_share": 0.35},
+}
+
+
+def server(name: str, slots: int, folder: Path) -> Target:
+    flags = {"enforce-eager": True, "max-model-len": 2048, "max-num-seqs": slots}
+    spec = TargetSpec(name=name, kind="vllm", model="embedded:tiny", flags=flags, env={"VLLM_CPU_KVCACHE_SPACE": "1"})
+    return open_target(spec, folder / f"{name}.log", lambda _: None)
+
+
+def targets(own: Target, api: Target) -> list[dict[str, Any]]:
+    machine = {"name": "a box", "usd_per_hour": 1.0, "source": "invented", "as_of": "2026-11-01"}
+    price = {"provider": "x", "model": "tiny", "input_usd_per_million": 0.1, "output_usd_per_million": 0.4}
+    return [
+        {"name": "own", "kind": "adopt", "url": own.endpoint.base_url, "model": own.endpoint.model, "hardware": machine},
+        {"name": "api", "kind": "hosted", "url": api.endpoint.base_url, "model": api.endpoint.model, "price": price},
+    ]  # fmt: skip
+
+
+def measured(folder: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """Runs of an experiment, by target."""
+    spec = parse_experiment({"order": "as-written", **data}, "bench")
+    pipeline.measure_campaign(spec, folder, Quiet(), Stop(), Intent())
+    return {run.cell.target: run for run in analyse(folder).summaries}
+
+
+def pilot(folder: Path, workload: str, of: list[dict[str, Any]], slots: tuple[int, int]) -> list[Any]:
+    """Each side in a closed loop at its slots, both at once."""
+    found: dict[str, Any] = {}
+
+    def one(target: dict[str, Any], at_once: int) -> None:
+        loads = [{"concurrency": [at_once], "duration_s": 12}]
+        data = {
+            "experiment": "pilot",
+            "targets": [target],
+            "workloads": [workload],
+            "loads": loads,
+            "observe": {"gpu": "off"},
+        }
+        found.update(measured(folder / target["name"], data))
+
+    threads = [threading.Thread(target=one, args=pair) for pair in zip(of, slots, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found["own"], found["api"]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--duration", type=float, default=40.0, help="seconds a cell")
+    parser.add_argument("--workload", default="fixed:32x64")
+    parser.add_argument("--own-slots", type=int, default=2)
+    parser.add_argument("--hosted-slots", type=int, default=1)
+    parser.add_argument("--load", type=float, default=0.75, help="of what both serve together")
+    parser.add_argument("--services", type=float, default=5.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="leave the runs here")
+    args = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-hybrid-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        own = stack.enter_context(server("own", args.own_slots, folder))
+        api = stack.enter_context(server("api", args.hosted_slots, folder))
+        both = targets(own, api)
+        alone = pilot(folder / "pilot", args.workload, both, (args.own_slots, args.hosted_slots))
+        rates = [float(run.scalars["request_rps"]) for run in alone]
+        service_s = max(float(run.distributions["e2el_s"].p50) for run in alone)
+        rate_rps, limit_s = round(args.load * sum(rates), 2), round(args.services * service_s, 3)
+        print(f"pilot: {rates[0]:.2f} and {rates[1]:.2f} requests/s at once, {service_s:.3f} s a request", flush=True)
+        print(
+            f"offered {rate_rps:g} requests/s for {args.duration:g} s, promise: TTFT from schedule {limit_s:g} s",
+            flush=True,
+        )
+        hybrids = [
+            {"name": name, "kind": "hybrid", "sides": ["own", "api"], "policy": policy}
+            for name, policy in POLICIES.items()
+        ]
+        data = {
+            "experiment": "hybrid", "seed": args.seed, "targets": [*both, *hybrids], "workloads": [args.workload],
+            "loads": [{"rate": [rate_rps], "duration_s": args.duration}], "slo": {"ttft_from_schedule_s": limit_s},
+        }  # fmt: skip
+        runs = measured(folder / "hybrid", data)
+        costs = {cost.run_id: cost for cost in price_runs(list(runs.values()), allow_invalid=True)}
+        tables = {run.manifest.cell.target: run.requests for run in map(read_run, find_runs(folder / "hybrid"))}
+        for name, run in runs.items():
+            rows = tables[name]
+            hosted = (
+                (rows[rows.phase == "measure"].served_by == "api").mean()
+                if rows.served_by.notna().any()
+                else float(name == "api")
+            )
+            usd = next((line.usd for line in costs[run.run_id].own if line.name == "self_usd_per_1000_requests"), None)
+            print(f"{name}: attainment {run.scalars['attainment']:.2%}, hosted {hosted:.1%}, $/1,000 requests {usd}, {run.verdict.state} {[r.code for r in run.verdict.reasons]}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
