@@ -206,11 +206,11 @@ def plain(value: Any, leaf: Callable[[Any], Any] = lambda value: value, without:
     return str(value) if isinstance(value, Path | str) else leaf(value)
 
 
-def parse_json(text: str | bytes) -> Any:
-    """One JSON value. Raises ValueError for all that can be wrong with it."""
+def parse_json(text: str | bytes, number: Callable[[str], Any] = finite) -> Any:
+    """One JSON value, its numbers with a point or an exponent read by `number`. Raises ValueError for all that can be wrong with it."""
     try:
         value = json.loads(
-            text, parse_int=whole, parse_float=finite, parse_constant=finite, object_pairs_hook=_without_doubles
+            text, parse_int=whole, parse_float=number, parse_constant=finite, object_pairs_hook=_without_doubles
         )
     except RecursionError:
         raise ValueError("nested too deep") from None

@@ -8,6 +8,7 @@ HarnessError
     NotComparableError  6   two runs that must not be compared
     InvalidRunError     7   a run whose numbers are not to be trusted
     RegressionError     8   a comparison that found a regression
+    UnreconciledError   9   an invoice and our rows that do not agree to the cent
 """
 
 from __future__ import annotations
@@ -77,6 +78,12 @@ class RegressionError(HarnessError):
     """A comparison that found a regression."""
 
     exit_code = 8
+
+
+class UnreconciledError(HarnessError):
+    """An invoice and our rows that do not agree to the cent."""
+
+    exit_code = 9
 
 
 def nearest(word: str, known: Iterable[str], otherwise: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from harness.cli import attribute, breakeven, decisions, fleet, machines, policies, tokens
+from harness.cli import attribute, breakeven, decisions, fleet, machines, policies, reconcile, tokens
 from harness.cli.machine_price import given_price, price_options
 from harness.cli.numbers import FloatRange
 from harness.cli.results import (
@@ -103,5 +103,6 @@ for command in (
     decisions.export_command,
     attribute.attribute,
     tokens.tokens_command,
+    reconcile.reconcile_command,
 ):
     cost_group.add_command(command)

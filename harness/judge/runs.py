@@ -86,6 +86,22 @@ def _of_campaign(runs: Sequence[Path], campaign: str | None) -> list[Path]:
     return [path for path in runs if path.name.split("_", 1)[0] == wanted]
 
 
+def hosted_summaries(directory: Path) -> tuple[list[RunSummary], list[str]]:
+    """Every run against a hosted API at `directory`: a run, an experiment's runs, or those of all experiments; and why others could not be
+    read. INVALID and interrupted ones too: they are billed. Raises StoreError: no such directory."""
+    runs = find_runs(directory)
+    if not runs:
+        runs = [run for child in sorted(directory.iterdir()) if child.is_dir() for run in find_runs(child)]
+    summaries, problems = [], []
+    for path in runs:
+        try:
+            if read_manifest(path).target.get("kind") == "hosted":
+                summaries.append(summarise(read_run(path)))
+        except StoreError as error:
+            problems.append(f"{path.name}: {error.what}: {error.value}")
+    return summaries, problems
+
+
 # ---------------------------------------------------------------- into the history
 
 _BATCH = 200  # summaries held at once: each keeps a tuple a request

@@ -64,12 +64,13 @@ _RULES = (
 @dataclass(frozen=True, slots=True)
 class SentBill:
     """`billed`: by usage. `free`: requests that are not billed, by the rule that says so. `unknown`: requests of which nobody knows, by
-    outcome, and `unknown_usd`: the most that they can come to."""
+    outcome, and `unknown_usd`: the most that they can come to, with `unknown_tokens` of (prompts, output)."""
 
     billed: Bill
     free: Mapping[str, int]
     unknown: Mapping[str, int]
     unknown_usd: Decimal
+    unknown_tokens: tuple[int, int] = (0, 0)
 
     @property
     def words(self) -> str:
@@ -93,11 +94,18 @@ def is_settled(sent: SentRequest) -> bool:
 
 
 def bill_of_sent(
-    ref: PriceRef, price: HostedPrice, service: str | None, cache: HostedCache, requests: Sequence[SentRequest]
+    ref: PriceRef,
+    price: HostedPrice,
+    service: str | None,
+    cache: HostedCache,
+    requests: Sequence[SentRequest],
+    longer: int | None = None,
 ) -> SentBill:
-    """The bill of every request that was sent to the API that `price` is of."""
-    settled, free, unknown = [], Counter[str](), Counter[str]()
-    worst, longer = Decimal(0), longer_tokens(requests)
+    """The bill of every request that was sent to the API that `price` is of. `longer`: as `longer_tokens` of a run says, of which
+    `requests` are a part."""
+    settled, free = [], Counter[str]()
+    lost: list[tuple[str, int, int]] = []  # outcome, and the most tokens of its prompt and output
+    longer = longer_tokens(requests) if longer is None else longer
     for sent in requests:
         rule = free_by(ref, service, sent)
         if rule is not None:
@@ -105,22 +113,18 @@ def bill_of_sent(
         elif sent.usage is not None and is_settled(sent):
             settled.append(sent.usage)
         else:
-            unknown[sent.outcome] += 1
-            worst += worst_of(price, sent, longer)
+            lost.append((sent.outcome, *worst_tokens(sent, longer)))
         if sent.retried and rule is None:
-            unknown["sent before, and cut"] += 1
-            worst += worst_of(price, sent, longer)
-    return SentBill(bill(price, cache.tokens(settled)), dict(free), dict(unknown), worst)
+            lost.append(("sent before, and cut", *worst_tokens(sent, longer)))
+    unknown = Counter(outcome for outcome, _, _ in lost)
+    worst = sum((worst_usd(price, prompt, output) for _, prompt, output in lost), Decimal(0))
+    most = (sum(prompt for _, prompt, _ in lost), sum(output for _, _, output in lost))
+    return SentBill(bill(price, cache.tokens(settled)), dict(free), dict(unknown), worst, most)
 
 
 def longer_tokens(requests: Sequence[SentRequest]) -> int:
     """The most by which a prompt's tokens by usage were more than those asked for: a chat template's, another tokenizer's."""
     return max((max(0, s.usage[0] - s.asked_prompt_tokens) for s in requests if s.usage is not None), default=0)
-
-
-def worst_of(price: HostedPrice, sent: SentRequest, longer: int) -> Decimal:
-    """The most that one request can be billed."""
-    return worst_usd(price, *worst_tokens(sent, longer))
 
 
 def worst_tokens(sent: SentRequest, longer: int) -> tuple[int, int]:
