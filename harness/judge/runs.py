@@ -87,7 +87,7 @@ def _of_campaign(runs: Sequence[Path], campaign: str | None) -> list[Path]:
 
 
 def hosted_summaries(directory: Path) -> tuple[list[RunSummary], list[str]]:
-    """Every run against a hosted API at `directory`: a run, an experiment's runs, or those of all experiments; and why others could not be
+    """Every run against a hosted API, alone or as a side of a hybrid, at `directory`: a run, an experiment's runs, or those of all experiments; and why others could not be
     read. INVALID and interrupted ones too: they are billed. Raises StoreError: no such directory."""
     runs = find_runs(directory)
     if not runs:
@@ -95,7 +95,7 @@ def hosted_summaries(directory: Path) -> tuple[list[RunSummary], list[str]]:
     summaries, problems = [], []
     for path in runs:
         try:
-            if read_manifest(path).target.get("kind") == "hosted":
+            if read_manifest(path).target.get("kind") in ("hosted", "hybrid"):
                 summaries.append(summarise(read_run(path)))
         except StoreError as error:
             problems.append(f"{path.name}: {error.what}: {error.value}")

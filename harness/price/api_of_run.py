@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -44,6 +45,22 @@ def _is_at(provider_id: str, summary: RunSummary) -> bool:
         return re.match(provider.api_pattern, url) is not None
     host = url.partition("://")[2].partition("/")[0].partition(":")[0].lower()
     return provider_id.lower() in {summary.cell.target.lower(), host, *host.split(".")}
+
+
+def hosted_side(summary: RunSummary) -> RunSummary:
+    """A hybrid's run as one of its hosted side's requests alone; any other run as it is."""
+    if len(summary.sides) < 2:
+        return summary
+    side = summary.sides[1]
+    half = replace(
+        summary,
+        target_kind="hosted",
+        cell=replace(summary.cell, target=side.name),
+        usage=side.usage,
+        sent=side.sent,
+        sides=(),
+    )
+    return replace(half, model=str(target_of(half).get("model", "")))
 
 
 def price_of_api(summary: RunSummary) -> PriceRef | None:

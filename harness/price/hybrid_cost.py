@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from harness.price.api_of_run import price_of_api, target_of
+from harness.price.api_of_run import hosted_side, price_of_api, target_of
 from harness.price.hosted_cache import RunBill, bill_of_run
 from harness.price.hosted_service import service_asked, service_price
 from harness.price.prices import day_of
@@ -31,15 +31,7 @@ class HostedHalf:
 def hosted_half(summary: RunSummary, beside: Sequence[RunSummary]) -> HostedHalf:
     """The bill of the requests that the hosted side of a hybrid served. Raises ConfigError for a price that is not known."""
     side = summary.sides[1]
-    half = replace(
-        summary,
-        target_kind="hosted",
-        cell=replace(summary.cell, target=side.name),
-        model=str(target_of(replace(summary, cell=replace(summary.cell, target=side.name))).get("model", "")),
-        usage=side.usage,
-        sent=side.sent,
-        sides=(),
-    )
+    half = hosted_side(summary)
     ref = price_of_api(half)
     if ref is None:
         return HostedHalf(None, f"the price of the hosted side {side.name} is not known: give the target price:")

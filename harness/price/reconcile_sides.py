@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from harness.base.errors import ConfigError
 from harness.config.price_ref import PriceRef
-from harness.price.api_of_run import price_of_api, target_of
+from harness.price.api_of_run import hosted_side, price_of_api, target_of
 from harness.price.hosted import HostedPrice, Tokens, bill, book_model
 from harness.price.hosted_cache import cache_of
 from harness.price.hosted_service import service_asked, service_price
@@ -83,7 +83,7 @@ def our_days(summaries: Sequence[RunSummary]) -> tuple[dict[tuple[date, str], Ou
     days: dict[tuple[date, str], Ours] = {}
     refs: dict[str, PriceRef] = {}
     left_out = []
-    for summary in summaries:
+    for summary in map(hosted_side, summaries):
         ref = price_of_api(summary)
         if ref is None:
             left_out.append(

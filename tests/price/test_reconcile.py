@@ -23,6 +23,7 @@ from harness.price.reconcile import (
     Wanted,
     reconcile,
 )
+from harness.records import SideOfRun
 from tests.price.vendor_ledger import FIRST, PRICES, Booked, booked, invoice, run_of, runs_of, sent_of
 
 MINI, HAIKU = PRICES
@@ -220,6 +221,23 @@ def test_usage_and_costs_together_are_one_line():
     found = reconcile(both, runs_of(rows))
     assert len(found.lines) == 2
     assert names(found) == {PRICE}
+
+
+def test_a_hybrid_s_hosted_side_is_in_the_invoice_and_its_own_is_not():
+    """The requests that its hosted side served agree with the vendor's book; those of the own side bill nobody."""
+    rows = booked(21, 20, models=(MINI,), days=1)
+    run = run_of(MINI, [])
+    targets = [{"name": "h", "kind": "hybrid"}, {**run.config["targets"][0], "name": "api"}]
+    sides = (
+        SideOfRun("own", 20, None, sent=tuple(sent_of(r) for r in booked(22, 20))),
+        SideOfRun("api", 20, None, sent=tuple(sent_of(r) for r in rows)),
+    )
+    hybrid = replace(
+        run, target_kind="hybrid", cell=replace(run.cell, target="h"), config={"targets": targets}, sides=sides
+    )
+    found = reconcile(invoice(rows), [hybrid])
+    assert (found.agrees, len(found.lines)) == (True, 1)
+    assert names(reconcile(invoice(rows[1:]), [hybrid])) == {MISSING_THERE}
 
 
 def test_a_run_without_a_price_is_left_out_and_said():
