@@ -52,8 +52,9 @@ ONLY_IN = {  # package -> the only places of the harness that may import it
     "time": "base/clock.py",
     "socket": "measure/drive/wire.py measure/targets/command.py",  # the second asks for a free port
     "ssl": "measure/",
-    "asyncio": "measure/drive/sdk.py",
-    "openai": "measure/drive/sdk.py",
+    "asyncio": "measure/drive/sdk.py measure/drive/sdk_call.py",
+    "openai": "measure/drive/sdk_call.py",
+    "anthropic": "measure/drive/sdk_call.py",
     "httpx": "measure/",
     "subprocess": "measure/",
     "matplotlib": "report/figures.py",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.measure.drive.driver import drive
 from harness.measure.gate import CommonStart, Gate
@@ -51,6 +52,7 @@ def offer(
     duration_s: float | None = None,
     api_key: str | None = None,
     ca_file: str | None = None,
+    of_target: Mapping[str, Any] | None = None,
     connections: str = "kept",
     proxy_env: str | None = None,
     should_stop: Callable[[], str | None] = lambda: None,
@@ -78,7 +80,15 @@ def offer(
             Job(requests, prompts, load, Phase.MEASURE, "run", Path(folder), duration_s, gate, start),
             Watching(take, lambda _: look(Path(folder)), should_stop),
             Endpoint(
-                url, "golden", api, api_key, vllm_extensions, ca_file, connections=connections, proxy_env=proxy_env
+                url,
+                "golden",
+                api,
+                api_key,
+                vllm_extensions,
+                ca_file,
+                connections=connections,
+                proxy_env=proxy_env,
+                **(of_target or {}),
             ),
             driver=driver,
             workers=workers,

@@ -11,7 +11,7 @@ Who calls whom, from a `Job` to the bytes and back; the arrows between processes
 | worker | `worker` -> `loop` | the process; send what is due, receive, stamp, append (`scheduling`: its time on the machine) |
 | worker | `exchanges` -> `connections` -> `wire` | requests in flight and their ends; ways to the server and time limits; sockets and TLS |
 | worker | `reader`, `reader.c` | streams read in mid-flow, in Python or compiled by `cc` |
-| worker | `sdk` | in place of the loop: the same share through openai's client |
+| worker | `sdk`, `sdk_call` | in place of the loop: the same share through the vendors' clients |
 | between | `spool` | ended exchanges, raw, on their way from worker to parent |
 | parent | `collect` -> `rows` | spools read; a raw exchange into its `RequestRecord` (`http1`, `sse`, `dialect` parse it) |
 | both | `turns` | sessions: a later turn made of planned prompt and real reply |

@@ -53,6 +53,7 @@ def drive(
     """
     requests, load = job.requests, job.load
     _refuse_words(driver, load)
+    _refuse_base(driver, endpoint)
     redaction.learn(endpoint.api_key)
     head = request_head(endpoint)
     if not requests:
@@ -143,6 +144,15 @@ def _refuse_words(driver: str, load: Load) -> None:
     batch = load.arrivals == "batch"  # an open loop without a rate: everything is due at once
     if load.is_closed != (load.rate_rps is None and not batch):
         raise ConfigError("a load is either closed or open", load, "set one of concurrency and rate_rps")
+
+
+def _refuse_base(driver: str, endpoint: Endpoint) -> None:
+    if driver == "sdk" and endpoint.api == "messages" and not endpoint.base_url.endswith("/v1"):
+        raise ConfigError(
+            "the anthropic SDK adds /v1/messages to a server's root",
+            endpoint.base_url,
+            "use driver: wire, or a base URL that ends in /v1",
+        )
 
 
 class _StoppedError(Exception):

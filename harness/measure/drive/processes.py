@@ -17,6 +17,7 @@ from harness.base.files import NO_ROOM_EXIT_CODE
 from harness.measure.drive import dialect, reader
 from harness.measure.drive.proxy import of_target
 from harness.measure.job import Job
+from harness.measure.request_headers import key_header, more_headers
 from harness.records import Endpoint, Timeouts
 
 
@@ -114,6 +115,7 @@ def start_workers(
                 "api": endpoint.api,
                 "spoken": dialect.spoken(endpoint),
                 "api_key": endpoint.api_key,
+                "headers": key_header(endpoint.auth, endpoint.api_key) | more_headers(endpoint.api, endpoint.headers),
                 "ca_file": endpoint.ca_file,
                 "head": head.decode("ascii"),
                 "slots": slots,

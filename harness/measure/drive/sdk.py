@@ -1,4 +1,4 @@
-"""The SDK driver: the same plan and the same rows through openai's AsyncOpenAI over httpx, as a user's code would.
+"""The SDK driver: the same plan and the same rows through the vendors' own SDKs, as a user's code would (`sdk_call`).
 
 Stamps are taken in user space when the SDK hands a chunk out, so they contain the SDK's own work: that is the point.
 It runs in a worker process like the wire driver and is told the same words.
@@ -10,25 +10,21 @@ import asyncio
 import contextlib
 import json
 import os
-import ssl
 from collections import deque
 from typing import Any
 
-import openai
-
 from harness.base import clock
 from harness.base.files import NO_ROOM_EXIT_CODE, is_no_room
-from harness.measure.control_request import is_loopback
 from harness.measure.drive import dialect
 from harness.measure.drive.scheduling import Pauses
+from harness.measure.drive.sdk_call import Call, Vendor
 from harness.measure.drive.shard import AWAITS, NOT_READY_S, Shard
 from harness.measure.drive.spool import Writer
 from harness.measure.drive.turns import Content, Turns
-from harness.records import Outcome, Timeouts
+from harness.records import Timeouts
 
 LATE_NS = 5_000_000
 NOT_READY_NS = int(1e9 * NOT_READY_S)
-_VLLM_ONLY = ("ignore_eos", "min_tokens", "return_token_ids")
 
 
 def run(config: dict[str, Any], share: Shard, spool: Writer, control_fd: int, turns: Turns | None = None) -> None:
@@ -67,22 +63,10 @@ class _Driver:
 
     async def run(self) -> None:
         asyncio.get_running_loop().add_reader(self.control_fd, self._commands)
-        context = ssl.create_default_context(cafile=self.config["ca_file"]) if self.config["ca_file"] else True
-        http = openai.DefaultAsyncHttpxClient(
-            trust_env=not is_loopback(self.config["base_url"]),
-            proxy=None if self.config["proxy_env"] is None else os.environ[self.config["proxy_env"]],
-            verify=context,
-            follow_redirects=False,
-            timeout=openai.Timeout(None, connect=self.timeouts.connect_s),
-            # none: concurrency is the plan's business
-            limits=type(openai.DEFAULT_CONNECTION_LIMITS)(max_keepalive_connections=None if self.config["kept"] else 0),
-        )
-        self.client = openai.AsyncOpenAI(
-            api_key=self.config["api_key"] or "none", base_url=self.config["base_url"], max_retries=0, http_client=http
-        )
+        self.vendor = Vendor(self.config, self.timeouts.connect_s)
         self.spool.put(("ready",))
         cpu = clock.process_cpu_s()
-        async with self.client:
+        async with self.vendor.client:
             status = asyncio.create_task(self._status())
             await self._either(self.begun)
             cpu = clock.process_cpu_s()
@@ -223,9 +207,8 @@ class _Driver:
             return False
         name, body = split_piece(late or self.share.piece(index))
         content = Content() if self.turns is not None and self.turns.followers[index] else None
-        call = _Call(
-            self.client, self.config["api"], self.timeouts, name, body, self.share.target_tokens[index], content
-        )
+        reply = dialect.reply(self.config["spoken"], content)
+        call = Call(self.vendor, self.timeouts, name, body, self.share.target_tokens[index], reply)
         self.in_flight += 1
         try:
             self.share.sent[index] = clock.monotonic_ns()
@@ -236,143 +219,3 @@ class _Driver:
             kept = None if content is None else (content.text, content.token_ids)
             self.spool.put(("facts", index, {"due_ns": due_ns} | call.facts(), kept))
         return True
-
-
-class _Call:
-    """One request through the SDK, and what became of it."""
-
-    def __init__(
-        self,
-        client: openai.AsyncOpenAI,
-        api: str,
-        timeouts: Timeouts,
-        name: str,
-        body: dict[str, Any],
-        target_tokens: int,
-        content: Content | None,
-    ) -> None:
-        self.client, self.api, self.timeouts, self.name, self.body = client, api, timeouts, name, body
-        self.target_tokens = target_tokens
-        self.reply = dialect.reply(api, content)
-        self.sent_ns: int | None = None
-        self.first_byte_ns: int | None = None
-        self.ended_ns = 0
-        self.reads = 0
-        self.status: int | None = None
-        self.outcome, self.error = Outcome.OK, ""
-
-    async def run(self) -> None:
-        phase = Outcome.TIMEOUT_FIRST_TOKEN
-        try:
-            async with asyncio.timeout(self.timeouts.total_s):
-                async with asyncio.timeout(self.timeouts.first_token_s):
-                    stream = await self._create()
-                    chunks = aiter(stream)
-                    more = await self._next(chunks)
-                phase = Outcome.TIMEOUT_IDLE
-                while more and not self._too_long():
-                    async with asyncio.timeout(self.timeouts.idle_s):
-                        more = await self._next(chunks)
-            if too_long := self._too_long():
-                self.outcome, self.error = Outcome.OVERRUN, too_long
-                await stream.close()
-            elif self.reply.error is not None:
-                self.outcome, self.error = Outcome.ERROR_EVENT, self.reply.error
-            elif not self.reply.chunk_ns:
-                self.outcome, self.error = Outcome.EMPTY_REPLY, self.reply.emptiness()
-            elif not self.reply.finish_reason:
-                self.outcome, self.error = Outcome.TRUNCATED, "the stream ended before its finish"
-        except asyncio.CancelledError:
-            self.outcome = Outcome.CANCELLED
-            raise
-        except TimeoutError:
-            total = self.timeouts.total_s
-            spent = (clock.monotonic_ns() - (self.sent_ns or 0)) / 1e9
-            self.outcome = Outcome.TIMEOUT_TOTAL if total is not None and spent >= total else phase
-        except Exception as error:
-            self._failed(error)
-        finally:
-            self.ended_ns = clock.monotonic_ns()
-
-    def _too_long(self) -> str | None:
-        return dialect.overrun(self.reply.visible_tokens(), self.target_tokens)
-
-    async def _create(self) -> Any:
-        extra = {key: self.body.pop(key) for key in _VLLM_ONLY if key in self.body}
-        where: Any = self.client.chat.completions if self.api == "chat" else self.client.completions
-        self.sent_ns = clock.monotonic_ns()
-        stream = await where.create(**self.body, extra_body=extra, extra_headers={"x-request-id": self.name})
-        self.first_byte_ns = clock.monotonic_ns()
-        self.status = stream.response.status_code
-        return stream
-
-    async def _next(self, chunks: Any) -> bool:
-        try:
-            chunk = await anext(chunks)
-        except StopAsyncIteration:
-            return False
-        stamp = clock.monotonic_ns()
-        self.reads += 1
-        self.reply.take_value(chunk.model_dump(exclude_unset=True), stamp)
-        return True
-
-    def _failed(self, error: Exception) -> None:
-        cause: BaseException = error.__cause__ or error
-        self.error = str(error)
-        # by name: openai 2 stands on httpx, openai 3 on httpx2, with the same names
-        match type(cause).__name__:
-            case _ if isinstance(error, openai.APIStatusError):
-                self.outcome, self.status = Outcome.HTTP_ERROR, error.status_code
-                body = error.body if isinstance(error.body, dict) else {}
-                redirect = "redirect, not followed" if 300 <= error.status_code < 400 else ""
-                code = f" ({error.code})" if isinstance(error.code, str) and error.code else ""
-                message = f"{body['message']}{code}" if body.get("message") else ""
-                parts = (f"HTTP {error.status_code}", redirect, message)
-                self.error = ": ".join(part for part in parts if part)
-            case "ConnectTimeout" | "PoolTimeout":
-                self.outcome = Outcome.TIMEOUT_CONNECT
-            case "ConnectError":
-                self.outcome, self.error = Outcome.CONNECT_ERROR, str(cause)
-            case "ReadError" | "WriteError":
-                self.outcome, self.error = Outcome.RESET, str(cause) or "connection reset"
-            case "RemoteProtocolError":
-                cut = "peer closed" in str(cause) or "disconnected" in str(cause)
-                self.outcome = Outcome.TRUNCATED if cut else Outcome.PROTOCOL_ERROR
-            case _ if isinstance(error, openai.APIError) and not isinstance(error, openai.APIConnectionError):
-                self.outcome = Outcome.ERROR_EVENT
-            case _:
-                self.outcome = Outcome.PROTOCOL_ERROR
-
-    def facts(self) -> dict[str, Any]:
-        """Fields of RequestRecord that are not the plan's."""
-        reply, tokens = self.reply, self.reply.chunk_tokens()
-        return {
-            "connect_started_ns": None,
-            "connect_ns": None,
-            "tls_ns": None,
-            "sent_ns": self.sent_ns,
-            "first_byte_ns": self.first_byte_ns,
-            "first_token_ns": reply.chunk_ns[0] if reply.chunk_ns else None,
-            "last_token_ns": reply.chunk_ns[-1] if reply.chunk_ns else None,
-            "ended_ns": self.ended_ns,
-            "chunk_ns": tuple(reply.chunk_ns),
-            "chunk_tokens": tokens,
-            "prompt_tokens": reply.prompt,
-            "cached_prompt_tokens": reply.cached,
-            "output_tokens": reply.output,
-            "reasoning_tokens": reply.reasoning,
-            "counted_output_tokens": sum(tokens) if tokens else None,
-            "merged_reads": 0,
-            "reads": self.reads,
-            "response_bytes": 0,
-            "connection_reused": None,
-            "outcome": self.outcome.value,
-            "http_status": self.status,
-            "finish_reason": reply.finish_reason,
-            "error": self.error or None,
-            "first_visible_ns": reply.first_visible_ns,
-            "reasoning_chunks": reply.reasoning_chunks,
-            "reasoning_hidden": reply.reasoning_hidden,
-            "cache_written_5m_tokens": reply.written_5m,
-            "cache_written_1h_tokens": reply.written_1h,
-        }
