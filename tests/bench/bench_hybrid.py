@@ -123,7 +123,8 @@ def main() -> None:
                 else float(name == "api")
             )
             usd = next((line.usd for line in costs[run.run_id].own if line.name == "self_usd_per_1000_requests"), None)
-            print(f"{name}: attainment {run.scalars['attainment']:.2%}, hosted {hosted:.1%}, $/1,000 requests {usd}, {run.verdict.state} {[r.code for r in run.verdict.reasons]}")  # fmt: skip
+            kept = "unknown" if run.scalars["attainment"] is None else f"{run.scalars['attainment']:.2%}"
+            print(f"{name}: attainment {kept}, hosted {hosted:.1%}, $/1,000 requests {usd}, {run.verdict.state} {[r.code for r in run.verdict.reasons]}")  # fmt: skip
 
 
 if __name__ == "__main__":
