@@ -112,5 +112,6 @@ class CommonStart:
         return self._at_ns
 
     def give_up(self) -> None:
-        """A drive will not start: nobody waits for it any longer. After the start it does no harm."""
-        self._all.abort()
+        """A drive will not start: nobody waits for it any longer. After the start it does nothing: who has not woken yet has begun too."""
+        if not self._at_ns:
+            self._all.abort()

@@ -223,7 +223,7 @@ def drive_both(
         thread.join()
     if errors:
         raise errors[0]
-    return _of_both(reports)
+    return _of_both({side.name: reports[side.name] for side in sides if side.name in reports})
 
 
 def _of_both(reports: Mapping[str, DriveReport]) -> DriveReport:
