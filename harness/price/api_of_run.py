@@ -10,6 +10,7 @@ from typing import Any
 
 from genai_prices import data_snapshot
 
+from harness.base.errors import ConfigError
 from harness.config.price_ref import PriceRef
 from harness.price.hosted import HostedPrice, same_model
 from harness.price.hosted_service import service_asked, service_price
@@ -78,13 +79,18 @@ def price_of_api(summary: RunSummary) -> PriceRef | None:
     return None
 
 
-def prices_of_run(summary: RunSummary, refs: Sequence[PriceRef], at: datetime) -> list[tuple[PriceRef, HostedPrice]]:
+def prices_of_run(
+    summary: RunSummary, refs: Sequence[PriceRef], at: datetime
+) -> tuple[list[tuple[PriceRef, HostedPrice]], str | None]:
     """The prices that a run's requests are billed at, in force at `at`: what its own target declares, for the service that it asks for,
-    and `refs`. Raises ConfigError as `service_price`."""
-    own = declared_price(summary)
+    and `refs`; and why the target's own is not among them: a run that was paid is still a run. Raises ConfigError of `refs` alone."""
+    own, lacking = declared_price(summary), None
     service = service_asked(target_of(summary).get("request") or {})
+    prices = []
+    if own is not None:
+        try:
+            prices.append((own, service_price(own, at, service)))
+        except ConfigError as error:
+            lacking = f"not billed at its own API: {error.what}: {error.value}; {error.advice}"
     listed = [ref for ref in refs if own is None or ref.name != own.name]
-    return [
-        (ref, service_price(ref, at, service if is_of(ref, summary) else None))
-        for ref in ([] if own is None else [own]) + listed
-    ]
+    return [*prices, *((r, service_price(r, at, service if is_of(r, summary) else None)) for r in listed)], lacking

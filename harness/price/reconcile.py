@@ -85,7 +85,7 @@ class Wanted:
 
 
 def reconcile(rows: Sequence[InvoiceRow], summaries: Sequence[RunSummary], wanted: Wanted = Wanted()) -> Reconciliation:
-    """Every day and model that either side has, of what is wanted. Raises ConfigError as `our_days`."""
+    """Every day and model that either side has, of what is wanted."""
     days, refs, left_out = our_days(summaries)
     taken = [row for row in rows if wanted.key is None or row.key == wanted.key]
     since = wanted.since or min((row.day for row in rows), default=date.min)

@@ -76,10 +76,7 @@ class Theirs:
 
 
 def our_days(summaries: Sequence[RunSummary]) -> tuple[dict[tuple[date, str], Ours], dict[str, PriceRef], list[str]]:
-    """({(day, model): what it comes to}, {model: its price}, why runs were left out). A request is of the day (UTC) that it ended on.
-
-    Raises ConfigError where a run's price is not known.
-    """
+    """({(day, model): what it comes to}, {model: its price}, why runs were left out). A request is of the day (UTC) that it ended on."""
     days: dict[tuple[date, str], Ours] = {}
     refs: dict[str, PriceRef] = {}
     left_out = []
@@ -90,9 +87,14 @@ def our_days(summaries: Sequence[RunSummary]) -> tuple[dict[tuple[date, str], Ou
                 f"{summary.run_id}: no price of its API: declare it at the target (price: {{provider, model}})"
             )
             continue
-        refs[ref.model] = ref
         service = service_asked(target_of(summary).get("request") or {})
-        price, cache = service_price(ref, day_of(summary.created_utc), service), cache_of(ref, summary)
+        try:
+            price = service_price(ref, day_of(summary.created_utc), service)
+        except ConfigError as error:
+            left_out.append(f"{summary.run_id}: {error.what}: {error.value}")
+            continue
+        refs[ref.model] = ref
+        cache = cache_of(ref, summary)
         by_day: dict[date, list[SentRequest]] = defaultdict(list)
         for sent in summary.sent:
             if sent.sent_utc_s is not None:

@@ -149,7 +149,8 @@ def cost_run(
         )
     warnings = _verdict_warnings(summary)
     at = day_of(summary.created_utc)
-    prices = prices_of_run(summary, spec.hosted, at)
+    prices, lacking = prices_of_run(summary, spec.hosted, at)
+    warnings += [] if lacking is None else [lacking]
     utilisation = float(spec.utilisation)
     if (wrong := usage_problem(summary.usage)) is not None:
         why = f"usage does not add up: {wrong}; cached tokens are part of the prompt, reasoning tokens of the output"

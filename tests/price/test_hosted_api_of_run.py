@@ -126,15 +126,22 @@ def test_flex_of_groq_costs_the_standard_price_and_says_by_whom():
     assert "console.groq.com" in flex.inputs["service"]
 
 
-def test_a_service_without_a_price_is_refused_and_a_declared_price_is_its_own():
-    """turbo of gpt-5 is nowhere: an error that names the known ones; with declared dollars it is billed at those."""
-    with pytest.raises(ConfigError) as error:
-        prices_of_run(against(price=declared(MINI), request={"service_tier": "turbo"}), [], NOW)
-    assert "flex" in error.value.advice
+def test_a_service_without_a_price_is_told_and_a_declared_price_is_its_own():
+    """turbo of gpt-5-mini is nowhere: the run is still a run, with a warning that names the known ones, and other prices; with declared
+    dollars it is billed at those."""
+    paid = against(price=declared(MINI), request={"service_tier": "turbo"})
+    report = cost_run(paid, None, CostSpec(hosted=[HAIKU]))
+    assert list(report.bills) == [HAIKU.name]
+    (warning,) = [w for w in report.warnings if "not billed at its own API" in w]
+    assert "turbo" in warning
+    assert "flex" in warning
     own = MINI.model_copy(update={"input_usd_per_million": 3.0, "output_usd_per_million": 4.0})
-    ((_, price),) = prices_of_run(against(price=declared(own), request={"service_tier": "turbo"}), [], NOW)
+    (((_, price),), lacking) = prices_of_run(against(price=declared(own), request={"service_tier": "turbo"}), [], NOW)
+    assert lacking is None
     assert bill(price, [(1_000_000, 0, 1_000_000, 0)]).total_usd == 7
     assert price.inputs["service"] == "turbo, the declared price is taken for this service's"
+    with pytest.raises(ConfigError, match="no price of this model"):
+        cost_run(paid, None, CostSpec(hosted=[PriceRef(provider="openai", model="gpt-55")]))
 
 
 # ---------------------------------------------------------------- whose cache

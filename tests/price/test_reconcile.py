@@ -247,3 +247,5 @@ def test_a_run_without_a_price_is_left_out_and_said():
     found = reconcile([], [bare])
     assert (found.lines, found.agrees) == ((), False)
     assert "no price of its API" in found.left_out[0]
+    nowhere = replace(run, config={"targets": [{"name": "t", "price": {"provider": "openai", "model": "gpt-55"}}]})
+    assert "no price of this model" in reconcile([], [nowhere]).left_out[0]
