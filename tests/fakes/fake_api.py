@@ -50,6 +50,7 @@ class Api:
     headers: dict[str, str] = field(default_factory=dict)
     clock_off_s: float = 0.0
     no_path: int = 404  # status of a dialect that is not there
+    held: threading.Event | None = None  # no reply is made until it is set
     takes_nothing: bool = False  # a request without a prompt gets a reply
     gets: list[str] = field(default_factory=list)
     posts: list[tuple[str, dict, dict]] = field(default_factory=list)
@@ -214,6 +215,8 @@ def handler(api: Api) -> type[BaseHTTPRequestHandler]:
             elif (problem := _problem(api, name, body)) is not None:
                 self.say(404 if problem["error"]["code"] == "model_not_found" else 400, problem)
             else:
+                if api.held is not None:
+                    api.held.wait(60)
                 with lock:
                     api.billed += 1
                 self.generate(name, body)

@@ -24,9 +24,9 @@ _KINDS = (
 )
 
 
-def make_keys(count: int = 100) -> list[str]:
+def make_keys(count: int = 100, seed: int = 20261125) -> list[str]:
     """Printable ASCII without spaces, 8 to 200 characters, no two alike in their first letters."""
-    rng = random.Random(20261125)
+    rng = random.Random(seed)
     keys = []
     for i in range(count):
         length = (8, 12, 20, 24, 40, 51, 64, 100, 164, 200)[i // 5 % 10]
