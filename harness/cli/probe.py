@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ def _target(url: str, model: str | None, key: dict[str, Any]) -> TargetSpec:
 
     from harness.config.target import TargetSpec
 
-    redaction.learn_data({"url": url, **key})
+    redaction.learn_data({"url": url, **key}, os.environ)
     try:
         return TargetSpec.model_validate({"name": "probe", "kind": "hosted", "url": url, "model": model or "?"} | key)
     except ValidationError as error:

@@ -65,7 +65,8 @@ def replies(said: str, path: str = "/v1/completions") -> list[tuple[int, dict[st
 
 @contextmanager
 def echoing(keys: Sequence[str]) -> Iterator[str]:
-    """Serve on a free loopback port, each request with the next key, spelling and way; yields the URL of /v1."""
+    """Serve on a free loopback port, each request with the next key (its own where there are none), spelling and way; yields the URL of
+    /v1."""
     numbers = itertools.count()
     lock = threading.Lock()
 
@@ -111,7 +112,7 @@ def echoing(keys: Sequence[str]) -> Iterator[str]:
             own = self.own()
             with lock:
                 number = next(numbers)
-            key = own if number % 2 and own else keys[number % len(keys)]
+            key = own if not keys or (number % 2 and own) else keys[number % len(keys)]
             said = SPELLINGS[number // 11 % len(SPELLINGS)](key)
             self.answer(*replies(said, self.path)[number % 11])
 

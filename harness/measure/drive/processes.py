@@ -21,6 +21,13 @@ from harness.measure.request_headers import key_header, more_headers
 from harness.records import Endpoint, Timeouts
 
 
+def environment_of(api_key: str | None) -> dict[str, str]:
+    """A worker's: ours without what is a secret by its name, and without what holds a key, for that comes through the pipe."""
+    without = redaction.holders()
+    kept = {name: value for name, value in os.environ.items() if not redaction.is_secret(name) and name not in without}
+    return {name: value for name, value in kept.items() if not (api_key and api_key in value)}
+
+
 class WorkerProcess:
     """One worker. `ready` and `finished` are set by those who read its spool and its exit."""
 
@@ -28,10 +35,7 @@ class WorkerProcess:
         self.number = number
         self.ready = self.finished = False
         self._stderr = scratch / f"worker-{number}.stderr"
-        # The key comes through the pipe; a worker needs no secret of ours.
-        key = config.get("api_key")
-        mine = os.environ.items()
-        environment = {n: v for n, v in mine if not redaction.is_secret(n) and not (key and key in v)}
+        environment = environment_of(config.get("api_key"))
         root = str(Path(harness.__file__).resolve().parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, environment.get("PYTHONPATH")) if p)
         with self._stderr.open("wb") as stderr:

@@ -102,8 +102,8 @@ class Findings:
         return "asked" if told else "never"
 
     def usage_field(self, *words: str) -> str | None:
-        """Path of the first number of usage whose last name has one of the words."""
-        paths = (path for one in self.seen for path in one.usage)
+        """Path of the first number of usage whose last name has one of the words, in the dialect that is chosen."""
+        paths = (path for one in self.seen if one.api == self.api for path in one.usage)
         return next((path for path in paths if any(word in path.rpartition(".")[2] for word in words)), None)
 
     @property

@@ -53,17 +53,19 @@ def _of_file(path: Path) -> str:
     try:
         # O_NONBLOCK: a pipe that nobody writes to would hold us for ever
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            data = os.read(descriptor, _MOST_BYTES + 1) if stat.S_ISREG(status.st_mode) else None
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "no path"
         raise ConfigError("api_key_file cannot be read", path, f"{why}; it holds the key alone") from None
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - what was opened is what is looked at
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError("api_key_file is no file", path, "name a file that holds the key alone")
-        if status.st_mode & 0o007:
-            shown = f"{path} (mode {stat.S_IMODE(status.st_mode):04o})"
-            raise ConfigError("api_key_file can be read by others", shown, f"chmod 600 {path}, and think of a new key")
-        data = file.read(_MOST_BYTES + 1)
+    if data is None:
+        raise ConfigError("api_key_file is no file", path, "name a file that holds the key alone")
+    if status.st_mode & 0o007:
+        shown = f"{path} (mode {stat.S_IMODE(status.st_mode):04o})"
+        raise ConfigError("api_key_file can be read by others", shown, f"chmod 600 {path}, and think of a new key")
     if not data.strip() or len(data) > _MOST_BYTES:
         what = "is empty" if not data.strip() else f"has more than {_MOST_BYTES:,} bytes"
         raise ConfigError(f"api_key_file {what}", path, "it holds the key alone, on one line")
