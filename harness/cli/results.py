@@ -119,6 +119,7 @@ def _print(
         return
     out = console()
     tables.render(out, summaries, list(costs), allow_invalid=allow_invalid)
+    tables.render_hosted(out, summaries)
     tables.render_reasons(out, summaries)
     hybrids.render(out, policies)
     for found in analysis.capacities:

@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     BaseModel,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -60,6 +62,17 @@ class ObserveSpec(Spec):
     gpu_hz: bounds.Hertz = 10
     server_hz: bounds.Hertz = Field(default=1, le=10)
     host_hz: bounds.Hertz = Field(default=2, le=10)
+    network: Literal["auto", "off"] = Field(
+        default="auto", description="round trips to a target at a URL, beside the load and not billed"
+    )
+    network_s: Annotated[float, within(0.2, 3600, "seconds from one round trip to the next")] = 5
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the keys that came later and are as they were: an older campaign's config stays the same."""
+        written: dict[str, Any] = write(self)
+        later = {"network": "auto", "network_s": 5}
+        return {k: v for k, v in written.items() if k not in later or v != later[k]}
 
 
 class TimeoutSpec(Spec):

@@ -72,6 +72,9 @@ class Requests:
     first_token: Ints
     last_token: Ints
     ended: Ints
+    released: Ints
+    connect_started: Ints
+    status: Ints
     session: Ints
     target_prompt: Ints
     target_output: Ints
@@ -176,6 +179,9 @@ def _requests(
             ("first_token", "first_token_ns"),
             ("last_token", "last_token_ns"),
             ("ended", "ended_ns"),
+            ("released", "released_ns"),
+            ("connect_started", "connect_started_ns"),
+            ("status", "http_status"),
             ("session", "session_id"),
             ("target_prompt", "target_prompt_tokens"),
             ("target_output", "target_output_tokens"),

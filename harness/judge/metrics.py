@@ -43,15 +43,17 @@ def distribution(metric: str, values: FloatArray) -> Distribution:
     return Distribution(metric, unit, n, mean, at.get(0.5), at.get(0.9), at.get(0.95), at.get(0.99), maximum)
 
 
-def per_request(requests: Requests) -> dict[str, FloatArray]:
+def per_request(requests: Requests, round_trip_s: float | None = None) -> dict[str, FloatArray]:
     """Every metric with `per == "request"`, one entry a request, NaN where undefined; formulas as in metrics.METRICS.
 
-    Not restricted to ok requests, except E2EL, which is undefined for the others.
+    Not restricted to ok requests, except E2EL, which is undefined for the others. `round_trip_s`: of the way there, where it is known.
     """
+    ttft = requests.first_token.minus(requests.sent)
     e2el = requests.last_token.minus(requests.sent)
     return {
         "send_lag_s": requests.sent.minus(requests.scheduled),
-        "ttft_s": requests.first_token.minus(requests.sent),
+        "ttft_s": ttft,
+        "ttft_less_path_s": ttft - (np.nan if round_trip_s is None else round_trip_s),
         "ttft_from_schedule_s": requests.first_token.minus(requests.scheduled),
         "ttfvt_s": requests.first_visible.minus(requests.sent),
         "tpot_s": _tpot(requests),

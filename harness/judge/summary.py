@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from harness.judge import server_state
+from harness.judge.account import account_of
 from harness.judge.columns import BoolArray, Requests, measured
 from harness.judge.energy import Energy, gpu_energy, withheld
 from harness.judge.metrics import NAMES, distribution, distributions, per_request, slo_of
+from harness.judge.network import median_round_trip_s, network_path
 from harness.judge.rates import rates
 from harness.judge.sent import sent_requests
 from harness.judge.sides import names_of, of_side, sides_of_run
@@ -77,12 +79,15 @@ def summarise(run: RunData) -> RunSummary:
     manifest = run.manifest
     requests = measured(run.requests)
     window, rule = find_window(requests, manifest.cell.load)
-    values = per_request(requests)
+    round_trip_s = median_round_trip_s(run, window)
+    values = per_request(requests, round_trip_s)
     population: BoolArray = requests.ok & requests.sent.inside(window) if window else np.zeros(requests.count, np.bool_)
     slo = slo_of(manifest.config)
     energy = gpu_energy(run.gpu, window, withheld(manifest.telemetry))
-    rated = rates(requests, values, window, manifest.cell.load, slo) | server_state.scalars(
-        run.server, manifest, window
+    rated = (
+        rates(requests, values, window, manifest.cell.load, slo)
+        | server_state.scalars(run.server, manifest, window)
+        | {"round_trip_s": round_trip_s}
     )
     scalars = _scalars(rated, energy, window, harness_cpu_share(run.host, requests))
     own = names_of(run)[:1]  # of a hybrid: the server's counters are the own side's
@@ -90,6 +95,11 @@ def summarise(run: RunData) -> RunSummary:
     tokens = token_checks(counted, run.server, manifest.target.get("server_version"))
     notes = _request_notes(requests, slo) + _telemetry_notes(run, energy)
     target: Mapping[str, Any] = manifest.target
+    each = (
+        distributions(requests, values, window, population)
+        if window
+        else {n: distribution(n, np.zeros(0)) for n in NAMES}
+    )
     return RunSummary(
         run_id=manifest.run_id,
         experiment=manifest.experiment,
@@ -103,9 +113,7 @@ def summarise(run: RunData) -> RunSummary:
         verdict=judge(Evidence(run, requests, values, window, rule, population, scalars, tokens)),
         outcomes=dict(sorted(Counter(requests.outcome.tolist()).items())),
         scalars=scalars,
-        distributions=distributions(requests, values, window, population)
-        if window
-        else {n: distribution(n, np.zeros(0)) for n in NAMES},
+        distributions=each,
         tokens=tokens,
         timeline=timeline(requests, run.gpu, run.server, run.host, target.get("server_version")),
         notes=tuple(notes) if window else (f"no window: {rule}", *notes),
@@ -113,6 +121,8 @@ def summarise(run: RunData) -> RunSummary:
         startup=dict(target.get("startup") or {}),
         environment=_provenance(manifest),
         config=manifest.config,
+        network=network_path(run, window, each["ttft_s"]),
+        account=account_of(run, requests, scalars),
         sent=sent_requests(run) if target.get("kind") == "hosted" else (),
         sides=sides_of_run(run, requests, values, window, slo, population),
     )

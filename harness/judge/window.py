@@ -192,7 +192,8 @@ def _typical_e2el_s(requests: Requests, inside: Window) -> tuple[FloatArray, Flo
     """When each ok request of the window was sent (s after its start), in order, and the E2EL of a reply of average length then."""
     values = per_request(requests)
     use = requests.ok & requests.sent.inside(inside) & requests.first_token.present
-    since = np.where(requests.due.present, requests.due.data, requests.sent.data)[use]
+    since = np.where(requests.due.present, requests.due.data, requests.sent.data)
+    since = np.where(requests.released.present, np.maximum(since, requests.released.data), since)[use]  # pacing is ours
     wait = (requests.first_token.data[use] - since) / 1e9
     each = values["tpot_s"][use]
     tokens = requests.output.data[use & requests.output.present]

@@ -17,7 +17,10 @@ from harness.config.target import TargetSpec
 from harness.measure import plan as plans
 from harness.measure.calibrate import calibration_limit
 from harness.measure.drive.driver import drive
+from harness.measure.drive.heads import Heads
 from harness.measure.drive.hybrid import Dispatcher
+from harness.measure.drive.network import NetworkSource
+from harness.measure.drive.pacing import Pacing, account_of
 from harness.measure.hybrid import Ear, WarmUpOfSide, dispatcher_of, drive_sides
 from harness.measure.job import REFUSED, Job, Refusals, Watcher
 from harness.measure.observe.boards.inventory import boards
@@ -147,6 +150,7 @@ def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -
     spec = run.spec
     plan, notes = draw_plan(spec, run.cell, run.load_spec, run.probe)
     _fits_context(plan, target)
+    _fits_account(plan, run.spec.sides_of(run.target_spec)[-1])
     facts = {**(facts or {}), **_emptied(run, target)}
     cell = replace(run.cell, load=plan.load)  # a trace, or a preset's arrivals, bring their own rate
     up = target_facts(run.own_spec, target)
@@ -154,8 +158,9 @@ def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -
     with RunWriter.create(run.run_dir, manifest) as writer:
         writer.write_plan(plan)
         link_log(target.log_path, run.run_dir)
+        more = _network(run, target)
         ear = Ear(writer.add)
-        with Observers(sides_of(target)[0].info, spec.observe, ear, run.own_spec, run.used_before) as observers:
+        with Observers(sides_of(target)[0].info, spec.observe, ear, run.own_spec, run.used_before, more) as observers:
             calibration = calibration_limit(spec.workers) if spec.driver == "wire" else None
             here = {"machine_boards": [board.name for board in boards()]}
             extra = {"plan_notes": list(notes), "calibration": calibration, **here, **facts}
@@ -163,8 +168,9 @@ def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -
             writer.update(environment=environment, telemetry=dict(observers.telemetry))
             if isinstance(target, HybridTarget):
                 ear.dispatcher = dispatcher_of(spec, run.target_spec, *target.sides)
-            _measure(run, target, plan, writer, observers, ear.dispatcher)
-        writer.update(telemetry=dict(observers.telemetry))
+            heads = Heads(account_of(sides_of(target)[-1].endpoint), writer.add)
+            _measure(run, target, plan, writer, observers, heads, ear.dispatcher)
+        writer.update(telemetry={**observers.telemetry, **({"places": there} if (there := heads.places()) else {})})
         writer.finish(RunState.INTERRUPTED if run.stop.asked else RunState.COMPLETE)
 
 
@@ -177,8 +183,23 @@ def _emptied(run: Run, target: Target) -> dict[str, str]:
     return {"reset_prefix_cache": came}
 
 
+def _network(run: Run, target: Target) -> dict[str, tuple[NetworkSource, float]]:
+    """The way to a target at a URL; none leads to a server of ours."""
+    observe = run.spec.observe
+    hosted = sides_of(target)[-1]
+    if hosted.info.kind not in ("adopt", "hosted") or observe.network == "off":
+        return {}
+    return {"network": (NetworkSource(hosted.endpoint), 1 / observe.network_s)}
+
+
 def _measure(
-    run: Run, target: Target, plan: Plan, writer: RunWriter, observers: Observers, dispatcher: Dispatcher | None
+    run: Run,
+    target: Target,
+    plan: Plan,
+    writer: RunWriter,
+    observers: Observers,
+    heads: Heads,
+    dispatcher: Dispatcher | None,
 ) -> None:
     """Warm-up in rounds, of each side where there are two, then the measured phase of a plan that is replayed as it was drawn. Raises
     TargetError, InvalidRunError."""
@@ -191,7 +212,7 @@ def _measure(
             return None
         measured = kind is Phase.MEASURE
         run.display.phase("measuring" if measured else "warm-up")
-        watcher = _PhaseWatcher(run, target, kind, load, writer, jit, refusals)
+        watcher = _PhaseWatcher(run, target, kind, load, writer, jit, refusals, heads, _pacing(run, target))
         if measured:
             observers.edge("start")
         report = _drive(run, of, requests, watcher, dispatcher)
@@ -223,6 +244,15 @@ def _measure(
     writer.update(drive=reports)
 
 
+def _pacing(run: Run, target: Target) -> Pacing | None:
+    """The gate that keeps a phase to its account's limits, where the target is paced."""
+    limits, endpoint = run.spec.sides_of(run.target_spec)[-1].limits, sides_of(target)[-1].endpoint
+    if limits is None or not limits.pace:
+        return None
+    settled = endpoint.api == "messages" if limits.settled is None else limits.settled
+    return Pacing(account_of(endpoint), limits, settled)
+
+
 def _drive(
     run: Run,
     target: Target,
@@ -236,7 +266,10 @@ def _drive(
 
     def job_to(side: Target) -> Job:
         texts = prompts(requests, side.vocabulary, side.endpoint.api, side.endpoint.body)
-        return Job(requests, texts, watcher.load, watcher.phase, run.run_dir.name, scratch, duration_s)
+        job = Job(requests, texts, watcher.load, watcher.phase, run.run_dir.name, scratch, duration_s)
+        if side.endpoint != sides_of(watcher.target)[-1].endpoint:
+            return job
+        return replace(job, gate=watcher.pacing, on_head=watcher.heads.take)  # its account is the one that has limits
 
     with run.stop.while_driving():
         if dispatcher is None:
@@ -278,6 +311,8 @@ class _PhaseWatcher:
     writer: RunWriter
     jit: JitWatch
     refusals: Refusals
+    heads: Heads
+    pacing: Pacing | None
 
     @property
     def probe(self) -> Probe | None:
@@ -292,6 +327,8 @@ class _PhaseWatcher:
         )
 
     def rows(self, rows: Sequence[RequestRecord]) -> None:
+        if self.pacing is not None:
+            rows = [replace(row, released_ns=self.pacing.released_ns.get(row.seq)) for row in rows]
         self.writer.add("requests", rows)
         self.refusals.note(rows)
         if self.probe:
@@ -317,6 +354,25 @@ class _PhaseWatcher:
             raise InvalidRunError("a load-generator worker died", "; ".join(report.notes), advice)
         if report.stop_reason == REFUSED:
             raise self.refusals.error(self.run.spec.sides_of(self.run.target_spec)[-1], self.run.run_dir)
+
+
+def _fits_account(drawn: Plan, spec: TargetSpec) -> None:
+    """Raises ConfigError where a request alone is more than a minute's tokens: it could never be sent."""
+    limits = spec.limits
+    if limits is None:
+        return
+    for name, most, taken in (
+        ("tpm", limits.tpm, lambda r: r.target_prompt_tokens + r.target_output_tokens),
+        ("input_tpm", limits.input_tpm, lambda r: r.target_prompt_tokens),
+        ("output_tpm", limits.output_tpm, lambda r: r.target_output_tokens),
+    ):
+        largest = max(map(taken, drawn.requests), default=0)
+        if most is not None and largest > most:
+            raise ConfigError(
+                "a planned request is more than the account's limit of a minute",
+                f"{largest:,} tokens planned, {name} is {most:,}",
+                f"shorten the workload, or correct {name} of target {spec.name!r}",
+            )
 
 
 def _fits_context(drawn: Plan, target: Target) -> None:

@@ -14,7 +14,7 @@ from harness.config.experiment import ExperimentSpec
 from harness.config.price_ref import PriceRef
 from harness.config.target import TargetSpec
 from harness.measure.drive.hybrid import Dispatcher, SideDrive, SideGate, drive_both
-from harness.measure.gate import CommonStart
+from harness.measure.gate import CommonStart, Gates
 from harness.measure.job import Job, Watcher
 from harness.measure.observe.vllm_metrics import counter, unfinished
 from harness.measure.targets import Target
@@ -106,7 +106,8 @@ def drive_sides(
     start = CommonStart(len(target.sides))
     halves = []
     for which, side in zip((OWN, HOSTED), target.sides, strict=True):
-        job = replace(job_to(side), gate=SideGate(dispatcher, which), start=start)
+        job, gate = job_to(side), SideGate(dispatcher, which)
+        job = replace(job, gate=gate if job.gate is None else Gates(gate, job.gate), start=start)
         halves.append(SideDrive(side.info.name, job, driver_of(side, job)))
     return drive_both(halves, watcher, dispatcher.why, workers)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,10 +28,20 @@ KEY, CREDIT, MODEL = "key", "credit", "model"  # what is refused
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a reply: of which request, when its first byte came, header names in lower case."""
+
+    seq: int
+    stamp_ns: int
+    status: int
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One phase of a run. `prompts`: those of `requests`, in their order, taken once. `scratch`: a folder for the driver's own
     files. `duration_s`: no new sends after it, what is in flight ends by itself; None: until the plan is done. `gate`: who is asked
-    before each send. `start`: drives that begin together; None: as soon as the workers stand."""
+    before each send. `on_head`: hears every reply's head, before its row (the SDK driver: of limits and places only). `start`: drives that begin together; None: as soon as the workers stand."""
 
     requests: Sequence[PlannedRequest]
     prompts: Iterable[Prompt]
@@ -41,6 +51,7 @@ class Job:
     scratch: Path
     duration_s: float | None = None
     gate: Gate | None = None
+    on_head: Callable[[Head], None] | None = None
     start: CommonStart | None = None
 
 

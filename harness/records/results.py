@@ -123,6 +123,83 @@ class SideOfRun:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkPath:
+    """The way to a target at a URL, apart from its server, in seconds. `before` and `after`: its steps (dns_s, tcp_s, tunnel_s, tls_s)
+    at the edges of the measured phase, those that there were.
+
+    `round_trip_low_s`, `round_trip_high_s`: 5th and 95th percentile, with fewer than 20 the least and the greatest. `ttft_less_path_s`:
+    median TTFT less the median round trip, an estimate, and less the others its `low` and `high`; None without a window.
+    """
+
+    round_trips: int
+    failed: int
+    round_trip_p50_s: float | None
+    round_trip_low_s: float | None
+    round_trip_high_s: float | None
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    ttft_p50_s: float | None
+    ttft_less_path_s: float | None
+    ttft_less_path_low_s: float | None
+    ttft_less_path_high_s: float | None
+    region: str | None  # declared
+    places: Mapping[str, int]  # `header: place` -> answers that said so
+    proxy: str | None
+    connections: str  # kept | fresh
+    begun_utc: str
+    utc_hour: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountLimit:
+    """One limit of the account, each per `window_s` (None: at any one time). `declared` in the config, `told` by the replies' heads (the
+    last that they said); `allowed`: the smaller of them.
+
+    `demand`: of the offered load, tokens as prompt + max_tokens; None in a closed loop. `most_admitted`: in any such stretch of the
+    measured phase, of requests that were not refused.
+    """
+
+    kind: str  # requests | tokens | input_tokens | output_tokens | concurrency
+    window_s: float | None
+    declared: int | None
+    told: int | None
+    allowed: int
+    demand: float | None
+    most_admitted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What an account sustains. `mode`: paced (held to its limits), driven (into them, by choice), or unlimited (nothing was said of
+    limits). `held`: requests that waited for the pacing, `held_p99_s` how long.
+
+    `refused`: replies with status 429. `requests_per_min`, `tokens_per_min`: ok requests of the window, and their prompt and output
+    tokens by usage, over the time in which they were offered. `feasible_rps`: how many of such requests the limits allow, by the limit
+    named `bound_by`; None where no limit is known.
+    """
+
+    mode: str
+    held: int
+    held_p99_s: float | None
+    refused: int
+    requests: int
+    retry_after_p50_s: float | None
+    requests_per_min: float | None
+    tokens_per_min: float | None
+    offered_rps: float | None
+    feasible_rps: float | None
+    bound_by: str | None
+    limits: tuple[AccountLimit, ...]
+
+    @property
+    def feasible(self) -> bool | None:
+        """Whether the limits allow the offered load at all; None where either is not known."""
+        if self.feasible_rps is None or self.offered_rps is None:
+            return None
+        return self.offered_rps <= self.feasible_rps
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
     """Everything later stages need of one run. `scalars` uses the metric names of metrics.METRICS."""
 
@@ -150,6 +227,8 @@ class RunSummary:
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     sent: tuple[SentRequest, ...] = field(repr=False, default=())  # every one of a hosted target's, warm-up included
     sides: tuple[SideOfRun, ...] = ()  # of a hybrid: its own side, and the hosted one
+    network: NetworkPath | None = None
+    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,6 +176,12 @@ class RequestRecord:
         "null where chunks and usage tell",
         default=None,
     )
+    retry_after_s: float | None = col(
+        "s", "How long the reply's head asked to wait before another request", default=None
+    )
+    released_ns: int | None = col(
+        "ns", "When the pacing to the account's limits let it go; null where nothing paces", default=None
+    )
     cache_written_5m_tokens: int | None = col(
         "tokens",
         "Of prompt_tokens, written into the cache for 5 minutes, the shorter life (OpenAI: 30 minutes) or one that is not told, by usage",
@@ -298,6 +304,35 @@ class HostSample:
     server_rss_bytes: int | None = col("bytes", "Resident size of the server's processes; null if not ours")
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkSample:
+    """The way to the target at one instant, on a connection of its own that carries nothing else; a row of network.parquet."""
+
+    stamp_ns: int = col("ns", "When the answer's first byte had come")
+    edge: str | None = col("", "start or end for the samples at the edges of the measured phase, else null")
+    dns_s: float | None = col("s", "Name resolution; null on a connection that stood already")
+    tcp_s: float | None = col("s", "TCP connection, to the proxy where there is one; null if it stood already")
+    tunnel_s: float | None = col("s", "The proxy's tunnel; null without one, or if it stood already")
+    tls_s: float | None = col("s", "TLS handshake; null without TLS, or if it was done already")
+    round_trip_s: float | None = col("s", "HEAD request sent to first byte of its answer; null if none came")
+    http_status: int | None = col("", "Of the answer; any is one")
+    error: str | None = col("", "What went wrong, in one line, without secrets")
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSample:
+    """What a reply's head said of one limit of the account; a row of limits.parquet, where it is new or has changed."""
+
+    stamp_ns: int = col("ns", "When the reply's first byte had come")
+    seq: int = col("", "The request; negative for warm-up")
+    kind: str = col("", "requests, tokens, input_tokens or output_tokens")
+    window_s: float | None = col("s", "What the limit is over; null where the header does not say")
+    limit: int | None = col("", "Allowed in that time")
+    remaining: int | None = col("", "Left of it")
+    reset_s: float | None = col("s", "Until it is whole again")
+    source: str = col("", "Family of the header: x-ratelimit, anthropic, ietf ..")
+
+
 # ---------------------------------------------------------------- store
 
 
@@ -353,3 +388,5 @@ class RunData:
     gpu: Any | None
     server: Any | None
     host: Any | None
+    network: Any | None = None
+    limits: Any | None = None

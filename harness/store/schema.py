@@ -18,7 +18,9 @@ from harness.records import (
     SCHEMA_VERSION,
     GpuSample,
     HostSample,
+    LimitSample,
     Manifest,
+    NetworkSample,
     PlannedRequest,
     RequestRecord,
     RunState,
@@ -32,6 +34,8 @@ TABLES: dict[str, type] = {
     "gpu": GpuSample,
     "server": ServerSample,
     "host": HostSample,
+    "network": NetworkSample,
+    "limits": LimitSample,
 }
 
 # pandas dtypes that keep a nullable int64 exact; also written into the files, so that plain pandas gives the same
@@ -114,6 +118,8 @@ _TABLE_DOCS = {
     "gpu": "One row per GPU and sample. No file where there is no NVML.",
     "server": "The server's Prometheus metrics, long format: one row per series and scrape. No file where the server has none.",
     "host": "The machine that the harness ran on, one row per sample.",
+    "network": "The way to a target at a URL, one row per round trip beside the load. No file for a server of ours.",
+    "limits": "What the heads of replies said of the account's limits, one row per change. No file where they say nothing.",
 }
 
 MANIFEST_DOCS = {
@@ -137,7 +143,7 @@ MANIFEST_DOCS = {
     "drive": "Per phase, what the load generator says of itself, clock anchors included",
     "telemetry": "gpu, server, host: ok, or why there is none; gpu_facts: how surely the boards are the target's (`certain`), why "
     "their energy is not its own (`no_energy`), why other processes cannot be known (`others_unknown`), Xids, and what calls to "
-    "NVML took",
+    "NVML took; network: the way to the target; network_facts: what answered there, and through which proxy",
     "row_counts": "Rows per table",
     "error": "Why the run failed or stopped; null if it did not",
 }
@@ -156,6 +162,8 @@ Everything here but this page is made by runs. This page is generated from `harn
       gpu.parquet         GPU telemetry, where there is a GPU
       server.parquet      the server's own metrics, where it exposes them
       host.parquet        this machine
+      network.parquet     the way to a target at a URL
+      limits.parquet      the account's limits, where replies tell them
       server.log          output of a server that the harness started
       parts/              only while a run goes on, or after it was killed: part files of the same tables
       traceback.txt       only where the run ended by an error that was not foreseen
@@ -194,7 +202,8 @@ DuckDB, over one run or many:
 A run that is going on or was killed, its part files read as one:
 
     from harness.store.reader import read_run
-    run = read_run("results/EXPERIMENT/RUN_ID")   # run.manifest, run.requests, run.plan, run.gpu, run.server, run.host
+    run = read_run("results/EXPERIMENT/RUN_ID")   # run.manifest, run.requests, run.plan, run.gpu, run.server, run.host,
+                                                 # run.network, run.limits
 """
 
 

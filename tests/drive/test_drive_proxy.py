@@ -99,6 +99,15 @@ def test_fresh_connections_are_one_a_request(driver):
             assert all(row.connect_started_ns < row.connect_ns <= row.sent_ns for row in rows)
 
 
+def test_the_environments_ca_file_is_trusted(certificate, environment):
+    """SSL_CERT_FILE names the CA of an API whose target has no ca_file."""
+    cert, key = certificate
+    environment.setenv("SSL_CERT_FILE", str(cert))
+    with GoldenServer(0.005, 0.001, tls=server_context(cert, key)) as server:
+        rows, _ = offer(server.url, 2, concurrency=1)
+    assert [row.outcome for row in rows] == ["ok"] * 2
+
+
 # ---------------------------------------------------------------- which proxy
 
 

@@ -41,6 +41,7 @@ class Protocol(asyncio.Protocol):
         self.active: Served | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.requests = self.number = 0
+        self.method = self.extra = ""
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:
@@ -78,7 +79,7 @@ class Protocol(asyncio.Protocol):
         body = self.input[end + 4 : end + 4 + length]
         self.input = self.input[end + 4 + length :]
         self.requests += 1
-        _, path, _ = first.split(" ", 2)
+        self.method, path, _ = first.split(" ", 2)
         self._route(path.partition("?")[0], headers, body, recv_ns)
         if self.active is None and self.input:
             self._next()
@@ -109,7 +110,7 @@ class Protocol(asyncio.Protocol):
     def _reply(self, status: int, body: object, kind: str = "application/json", extra: str = "") -> None:
         data = (body if isinstance(body, str) else json.dumps(body)).encode()
         head = f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(data)}\r\n{extra}\r\n"
-        self.transport.write(head.encode() + data)
+        self.transport.write(head.encode() + (b"" if self.method == "HEAD" else data))
 
     def _complete(self, path: str, headers: dict[str, str], raw: bytes, recv_ns: int) -> None:
         server = self.server
@@ -130,6 +131,15 @@ class Protocol(asyncio.Protocol):
             self._reply(429, {"error": error}, extra="retry-after: 2\r\n")
             return
         wanted = body.get("max_completion_tokens") or body.get("max_tokens") or 16
+        self.extra = ""
+        if server.account is not None:
+            status, told = server.account.offer(time.monotonic(), len(prompt), wanted)
+            self.extra = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+            if status != 200:
+                server.rejected += 1
+                error = {"message": "Rate limit reached", "type": "rate_limit_error", "code": "rate_limit_exceeded"}
+                self._reply(status, {"error": error}, extra=self.extra)
+                return
         name = headers.get("x-request-id") or f"anonymous-{len(server.log)}"
         cached = server.take_cached(prompt)
         served = Served(name, recv_ns, len(prompt), wanted, body, len(server.log) + 1, self.number, cached)
@@ -149,7 +159,9 @@ class Protocol(asyncio.Protocol):
             self.timer = loop.call_later(after, self._whole, served, chat)
             return
         self.transport.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n"
+            + self.extra.encode()
+            + b"\r\n"
         )
         at = loop.time() + server.ttft_s
         self.timer = loop.call_at(at, self._step, served, chat, at)

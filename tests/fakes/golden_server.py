@@ -17,6 +17,7 @@ from typing import Self
 from urllib.parse import quote
 
 from tests.fakes.golden_protocol import Protocol, Served
+from tests.fakes.limited_account import LimitedAccount
 from tests.waiting import until
 
 
@@ -27,6 +28,7 @@ class GoldenServer:
     server closes a connection after so many requests. `tls`: an ssl.SSLContext. `cached_tokens`: reported in usage.
     `caches_by_token`: usage reports how much of each prompt an earlier one began with; `template_tokens` stand before every chat
     (2 after it). `tokenizes`: /tokenize is there.
+    `account`: its limits are enforced, and told in every head.
     `unix`: listen on this path instead of a port. `hold`: a reply does not begin while this says true. `done`, `usage`: send `[DONE]`, the usage chunk. `join_chunks`: so many events per HTTP chunk and write.
     """
 
@@ -55,6 +57,7 @@ class GoldenServer:
         tls: ssl.SSLContext | None = None,
         unix: str | None = None,
         hold: Callable[[Served], bool] | None = None,
+        account: LimitedAccount | None = None,
     ) -> None:
         self.ttft_s, self.itl_s, self.model, self.max_model_len = ttft_s, itl_s, model, max_model_len
         self.api_keys, self.reject_above, self.close_after = api_keys, reject_above, close_after
@@ -62,6 +65,7 @@ class GoldenServer:
         self.cached_tokens, self.reasoning_tokens = cached_tokens, reasoning_tokens
         self.template = [f"<t{i}>" for i in range(template_tokens)]
         self.tokenizes, self.cache = tokenizes, {} if caches_by_token else None
+        self.account = account
         self.done, self.usage, self.version, self.tls = done, usage, version, tls
         self.host, self.port, self.unix, self.hold = host, port, unix, hold
         self.log: dict[str, Served] = {}

@@ -118,10 +118,11 @@ def test_differences_and_windows_of_columns():
 
 def test_metrics_of_each_request():
     """By their formulas, row by row."""
-    found = per_request(REQUESTS)
+    found = per_request(REQUESTS, 0.004)
     assert set(found) == {
         "send_lag_s",
         "ttft_s",
+        "ttft_less_path_s",
         "ttft_from_schedule_s",
         "ttfvt_s",
         "tpot_s",
@@ -131,6 +132,9 @@ def test_metrics_of_each_request():
     }
     assert same(found["send_lag_s"], [seconds(r.sent_ns, r.scheduled_ns) for r in KEPT])
     assert same(found["ttft_s"], [seconds(r.first_token_ns, r.sent_ns) for r in KEPT])
+    less = (seconds(r.first_token_ns, r.sent_ns) for r in KEPT)
+    assert same(found["ttft_less_path_s"], [None if one is None else one - 0.004 for one in less])
+    assert np.isnan(per_request(REQUESTS)["ttft_less_path_s"]).all()
     assert same(found["ttft_from_schedule_s"], [seconds(r.first_token_ns, r.scheduled_ns) for r in KEPT])
     assert same(found["ttfvt_s"], [seconds(r.first_visible_ns, r.sent_ns) for r in KEPT])
     assert same(found["e2el_s"], [seconds(r.last_token_ns, r.sent_ns) if r.outcome == "ok" else None for r in KEPT])
@@ -162,6 +166,7 @@ def test_a_distribution_as_a_whole():
         "send_lag_s",
         "ttft_s",
         "ttft_from_schedule_s",
+        "ttft_less_path_s",
         "ttfvt_s",
         "tpot_s",
         "itl_s",

@@ -77,4 +77,4 @@ def test_page_describes_every_column_and_manifest_key():
     assert list(MANIFEST_DOCS) == [f.name for f in fields(Manifest)]
     assert all(f"| `{key}` |" in page for key in MANIFEST_DOCS)
     assert "| `sent_ns` | int64 | ns | yes |" in page
-    assert len(fields(RequestRecord)) == 39
+    assert len(fields(RequestRecord)) == 41

@@ -7,7 +7,11 @@ from collections import Counter
 import numpy as np
 
 from harness.config.target import flags_by_name
+from harness.judge.account import TOO_MANY
+from harness.judge.columns import FloatArray
+from harness.judge.network import target_config
 from harness.judge.validity import Evidence, invalid, unknown, warning
+from harness.judge.validity.account import ACCOUNT_CHECKS, refused_by_choice
 from harness.judge.validity.machine import MACHINE_CHECKS
 from harness.judge.validity.server import SERVER_CHECKS
 from harness.judge.validity.tokens import TOKEN_CHECKS
@@ -81,7 +85,7 @@ def ok_requests(e: Evidence) -> Reason | None:
 
 def failures(e: Evidence) -> Reason | None:
     """Requests that we cut off at the end of a timed run did not fail."""
-    bad = ~e.requests.ok
+    bad = ~e.requests.ok & ~refused_by_choice(e)
     if e.drive.get("stop_reason") == "duration":
         bad &= e.requests.outcome != Outcome.CANCELLED.value
     share = bad.sum() / max(1, e.requests.count)
@@ -90,19 +94,34 @@ def failures(e: Evidence) -> Reason | None:
     counts = Counter(e.requests.outcome[bad].tolist())
     outcomes = ", ".join(f"{n} {o}" for o, n in sorted(counts.items()))
     overruns = counts[Outcome.OVERRUN.value] > bad.sum() / 2
+    refused = (e.requests.status.present & (e.requests.status.data == TOO_MANY))[bad].sum() > bad.sum() / 2
     return invalid(
         "too_many_failures",
         f"{share:.1%} of {e.requests.count} requests failed ({outcomes}); at most {MAX_FAILED:.0%} may",
         "this API goes on beyond max_tokens: find the parameter that it takes for a reply's length"
         if overruns
+        else "the account's limits refused them (429): offer less, or say of the target limits: {rpm: .., tpm: .., pace: true | false}"
+        if refused
         else "lower the load, or lengthen the timeouts if the server was only slow",
     )
+
+
+def _own_lag_s(e: Evidence) -> FloatArray:
+    """Seconds that the client was late by itself: from when the pacing let a request go, and without the set-up of a connection that is
+    made anew for each by choice."""
+    r = e.requests
+    released = r.released.present & r.scheduled.present & (r.released.data > r.scheduled.data)
+    late = np.where(released, r.sent.minus(r.released), e.values["send_lag_s"])
+    if target_config(e.run.manifest).get("connections") == "fresh":
+        set_up = r.sent.minus(r.connect_started)
+        late = late - np.where(np.isnan(set_up), 0.0, set_up)
+    return late
 
 
 def send_lag(e: Evidence) -> Reason | None:
     if e.load.is_closed or e.window is None:
         return None
-    lag = e.values["send_lag_s"][e.requests.sent.inside(e.window)]
+    lag = _own_lag_s(e)[e.requests.sent.inside(e.window)]
     lag = lag[~np.isnan(lag)]
     rate = e.scalars.get("scheduled_rate_rps")
     if not len(lag) or not rate:
@@ -122,6 +141,8 @@ def achieved_rate(e: Evidence) -> Reason | None:
     scheduled, achieved = e.scalars.get("scheduled_rate_rps"), e.scalars.get("achieved_rate_rps")
     if e.load.is_closed or not scheduled or achieved is None or achieved >= MIN_ACHIEVED * scheduled:
         return None
+    if e.requests.released.present.any():
+        return None  # paced: `paced` says so, and send_lag how late the client was by itself
     return invalid(
         "achieved_below_scheduled",
         f"{achieved:.3g} requests/s were sent where {scheduled:.3g} were scheduled ({achieved / scheduled:.1%})",
@@ -212,6 +233,7 @@ def dummy_weights(e: Evidence) -> Reason | None:
 
 CHECKS = (
     run_state, stopped_early, rows_missing, ok_requests, failures, send_lag, achieved_rate, client_bottleneck, clock_step,
+    *ACCOUNT_CHECKS,
     *TOKEN_CHECKS,
     no_window, not_steady, too_few_requests, merged_reads, dummy_weights, *SERVER_CHECKS, *MACHINE_CHECKS,
 )  # fmt: skip

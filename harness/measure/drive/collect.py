@@ -14,9 +14,10 @@ import numpy as np
 from harness.base import clock
 from harness.measure.drive import dialect, shard, turns
 from harness.measure.drive.admission import Admission
+from harness.measure.drive.rate_headers import retry_after_s
 from harness.measure.drive.rows import Context, Raw, StampMap, record
 from harness.measure.drive.spool import Tail
-from harness.measure.job import Job
+from harness.measure.job import Head, Job
 from harness.records import (
     DriveProgress,
     DriveReport,
@@ -66,7 +67,7 @@ class Collector:
         admission: Admission | None = None,
     ) -> None:
         self.job, self.requests, self.scratch = job, job.requests, scratch
-        self.context = Context(job.phase, not job.load.is_closed, api_key, spoken)
+        self.context = Context(job.phase, not job.load.is_closed, api_key, spoken, job.on_head)
         self.places = [array("q") for _ in range(workers)]  # worker -> position in `requests` of each of its requests
         for i, w in enumerate(owner):
             self.places[w].append(i)
@@ -188,7 +189,10 @@ class Collector:
 
     def _sdk_row(self, worker: int, index: int, facts: dict[str, Any]) -> RequestRecord:
         request, name = self._request(worker, index)
-        due = facts["due_ns"]
+        due, headers = facts["due_ns"], facts.pop("headers")
+        if self.job.on_head is not None and facts["http_status"] is not None:
+            stamp_ns = facts["first_byte_ns"] or facts["ended_ns"]
+            self.job.on_head(Head(request.seq, stamp_ns, facts["http_status"], headers))
         if facts["error"] is not None:
             facts["error"] = dialect.clean_error(facts["error"], self.context.api_key)
         row = RequestRecord(
@@ -200,6 +204,7 @@ class Collector:
             target_prompt_tokens=request.target_prompt_tokens,
             target_output_tokens=request.target_output_tokens,
             scheduled_ns=due if self.context.open_loop else None,
+            retry_after_s=retry_after_s(headers),
             **facts,
         )
         return self._count(worker, index, row)

@@ -41,13 +41,14 @@ class Response:
     """One response, fed as it arrives.
 
     `status` and `headers` (lower-case names) are set once the head is in; `complete` once the body is.
-    `reusable`: the connection may carry another request after this response.
+    `reusable`: the connection may carry another request after this response. `bodiless`: it answers a HEAD.
     """
 
-    __slots__ = ("_at", "_held", "_left", "headers", "reusable", "status", "surplus")
+    __slots__ = ("_at", "_bodiless", "_held", "_left", "headers", "reusable", "status", "surplus")
 
-    def __init__(self) -> None:
+    def __init__(self, *, bodiless: bool = False) -> None:
         self._at = _At.HEAD
+        self._bodiless = bodiless
         self._held = b""
         self._left = 0
         self.status: int | None = None
@@ -110,7 +111,7 @@ class Response:
         connection = self.headers.get("connection", "").lower()
         self.reusable = "close" not in connection and (not first.startswith(b"HTTP/1.0") or "keep-alive" in connection)
         length = self.headers.get("content-length")
-        if status in (204, 304):
+        if status in (204, 304) or self._bodiless:
             self._at = _At.DONE
         elif self.headers.get("transfer-encoding", "").lower().endswith("chunked"):
             self._at = _At.SIZE

@@ -15,7 +15,7 @@ import harness
 from harness.base import redaction
 from harness.base.files import NO_ROOM_EXIT_CODE
 from harness.measure.drive import dialect, reader
-from harness.measure.drive.proxy import of_target
+from harness.measure.drive.proxy import of_target, url_of
 from harness.measure.job import Job
 from harness.measure.request_headers import key_header, more_headers
 from harness.records import Endpoint, Timeouts
@@ -128,7 +128,9 @@ def start_workers(
                 "kernel_stamps": kernel_stamps,
                 "reader": compiled,
                 "proxy": None if proxy is None else [proxy.host, proxy.port, proxy.authorization],
-                "proxy_env": endpoint.proxy_env,
+                "proxy_url": url_of(endpoint.base_url, endpoint.proxy_env)
+                if driver == "sdk" and endpoint.proxy_env
+                else None,
                 "kept": endpoint.connections == "kept",
                 "resends": job.gate is None,
             }

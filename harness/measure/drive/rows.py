@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -13,6 +13,8 @@ import numpy as np
 from harness.base import redaction
 from harness.base.clock import NS, Anchor
 from harness.measure.drive import dialect, http1, sse, turns
+from harness.measure.drive.rate_headers import retry_after_s
+from harness.measure.job import Head
 from harness.records import RETRIED, Outcome, Phase, PlannedRequest, RequestRecord
 
 _USER = -1  # seconds of a stamp that was taken in user space
@@ -44,12 +46,13 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What rows share. `api_key` only to keep it out of error texts; `spoken`: the dialect of replies."""
+    """What rows share. `api_key` only to keep it out of error texts; `spoken`: the dialect of replies; `on_head` hears their heads."""
 
     phase: Phase
     open_loop: bool
     api_key: str | None
     spoken: str = "completions"
+    on_head: Callable[[Head], None] | None = None
 
 
 class StampMap:
@@ -247,7 +250,9 @@ def record(
     outcome, error = _outcome(raw, reading, lengths, stamps, request.target_output_tokens)
     if outcome is Outcome.PROTOCOL_ERROR and raw.data:
         error = f"{error}; it begins {_beginning(raw.data, context.api_key)}"
-    reply = reading.reply
+    reply, response = reading.reply, reading.response
+    if context.on_head is not None and response.status is not None and stamps:
+        context.on_head(Head(request.seq, stamps[0], response.status, response.headers))
     chunk_tokens = reply.chunk_tokens()
     whole = raw.wire in ("", Outcome.PROTOCOL_ERROR) and stamps
     return RequestRecord(
@@ -280,7 +285,8 @@ def record(
         response_bytes=len(raw.data),
         connection_reused=raw.reused if raw.connect_ns or raw.reused else None,
         outcome=outcome.value,
-        http_status=reading.response.status,
+        http_status=response.status,
+        retry_after_s=retry_after_s(response.headers),
         finish_reason=reply.finish_reason,
         error=None if error is None else dialect.clean_error(error, context.api_key),
         first_visible_ns=reply.first_visible_ns,

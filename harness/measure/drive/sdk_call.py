@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from typing import Any
 
@@ -11,6 +10,8 @@ from harness.base import clock
 from harness.measure.control_request import is_loopback
 from harness.measure.drive import dialect
 from harness.measure.drive.dialect.errors import message_of
+from harness.measure.drive.places import tells_place
+from harness.measure.drive.rate_headers import tells
 from harness.records import Outcome, Timeouts
 
 _NAMED = {  # what `create` wants by name; all else goes into the body as it is
@@ -41,7 +42,7 @@ class Vendor:
         context = ssl.create_default_context(cafile=config["ca_file"]) if config["ca_file"] else True
         http = sdk.DefaultAsyncHttpxClient(
             trust_env=not is_loopback(base_url),
-            proxy=None if config["proxy_env"] is None else os.environ[config["proxy_env"]],
+            proxy=config["proxy_url"],
             verify=context,
             follow_redirects=False,
             timeout=sdk.Timeout(None, connect=connect_s),
@@ -95,6 +96,7 @@ class Call:
         self.ended_ns = 0
         self.reads = 0
         self.status: int | None = None
+        self.headers: dict[str, str] = {}
         self.outcome, self.error = Outcome.OK, ""
 
     async def run(self) -> None:
@@ -137,8 +139,14 @@ class Call:
         self.sent_ns = clock.monotonic_ns()
         stream = await self.vendor.create(self.body, self.name)
         self.first_byte_ns = clock.monotonic_ns()
-        self.status = stream.response.status_code
+        self._head(stream.response)
         return stream
+
+    def _head(self, response: Any) -> None:
+        """Its status, and of its headers those that are looked at."""
+        self.status = response.status_code
+        named = ((name.lower(), value) for name, value in response.headers.items())
+        self.headers = {name: value for name, value in named if tells(name) or tells_place(name) or name == "date"}
 
     async def _next(self, chunks: Any) -> bool:
         try:
@@ -158,7 +166,8 @@ class Call:
             case _ if isinstance(error, sdk.APIStatusError) and error.status_code == 200:  # anthropic's, of an event
                 self.outcome, self.error = Outcome.ERROR_EVENT, _message(error) or "error"
             case _ if isinstance(error, sdk.APIStatusError):
-                self.outcome, self.status = Outcome.HTTP_ERROR, error.status_code
+                self.outcome = Outcome.HTTP_ERROR
+                self._head(error.response)
                 redirect = "redirect, not followed" if 300 <= error.status_code < 400 else ""
                 parts = (f"HTTP {error.status_code}", redirect, _message(error))
                 self.error = ": ".join(part for part in parts if part)
@@ -201,6 +210,7 @@ class Call:
             "connection_reused": None,
             "outcome": self.outcome.value,
             "http_status": self.status,
+            "headers": self.headers,
             "finish_reason": reply.finish_reason,
             "error": self.error or None,
             "first_visible_ns": reply.first_visible_ns,

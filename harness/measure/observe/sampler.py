@@ -113,7 +113,8 @@ class Observers:
 
     `sink` is never called by two threads at once. Raises TelemetryError on entry if spec.gpu is "required" and this machine
     has no NVML for the target. `gpu_static` holds what NVML says of the watched boards, for provenance. `target` may name
-    boards and pages; `used_before`: bytes in use on each board, by uuid, before the target was started.
+    boards and pages; `used_before`: bytes in use on each board, by uuid, before the target was started. `more`: other sources by their
+    tables, each with its rate.
     """
 
     def __init__(
@@ -123,7 +124,9 @@ class Observers:
         sink: Sink,
         target: TargetSpec | None = None,
         used_before: Mapping[str, int] | None = None,
+        more: Mapping[str, tuple[Source, float]] | None = None,
     ) -> None:
+        self._more = more or {}
         self._info, self._spec, self._target, self._used_before = info, spec, target, used_before
         self._raw_sink = sink
         self._storing = threading.Lock()
@@ -140,6 +143,8 @@ class Observers:
         else:
             self._absent["server"] = "absent: the target has no metrics page"
         self._add("host", HostSource(self._info.pids), self._spec.host_hz)
+        for table, (source, hz) in self._more.items():
+            self._add(table, source, hz)
         for ticker in self._tickers:
             ticker.start()
         return self

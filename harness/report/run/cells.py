@@ -45,6 +45,16 @@ COLUMNS: tuple[Column, ...] = (
     Column("ttft_p50_s", "TTFT p50", "s", "distribution", "ttft_s", "p50", keep=9),
     Column("ttft_p99_s", "TTFT p99", "s", "distribution", "ttft_s", "p99", keep=7),
     Column(
+        "ttft_less_path_p50_s",
+        "TTFT less path p50",
+        "s",
+        "distribution",
+        "ttft_less_path_s",
+        "p50",
+        keep=2,
+        optional=True,
+    ),
+    Column(
         "ttft_from_schedule_p50_s",
         "TTFT from schedule p50",
         "s",

@@ -13,7 +13,7 @@ from harness.base.documents import csv_cell
 from harness.records import Analysis, CapacityResult, Cell, CostReport, RunSummary
 from harness.records.metrics import METRICS
 from harness.report import capacity, formats, pages
-from harness.report.run import cells, figures, hybrids, sections
+from harness.report.run import cells, figures, hosted, hybrids, sections
 from harness.report.run.answer import Answer, find_answer, price_line
 from harness.report.run.markdown import markdown
 
@@ -95,6 +95,7 @@ def html(
         ],
         capacities_together=capacity.together(capacities),
         capacity_headers=capacity.HEADERS,
+        hosted=_hosted(summaries),
         price_words=cells.price_words(table, costs),
         price_line=price_line,
         timeline_run=over_time,
@@ -111,6 +112,15 @@ def html(
         outcome_words=sections.outcome_words,
         metrics=list(METRICS.values()),
     )  # fmt: skip
+
+
+def _hosted(summaries: Sequence[RunSummary]) -> dict[str, Any]:
+    """What the sections of targets at a URL say."""
+    return {
+        "network": (hosted.NETWORK_TITLE, hosted.NETWORK_HEADERS, hosted.network_rows(summaries), hosted.NETWORK_NOTE),
+        "account": (hosted.ACCOUNT_TITLE, hosted.ACCOUNT_HEADERS, hosted.account_rows(summaries)),
+        "sentences": hosted.account_sentences(summaries),
+    }
 
 
 def _html_row(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from harness.records import CapacityResult, Cell, CostReport, RunSummary
 from harness.report import capacity, formats
 from harness.report.formats import md_code, md_text
-from harness.report.run import hybrids, sections
+from harness.report.run import hosted, hybrids, sections
 from harness.report.run.answer import find_answer, price_line
 from harness.report.run.cells import Row, absent_reasons, price_words, rows, shown_columns, spread_text, unit_and_writer
 
@@ -41,6 +41,7 @@ def markdown(
         parts.append("\n".join(f"- row {index}: {_ids(row)}" for index, row in enumerate(table, 1)))
     for policies in hybrids.policy_tables(table, costs):
         parts += [f"## Policies: {md_text(hybrids.cell_words(policies))}", hybrids.markdown(policies)]
+    parts += _hosted(summaries)
     for words, sentence in capacity.together(capacities):
         parts += [f"## Capacity: {md_text(words)}", md_text(sentence)]
     for cell, result in capacities:
@@ -50,6 +51,23 @@ def markdown(
     parts += ["## Token accounting", _tokens(summaries)]
     parts += ["## Environment", _environment(summaries)]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def _hosted(summaries: Sequence[RunSummary]) -> list[str]:
+    """The sections of targets at a URL; none for servers of ours."""
+    parts: list[str] = []
+    if network := hosted.network_rows(summaries):
+        parts += [f"## {hosted.NETWORK_TITLE}", _plain_table(hosted.NETWORK_HEADERS, network), hosted.NETWORK_NOTE]
+    if sentences := hosted.account_sentences(summaries):
+        parts += [f"## {hosted.ACCOUNT_TITLE}", "\n".join(f"- {md_text(text)}" for text in sentences)]
+    if limits := hosted.account_rows(summaries):
+        parts.append(_plain_table(hosted.ACCOUNT_HEADERS, limits))
+    return parts
+
+
+def _plain_table(headers: Sequence[str], table: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(headers) + " |", "|" + "---|" * len(headers)]
+    return "\n".join([*lines, *("| " + " | ".join(map(md_text, texts)) + " |" for texts in table)])
 
 
 def results_table(table: Sequence[Row]) -> str:

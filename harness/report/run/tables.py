@@ -14,6 +14,7 @@ from rich.text import Text
 
 from harness.records import CostLine, CostReport, RunSummary
 from harness.report import formats
+from harness.report.run import hosted
 from harness.report.run.answer import find_answer, price_line
 from harness.report.run.cells import (
     COLUMNS,
@@ -161,6 +162,23 @@ def render_reasons(console: Console, summaries: Sequence[RunSummary]) -> None:
         console.print(Text(line, style=styles.get(severity, "")), soft_wrap=True)
 
 
+def render_hosted(console: Console, summaries: Sequence[RunSummary]) -> None:
+    """Print the way to a target at a URL and what its account sustains; nothing for servers of ours."""
+    for title, headers, table in (
+        (hosted.NETWORK_TITLE, hosted.NETWORK_HEADERS, hosted.network_rows(summaries)),
+        (hosted.ACCOUNT_TITLE, hosted.ACCOUNT_HEADERS, hosted.account_rows(summaries)),
+    ):
+        if table:
+            out = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", pad_edge=False)
+            for header in headers:
+                out.add_column(Text(header))
+            for texts in table:
+                out.add_row(*map(Text, texts))
+            console.print(out)
+    for sentence in hosted.account_sentences(summaries):
+        console.print(Text(sentence), soft_wrap=True)
+
+
 def render_costs(console: Console, costs: Sequence[CostReport]) -> None:
     """Print what the own machine costs and the hosted bills, each line with its formula and inputs.
 
@@ -277,6 +295,7 @@ def _run_json(run: RunSummary) -> dict[str, Any]:
         "outcomes": dict(run.outcomes),
         "scalars": {name: formats.finite(value) for name, value in run.scalars.items()},
         "tokens": [asdict(check) for check in run.tokens],
+        **hosted.as_values(run),
     }
 
 
