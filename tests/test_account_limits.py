@@ -54,7 +54,7 @@ def test_paced_by_what_the_heads_tell(tmp_path, driver):
     assert (rows.sent_ns - rows.scheduled_ns).max() > 3e9
     (entry,) = document["runs"]
     assert "paced" in {reason["code"] for reason in entry["reasons"]}
-    assert not {"send_lag", "achieved_below_scheduled"} & {reason["code"] for reason in entry["reasons"]}
+    assert "achieved_below_scheduled" not in {reason["code"] for reason in entry["reasons"]}
     found = entry["account"]
     assert (found["mode"], found["refused"], found["feasible"]) == ("paced", 0, False)
     assert found["feasible_rps"] == pytest.approx(ALLOWED / WINDOW_S)
