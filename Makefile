@@ -15,7 +15,7 @@ FROM = $(if $(WHEELS),--no-index --find-links '$(WHEELS)')
 VLLM_ARGS = $(if $(CUDA),--cuda '$(CUDA)') $(if $(filter no,$(KERNELS)),--no-kernels)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm gateway bench test test-timing test-conditions check lint types bench-driver bench-vllm-serve bench-ab gpu-check bench-peers bench-memory bench-prompts bench-window bench-workloads fuzz mutants locks wheels FORCE sbom audit clean
+.PHONY: help setup vllm gateway bench test test-timing test-conditions check lint types bench-driver bench-tls bench-vllm-serve bench-ab gpu-check bench-peers bench-memory bench-prompts bench-window bench-workloads fuzz mutants locks wheels FORCE sbom audit clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -98,6 +98,9 @@ types: .venv/.setup
 
 bench-driver: .venv/.setup ## the load generator against a server that knows the truth, beside a floor in C
 	@$(BIN)/python -m tests.bench.bench_driver $(ARGS)
+
+bench-tls: .venv/.setup ## 5,000 tokens a second over 200 TLS streams: how far is a stamp from the server's write; ARGS=
+	@$(BIN)/python -m tests.bench.bench_tls $(ARGS)
 
 bench-vllm-serve: .venv/.vllm ## the same real server measured by us, with exact and plain requests, and by `vllm bench serve`
 	@$(BIN)/python -m tests.bench.bench_vllm_serve $(ARGS)
