@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.base.errors import ConfigError
+from harness.config.experiment import parse_experiment
 from harness.judge.account import told
 from harness.store.reader import find_runs, read_run
 from tests.fakes.golden_server import GoldenServer
@@ -119,3 +121,16 @@ def test_a_request_that_no_minute_can_hold_is_refused_before_any_send(tmp_path):
     assert done.returncode != 0
     assert any("tpm is 20" in line for line in error_of(done)), done.stderr
     assert account.answers == []
+
+
+def test_a_capacity_search_is_not_paced():
+    """It would find the pacing: refused, with what to give instead."""
+    data = {
+        "experiment": "e", "workloads": ["fixed:24x6"], "slo": {"ttft_s": 1.0, "attainment": 0.9},
+        "targets": [{"name": "a", "kind": "hosted", "url": "http://h/v1", "model": "m", "limits": {"rpm": 60}}],
+        "loads": [{"capacity": {"start_rps": 1}}],
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="pace: false"):
+        parse_experiment(data, "x")
+    data["targets"][0]["limits"]["pace"] = False
+    assert parse_experiment(data, "x").targets[0].limits.rpm == 60

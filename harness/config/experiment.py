@@ -142,10 +142,20 @@ class ExperimentSpec(Spec):
     max_hours: Annotated[float, within(1e-3, 24 * 366, "hours, at most a year")] | None = Field(
         default=None, gt=0, description="whole repetitions that do not fit are dropped"
     )
+    spread_hours: Annotated[float, within(1e-4, 24 * 31, "hours, at most a month")] | None = Field(
+        default=None,
+        description="repetitions are spread over so long: the k-th begins no sooner than (k - 1) / repetitions of it",
+    )
     min_free_gib: Annotated[float, within(0, 1e6, "GiB")] = Field(
         default=1, ge=0, description="disk space that must stay free"
     )
     notify: NotifySpec = NotifySpec()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a key that came later and is not used: the config of a campaign that began before it was known stays the same."""
+        written: dict[str, Any] = write(self)
+        return {k: v for k, v in written.items() if k != "spread_hours" or v is not None}
 
     @property
     def attainment(self) -> float:
@@ -202,6 +212,15 @@ class ExperimentSpec(Spec):
                 )
             if hybrid.policy and hybrid.policy.rule in ("slo", "cost") and not (self.slo and self.slo.limits):
                 raise ValueError(f"rule {hybrid.policy.rule} of {hybrid.name!r} needs slo: {{..}} with a limit")
+        return self
+
+    @model_validator(mode="after")
+    def _capacity_unpaced(self) -> ExperimentSpec:
+        paced = [target.name for target in self.targets if target.limits is not None and target.limits.pace]
+        if paced and any(load.capacity is not None for load in self.loads):
+            raise ValueError(
+                f"a capacity search of the paced target {paced[0]!r} would find the pacing: give its limits pace: false"
+            )
         return self
 
     @model_validator(mode="after")

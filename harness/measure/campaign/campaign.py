@@ -12,7 +12,7 @@ from typing import Any
 from harness.base import clock
 from harness.base.errors import HarnessError, RefusedError, StoreError, TargetError
 from harness.config.experiment import ExperimentSpec
-from harness.measure.campaign import ending, file, order, preflight, stock
+from harness.measure.campaign import ending, file, order, preflight, spread, stock
 from harness.measure.campaign.claim import Claim, claim, release, wanted
 from harness.measure.campaign.cool_down import CoolDown, as_facts
 from harness.measure.campaign.failure import record_failure, record_traceback
@@ -63,7 +63,10 @@ def foresee(spec: ExperimentSpec, out: Path, intent: Intent = Intent()) -> Forec
     """What a campaign would run, in order, with estimates; starts and writes nothing. Raises what it would raise first."""
     prepared = _prepare(spec, out, intent)
     resumed_id = prepared.resumed.campaign_id if prepared.resumed else None
-    return forecast(spec, out, prepared.todo, prepared.sizes, resumed_id)
+    coming = forecast(spec, out, prepared.todo, prepared.sizes, resumed_id)
+    created_utc = prepared.resumed.created_utc if prepared.resumed else clock.utc_now().isoformat()
+    to_come = list(dict.fromkeys(step.block for step in prepared.todo))
+    return replace(coming, notes=coming.notes + spread.plan_words(spec, created_utc, to_come))
 
 
 @contextmanager
@@ -136,10 +139,12 @@ class Campaign:
         """What is left to run, in order, until the user stops it; whole repetitions that do not fit into max_hours are left out."""
         total = len(self._steps)
         for block in order.blocks(self._todo):
-            until_s = (clock.monotonic_ns() - self._begun_ns) / clock.NS
+            due = spread.due_utc(self._spec, self._file.created_utc, block[0].block)
+            until_s = (clock.monotonic_ns() - self._begun_ns) / clock.NS + spread.left_s(due)
             if not self._fits_time(block, until_s + self._pace.seconds(block, self._sizes, self._spec)):
                 self._drop_from(block)
                 break
+            spread.wait(due, block[0].block, self._display.say)
             for step in block:
                 if stop.asked:
                     break
