@@ -76,8 +76,8 @@ def run(
 
     if words["config"] is None and resume not in (None, NEWEST):  # `run --resume CONFIG`
         words["config"], resume = Path(str(resume)), NEWEST
-    if words["config"] is None and not words["url"]:
-        raise ConfigError("nothing to run", "neither CONFIG nor --url was given", "harness run quickstart")
+    if words["config"] is None and not (words["url"] or words["preset"]):
+        raise ConfigError("nothing to run", "neither CONFIG, --url nor --preset was given", "harness run quickstart")
     if failed and resume is None:
         raise ConfigError("--failed goes with --resume", "--failed", "add --resume [CAMPAIGN_ID], or leave it out")
     single = words["config"] is None

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _WHAT = (
     click.argument("config", required=False, type=click.Path(path_type=Path)),
     click.option("--url", help="An OpenAI-compatible server that is already running: http://HOST:PORT/v1"),
+    click.option(
+        "--preset", help="A hosted API by its preset's name or file (harness targets list), in place of --url."
+    ),
     click.option("--model", help="Model name at the URL; with CONFIG, replaces the config's model."),
     click.option(
         "--workload",
@@ -61,8 +64,7 @@ _HOW = (
     click.option(
         "--api",
         type=click.Choice(["completions", "chat", "responses", "messages"]),
-        default="completions",
-        show_default=True,
+        help="[default: completions, or the preset's]",
     ),
     click.option(
         "--body",
@@ -73,9 +75,10 @@ _HOW = (
     click.option(
         "--kind",
         type=click.Choice(["adopt", "hosted"]),
-        help="[default: hosted with --api-key-env, else adopt]",
+        help="[default: hosted with --preset or a key, else adopt]",
     ),
     click.option("--api-key-env", help="Environment variable that holds the API key."),
+    click.option("--api-key-file", help="File with the key alone, which nobody else may read."),
     click.option("--ca-file", type=click.Path(exists=True), help="Certificates to trust besides the system's."),
     click.option("--driver", type=click.Choice(["wire", "sdk"]), help="[default: wire, or the config's]"),
     click.option("--workers", type=click.IntRange(min=1), help="Load-generator processes  [default: 1]"),
@@ -152,6 +155,10 @@ def spec_of(words: dict[str, Any]) -> ExperimentSpec:
     if config and (given := [key for key, word in _TRACE_WORDS.items() if words[word]]):
         advice = "write the workload as FILE?from=60&to=120&limit=1000"
         raise ConfigError("a config's traces are sliced in the config", ", ".join(given), advice)
+    if config and (given := [word for word in ("preset", "api_key_file") if words[word]]):
+        raise ConfigError(
+            "a config says itself where its targets are", f"--{given[0].replace('_', '-')}", "write it into the config"
+        )
     choice = _chosen(config, words) if config else None
     spec = load_experiment(choice.config) if choice else _ad_hoc(words)
     changes: dict[str, Any] = {
@@ -241,17 +248,25 @@ def _ad_hoc(words: dict[str, Any]) -> ExperimentSpec:
             "give exactly one of --requests and --duration",
             "e.g. --requests 64, or --duration 60",
         )
-    kind = words["kind"] or ("hosted" if words["api_key_env"] else "adopt")
     load = {"arrivals": words["arrivals"], "requests": words["requests"], "duration_s": words["duration_s"]}
     if words["concurrency"] or words["rate"]:
         load |= {"concurrency": [words["concurrency"]]} if words["concurrency"] else {"rate": [words["rate"]]}
-    target = {
-        "name": "url",
-        "kind": kind,
-        "url": words["url"] or "http://127.0.0.1:8000/v1",
+    workload = with_options(words["workload"], {key: words[word] for key, word in _TRACE_WORDS.items()})
+    data = {"experiment": "adhoc", "targets": [_target(words)], "workloads": [workload], "loads": [load]}
+    return parse_experiment(data, "command line")
+
+
+def _target(words: dict[str, Any]) -> dict[str, Any]:
+    """The one target of the command line. Raises ConfigError for a preset without a model."""
+    key = {word: words[word] for word in ("api_key_env", "api_key_file") if words[word]}
+    given = {word: words[word] for word in ("api", "kind", "url", "ca_file") if words[word]} | key
+    if words["preset"]:
+        if not words["model"]:
+            raise ConfigError("a preset is of an API, not of a model", words["preset"], "add --model NAME")
+        return {"name": "url", "preset": words["preset"], "model": words["model"]} | given
+    usual = {
+        "kind": "hosted" if key else "adopt",
+        "url": "http://127.0.0.1:8000/v1",
         "model": words["model"] or "default",
     }
-    target |= {"api": words["api"], "api_key_env": words["api_key_env"], "ca_file": words["ca_file"]}
-    workload = with_options(words["workload"], {key: words[word] for key, word in _TRACE_WORDS.items()})
-    data = {"experiment": "adhoc", "targets": [target], "workloads": [workload], "loads": [load]}
-    return parse_experiment(data, "command line")
+    return {"name": "url"} | usual | given

@@ -51,6 +51,7 @@ class Api:
     clock_off_s: float = 0.0
     no_path: int = 404  # status of a dialect that is not there
     held: threading.Event | None = None  # no reply is made until it is set
+    lacking: int = 400  # status of a request without a prompt
     takes_nothing: bool = False  # a request without a prompt gets a reply
     gets: list[str] = field(default_factory=list)
     posts: list[tuple[str, dict, dict]] = field(default_factory=list)
@@ -213,7 +214,8 @@ def handler(api: Api) -> type[BaseHTTPRequestHandler]:
             elif reply is not None:
                 self.say(*reply)
             elif (problem := _problem(api, name, body)) is not None:
-                self.say(404 if problem["error"]["code"] == "model_not_found" else 400, problem)
+                own = {"model_not_found": 404, "missing_required_parameter": api.lacking}
+                self.say(own.get(problem["error"]["code"], 400), problem)
             else:
                 if api.held is not None:
                     api.held.wait(60)

@@ -60,6 +60,11 @@ BEHAVIOURS = {
     "refuses-ignore-eos": {"ignore_eos": "refused"},
     "refuses-all": {"temperature": False, "stream_options": False, "ignore_eos": "refused", "limits": ("max_tokens",)},
     "strict": {"strict": True},
+    "llama-cpp": {
+        "lacking": 500,
+        "apis": ("chat", "completions"),
+        "no_path": 404,
+    },  # a request without messages is a 500 there
     "no-stream": {"streams": False},
     "no-usage": {"usage": "never"},
     "takes-nothing": {"takes_nothing": True},

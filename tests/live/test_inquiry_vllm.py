@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from harness.base.documents import dump_yaml
+from harness.base.errors import RefusedError
 from harness.config.experiment import parse_experiment
 from harness.config.target import TargetSpec
 from harness.measure.inquiry import GENERATIONS, OUTPUT_TOKENS, Inquiry
@@ -68,3 +69,50 @@ def test_the_preset_of_vllm_is_taken_back(inquiry, tmp_path):
     }
     (spec,) = parse_experiment(data, "x").targets
     assert (spec.kind, spec.url, spec.api) == ("hosted", inquiry.findings.url, "chat")
+
+
+def test_litellm_before_vllm_is_found_out_over_tls_with_a_key_in_a_file(gateway, vllm_server, tmp_path):
+    """Chat is served and streams, the key's file is read, three replies at most were made by the server behind it."""
+    path = tmp_path / "key"
+    path.write_text(gateway.keys["free"])
+    path.chmod(0o600)
+    spec = TargetSpec.model_validate(
+        {
+            "name": "p",
+            "kind": "hosted",
+            "url": gateway.url,
+            "model": "?",
+            "ca_file": str(gateway.ca_file),
+            "api_key_file": str(path),
+        }
+    )
+    asked = Inquiry(spec, print)
+    found = asked.ask(asked.open("tiny"))
+    print("\n".join(f"{what}: {value}" for what, value in found.rows()))
+    print(dump_yaml(found.preset(spec, None), sort_keys=False))
+    assert found.generations <= GENERATIONS
+    assert found.api == "chat"
+    assert found.first.streamed
+    assert found.first.output_tokens <= OUTPUT_TOKENS
+    assert found.usage_comes in ("asked", "always")
+    assert gateway.keys["free"] not in dump_yaml(found.preset(spec, None))
+
+
+def test_litellm_refuses_a_wrong_key_before_anything_is_generated(gateway, monkeypatch):
+    """By its list of models, or the first question."""
+    monkeypatch.setenv("WRONG_KEY", "sk-wrong-0123456789abcdef0123456789abcdef")
+    spec = TargetSpec.model_validate(
+        {
+            "name": "p",
+            "kind": "hosted",
+            "url": gateway.url,
+            "model": "tiny",
+            "ca_file": str(gateway.ca_file),
+            "api_key_env": "WRONG_KEY",
+        }
+    )
+    before = gateway.posts()
+    asked = Inquiry(spec, print)
+    with pytest.raises(RefusedError, match="WRONG_KEY"):
+        asked.open("tiny")
+    assert gateway.posts() - before <= 1

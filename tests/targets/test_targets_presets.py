@@ -223,3 +223,66 @@ def test_another_model_of_the_command_line_is_priced_as_that_model(tmp_path):
     command([str(path), "--model", "gpt-5"], standalone_mode=False)
     (target,) = spec_of(seen).targets
     assert (target.model, target.price.name) == ("gpt-5", "openai/gpt-5")
+
+
+REST = ("--workload", "fixed:8x4", "--concurrency", "1", "--requests", "2")
+
+
+def of_words(*words: str):
+    """The target that `harness run` takes from the command line."""
+    import click
+
+    from harness.cli.shape import shape_options, spec_of
+
+    seen = {}
+    click.command()(shape_options(lambda **given: seen.update(given)))([*words, *REST], standalone_mode=False)
+    return spec_of(seen).targets[0]
+
+
+def test_a_preset_and_a_model_are_enough_on_the_command_line():
+    """URL, dialect and key come from the preset; words win."""
+    target = of_words("--preset", "anthropic", "--model", "m")
+    assert (target.kind, target.api, target.auth, target.api_key_env) == (
+        "hosted",
+        "messages",
+        "x-api-key",
+        "ANTHROPIC_API_KEY",
+    )
+    other = of_words(
+        "--preset",
+        "anthropic",
+        "--model",
+        "m",
+        "--api",
+        "chat",
+        "--api-key-file",
+        "/k",
+        "--url",
+        "http://127.0.0.1:9/v1",
+    )
+    assert (other.api, other.api_key_file, other.api_key_env, other.url) == (
+        "chat",
+        "/k",
+        None,
+        "http://127.0.0.1:9/v1",
+    )
+
+
+def test_a_preset_without_a_model_is_refused_on_the_command_line():
+    """Also one beside a config."""
+    with pytest.raises(ConfigError, match="--model NAME"):
+        of_words("--preset", "openai")
+    with pytest.raises(ConfigError, match="config says itself"):
+        of_words("quickstart", "--preset", "openai")
+
+
+def test_without_a_preset_the_words_are_as_before():
+    """A URL alone is a vLLM server's, with a key a hosted API's, by completions."""
+    plain, keyed = (
+        of_words("--url", "http://127.0.0.1:9/v1"),
+        of_words("--url", "http://127.0.0.1:9/v1", "--api-key-file", "/k"),
+    )
+    assert [(t.kind, t.api, t.model) for t in (plain, keyed)] == [
+        ("adopt", "completions", "default"),
+        ("hosted", "completions", "default"),
+    ]
