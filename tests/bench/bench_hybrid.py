@@ -1,9 +1,9 @@
-"""A hybrid of two real vLLM servers, one slowed: `python -m tests.bench.bench_hybrid [--duration 40] [--keep DIR]`.
+"""A hybrid of two real vLLM servers, each slowed: `python -m tests.bench.bench_hybrid [--duration 30] [--keep DIR]`.
 
-Both run the tiny model, the own one up to `--own-slots` requests at once and the other, reached as a hosted API by its URL, up to
-`--hosted-slots`. A pilot drives both at once in closed loops, so that they share this machine as they will; the load is `--load` of what
-they then serve together, and the promise a TTFT of `--services` times a request's own time. Prints each side alone and each policy, and
-what the README says of them: the policies' attainment, each side's, and the dollars of an invented price.
+Both run the tiny model; before each stands a proxy that lets so many requests through at once, each after a pause (slow_proxy.py): what
+limits them is waiting, and not what else this machine does. The own side is reached as a vLLM server, the other as a hosted API, by its
+URL. A pilot drives both at once in closed loops; the load is `--load` of what they serve together, and the promise a TTFT from schedule
+of `--services` times a request's own time. Prints each side alone and each policy: attainment, hosted share, dollars of invented prices.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from harness.measure.cell import Stop
 from harness.measure.targets import Target, open_target
 from harness.price.run_cost import price_runs
 from harness.store.reader import find_runs, read_run
+from tests.bench.slow_proxy import SlowProxy
 from tests.campaign.campaign_values import Quiet
 
 POLICIES: dict[str, dict[str, Any]] = {
@@ -33,18 +34,18 @@ POLICIES: dict[str, dict[str, Any]] = {
 }
 
 
-def server(name: str, slots: int, folder: Path) -> Target:
-    flags = {"enforce-eager": True, "max-model-len": 2048, "max-num-seqs": slots}
+def server(name: str, folder: Path) -> Target:
+    flags = {"enforce-eager": True, "max-model-len": 2048, "max-num-seqs": 16}
     spec = TargetSpec(name=name, kind="vllm", model="embedded:tiny", flags=flags, env={"VLLM_CPU_KVCACHE_SPACE": "1"})
     return open_target(spec, folder / f"{name}.log", lambda _: None)
 
 
-def targets(own: Target, api: Target) -> list[dict[str, Any]]:
+def targets(own: SlowProxy, api: SlowProxy, model: str) -> list[dict[str, Any]]:
     machine = {"name": "a box", "usd_per_hour": 1.0, "source": "invented", "as_of": "2026-11-01"}
     price = {"provider": "x", "model": "tiny", "input_usd_per_million": 0.1, "output_usd_per_million": 0.4}
     return [
-        {"name": "own", "kind": "adopt", "url": own.endpoint.base_url, "model": own.endpoint.model, "hardware": machine},
-        {"name": "api", "kind": "hosted", "url": api.endpoint.base_url, "model": api.endpoint.model, "price": price},
+        {"name": "own", "kind": "adopt", "url": own.url, "model": model, "hardware": machine},
+        {"name": "api", "kind": "hosted", "url": api.url, "model": model, "price": price},
     ]  # fmt: skip
 
 
@@ -80,21 +81,26 @@ def pilot(folder: Path, workload: str, of: list[dict[str, Any]], slots: tuple[in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--duration", type=float, default=40.0, help="seconds a cell")
-    parser.add_argument("--workload", default="fixed:32x64")
-    parser.add_argument("--own-slots", type=int, default=2)
-    parser.add_argument("--hosted-slots", type=int, default=1)
+    parser.add_argument("--duration", type=float, default=30.0, help="seconds a cell")
+    parser.add_argument("--workload", default="fixed:32x16")
+    parser.add_argument("--own-slots", type=int, default=4)
+    parser.add_argument("--hosted-slots", type=int, default=3)
+    parser.add_argument("--pause", type=float, default=0.4, help="seconds before each request")
     parser.add_argument("--load", type=float, default=0.75, help="of what both serve together")
-    parser.add_argument("--services", type=float, default=5.0)
+    parser.add_argument("--services", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="leave the runs here")
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-hybrid-")))
         folder.mkdir(parents=True, exist_ok=True)
-        own = stack.enter_context(server("own", args.own_slots, folder))
-        api = stack.enter_context(server("api", args.hosted_slots, folder))
-        both = targets(own, api)
+        slots = {"own": args.own_slots, "api": args.hosted_slots}
+        servers = {name: stack.enter_context(server(name, folder)) for name in slots}
+        proxies = [
+            stack.enter_context(SlowProxy(servers[name].endpoint.base_url, at_once, args.pause))
+            for name, at_once in slots.items()
+        ]
+        both = targets(*proxies, servers["own"].endpoint.model)
         alone = pilot(folder / "pilot", args.workload, both, (args.own_slots, args.hosted_slots))
         rates = [float(run.scalars["request_rps"]) for run in alone]
         service_s = max(float(run.distributions["e2el_s"].p50) for run in alone)
