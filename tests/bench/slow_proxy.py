@@ -49,9 +49,17 @@ class SlowProxy:
     async def _relay(self, request: bytes, back: asyncio.StreamWriter) -> None:
         reader, writer = await asyncio.open_connection(self._to.hostname, self._to.port)
         writer.write(request)
-        while data := await reader.read(1 << 16):
-            back.write(data)
-            await back.drain()
+        head = await reader.readuntil(b"\r\n\r\n")
+        back.write(head)
+        length = re.search(rb"(?i)content-length: *(\d+)", head)
+        if length:
+            back.write(await reader.readexactly(int(length[1])))
+        else:
+            tail = b""
+            while not tail.endswith(b"0\r\n\r\n") and (data := await reader.read(1 << 16)):
+                back.write(data)
+                tail = (tail + data)[-8:]
+        await back.drain()
         writer.close()
 
     def __enter__(self) -> Self:
