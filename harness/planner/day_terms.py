@@ -15,7 +15,7 @@ from harness.planner.policies import DayTerms
 from harness.price.hosted import bill, find_price
 from harness.price.machine_price import machine_price
 from harness.price.prices import day_of
-from harness.records import Hardware, RunData, RunSummary
+from harness.records import OVERLOAD, Hardware, RunData, RunSummary
 from harness.store.reader import read_run
 
 
@@ -48,7 +48,11 @@ def day_terms(
     known_hardware = hardware or (price.hardware if price else None)
     if known_hardware is None:
         raise ConfigError("no price of the own machine", own, price.why if price else "")
-    own_runs, hosted_runs = (_read(directory, found[name]) for name in (own, hosted))
+    steady = [run for run in found[hosted] if not OVERLOAD & {reason.code for reason in run.verdict.reasons}]
+    if not steady:
+        advice = "its latencies are its queue's there: measure it at a rate that it takes"
+        raise ConfigError("every run of the hosted side is overloaded", hosted, advice)
+    own_runs, hosted_runs = _read(directory, found[own]), _read(directory, steady)
     return DayTerms(
         own=batching_of(own_runs, slots),
         latencies=latencies_of(hosted_runs),

@@ -21,7 +21,7 @@ from harness.records import RunData
 from harness.routing.sides import Batching
 
 _LEAST = 50  # ok requests that a model is fitted to
-_IDLE_SHARE = 0.1  # of the requests: those with the fewest others in flight are taken for idle
+_IDLE = 12  # requests with the fewest others in flight, and all with as few, are taken for idle
 
 
 def _in_flight(starts: IntArray, ends: IntArray, at: IntArray) -> FloatArray:
@@ -55,7 +55,7 @@ def batching_of(runs: Sequence[RunData], slots: int | None = None) -> Batching:
         raise ConfigError("too few requests to model the own side", f"{len(tpot)} with a TPOT", f"at least {_LEAST}")
     step_s, each_s = nnls(np.column_stack([np.ones(len(tpot)), np.concatenate(running)]), tpot)
     load, prompt = np.concatenate(others), np.concatenate(prompts)
-    idle = load <= np.quantile(load, _IDLE_SHARE)
+    idle = load <= np.sort(load)[_IDLE - 1]
     first_s, prefill_s = nnls(np.column_stack([np.ones(int(idle.sum())), prompt[idle]]), ttft[idle])
     return Batching(slots or _slots(runs), float(step_s), float(each_s), float(first_s), float(prefill_s))
 

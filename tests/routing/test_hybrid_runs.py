@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 400  # against hanging only
 MACHINE = {"name": "box", "usd_per_hour": 2.0, "source": "a test", "as_of": "2026-11-01"}
 PRICE = {"provider": "x", "model": "golden", "input_usd_per_million": 1.0, "output_usd_per_million": 4.0}
+TRIES = 4
 OWN_S, API_S, RATE_RPS = 0.05, 0.08, 22  # services of one at a time: 20 and 12.5 a second are the most
 
 TURNS = {
@@ -48,9 +49,18 @@ def runs_of(folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def queues(tmp_path_factory):
-    """Both sides alone and two hybrids over them, on two M/D/1 servers."""
-    folder = tmp_path_factory.mktemp("queues")
-    binary = build(folder)
+    """Both sides alone and two hybrids over them, on two M/D/1 servers. A campaign in which this machine sent late, which the runs say
+    themselves, is no evidence of anything: it is run again."""
+    binary = build(tmp_path_factory.mktemp("golden"))
+    for attempt in range(TRIES):
+        folder = tmp_path_factory.mktemp(f"queues{attempt}")
+        runs, served, document = queued(binary, folder)
+        if not any(reason["code"] == "send_lag" for run in document["runs"] for reason in run["reasons"]):
+            break
+    return runs, served, document, folder / "results" / "h"
+
+
+def queued(binary: Path, folder: Path) -> tuple[dict, dict, dict]:
     for name in ("own", "api"):
         (folder / name).mkdir()
     with (
@@ -63,7 +73,7 @@ def queues(tmp_path_factory):
             {"name": "by slo", "kind": "hybrid", "sides": ["own", "api"], "policy": {"rule": "slo"}},
             {"name": "by share", "kind": "hybrid", "sides": ["own", "api"], "policy": {"rule": "share", "hosted_share": 0.25}},
         ]  # fmt: skip
-        loads = [{"rate": [RATE_RPS], "duration_s": 16}]
+        loads = [{"rate": [RATE_RPS], "requests": 350}]
         done = harness(folder, {"targets": targets, "loads": loads, "slo": {"ttft_from_schedule_s": 0.4}})
         served = {"own": own.stop(), "api": api.stop()}
     assert done.returncode in (0, 7), done.stderr
@@ -76,7 +86,7 @@ def measured(run):
 
 def test_the_slo_policy_keeps_what_each_side_alone_breaks(queues):
     """Below 95 % alone, 99 % or more together, of the same plan."""
-    runs, _, _ = queues
+    runs, *_ = queues
     assert len({run.manifest.plan_sha256 for run in runs.values()}) == 1
     kept = {name: summarise(run).scalars["attainment"] for name, run in runs.items()}
     assert max(kept["own"], kept["api"]) < 0.95
@@ -86,7 +96,7 @@ def test_the_slo_policy_keeps_what_each_side_alone_breaks(queues):
 @pytest.mark.parametrize("name", ["by slo", "by share"])
 def test_every_request_is_one_row_and_went_to_one_side(queues, name):
     """Each of the plan once, and the side that the row names is the server that saw it."""
-    runs, served, _ = queues
+    runs, served, *_ = queues
     rows = measured(runs[name])
     assert sorted(rows.seq) == list(range(len(runs[name].plan)))
     for side in ("own", "api"):
@@ -98,30 +108,57 @@ def test_every_request_is_one_row_and_went_to_one_side(queues, name):
 
 def test_rows_say_why(queues):
     """The policy's own words: what was predicted, or the share."""
-    runs, _, _ = queues
+    runs, *_ = queues
     assert measured(runs["by slo"]).routed_why.str.contains("ttft_from_schedule_s .* of 0.4 at .* in flight").all()
     assert set(measured(runs["by share"]).routed_why) == {"share 0.25 hosted"}
 
 
 def test_a_share_is_that_share(queues):
     """A quarter of the plan's requests, evenly spread."""
-    runs, _, _ = queues
+    runs, *_ = queues
     rows = measured(runs["by share"]).sort_values("seq")
     assert (rows.served_by == "api").sum() == len(rows) // 4
 
 
 def test_both_sides_are_warmed_up_and_learned_from(queues):
     """Each gets the warm-up, in rows that say so; the first measured request knows the own side's latency."""
-    runs, _, _ = queues
+    runs, *_ = queues
     warm = runs["by slo"].requests[runs["by slo"].requests.phase == "warmup"]
     assert set(warm.served_by) == {"own", "api"}
     assert set(warm.routed_why) == {"warm-up"}
     assert "nothing learned" not in measured(runs["by slo"]).sort_values("seq").routed_why.iloc[0]
 
 
+def test_the_report_has_the_policies_side_by_side(queues):
+    """In the JSON, with dollars of both sides and the planner's optimum; and as a section of the page."""
+    _, _, document, folder = queues
+    (table,) = document["hybrids"]
+    told = {row["target"]: row for row in table["policies"]}
+    assert set(told) == {"own", "api", "by slo", "by share"}
+    assert told["by slo"]["holds"]
+    assert not told["own"]["holds"]
+    assert (
+        float(told["by slo"]["usd_per_1000_requests"]["median"]) > 2.0 / 3600 / RATE_RPS * 1000 * 0.9
+    )  # the machine alone
+    assert "planner's optimum at" in table["optimum_words"]
+    assert "<h2>Policies: fixed:24x6" in (folder / "derived" / "report.html").read_text()
+
+
+def test_a_day_is_not_replayed_on_an_overloaded_sides_latencies(queues):
+    """The hosted side's only run is a queue that grows: exit 2, and the words say what to measure."""
+    *_, folder = queues
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "cost", "policies", str(folder), "--own", "own", "--hosted", "api", "--slots", "1", "--mean-rps", "10"],
+        capture_output=True, text=True, timeout=LIMIT_S, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "every run of the hosted side is overloaded" in done.stderr
+    assert "measure it at a rate that it takes" in done.stderr
+
+
 def test_what_is_no_hybrid_says_nothing_of_sides(queues):
     """Null in both columns."""
-    runs, _, _ = queues
+    runs, *_ = queues
     assert runs["own"].requests.served_by.isna().all()
     assert runs["own"].requests.routed_why.isna().all()
 
