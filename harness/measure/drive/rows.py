@@ -81,19 +81,19 @@ class StampMap:
         return stamps_ns
 
 
-# A usual read, as nearly every server sends them: one chunk, which is one event, which is one data line. By a read's
-# length: the first bytes that such a read was once found to have, its size and `data: `.
+# A usual read, as nearly every server sends them: one chunk, which is one event, which is one data line, in some dialects after its
+# name. By a read's length: the first bytes that such a read was once found to have, its size, its name and `data: `.
 _beginnings: dict[int, bytes] = {}
 _END = b"\n\n\r\n"
 _LF, _CR = b"\n\r"
-_SIZE = re.compile(rb"[0-9A-Fa-f]+")
+_BEGINNING = re.compile(rb"([0-9A-Fa-f]+)\r\n(?:event: [^\r\n]*\n)?data: ")
 
 
 def _learn(read: bytes) -> None:
     """Remember how this read begins, if it is a usual one: the next of its length costs no parsing of its frame."""
-    line, _, rest = read.partition(b"\r\n")
-    if rest.startswith(b"data: ") and _SIZE.fullmatch(line) and int(line, 16) == len(rest) - 2:
-        _beginnings[len(read)] = line + b"\r\ndata: "
+    found = _BEGINNING.match(read)
+    if found and int(found[1], 16) == len(read) - len(found[1]) - 4:
+        _beginnings[len(read)] = found[0]
 
 
 class _Reading:

@@ -89,7 +89,8 @@ class ChatReply(Reply):
     """Of chat completions and completions."""
 
     __slots__ = ("_gap",)
-    _decoder = msgspec.json.Decoder(Chunk)
+    _decode = msgspec.json.Decoder(Chunk).decode
+    _shape = Chunk
 
     def __init__(self, content: Any | None = None) -> None:
         super().__init__(content)

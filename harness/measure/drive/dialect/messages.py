@@ -84,7 +84,8 @@ class MessagesReply(Reply):
     there was any."""
 
     __slots__ = ("_thought", "_uncached", "_written")
-    _decoder = msgspec.json.Decoder(Event)
+    _decode = msgspec.json.Decoder(Event).decode
+    _shape = Event
     _is_whole: ClassVar = False  # the reasoning that streams is the one that is counted
 
     def __init__(self, content: Any | None = None) -> None:

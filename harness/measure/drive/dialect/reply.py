@@ -14,7 +14,7 @@ MAX_COUNT = 1 << 31  # of tokens: more is nonsense
 
 
 class Reply:
-    """`chunk_ns` and `tokens` run in step, one entry per token-bearing chunk. A dialect says how an event is read (`_decoder`)
+    """`chunk_ns` and `tokens` run in step, one entry per token-bearing chunk. A dialect says how an event is read (`_decode`, `_shape`)
     and what it says (`take_event`)."""
 
     __slots__ = (
@@ -34,7 +34,8 @@ class Reply:
         "written_1h",
         "written_5m",
     )
-    _decoder: ClassVar[msgspec.json.Decoder[Any]]
+    _decode: ClassVar[Any]  # of JSON bytes
+    _shape: ClassVar[type[msgspec.Struct]]
 
     def __init__(self, content: Any | None = None) -> None:
         """`content`: where it is kept (turns.Content), if it is needed."""
@@ -57,7 +58,7 @@ class Reply:
     def take(self, data: bytes, stamp_ns: int) -> bool:
         """Account for one event; True if it bore tokens. Raises ValueError if it is neither JSON nor [DONE]."""
         try:
-            event = self._decoder.decode(data)
+            event = self._decode(data)
         except msgspec.DecodeError:
             if data != b"[DONE]":
                 raise
@@ -69,7 +70,7 @@ class Reply:
 
     def take_value(self, value: dict[str, Any], stamp_ns: int) -> bool:
         """The same for an event that somebody else (an SDK) has read as JSON."""
-        return self.take_event(msgspec.convert(value, self._decoder.type), stamp_ns)
+        return self.take_event(msgspec.convert(value, self._shape), stamp_ns)
 
     def take_event(self, event: Any, stamp_ns: int) -> bool:
         """Account for one event of this dialect's shape; True if it bore tokens."""

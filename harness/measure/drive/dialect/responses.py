@@ -101,7 +101,8 @@ class ResponsesReply(Reply):
     tokens: usage counts those that it sums up, and they are hidden."""
 
     __slots__ = ("_thought",)
-    _decoder = msgspec.json.Decoder(Event)
+    _decode = msgspec.json.Decoder(Event).decode
+    _shape = Event
 
     def __init__(self, content: Any | None = None) -> None:
         super().__init__(content)
