@@ -7,8 +7,11 @@ import re
 import pytest
 
 from harness.base.errors import ConfigError
+from harness.measure.drive.driver import drive
 from harness.measure.drive.sdk_call import Vendor
-from tests.drive.offering import offer
+from harness.measure.job import Job
+from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt
+from tests.drive.offering import LIMITS, Watching, offer
 from tests.drive.streams import output_of, reasoning_of
 from tests.fakes.vendor_server import CASES, EACH, KEY, USAGE, VendorServer
 
@@ -93,6 +96,32 @@ def test_errors_read_the_same_and_without_the_key(asked, api, case):
     assert (sdk.outcome, sdk.http_status, said[1]) == (wire.outcome, wire.http_status, said[0])
     assert ("authentication_error" if api == "messages" else "invalid_api_key") in wire.error
     assert KEY not in wire.error
+
+
+@pytest.mark.parametrize(("api", "key"), [("responses", "input"), ("messages", "messages")])
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_session_goes_on_from_the_real_reply(server, tmp_path, driver, api, key):
+    """The second turn's messages: the first prompt, the reply's own text, and the plan's next words."""
+    plan = [
+        PlannedRequest(0, None, 10, 6, 1, 0, (), None, None),
+        PlannedRequest(1, None, 20, 6, 1, 0, (), 0, 0),
+    ]
+    made = [Prompt(r.seq, "".join(f" w{i}" for i in range(r.target_prompt_tokens)), None) for r in plan]
+    before, rows = len(server.seen), []
+    drive(
+        Job(plan, made, Load(concurrency=1), Phase.MEASURE, "run", tmp_path),
+        Watching(rows.extend),
+        Endpoint(server.url("text"), "golden", api, KEY),
+        driver=driver,
+        workers=1,
+        timeouts=LIMITS,
+    )
+    assert [row.outcome for row in sorted(rows, key=lambda row: row.seq)] == ["ok", "ok"]
+    messages = server.seen[before + 1][2][key]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[0]["content"] == made[0].text
+    assert messages[1]["content"] == "aaaaaa"
+    assert messages[2]["content"].startswith(" w16 ")
 
 
 @pytest.mark.parametrize("api", APIS)
