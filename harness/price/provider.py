@@ -10,7 +10,7 @@ from genai_prices import data_snapshot
 
 from harness.base.errors import ConfigError
 from harness.config.price_ref import PriceRef
-from harness.price.hosted import Tokens, bill, find_price
+from harness.price.hosted import find_price, worst_usd
 
 
 def provider_at(url: str) -> str | None:
@@ -19,18 +19,11 @@ def provider_at(url: str) -> str | None:
 
 
 def most_usd(provider: str | None, model: str, at: datetime, requests: int, tokens: tuple[int, int]) -> Decimal | None:
-    """Dollars of `requests` of at most (prompt, output) `tokens` each, every prompt token at the dearest that it may cost; None where there is
-    no price of the model."""
+    """Dollars of `requests` of at most (prompt, output) `tokens` each, at the dearest that they may cost; None where the model has no price."""
     if provider is None:
         return None
     try:
         price = find_price(PriceRef(provider=provider, model=model), at)
     except ConfigError:
         return None
-    prompt, output = tokens
-    ways = [
-        Tokens(prompt, 0, output, reasoning, **written)
-        for reasoning in (0, output)
-        for written in ({}, {"written_5m": prompt}, {"written_1h": prompt})
-    ]
-    return max(bill(price, [one] * requests).total_usd for one in ways)
+    return requests * worst_usd(price, *tokens)
