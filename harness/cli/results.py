@@ -101,8 +101,9 @@ def _print(
     analysis: Any, costs: Any, paths: dict[str, Path], *, allow_invalid: bool, as_json: bool, money: bool = True
 ) -> None:
     from harness.report import capacity
-    from harness.report.run import cells, hybrids, tables
+    from harness.report.run import cells, hybrids, sides_page, tables
     from harness.report.run.answer import answer
+    from harness.report.run.sides import sides
 
     for problem in analysis.problems:
         click.echo(f"not read: {problem}", err=True)
@@ -130,6 +131,8 @@ def _print(
     for words, sentence in capacity.together([(found.cell, found.result) for found in analysis.capacities]):
         out.print(f"{words}: {sentence}", highlight=False, markup=False)
     if money:
+        both = sides(summaries, list(costs), allow_invalid=allow_invalid)
+        sides_page.render(out, both, list(costs), allow_invalid=allow_invalid)
         out.print()
         out.print(
             answer(summaries, list(costs), allow_invalid=allow_invalid), style="bold", highlight=False, markup=False

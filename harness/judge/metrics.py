@@ -116,12 +116,16 @@ def good(requests: Requests, values: Mapping[str, FloatArray], slo: Mapping[str,
     """
     met = requests.ok.copy()
     for name, limit in slo.items():
-        value = values[name]
-        if name == "ttft_from_schedule_s" and requests.is_closed:
-            value = requests.first_token.minus(requests.due)
         with np.errstate(invalid="ignore"):
-            met &= value <= limit
+            met &= held(requests, values, name) <= limit
     return met
+
+
+def held(requests: Requests, values: Mapping[str, FloatArray], name: str) -> FloatArray:
+    """What a promise's limit on the metric `name` is held against, a value a request."""
+    if name == "ttft_from_schedule_s" and requests.is_closed:
+        return requests.first_token.minus(requests.due)
+    return values[name]
 
 
 def chunk_gaps(requests: Requests, window: Window) -> tuple[FloatArray, bool]:

@@ -12,6 +12,7 @@ from harness.judge import server_state
 from harness.judge.account import account_of
 from harness.judge.columns import BoolArray, Requests, measured
 from harness.judge.energy import Energy, gpu_energy, withheld
+from harness.judge.first_tokens import first_tokens
 from harness.judge.metrics import NAMES, distribution, distributions, per_request, slo_of
 from harness.judge.network import median_round_trip_s, network_path
 from harness.judge.rates import rates
@@ -123,6 +124,7 @@ def summarise(run: RunData) -> RunSummary:
         config=manifest.config,
         network=network_path(run, window, each["ttft_s"]),
         account=account_of(run, requests, scalars),
+        first_tokens=first_tokens(requests, values, window, slo),
         sent=sent_requests(run) if target.get("kind") == "hosted" else (),
         sides=sides_of_run(run, requests, values, window, slo, population),
     )

@@ -40,6 +40,7 @@ _HOSTED_LINES = (
     ("hosted_usd_per_million_output_tokens", "hosted, per million output tokens, as billed", PER_MILLION),
     ("hosted_usd_window", "hosted, the requests sent in the window", "USD"),
 )
+_GOOD_LINE = ("hosted_usd_per_1000_good_requests", "hosted, per 1,000 requests inside the SLO", PER_THOUSAND)
 _SENT_LINES = (
     ("hosted_usd_run", "hosted, all requests of the run, warm-up included", "USD"),
     ("hosted_usd_run_unknown_up_to", "hosted, and unknown up to: failed, cut and repeated requests", "USD"),
@@ -73,7 +74,25 @@ def _hosted_line(row: tuple[str, str, str], b: Bill, inputs: Mapping[str, str]) 
 
 def _hosted_lines(ref: PriceRef, price: HostedPrice, made: RunBill, summary: RunSummary) -> tuple[CostLine, ...]:
     lines = tuple(_hosted_line(row, made.bill, made.inputs) for row in _HOSTED_LINES)
-    return lines + (_sent_lines(ref, price, made, summary) if made.basis == MEASURED and summary.sent else ())
+    if made.basis != MEASURED:
+        return lines
+    lines += (_good_line(made, summary),) if summary.scalars.get("goodput_rps") is not None else ()
+    return lines + (_sent_lines(ref, price, made, summary) if summary.sent else ())
+
+
+def _good_line(made: RunBill, summary: RunSummary) -> CostLine:
+    """The window's bill over its requests inside the SLO: late ones are billed too."""
+    goodput_rps, window = summary.scalars.get("goodput_rps"), summary.window
+    good = 0 if goodput_rps is None or window is None else round(goodput_rps * window.offered_s)
+    b = made.bill
+    if not good or not b.requests:
+        why = "no request of the window is inside the SLO" if b.requests else "usage is not known for every request"
+        return _no_hosted_line(_GOOD_LINE, why, summary.run_id)
+    formula = (
+        f"bill of {b.requests} requests, each priced by itself: {short(b.total_usd)} $ / {good} inside the SLO x 1000"
+    )
+    name, label, unit = _GOOD_LINE
+    return CostLine(name, label, decimal_text(b.total_usd / good * 1000), unit, formula, made.inputs)
 
 
 def _sent_lines(ref: PriceRef, price: HostedPrice, made: RunBill, summary: RunSummary) -> tuple[CostLine, ...]:

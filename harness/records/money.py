@@ -92,6 +92,12 @@ class CostReport:
     bills: Mapping[str, Bill] = field(default_factory=dict, repr=False)
 
     @property
+    def paid(self) -> tuple[CostLine, ...]:
+        """What was paid for this run: the bill of the very API that it was against, else what its machine costs."""
+        name = next((name for name, basis in self.basis.items() if basis == MEASURED), None)
+        return self.own if name is None else self.hosted[name]
+
+    @property
     def price_dated(self) -> str:
         """Date of the machine's price with its age at the run; empty without one."""
         as_of = "" if self.hardware is None else self.hardware.as_of

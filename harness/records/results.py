@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.records.plan import Load
+from harness.records.promise import FirstTokens
 from harness.records.run import Cell, Manifest
 
 
@@ -225,6 +226,9 @@ class RunSummary:
     startup: Mapping[str, float | None] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict, repr=False)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    first_tokens: FirstTokens | None = (
+        None  # what every other promise on the first token would come to; None without a window
+    )
     sent: tuple[SentRequest, ...] = field(repr=False, default=())  # every one of a hosted target's, warm-up included
     sides: tuple[SideOfRun, ...] = ()  # of a hybrid: its own side, and the hosted one
     network: NetworkPath | None = None

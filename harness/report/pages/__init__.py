@@ -29,6 +29,7 @@ def environment() -> Environment:
         "percent": formats.percent,
         "duration": formats.duration,
         "number": formats.number,
+        "load_words": formats.load_words,
     }
     return templates
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.price.hosted import same_model
 from harness.price.unit_cost import SHARE_PREFIX
-from harness.records import CostReport, RunSummary
+from harness.records import MEASURED, CostReport, RunSummary
 from harness.report import formats
 from harness.report.run.cells import Row, cost_line, rows, slo_target, worst
 
@@ -65,6 +65,8 @@ def find_answer(summaries: Sequence[RunSummary], costs: Sequence[CostReport], *,
     pool = valid or measured
     pool, rule = _meeting_slo(pool)
     priced = [row for row in pool if row.middle("usd_per_million_output_tokens") is not None]
+    own = [row for row in priced if row.target_kind != "hosted"]
+    priced = own or priced
     chosen = max(priced or pool, key=lambda row: float(row.middle("output_tps") or 0))
     cost = _cost_of(chosen, costs)
     parts = (
@@ -75,7 +77,7 @@ def find_answer(summaries: Sequence[RunSummary], costs: Sequence[CostReport], *,
     parts += [_own(chosen, cost), *_mismatch(cost), *_hosted(chosen, cost)]
     what = "VALID cells" if valid else "cells, although none is VALID"
     rule = f"Best cell: the highest output throughput of the {what}{rule}"
-    rule += " that have an own price" if priced and len(priced) < len(pool) else ""
+    rule += f" that have {'an own' if own else 'a'} price" if priced and len(priced) < len(pool) else ""
     spread = _spread_words(chosen, "usd_per_million_output_tokens") or _spread_words(chosen, "output_tps")
     rule += f"; its numbers are medians of {spread}." if spread else "."
     return Answer(" ".join(parts), rule, overall, words, chosen, tuple(run.run_id for run in chosen.used), cost)
@@ -139,7 +141,7 @@ def _own(row: Row, cost: CostReport | None) -> str:
         why = f"not computed: {formats.clean(cost.no_price, 900)}" if cost is not None and cost.no_price else ""
         why = why or row.absent.get("usd_per_million_output_tokens", "no cost was computed")
         return f"{subject}: {tps} at its best measured cell ({formats.load_words(row.load)}, {formats.clean(row.workload, 40)}); no own price per token: {why}."
-    line = cost_line(cost.own, "output") if cost is not None else None
+    line = cost_line(cost.paid, "output") if cost is not None else None
     split = line.label.rpartition("output tokens")[2].strip(" ,") if line is not None else ""
     price = f"{_usd(output)} per million output tokens" + (f", {formats.clean(split, 60)}" if split else "")
     if total is not None:
@@ -167,6 +169,8 @@ def _hosted(row: Row, cost: CostReport | None) -> list[str]:
         return []
     offers: list[tuple[bool, Decimal, str, str]] = []
     for name, lines in cost.hosted.items():
+        if row.target_kind == "hosted" and cost.basis.get(name) == MEASURED:
+            continue  # its price was said already
         for quantity in ("total", "requests"):
             line = cost_line(lines, quantity)
             amount = formats.money(line.usd) if line else None

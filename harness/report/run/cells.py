@@ -199,11 +199,9 @@ def _row(group: list[RunSummary], costs: Mapping[str, CostReport], allow_invalid
     values: dict[str, Spread | None] = {}
     absent: dict[str, str] = {}
     for column in COLUMNS:
-        numbers = [_value(column, run, costs.get(run.run_id), allow_invalid) for run in used]
-        known = [value for value, _ in numbers if value is not None]
-        values[column.key] = _spread(known) if known else None
-        if len(known) < len(numbers):
-            absent[column.key] = next(why for value, why in numbers if value is None)
+        values[column.key], why = over_repetitions(column, used, costs, allow_invalid=allow_invalid)
+        if why is not None:
+            absent[column.key] = why
     first = runs[0]
     return Row(
         experiment=first.experiment,
@@ -222,7 +220,17 @@ def _row(group: list[RunSummary], costs: Mapping[str, CostReport], allow_invalid
     )
 
 
-def _spread(values: Sequence[Any]) -> Spread:
+def over_repetitions(
+    column: Column, used: Sequence[RunSummary], costs: Mapping[str, CostReport], *, allow_invalid: bool = False
+) -> tuple[Spread | None, str | None]:
+    """A column's number of a cell, None where no run has it, and why some run has not."""
+    numbers = [_value(column, run, costs.get(run.run_id), allow_invalid) for run in used]
+    known = [value for value, _ in numbers if value is not None]
+    why = next((why for value, why in numbers if value is None), None)
+    return spread_of(known) if known else None, why
+
+
+def spread_of(values: Sequence[Any]) -> Spread:
     """Student's t over the logarithms of the repetitions (what is not positive: over the numbers themselves), which covers
     at few repetitions where a bootstrap does not."""
     interval = None
@@ -251,7 +259,7 @@ def _value(column: Column, run: RunSummary, cost: CostReport | None, allow_inval
                 return None, "no dollar for an INVALID run unless it is asked for by name"
             if cost is None:
                 return None, "no cost was computed for this run"
-            line = cost_line(cost.own, column.source)
+            line = cost_line(cost.paid, column.source)
             if line is None:
                 return None, "no hardware price declared" if cost.hardware is None else "not among the computed costs"
             return formats.money(line.usd), formats.clean(line.formula, 200) or "could not be computed"
@@ -264,9 +272,9 @@ def cost_line(lines: Sequence[CostLine], quantity: str) -> CostLine | None:
 
 def price_words(table: Sequence[Row], costs: Sequence[CostReport]) -> list[tuple[str, str]]:
     """(column header, the cost stage's words for it) where a price needs a convention: output alone is a split."""
-    label = next((line.label for cost in costs if (line := cost_line(cost.own, "output"))), None)
+    labels = dict.fromkeys(line.label for cost in costs if (line := cost_line(cost.paid, "output")))
     shown = [column.header for column in shown_columns(table) if column.source == "output"]
-    return [] if label is None else [(header, formats.clean(label, 120)) for header in shown]
+    return [(header, formats.clean("; ".join(labels), 240)) for header in shown if labels]
 
 
 def slo_target(run: RunSummary) -> float | None:
@@ -307,10 +315,14 @@ def absent_reasons(table: Sequence[Row], columns: Sequence[Column]) -> list[tupl
 
 
 def unit_and_writer(column: Column, table: Sequence[Row]) -> tuple[str, Writer]:
-    """The unit of a whole column and how its numbers are written: ms where every median is below ten seconds."""
+    """The unit of a whole column and how its numbers are written."""
+    return writer_of(column, [row.values.get(column.key) for row in table])
+
+
+def writer_of(column: Column, spreads: Sequence[Spread | None]) -> tuple[str, Writer]:
+    """The unit of such numbers and how they are written: ms where every median is below ten seconds."""
     if column.unit == "s":
-        middles = [middle for row in table if (middle := row.middle(column.key)) is not None]
-        if all(abs(float(middle)) < 10 for middle in middles):
+        if all(abs(float(spread.median)) < 10 for spread in spreads if spread is not None):
             return "ms", lambda value: formats.number(float(value) * 1000)
         return "s", formats.number
     if column.unit == "%":

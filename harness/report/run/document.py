@@ -13,9 +13,10 @@ from harness.base.documents import csv_cell
 from harness.records import Analysis, CapacityResult, Cell, CostReport, RunSummary
 from harness.records.metrics import METRICS
 from harness.report import capacity, formats, pages
-from harness.report.run import cells, figures, hosted, hybrids, sections
+from harness.report.run import cells, figures, hosted, hybrids, sections, sides_page
 from harness.report.run.answer import Answer, find_answer, price_line
 from harness.report.run.markdown import markdown
+from harness.report.run.sides import sentence, sides
 
 _KPIS = (
     ("usd_per_million_output_tokens", "per million output tokens"),
@@ -89,6 +90,11 @@ def html(
         ],
         policies=[(hybrids.cell_words(one), hybrids.texts(one), one.optimum_words) for one in hybrids.policy_tables(table, costs)],
         policy_headers=hybrids.HEADERS,
+        both=[
+            (found, sentence(found), pages.svg(figures.dollars_against_promise(found)), sides_page.blocks(found, costs, allow_invalid=allow_invalid), sides_page.prices(found, costs))
+            for found in sides(summaries, costs, allow_invalid=allow_invalid)
+        ],
+        arm_header=sides_page.header,
         capacities=[
             (capacity.cell_words(cell), capacity.headline(result), pages.svg(capacity.probes_plot(result)), capacity.rows(result))
             for cell, result in capacities

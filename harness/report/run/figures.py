@@ -1,18 +1,22 @@
-"""The run report's three plots: throughput over concurrency, latency over rate, one run over time."""
+"""The run report's plots: throughput over concurrency, latency over rate, one run over time, dollars over the promise."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from harness.records import RunSummary
+from harness.records.metrics import METRICS
 from harness.report import formats
-from harness.report.figures import GRID, PAPER, SERIES, Figure, empty
+from harness.report.figures import GRID, PAPER, SERIES, Figure, empty, log_ticks
+from harness.report.run.sides import Arm, Sides
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _ROW_IN = 2.5
+_SHOWN_FROM = 0.5  # attainment: with fewer good requests the dollars of one say nothing
 _TIMELINE = {  # series of records.Timeline -> (title, unit)
     "output_tps": ("output throughput", "tok/s"),
     "in_flight": ("requests in flight", ""),
@@ -130,6 +134,49 @@ def timeline(run: RunSummary | None) -> str:
                 )
         figure.axes[-1].set_xlabel("seconds since the measured phase began (shaded: the window that is counted)")
     return figure.svg
+
+
+def dollars_against_promise(found: Sides) -> str:
+    """$ per 1,000 good requests over the limit on the first token, a line a cell of either side."""
+    label = f"Dollars per 1,000 good requests against the promise, {formats.clean(found.workload, 40)}"
+    priced = [arm for arm in found.arms if arm.usd]
+    if not priced or not found.curve:
+        return empty(label, "Nothing to plot: no cell of either side has a price and a good request.")
+    with Figure(label, 1, 3.6) as figure:
+        ax = figure.axes[0]
+        for index, arm in enumerate(priced):
+            _draw_arm(ax, found, arm, index)
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        if found.declared_s is not None:
+            line = ax.axvline(found.declared_s * 1000, color=GRID, linewidth=1.6)
+            figure.note(line, f"declared: {formats.duration(found.declared_s)}")
+        log_ticks(ax)
+        ax.set_xlabel(f"limit on {METRICS[found.metric].symbol} (ms)")
+        ax.set_ylabel("$ per 1,000 good requests")
+        ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False, fontsize=9.5, handlelength=3.2)
+    return figure.svg
+
+
+def _draw_arm(ax: Any, found: Sides, arm: Arm, index: int) -> None:
+    """Thin over all limits, thick with marks where the promise is kept; the interval behind it."""
+    xs, ys, kept, lows, highs = [], [], [], [], []
+    for at in found.curve:
+        share, usd = arm.attainment(at.limit_s), arm.usd_per_thousand_good(at.limit_s)
+        if share is None or usd is None or share.median < _SHOWN_FROM:
+            continue
+        low, high = usd.interval or (usd.median, usd.median)
+        xs.append(at.limit_s * 1000)
+        ys.append(float(usd.median))
+        kept.append(float(usd.median) if share.median >= found.share else math.nan)
+        lows.append(float(low))
+        highs.append(float(high))
+    name = f"{arm.side}: {formats.clean(arm.row.target, 24)}, {formats.load_words(arm.row.load)}"
+    colour, dashes = SERIES[index % len(SERIES)], "-" if arm.side == "own" else "--"
+    marker = _MARKERS[index % len(_MARKERS)]
+    ax.plot(xs, ys, color=colour, linewidth=0.9, linestyle=dashes)
+    ax.plot(xs, kept, color=colour, linewidth=2.4, linestyle=dashes, marker=marker, markersize=4, label=name)
+    ax.fill_between(xs, lows, highs, color=colour, alpha=0.18, linewidth=0)
 
 
 # ---------------------------------------------------------------- drawing

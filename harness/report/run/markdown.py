@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from harness.records import CapacityResult, Cell, CostReport, RunSummary
 from harness.report import capacity, formats
 from harness.report.formats import md_code, md_text
-from harness.report.run import hosted, hybrids, sections
+from harness.report.run import hosted, hybrids, sections, sides_page
 from harness.report.run.answer import find_answer, price_line
 from harness.report.run.cells import Row, absent_reasons, price_words, rows, shown_columns, spread_text, unit_and_writer
+from harness.report.run.sides import sides
 
 _MARKS = {"VALID": "✅ VALID", "INVALID": "❌ INVALID", "UNKNOWN": "❔ UNKNOWN", "NONE": "❔ no run"}
 _MAX_LISTED = 12
@@ -42,6 +43,9 @@ def markdown(
     for policies in hybrids.policy_tables(table, costs):
         parts += [f"## Policies: {md_text(hybrids.cell_words(policies))}", hybrids.markdown(policies)]
     parts += _hosted(summaries)
+    for found in sides(summaries, costs, allow_invalid=allow_invalid):
+        parts += [f"## Own and hosted: {md_text(found.workload)}"]
+        parts.append(sides_page.markdown(found, costs, allow_invalid=allow_invalid))
     for words, sentence in capacity.together(capacities):
         parts += [f"## Capacity: {md_text(words)}", md_text(sentence)]
     for cell, result in capacities:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from harness.records import CostLine, CostReport, RunSummary
 from harness.report import formats
-from harness.report.run import hosted
+from harness.report.run import hosted, sides_page
 from harness.report.run.answer import find_answer, price_line
 from harness.report.run.cells import (
     COLUMNS,
@@ -28,6 +28,7 @@ from harness.report.run.cells import (
     spread_text,
     unit_and_writer,
 )
+from harness.report.run.sides import sides
 
 _STYLES = {"VALID": "green", "INVALID": "bold red", "UNKNOWN": "yellow"}
 _HARDWARE = ("name", "usd_per_hour", "source", "as_of", "basis")  # of it in --json
@@ -237,7 +238,8 @@ def as_json(
 ) -> dict[str, Any]:
     """The results and costs as plain JSON values with full numbers; dollars are decimal text, absent is null.
 
-    Keys: `answer`, `units` (column -> unit), `rows` (one per cell; each number as {median, min, max, n}), `runs`, `costs`.
+    Keys: `answer`, `units` (column -> unit), `rows` (one per cell; each number as {median, min, max, n}), `own_and_hosted` (one a
+    workload that both sides were measured with), `runs`, `costs`.
     """
     table = rows(summaries, costs, allow_invalid=allow_invalid)
     invalid = {run.run_id for run in summaries if run.verdict.state == "INVALID"}
@@ -245,6 +247,9 @@ def as_json(
         "answer": find_answer(summaries, costs, allow_invalid=allow_invalid).as_json(),
         "units": {c.key: {"USD": "USD, decimal text", "%": "share 0..1"}.get(c.unit, c.unit) for c in COLUMNS},
         "rows": [_row_json(row) for row in table],
+        "own_and_hosted": sides_page.as_json(
+            sides(summaries, costs, allow_invalid=allow_invalid), costs, allow_invalid=allow_invalid
+        ),
         "runs": [_run_json(run) for run in summaries],
         "costs": [_cost_json(cost) for cost in costs if allow_invalid or cost.run_id not in invalid],
     }
