@@ -177,8 +177,9 @@ def spec_of(words: dict[str, Any]) -> ExperimentSpec:
     data = spec.model_dump(mode="json") | changes
     if choice:
         for target in data["targets"]:
-            if choice.model and (target.get("price") or {}).get("model") == target["model"]:
-                target["price"]["model"] = choice.model
+            priced = (target.get("price") or {}).get("model")
+            if choice.model and priced and target["model"].endswith(priced):  # the price of the model, not another's
+                target["price"]["model"] = choice.model.removeprefix(target["model"].removesuffix(priced))
             target["model"] = choice.model or target["model"]
             target["flags"] |= choice.flags
             if words["url"]:

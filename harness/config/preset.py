@@ -85,6 +85,9 @@ class PresetSpec(Spec):
     price_provider: bounds.Word | None = Field(
         default=None, description="id of genai-prices, for a target without price"
     )
+    price_without: bounds.Word | None = Field(
+        default=None, description="how models' names begin that the price book has without it"
+    )
     permits: Permits
     usage: UsageFields
     limit_headers: Literal["x-ratelimit", "anthropic-ratelimit"] | None = None
@@ -157,5 +160,6 @@ def with_preset(target: Mapping[str, Any]) -> dict[str, Any]:
             merged[key] = given[key] | dict(own)
     model = target.get("model")
     if preset.price_provider and isinstance(model, str) and model.strip() and target.get("price") is None:
-        merged["price"] = {"provider": preset.price_provider, "model": model}
+        listed = model.removeprefix(preset.price_without or "") or model
+        merged["price"] = {"provider": preset.price_provider, "model": listed}
     return merged | {"preset": {"name": preset.preset, "as_of": preset.as_of}}

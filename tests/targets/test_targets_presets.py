@@ -80,6 +80,15 @@ def test_a_presets_price_provider_is_one_of_the_price_book(name):
     assert provider is None or find_provider_by_id(get_snapshot().providers, provider).id == provider
 
 
+def test_a_model_is_priced_by_the_name_that_the_price_book_has():
+    """Fireworks' models have a path, the book has their last word."""
+    from harness.price.hosted import book_model
+
+    target = experiment(preset="fireworks", model="accounts/fireworks/models/deepseek-v3p2").targets[0]
+    assert target.model == "accounts/fireworks/models/deepseek-v3p2"
+    assert book_model(target.price)[1].id == "deepseek-v3p2"
+
+
 OWN_KEYS = {
     "api": st.sampled_from(["completions", "chat", "responses", "messages"]),
     "auth": st.sampled_from(["bearer", "x-api-key", "api-key"]),
@@ -208,7 +217,15 @@ def test_a_header_that_is_a_secret_or_none_is_refused_unshown(headers, word):
     assert "hunter" not in str(caught.value)
 
 
-def test_another_model_of_the_command_line_is_priced_as_that_model(tmp_path):
+@pytest.mark.parametrize(
+    ("preset", "model", "other", "price"),
+    [
+        ("openai", "gpt-5-mini", "gpt-5", "openai/gpt-5"),
+        ("fireworks", "accounts/fireworks/models/a", "accounts/fireworks/models/b", "fireworks/b"),
+    ],
+    ids=["plain", "path"],
+)
+def test_another_model_of_the_command_line_is_priced_as_that_model(preset, model, other, price, tmp_path):
     """`--model` replaces the model that the price was found for."""
     import click
 
@@ -217,12 +234,12 @@ def test_another_model_of_the_command_line_is_priced_as_that_model(tmp_path):
     seen = {}
     command = click.command()(shape_options(lambda **words: seen.update(words)))
     path = tmp_path / "x.yaml"
-    data = {"experiment": "t", "targets": [{"name": "a", "preset": "openai", "model": "gpt-5-mini"}],
+    data = {"experiment": "t", "targets": [{"name": "a", "preset": preset, "model": model}],
             "workloads": ["fixed:8x4"], "loads": [{"concurrency": [1], "requests": 2}]}  # fmt: skip
     path.write_text(yaml.safe_dump(data))
-    command([str(path), "--model", "gpt-5"], standalone_mode=False)
+    command([str(path), "--model", other], standalone_mode=False)
     (target,) = spec_of(seen).targets
-    assert (target.model, target.price.name) == ("gpt-5", "openai/gpt-5")
+    assert (target.model, target.price.name) == (other, price)
 
 
 REST = ("--workload", "fixed:8x4", "--concurrency", "1", "--requests", "2")
