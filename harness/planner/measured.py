@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.base import stats
 from harness.base.errors import ConfigError, InvalidRunError
+from harness.planner.measured_api import MeasuredApi, measured_apis
 from harness.planner.sweep import LEVEL, Sweep, offered_rates, overloaded, sweep
 from harness.planner.uncertainty import Interval
 from harness.price.machine_match import RanOn, ran_on
@@ -30,6 +31,7 @@ class Measured:
 
     `rps`: the capacity; where `at_least`, a bound that nothing broke. `is_upper_bound`: throughput where nothing was promised.
     `how`: how it was found, in words that every page prints. `ran_on`: the GPUs of the server, None where no run says.
+    `apis`: hosted targets that were held against the same promise beside it.
     """
 
     plan_rps: float
@@ -44,6 +46,7 @@ class Measured:
     at_least: bool = False
     is_upper_bound: bool = False
     ran_on: RanOn | None = None
+    apis: tuple[MeasuredApi, ...] = ()
 
 
 def measured_capacity(
@@ -53,7 +56,8 @@ def measured_capacity(
     target: str | None = None,
     searches: Sequence[SearchedCapacity] = (),
 ) -> Measured:
-    """Capacity of one server for one workload, from `searches` where there is one, else from the runs.
+    """Capacity of one server for one workload, from `searches` where there is one, else from the runs. Runs of hosted targets beside
+    those of a server of ours tell what these APIs attain.
 
     Under an SLO: the highest offered rate whose attainment is at the target. Without: throughput at saturation, an upper bound.
     `workload`, `target`: which ones, needed where there are several: an easy workload's capacity is not another's.
@@ -61,6 +65,9 @@ def measured_capacity(
     Raises InvalidRunError if no run is VALID or UNKNOWN; ConfigError where the runs are of several servers (naming what differs)
     or of a hosted API, or show no capacity: closed loops under an SLO, a promise that no rate kept, no rate, no usage.
     """
+    everything, ours = summaries, [s for s in summaries if s.target_kind != "hosted"]
+    if target is None and (ours or searches):
+        summaries = ours
     probes = {run_id for search in searches for run_id in search.probe_ids}
     usable = [s for s in summaries if s.verdict.state != "INVALID" or s.run_id in probes or overloaded(s)]
     if not searches and all(s.verdict.state == "INVALID" for s in usable):
@@ -79,6 +86,7 @@ def measured_capacity(
         capacity = _searched(searches, usable)
     else:
         capacity = _swept(usable) if any(_promise(s) for s in usable) else _saturated(usable)
+    capacity = replace(capacity, apis=measured_apis(everything, workload))
     return replace(capacity, ran_on=ran_on(usable[0])) if usable else capacity
 
 

@@ -116,6 +116,20 @@ def test_the_gateway_costs_time_to_the_first_token(arms):
     assert ttft_ns["hosted"].median() > ttft_ns["own"].median()
 
 
+def test_both_arms_stand_on_one_page(arms):
+    """One comparison with a column a side: TTFT, attainment and dollars per good request of each, the hosted one's those of its own bill."""
+    (both,) = arms.document["own_and_hosted"]
+    cells = {cell["side"]: cell for cell in both["cells"]}
+    assert set(cells) == {"own", "hosted"}
+    for cell in cells.values():
+        assert 0 < cell["ttft_p50_s"]["median"] < cell["e2el_p50_s"]["median"]
+        assert cell["usd_per_thousand_good_requests"] is not None or cell["attainment"]["median"] == 0
+    rows = arms.rows("hosted")
+    each_usd = {(p + 4 * o) / 1e6 for p, o in zip(rows.prompt_tokens, rows.output_tokens, strict=True)}
+    assert min(each_usd) * 1000 <= float(cells["hosted"]["usd_per_thousand_requests"]["median"]) <= max(each_usd) * 1000
+    assert "both hold it" in both["sentence"] or "neither" in both["sentence"]
+
+
 def test_no_key_is_in_what_a_run_wrote(arms, gateway):
     """Not in a file of the run's directory, not in what the command printed."""
     key = gateway.keys["free"]

@@ -268,12 +268,15 @@ def test_runs_of_another_promise_model_or_target_are_refused():
 
 
 def test_a_hosted_api_has_no_capacity_of_ours():
-    """Refused alone, and beside our own runs until our target is named."""
+    """Refused alone; beside our own runs it is left out of the capacity, and its attainment is told."""
     api = replace(offered(50, 1.0, target_kind="hosted"), cell=Cell("api", "w", Load(rate_rps=50), 0), model="gpt")
-    for runs in ([api], [api, offered(10, 0.999)]):
-        with pytest.raises(ConfigError, match="hosted API has no capacity"):
-            measured_capacity(runs)
-    assert measured_capacity([api, offered(10, 0.999)], target="t").rps == 10
+    with pytest.raises(ConfigError, match="hosted API has no capacity"):
+        measured_capacity([api])
+    with pytest.raises(ConfigError, match="hosted API has no capacity"):
+        measured_capacity([api, offered(10, 0.999)], target="api")
+    for words in ({}, {"target": "t"}):
+        found = measured_capacity([api, offered(10, 0.999)], **words)
+        assert (found.rps, [one.lowest.mean for one in found.apis]) == (10, [1.0])
 
 
 def test_runs_that_cannot_be_used():

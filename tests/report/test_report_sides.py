@@ -18,7 +18,7 @@ from harness.records import FirstTokens, Load
 from harness.report.run import sides_page, tables
 from harness.report.run.document import html
 from harness.report.run.markdown import markdown
-from harness.report.run.sides import sentence, sides
+from harness.report.run.sides import in_words, sentence, sides
 from tests.report.report_values import HARDWARE, HOSTILE, INVALID, run
 
 LOAD = Load(concurrency=4)
@@ -185,11 +185,12 @@ def test_the_sentence_stands_in_every_output():
     costs = price_runs([replace(r, config={**r.config, "cost": {}}) for r in runs], hardware=HARDWARE)
     every = sides(runs, costs)
     words = sentence(every[0])
+    head, ranges = in_words(every[0])
     console = Console(width=120, file=io.StringIO(), color_system=None)
     sides_page.render(console, every, costs)
     assert words in console.file.getvalue()
     page = html("t", runs, costs)
-    assert words in page.replace("&lt;", "<")
+    assert all(part in page for part in (head, *ranges))
     assert "Dollars per 1,000 good requests against the promise" in page
     assert "own is cheaper" in markdown("t", runs, costs)
     (document,) = json.loads(json.dumps(tables.as_json(runs, costs)))["own_and_hosted"]
@@ -202,6 +203,27 @@ def test_the_sentence_stands_in_every_output():
     for text in (console.file.getvalue(), page, markdown("t", runs, costs)):
         assert "TTFT p50" in text
         assert "$ per 1,000 good requests" in text.replace("\\$", "$")
+
+
+def test_a_repetition_without_a_good_request_has_no_price():
+    """One repetition of three keeps nothing: the cell's dollars per good request are "-", not those of the two lucky ones."""
+    runs = [own([0.1] * OFFERED), *(hosted([s] * OFFERED, rep) for rep, s in ((1, 0.1), (2, 0.1), (3, 9.0)))]
+    costs = priced(runs)
+    (found,) = sides(runs, costs)
+    (block,) = sides_page.blocks(found, costs)
+    assert block.values[1]["usd_per_thousand_good_requests"] is None
+    assert block.values[1]["usd_per_thousand_requests"] is not None
+
+
+def test_an_interval_of_a_share_ends_at_all_of_them():
+    """Of attainment 100, 100 and 90 % no interval goes beyond 0 and 1."""
+    runs = [
+        f([0.1] * n + [9.0] * (OFFERED - n), rep) for f in (own, hosted) for rep, n in ((1, 120), (2, 120), (3, 108))
+    ]
+    (document,) = tables.as_json(runs, priced(runs))["own_and_hosted"]
+    for cell in document["cells"]:
+        low, high = cell["attainment"]["interval_95"]
+        assert 0 <= low < high == 1
 
 
 def test_hostile_words_stay_words():

@@ -164,7 +164,11 @@ def _hosted_side(base: Base, part: HostedPart) -> HostedSide:
     if part.meets_slo is False:
         barred = f"does not meet the SLO, as declared: {spec.slo}"
     elif part.meets_slo is None and w.kind == "interactive":
-        notes.append("whether it meets the SLO is not measured")
+        seen = None if base.measured is None else next((api for api in base.measured.apis if api.is_of(part)), None)
+        if seen is not None and seen.misses:
+            barred = f"does not meet the SLO: {seen.words}"
+        else:
+            notes.append("whether it meets the SLO is not measured" if seen is None else seen.words)
     if part.service == "batch" and w.kind == "interactive":
         barred = "a batch price is not for users who wait: compare batch with batch"
     each = month.usd_per_request

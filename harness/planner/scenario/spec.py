@@ -154,7 +154,9 @@ class HostedPart(PriceRef):
     tokenizer_ratio: bounds.Ratio | None = Field(
         default=None, description="hosted tokens / own tokens of the same text"
     )
-    meets_slo: bool | None = Field(default=None, description="as measured; none: not known")
+    meets_slo: bool | None = Field(
+        default=None, description="as you know it; none: as runs against it beside the capacity's tell, else not known"
+    )
     discount: float = Field(default=0, ge=0, lt=1)
     minimum_usd_per_month: bounds.Usd = 0
     billed_retries: Annotated[float, within(0, 100, "billed retries of a request")] = 0

@@ -227,16 +227,20 @@ def over_repetitions(
     numbers = [_value(column, run, costs.get(run.run_id), allow_invalid) for run in used]
     known = [value for value, _ in numbers if value is not None]
     why = next((why for value, why in numbers if value is None), None)
-    return spread_of(known) if known else None, why
+    if column.source == "good" and why is not None:
+        known = []  # a repetition without a good request is beyond any price: those of the others alone would be luck
+    return spread_of(known, share=column.unit == "%") if known else None, why
 
 
-def spread_of(values: Sequence[Any]) -> Spread:
-    """Student's t over the logarithms of the repetitions (what is not positive: over the numbers themselves), which covers
+def spread_of(values: Sequence[Any], *, share: bool = False) -> Spread:
+    """`share`: of a whole, so that no end lies beyond 0 or 1. Student's t over the logarithms of the repetitions (what is not positive: over the numbers themselves), which covers
     at few repetitions where a bootstrap does not."""
     interval = None
     if len(values) >= _MIN_FOR_INTERVAL:
         numbers = np.array([float(value) for value in values])
         ends = mean_interval(numbers, 0.95, log=bool((numbers > 0).all()))
+        if ends is not None and share:
+            ends = max(0.0, ends[0]), min(1.0, ends[1])
         if ends is not None and ends[1] > ends[0]:
             interval = (Decimal(str(ends[0])), Decimal(str(ends[1]))) if type(values[0]) is Decimal else ends
     return Spread(median(values), min(values), max(values), len(values), interval)

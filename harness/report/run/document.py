@@ -16,7 +16,7 @@ from harness.report import capacity, formats, pages
 from harness.report.run import cells, figures, hosted, hybrids, sections, sides_page
 from harness.report.run.answer import Answer, find_answer, price_line
 from harness.report.run.markdown import markdown
-from harness.report.run.sides import sentence, sides
+from harness.report.run.sides import in_words, sides
 
 _KPIS = (
     ("usd_per_million_output_tokens", "per million output tokens"),
@@ -91,7 +91,7 @@ def html(
         policies=[(hybrids.cell_words(one), hybrids.texts(one), one.optimum_words) for one in hybrids.policy_tables(table, costs)],
         policy_headers=hybrids.HEADERS,
         both=[
-            (found, sentence(found), pages.svg(figures.dollars_against_promise(found)), sides_page.blocks(found, costs, allow_invalid=allow_invalid), sides_page.prices(found, costs))
+            (found, in_words(found), pages.svg(figures.dollars_against_promise(found)), sides_page.blocks(found, costs, allow_invalid=allow_invalid), sides_page.prices(found, costs))
             for found in sides(summaries, costs, allow_invalid=allow_invalid)
         ],
         arm_header=sides_page.header,

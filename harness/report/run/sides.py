@@ -43,7 +43,7 @@ class Arm:
         """Share of good requests over the repetitions, were the first token promised within `limit_s`."""
         shares = [run.first_tokens.attainment(limit_s) for run in self.row.used if run.first_tokens is not None]
         known = [share for share in shares if share is not None]
-        return spread_of(known) if known else None
+        return spread_of(known, share=True) if known else None
 
     def usd_per_thousand_good(self, limit_s: float) -> Spread | None:
         """None where it is not priced, or a repetition has no good request."""
@@ -205,13 +205,27 @@ def _ends(spread: Spread) -> tuple[float, float] | None:
 
 def sentence(found: Sides) -> str:
     """At which promise which side is cheaper. Plain text with words from outside: escape it."""
-    rest = "".join(f" and {_symbol(name)} within {formats.duration(limit)}" for name, limit in found.rest.items())
-    head = f"{formats.clean(found.workload, 60)}, {formats.percent(found.share)} of requests with {_symbol(found.metric)} within the limit{rest}"
+    head, parts = in_words(found)
+    return f"{head}: {'; '.join(parts)}."
+
+
+def in_words(found: Sides) -> tuple[str, list[str]]:
+    """The sentence as the promise, and what is true in each range of its limit; last, what to know of it."""
+    rest = "".join(f" and {_symbol(name)} within {_limit(limit)}" for name, limit in found.rest.items())
+    share = formats.percent(found.share)
+    head = (
+        f"{formats.clean(found.workload, 60)}, {share} of requests with {_symbol(found.metric)} within the limit{rest}"
+    )
     bands = found.bands
     parts = [f"{_range(bands, index)} {_band(band, found.declared_s)}" for index, band in enumerate(bands)]
-    unpriced = [f"{arm.side} has no price: {formats.clean(arm.unpriced, 200)}" for arm in found.arms if arm.unpriced]
-    why = f" ({'; '.join(dict.fromkeys(unpriced))})" if unpriced else ""
-    return f"{head}: {'; '.join(parts)}{why}."
+    but = [f"{arm.side} has no price: {formats.clean(arm.unpriced, 200)}" for arm in found.arms if arm.unpriced]
+    but += [f"runs of {arm.side} behind it are {arm.row.verdict}" for arm in found.arms if arm.row.verdict != "VALID"]
+    return head, [*parts, *dict.fromkeys(but)]
+
+
+def _limit(seconds: float) -> str:
+    """As it was declared or chosen, without zeros behind: `200 ms`, `1.6 s`."""
+    return f"{seconds * 1000:g} ms" if seconds < 1 else f"{seconds:g} s"
 
 
 def _symbol(name: str) -> str:
@@ -221,7 +235,7 @@ def _symbol(name: str) -> str:
 
 
 def _range(bands: Sequence[Sequence[At]], index: int) -> str:
-    first, last = (formats.duration(bands[index][end].limit_s) for end in (0, -1))
+    first, last = (_limit(bands[index][end].limit_s) for end in (0, -1))
     if len(bands) == 1:
         return "at every limit"
     if index == 0:
@@ -233,7 +247,7 @@ def _range(bands: Sequence[Sequence[At]], index: int) -> str:
 
 def _band(band: Sequence[At], declared_s: float | None) -> str:
     at = next((one for one in band if one.limit_s == declared_s), band[-1])
-    where = f" (at {formats.duration(at.limit_s)})" if len(band) > 1 else ""
+    where = f" (at {_limit(at.limit_s)})" if len(band) > 1 else ""
     own, hosted = _offer_words(at.own), _offer_words(at.hosted)
     match at.state:
         case "neither":

@@ -16,7 +16,7 @@ from harness.records import CostReport, Load
 from harness.report import formats
 from harness.report.run.answer import price_line
 from harness.report.run.cells import Column, Spread, over_repetitions, spread_text, writer_of
-from harness.report.run.sides import Arm, At, Offer, Sides, sentence
+from harness.report.run.sides import Arm, At, Offer, Sides, in_words, sentence
 
 _LATENCIES = (
     ("ttft_s", "TTFT"),
@@ -67,7 +67,8 @@ def blocks(found: Sides, costs: Sequence[CostReport], *, allow_invalid: bool = F
 
 def _block(load: Load, arms: list[Arm], costs: Mapping[str, CostReport], allow_invalid: bool) -> Block:
     arms = sorted(arms, key=lambda arm: arm.side != "own")
-    cells = {c: [over_repetitions(c, a.row.used, costs, allow_invalid=allow_invalid) for a in arms] for c in COLUMNS}
+    columns = [c for c in COLUMNS if not (load.is_closed and c.source == "ttft_from_schedule_s")]
+    cells = {c: [over_repetitions(c, a.row.used, costs, allow_invalid=allow_invalid) for a in arms] for c in columns}
     lines, absent = [], []
     for column, numbers in cells.items():
         spreads = [spread for spread, _ in numbers]
@@ -148,7 +149,8 @@ def render(
 
 def markdown(found: Sides, costs: Sequence[CostReport], *, allow_invalid: bool = False) -> str:
     """Sentence, tables and prices in GitHub's Markdown."""
-    parts = [f"**{formats.md_text(sentence(found))}**"]
+    head, ranges = in_words(found)
+    parts = [f"**{formats.md_text(head)}:**", "\n".join(f"- {formats.md_text(one)}" for one in ranges)]
     for block in blocks(found, costs, allow_invalid=allow_invalid):
         heads = [formats.md_text(header(arm)) for arm in block.arms]
         lines = [f"| {formats.md_text(formats.load_words(block.load))} | {' | '.join(heads)} |"]
