@@ -80,7 +80,7 @@ def sdk_offer(server: FaultServer, fault: str) -> list[RequestRecord]:
         spool, (control, parent) = Writer(folder, 0), os.pipe()
         os.write(parent, b"go %d\n" % clock.monotonic_ns())
         config = {"base_url": endpoint.base_url, "api": api, "spoken": api, "headers": {}, "ca_file": None, "slots": 1}
-        config |= {"timeouts": list(astuple(timeouts)), "duration_ns": None, "proxy_env": None, "kept": True}
+        config |= {"timeouts": list(astuple(timeouts)), "duration_ns": None, "proxy_url": None, "kept": True}
         sdk.run(config, shard.Shard(folder, 0), spool, control)
         spool.close()
         os.close(control)

@@ -128,7 +128,7 @@ def test_a_session_goes_on_from_the_real_reply(server, tmp_path, driver, api, ke
 def test_an_sdks_client_knows_no_key(api):
     """Whatever of it is printed, the key is not there: it is put into a request where that leaves."""
     config = {"api": api, "base_url": "http://127.0.0.1:9/v1", "headers": {"authorization": f"Bearer {KEY}"}}
-    vendor = Vendor(config | {"ca_file": None, "proxy_env": None, "kept": True}, 1.0)
+    vendor = Vendor(config | {"ca_file": None, "proxy_url": None, "kept": True}, 1.0)
     shown = [
         repr(vendor.client),
         str(vars(vendor.client)),
