@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from harness.base import redaction
 from harness.cli import main
 
 
@@ -29,6 +30,7 @@ class Place:
 
     def run(self, *words: str) -> int:
         out, code = io.StringIO(), 0
+        redaction.forget()  # each command is a process of its own
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["harness", *words])
             try:

@@ -151,6 +151,8 @@ def _stages(place: Place, url: str, where: list[dict]) -> None:
             spot = (2 * number + debug) % len(where)
             if stage in EARLY or words.split()[0] not in ("run", "probe"):  # what only reads knows the environment's
                 spot = len(where) - 1 - spot % len(VARIABLES)
+            if words.startswith("probe") and "api_key_command" in where[spot]:
+                spot -= len(FILES)  # it takes no command
             key = KEYS[spot]
             target = {"name": "t", "kind": "hosted", "model": "m", "url": url, "auth": AUTHS[number % 3]} | where[spot]
             config = place.config(
