@@ -30,7 +30,6 @@ from tests.campaign.campaign_values import Quiet
 POLICIES: dict[str, dict[str, Any]] = {
     "slo": {"rule": "slo"},
     "cost": {"rule": "cost"},
-    "share": {"rule": "share", "hosted_share": 0.35},
 }
 
 
@@ -82,12 +81,12 @@ def pilot(folder: Path, workload: str, of: list[dict[str, Any]], slots: tuple[in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--duration", type=float, default=30.0, help="seconds a cell")
-    parser.add_argument("--workload", default="fixed:32x16")
-    parser.add_argument("--own-slots", type=int, default=4)
-    parser.add_argument("--hosted-slots", type=int, default=3)
-    parser.add_argument("--pause", type=float, default=0.4, help="seconds before each request")
-    parser.add_argument("--load", type=float, default=0.75, help="of what both serve together")
-    parser.add_argument("--services", type=float, default=3.0)
+    parser.add_argument("--workload", default="fixed:32x8")
+    parser.add_argument("--own-slots", type=int, default=8)
+    parser.add_argument("--hosted-slots", type=int, default=6)
+    parser.add_argument("--pause", type=float, default=1.0, help="seconds before each request")
+    parser.add_argument("--load", type=float, default=0.7, help="of what both serve together")
+    parser.add_argument("--services", type=float, default=2.5)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="leave the runs here")
     args = parser.parse_args()

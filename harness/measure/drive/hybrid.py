@@ -17,7 +17,7 @@ from harness.records import DriveProgress, DriveReport, Outcome, PlannedRequest,
 from harness.routing.router import Router, Served
 from harness.routing.state import HOSTED, OWN, Choice, RouteRequest, Which
 
-LEAD_NS = 10_000_000  # a request is decided this long before it is due: later would be late, earlier is less known
+LEAD_NS = 50_000_000  # a request is decided this long before it is due: a parent that waits for a core so long sends nothing late
 _DOWN = frozenset((Outcome.CONNECT_ERROR, Outcome.TIMEOUT_CONNECT, Outcome.TIMEOUT_FIRST_TOKEN, Outcome.RESET))
 _TOO_MANY = 429
 _STOPS = (
