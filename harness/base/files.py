@@ -92,9 +92,19 @@ def data_dir(name: str) -> Path:
 def cache_dir(name: str) -> Path:
     """`$XDG_CACHE_HOME/vllm-cost-harness/NAME` (else under `~/.cache`), made if needed: for prepared models, compiled code,
     calibrations and records of running servers. Raises ConfigError."""
-    setting = os.environ.get("XDG_CACHE_HOME", "")
+    return _own_dir("cache", "XDG_CACHE_HOME", ".cache", name)
+
+
+def state_dir(name: str) -> Path:
+    """`$XDG_STATE_HOME/vllm-cost-harness/NAME` (else under `~/.local/state`), made if needed: for what must not be lost with a cache.
+    Raises ConfigError."""
+    return _own_dir("state", "XDG_STATE_HOME", ".local/state", name)
+
+
+def _own_dir(what: str, variable: str, otherwise: str, name: str) -> Path:
+    setting = os.environ.get(variable, "")
     # The XDG rule: a relative value is invalid and counts as unset.
-    root = Path(setting) if Path(setting).is_absolute() else Path.home() / ".cache"
+    root = Path(setting) if Path(setting).is_absolute() else Path.home() / otherwise
     path = root / "vllm-cost-harness" / name
     try:
         for folder in (root, path.parent, path):
@@ -102,7 +112,7 @@ def cache_dir(name: str) -> Path:
         _close(path.parent)
         _close(path)
     except OSError as error:
-        raise ConfigError("the cache directory cannot be made", path, f"{error.strerror}; set XDG_CACHE_HOME") from None
+        raise ConfigError(f"the {what} directory cannot be made", path, f"{error.strerror}; set {variable}") from None
     return path
 
 

@@ -11,7 +11,7 @@ from harness import __version__
 from harness.base import redaction
 from harness.base.errors import INTERRUPTED, HarnessError, StoreError
 from harness.base.files import is_no_room
-from harness.cli import calibrate, catalogue, compare, cost, history, probe, recover, reproduce, results, run
+from harness.cli import calibrate, catalogue, compare, cost, history, probe, recover, reproduce, results, run, spend
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -67,6 +67,7 @@ def main() -> None:
 for command in (
     run.run,
     run.plan_command,
+    spend.spend,
     results.analyse_command,
     cost.cost_group,
     results.report_command,

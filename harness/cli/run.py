@@ -53,6 +53,11 @@ _GIB = 2**30
 @click.option(
     "--dry-run", is_flag=True, help="Show the cells in order, with time, hosted dollars and disk; run nothing."
 )
+@click.option(
+    "--max-usd",
+    metavar="DOLLARS",
+    help="The most that hosted targets may cost in this campaign; it drains when it is reached  [default: the config's max_usd]",
+)
 @click.option("--allow-invalid", is_flag=True, help="Price INVALID runs too; every page then says so.")
 @click.option("--json", "as_json", is_flag=True, help="The results as JSON on stdout.")
 def run(
@@ -63,6 +68,7 @@ def run(
     failed: bool,
     wait_lock: bool,
     dry_run: bool,
+    max_usd: str | None,
     allow_invalid: bool,
     as_json: bool,
     **words: Any,
@@ -70,6 +76,7 @@ def run(
     """Run an experiment: CONFIG (a file, or the name of one that comes with the harness; `quickstart` is chosen for this machine),
     or one cell against --url."""
     from harness import pipeline
+    from harness.cli.max_usd import agreed, capped
     from harness.measure.campaign.campaign import foresee
     from harness.measure.cell import Stop
     from harness.report.live import Live
@@ -84,7 +91,7 @@ def run(
     if single and (only or resume or words["repetitions"] or words["max_hours"]):
         given = "--only, --resume, --repetitions or --max-hours"
         raise ConfigError("one cell against --url is no campaign", given, "write an experiment file")
-    spec = spec_of(words)
+    spec = capped(spec_of(words), max_usd)
     directory = out or (
         results / spec.experiment / f"{clock.utc_stamp()}_adhoc" if single else results / spec.experiment
     )
@@ -92,6 +99,7 @@ def run(
     if dry_run:
         _show_forecast(foresee(spec, directory, intent), as_json=as_json)
         return 0
+    spec = agreed(spec, lambda: foresee(spec, directory, intent))
     stop = Stop()
     with signals(stop):  # the report too: a second Ctrl-C that comes after a quick drain must not lose it
         if single:
@@ -142,9 +150,11 @@ def _show_forecast(forecast: Forecast, *, as_json: bool) -> None:
         click.echo(json.dumps(asdict(forecast), indent=2, default=str))
         return
     hosted = forecast.hosted_usd is not None
-    table = Table("#", "cell", "about", "from", "requests", "disk", *(["hosted $"] if hosted else []), box=None)
+    table = Table(
+        "#", "cell", "about", "from", "requests", "disk", *(["hosted $", "at worst $"] if hosted else []), box=None
+    )
     for cell in forecast.cells:
-        money = [f"{cell.usd:.4f}" if cell.usd is not None else ""] if hosted else []
+        money = [f"{usd:.4f}" if usd is not None else "" for usd in (cell.usd, cell.worst_usd)] if hosted else []
         size = f"{cell.disk_bytes / 1e6:.1f} + {cell.scratch_bytes / 1e6:.1f} MB"
         table.add_row(
             str(cell.index), cell.name, duration(cell.seconds), cell.basis, f"{cell.requests:,}", size, *money
@@ -155,6 +165,8 @@ def _show_forecast(forecast: Forecast, *, as_json: bool) -> None:
     click.echo(f" ({duration(forecast.start_s)} of it starting servers, {duration(forecast.cool_down_s)} cooling down)")
     click.echo(f"disk: about {forecast.disk_bytes / _GIB:.2f} GiB of {forecast.free_bytes / _GIB:.1f} GiB free")
     if forecast.hosted_usd is not None:
-        click.echo(f"hosted APIs: about ${forecast.hosted_usd:.2f}")
+        click.echo(f"hosted APIs: about ${forecast.hosted_usd:.2f}, at worst ${forecast.worst_usd:.2f}")
+        for formula in forecast.formulas:
+            click.echo(f"  {formula}")
     for note in forecast.notes:
         click.echo(f"note: {note}")

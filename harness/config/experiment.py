@@ -26,6 +26,7 @@ from harness.base.documents import load_yaml
 from harness.base.errors import ConfigError, StoreError
 from harness.config.load import LoadSpec
 from harness.config.price_ref import PriceRef
+from harness.config.spend import MaxUsd
 from harness.config.target import TargetSpec
 from harness.records import Timeouts
 
@@ -146,6 +147,9 @@ class ExperimentSpec(Spec):
         default=None,
         description="repetitions are spread over so long: the k-th begins no sooner than (k - 1) / repetitions of it",
     )
+    max_usd: MaxUsd | None = Field(
+        default=None, description="dollars that hosted targets may cost: a number for the campaign, or {run, day, key}"
+    )
     min_free_gib: Annotated[float, within(0, 1e6, "GiB")] = Field(
         default=1, ge=0, description="disk space that must stay free"
     )
@@ -155,7 +159,7 @@ class ExperimentSpec(Spec):
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without a key that came later and is not used: the config of a campaign that began before it was known stays the same."""
         written: dict[str, Any] = write(self)
-        return {k: v for k, v in written.items() if k != "spread_hours" or v is not None}
+        return {k: v for k, v in written.items() if k not in ("max_usd", "spread_hours") or v is not None}
 
     @property
     def attainment(self) -> float:

@@ -21,6 +21,7 @@ from harness.measure.drive.heads import Heads
 from harness.measure.drive.hybrid import Dispatcher
 from harness.measure.drive.network import NetworkSource
 from harness.measure.drive.pacing import Pacing, account_of
+from harness.measure.gate import Gate, Gates
 from harness.measure.hybrid import Ear, WarmUpOfSide, dispatcher_of, drive_sides
 from harness.measure.job import REFUSED, Job, Refusals, Watcher
 from harness.measure.observe.boards.inventory import boards
@@ -28,6 +29,7 @@ from harness.measure.observe.environment import collect
 from harness.measure.observe.sampler import Observers
 from harness.measure.plan.prompts import prompts
 from harness.measure.provenance import link_log, manifest_of, target_facts
+from harness.measure.spending import RunSpending, Spending
 from harness.measure.targets import Target
 from harness.measure.targets.adopt import reset_prefix_cache
 from harness.measure.targets.batch.engine import run_batch
@@ -104,6 +106,7 @@ class Run:
     display: Display
     stop: Stop
     probe: Probe | None = None
+    spending: Spending | None = None  # None: nothing is bounded
     used_before: Mapping[str, int] = field(default_factory=dict)  # board's uuid -> bytes, before its server was started
 
     @property
@@ -169,7 +172,7 @@ def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -
             if isinstance(target, HybridTarget):
                 ear.dispatcher = dispatcher_of(spec, run.target_spec, *target.sides)
             heads = Heads(account_of(sides_of(target)[-1].endpoint), writer.add)
-            _measure(run, target, plan, writer, observers, heads, ear.dispatcher)
+            _measure_within(run, target, plan, writer, observers, heads, ear.dispatcher)
         writer.update(telemetry={**observers.telemetry, **({"places": there} if (there := heads.places()) else {})})
         writer.finish(RunState.INTERRUPTED if run.stop.asked else RunState.COMPLETE)
 
@@ -192,7 +195,7 @@ def _network(run: Run, target: Target) -> dict[str, tuple[NetworkSource, float]]
     return {"network": (NetworkSource(hosted.endpoint), 1 / observe.network_s)}
 
 
-def _measure(
+def _measure_within(
     run: Run,
     target: Target,
     plan: Plan,
@@ -201,21 +204,46 @@ def _measure(
     heads: Heads,
     dispatcher: Dispatcher | None,
 ) -> None:
+    """`_measure`, and what of its money was not spent goes back. Raises StoreError too: a ledger that cannot be written."""
+    money = RunSpending(run.spending, run.run_dir.name)
+    reports: dict[str, Any] = {}
+    try:
+        _measure(run, target, plan, writer, observers, heads, dispatcher, money, reports)
+    finally:
+        money.close()
+        if money.gates:
+            reports["spending"] = money.facts()
+            writer.update(drive=reports)
+            run.display.say(money.words)
+
+
+def _measure(
+    run: Run,
+    target: Target,
+    plan: Plan,
+    writer: RunWriter,
+    observers: Observers,
+    heads: Heads,
+    dispatcher: Dispatcher | None,
+    money: RunSpending,
+    reports: dict[str, Any],
+) -> None:
     """Warm-up in rounds, of each side where there are two, then the measured phase of a plan that is replayed as it was drawn. Raises
     TargetError, InvalidRunError."""
-    reports: dict[str, Any] = {}
     jit = JitWatch(target.log_path)
     refusals = Refusals(at_once=run.target_spec.kind in ("hosted", "hybrid"))
 
     def phase(kind: Phase, requests: Sequence[PlannedRequest], load: Load, of: Target) -> DriveReport | None:
-        if not requests or run.stop.asked:
+        if not requests or run.stop.asked or money.stopped_by:
             return None
         measured = kind is Phase.MEASURE
         run.display.phase("measuring" if measured else "warm-up")
-        watcher = _PhaseWatcher(run, target, kind, load, writer, jit, refusals, heads, _pacing(run, target))
+        watcher = _PhaseWatcher(run, target, kind, load, writer, jit, refusals, heads, _pacing(run, target), money)
         if measured:
             observers.edge("start")
         report = _drive(run, of, requests, watcher, dispatcher)
+        if money.stopped_by:
+            report = replace(report, notes=(*report.notes, money.words))
         if measured:
             observers.settle()
             observers.edge("end")
@@ -267,9 +295,13 @@ def _drive(
     def job_to(side: Target) -> Job:
         texts = prompts(requests, side.vocabulary, side.endpoint.api, side.endpoint.body)
         job = Job(requests, texts, watcher.load, watcher.phase, run.run_dir.name, scratch, duration_s)
-        if side.endpoint != sides_of(watcher.target)[-1].endpoint:
-            return job
-        return replace(job, gate=watcher.pacing, on_head=watcher.heads.take)  # its account is the one that has limits
+        gates: list[Gate] = []
+        if side.endpoint == sides_of(watcher.target)[-1].endpoint:  # its account is the one that has limits
+            job = replace(job, on_head=watcher.heads.take)
+            gates += [watcher.pacing] if watcher.pacing is not None else []
+        if (bounded := watcher.money.gate(side.info.name, side.endpoint)) is not None:
+            gates.append(bounded)
+        return replace(job, gate=None if not gates else gates[0] if len(gates) == 1 else Gates(*gates))
 
     with run.stop.while_driving():
         if dispatcher is None:
@@ -313,6 +345,7 @@ class _PhaseWatcher:
     refusals: Refusals
     heads: Heads
     pacing: Pacing | None
+    money: RunSpending
 
     @property
     def probe(self) -> Probe | None:
@@ -323,6 +356,7 @@ class _PhaseWatcher:
             self.run.stop.action()
             or ("target_died" if self.target.ends_run() else None)
             or (REFUSED if self.refusals.enough else None)
+            or ("drain" if self.money.stopped_by else None)  # the other side of a hybrid, too
             or (self.probe.should_stop() if self.probe else None)
         )
 

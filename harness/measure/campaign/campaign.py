@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +33,7 @@ from harness.measure.campaign.server import Server
 from harness.measure.cell import Display, Run, Stop, draw_plan
 from harness.measure.observe.boards import inventory
 from harness.measure.provenance import one_line
+from harness.measure.spending import Spending
 from harness.measure.targets import Target
 from harness.records import CostReport, RunSummary
 
@@ -86,10 +87,13 @@ def begin(spec: ExperimentSpec, out: Path, intent: Intent, display: Display) -> 
         with (
             CoolDown(spec.cool_down) as cool,
             Server(spec, log_folder, campaign_id, pace.saw_start, cool.server_is_up, display) as server,
+            closing(Spending(spec, f"{spec.experiment} {campaign_id}")) as spending,
         ):
             campaign = Campaign(
-                spec, out, display, prepared.steps, prepared.sizes, claimed, pace, cool, server, begun_ns
+                spec, out, display, prepared.steps, prepared.sizes, claimed, pace, cool, server, begun_ns, spending
             )
+            for line in spending.warnings:
+                display.say(line)
             campaign.say_order()
             say_money(display, coming)
             yield campaign
@@ -111,11 +115,12 @@ class Campaign:
         cool: CoolDown,
         server: Server,
         begun_ns: int,
+        spending: Spending,
     ) -> None:
         self._spec, self._out, self._display, self._steps, self._sizes = spec, out, display, steps, sizes
         self._file, self._done = claimed.campaign, claimed.done
         self._pace, self._cool, self._server, self._begun_ns = pace, cool, server, begun_ns
-        self._used_before = inventory.used_bytes()
+        self._used_before, self._spending = inventory.used_bytes(), spending
         self.ran = Ran(self._file.campaign_id, len(steps), dropped=self._file.dropped_repetitions)
         self.ran.run_dirs = [self._run_dir(step) for step in steps if step.name in self._done]
         self.ran.failures = [
@@ -154,7 +159,7 @@ class Campaign:
                 self._step, self._step_ns = step, clock.monotonic_ns()
                 yield Run(
                     self._spec, step.cell, step.load, self._run_dir(step), self._file.campaign_id, self._display, stop,
-                    used_before=self._used_before,
+                    spending=self._spending, used_before=self._used_before,
                 )  # fmt: skip
         self.ran.stopped = bool(stop.asked)
 

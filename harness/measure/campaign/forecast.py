@@ -7,11 +7,13 @@ else the longest that the config allows.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +26,9 @@ from harness.config.target import TargetSpec
 from harness.measure.campaign.disk import CellBytes, cell_bytes
 from harness.measure.campaign.order import Step, server_key
 from harness.measure.observe.boards.inventory import boards
-from harness.price.hosted import HostedPrice, bill, find_price, same_model
+from harness.measure.spending import EXPECTED, WORST, price_of_requests, ref_of, worst_of_plan
+from harness.price.hosted import HostedPrice, bill
+from harness.price.request_price import RequestPrice
 from harness.records import Manifest, Plan, RunState
 from harness.store.manifest import read_manifest
 from harness.store.reader import find_runs
@@ -64,7 +68,7 @@ def size_of(plan: Plan) -> PlanSize:
 
 @dataclass(frozen=True, slots=True)
 class CellForecast:
-    """`usd` is None for targets that are not hosted, or have no known price. `basis`: earlier run | declared | guess. `disk_bytes`:
+    """`usd`, `worst_usd` (see spending.EXPECTED and WORST) are None for targets that are not hosted, or have no known price. `basis`: earlier run | declared | guess. `disk_bytes`:
     what stays; `scratch_bytes`: what stands beside it while the cell runs. `cool_down_s`: the pause before it, in `seconds`."""
 
     index: int
@@ -77,6 +81,7 @@ class CellForecast:
     scratch_bytes: int
     usd: Decimal | None
     cool_down_s: float = 0.0
+    worst_usd: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ class Forecast:
     unpriced: tuple[str, ...]
     notes: tuple[str, ...]
     cool_down_s: float = 0.0
+    worst_usd: Decimal | None = None
+    formulas: tuple[str, ...] = ()  # of the dollars
 
 
 def _stem(name: str) -> str:
@@ -211,13 +218,13 @@ def forecast(
     pace = Pace(out, longest_cool_down_s(spec))
     pause_s = pace.cool_down_s()
     targets = {target.name: target for target in spec.targets}
-    prices = {name: price_of(spec, target) for name, target in targets.items() if target.kind == "hosted"}
+    prices = {name: price_of_requests(spec, side) for name, target in targets.items() if (side := paying(spec, target))}
     cells = []
     for step in steps:
         size = sizes[key_of(step)]
         seconds, basis, requests = pace.cell(step, size, spec.attainment)
         price = prices.get(step.cell.target)
-        usd = None if price is None else _usd(price, size, requests)
+        usd, worst = (None, None) if price is None else _usd(price, size, requests, spec.warmup_requests)
         disk = disk_of(size, requests, seconds)
         cells.append(
             CellForecast(
@@ -231,14 +238,16 @@ def forecast(
                 disk.beside,
                 usd,
                 pause_s,
+                worst,
             )
         )
     start_s = pace.starts_s(steps, spec)
     billed = [cell.usd for cell in cells if cell.usd is not None]
+    worst_usd = [cell.worst_usd for cell in cells if cell.worst_usd is not None]
     unpriced = tuple(
         f"target {name} is hosted and has no price: name it in cost.hosted ({targets[name].model})"
-        for name, price in prices.items()
-        if price is None
+        for name in prices
+        if (side := paying(spec, targets[name])) and ref_of(spec, side) is None
     )
     guessed = any(cell.basis == "guess" for cell in cells)
     more = ("times with the basis 'guess' rest on tokens alone; they are better after a first run",) if guessed else ()
@@ -253,21 +262,30 @@ def forecast(
         unpriced,
         unpriced + more,
         pause_s * len(cells),
+        sum(worst_usd, Decimal(0)) if worst_usd else None,
+        (EXPECTED, WORST) if billed else (),
     )
 
 
 def price_of(spec: ExperimentSpec, target: TargetSpec) -> HostedPrice | None:
-    """The price in cost.hosted of a hosted target's model; None where none is of that model. Raises ConfigError."""
-    for ref in spec.cost.hosted:
-        if same_model(target.model, ref.model):
-            return find_price(ref, clock.utc_now())
-    return None
+    """The price that a hosted target's dollars are forecast with; None where none is known. Raises ConfigError."""
+    price = price_of_requests(spec, target)
+    return None if price is None else price.prices[0]
 
 
-def _usd(price: HostedPrice, size: PlanSize, requests: int) -> Decimal:
-    """Every request at the plan's mean lengths, nothing cached."""
-    one = (round(size.prompt_tokens / max(1, size.requests)), 0, round(size.output_tokens / max(1, size.requests)), 0)
-    return bill(price, [one] * requests).total_usd
+def paying(spec: ExperimentSpec, target: TargetSpec) -> TargetSpec | None:
+    """The hosted API behind a target: itself, or a hybrid's second side, which may get all of its plan."""
+    hosted = spec.sides_of(target)[1] if target.kind == "hybrid" else target
+    return hosted if hosted.kind == "hosted" else None
+
+
+def _usd(price: RequestPrice, size: PlanSize, requests: int, warmup: int) -> tuple[Decimal, Decimal]:
+    """(expected, worst) dollars of that many of the plan's requests and the warm-up's."""
+    each = [round(tokens / max(1, size.requests)) for tokens in (size.prompt_tokens, size.output_tokens)]
+    sent = requests + warmup
+    expected = bill(price.prices[0], [(each[0], 0, each[1], 0)] * sent).total_usd
+    mean = [tokens / Fraction(max(1, size.requests)) for tokens in (size.prompt_tokens, size.output_tokens)]
+    return expected, worst_of_plan(price, sent, *(math.ceil(sent * tokens) for tokens in mean))
 
 
 def disk_of(size: PlanSize, requests: int, seconds: float) -> CellBytes:

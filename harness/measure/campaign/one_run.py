@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from harness.measure.campaign.order import Step, cells_of
 from harness.measure.campaign.ran import Ran
 from harness.measure.cell import Display, Run, Stop, draw_plan
 from harness.measure.observe.boards import inventory
+from harness.measure.spending import Spending
 from harness.measure.targets import Target, open_target
 
 
@@ -37,13 +38,23 @@ class OneRun:
         preflight.check_disk(spec, run_dir, coming.disk_bytes)
         say_money(display, coming)
         self._open = ExitStack()
+        self._spending = self._open.enter_context(closing(Spending(spec, f"{spec.experiment} {run_dir.name}")))
+        for line in self._spending.warnings:
+            display.say(line)
         self.ran = Ran(None, 1)
 
     def cells(self, stop: Stop) -> Iterator[Run]:
         """The one."""
         self._display.cell(1, 1, self._step.name)
         at = (self._run_dir, clock.utc_stamp(), self._display, stop)
-        yield Run(self._spec, self._step.cell, self._step.load, *at, used_before=inventory.used_bytes())
+        yield Run(
+            self._spec,
+            self._step.cell,
+            self._step.load,
+            *at,
+            spending=self._spending,
+            used_before=inventory.used_bytes(),
+        )
         self.ran.stopped = bool(stop.asked)
 
     def serve(self, run: Run) -> tuple[Target, dict[str, Any]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from harness.base import clock
 from harness.measure.gate import Answer, Asked
 from harness.measure.job import REFUSED, Job, Watcher
+from harness.measure.spend import MAX_USD
 from harness.records import DriveProgress, DriveReport, Outcome, PlannedRequest, RequestRecord
 from harness.routing.router import Router, Served
 from harness.routing.state import HOSTED, OWN, Choice, RouteRequest, Which
@@ -24,6 +25,7 @@ _STOPS = (
     "worker_died",
     REFUSED,
     "target_died",
+    MAX_USD,
     "interrupted",
     "duration",
 )  # the first of the two drives' that is here counts

@@ -1,0 +1,252 @@
+"""Money that cannot be overspent: a gate that admits a request when its worst case fits under every cap, and settles it by its usage.
+
+    spent + worst cases in flight <= taken from the ledger <= cap
+
+The ledger (price/ledger.py) is written before a request goes out, in parts larger than one request. Where the next worst case does not
+fit, requests wait for those in flight, whose bills are mostly lower; once SHARE of a cap is spent, or nothing is in flight any
+more, the drive drains.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from harness.base.errors import StoreError
+from harness.measure.gate import Answer, Asked
+from harness.price.ledger import Ledger, Totals, today
+from harness.price.request_price import RequestPrice
+from harness.records import RETRIED, Outcome, RequestRecord, SentRequest
+
+MAX_USD = "max_usd"  # a drive's stop_reason
+SHARE = Decimal("0.9")
+OVERRUN_TIMES = 2  # of the tokens asked for: there we hang up (drive/dialect.py)
+OVERRUN_SLACK = 64  # tokens: by then it has been noticed
+_STREAMED = frozenset((Outcome.OK, Outcome.EMPTY_REPLY))
+
+
+class Budget:
+    """The caps of one campaign over all its keys. `ledgers`: fingerprint -> the key's; this process's alone as far as `run` goes."""
+
+    def __init__(self, run: str, caps: Mapping[str, Decimal], ledgers: Mapping[str, Ledger]) -> None:
+        self.run, self.caps, self.ledgers = run, caps, dict[str, Ledger]()
+        self._lock = threading.RLock()
+        for key, ledger in ledgers.items():
+            self.add_ledger(key, ledger)
+
+    def add_ledger(self, key: str, ledger: Ledger) -> None:
+        """Raises StoreError: it cannot be locked or read."""
+        with self._lock:
+            ledger.read()
+            self.ledgers[key] = ledger
+
+    def take(self, key: str, lease: str, least: Decimal) -> tuple[Decimal, str]:
+        with self._lock:
+            return self.ledgers[key].take(self.run, lease, least, lambda totals, day: self._room(key, totals, day))
+
+    def add(self, key: str, lease: str, day: str, usd: Decimal, why: str) -> None:
+        with self._lock:
+            self.ledgers[key].add(self.run, lease, day, usd, why)
+
+    def _counted(self, key: str, totals: Totals, day: str) -> dict[str, Decimal]:
+        others = sum((x.totals.by_run[self.run] for k, x in self.ledgers.items() if k != key), Decimal(0))
+        return {
+            "run": totals.by_run[self.run] + others,
+            "day": totals.by_day[day],
+            "key": totals.key_usd,
+        }
+
+    def _room(self, key: str, totals: Totals, day: str) -> Decimal:
+        counted = self._counted(key, totals, day)
+        return min(cap - counted[name] for name, cap in self.caps.items())
+
+    def nearest(self, key: str, idle: Decimal) -> tuple[str, Decimal]:
+        """The cap that is nearest to being used up, and the share of it that is, without `idle` dollars that may come back."""
+        with self._lock:
+            counted = self._counted(key, self.ledgers[key].totals, today())
+        return max(
+            ((name, (counted[name] - idle) / cap) for name, cap in self.caps.items()), key=lambda named: named[1]
+        )
+
+
+@dataclass(slots=True)
+class _Day:
+    taken: Decimal = Decimal(0)
+    spent: Decimal = Decimal(0)
+    reserved: Decimal = Decimal(0)
+
+    @property
+    def room(self) -> Decimal:
+        return self.taken - self.spent - self.reserved
+
+
+class Lease:
+    """One run's part of a budget, at one key. Thread-safe: two drives may share it."""
+
+    def __init__(self, budget: Budget, key: str, name: str) -> None:
+        self.budget, self.key = budget, key
+        self.name = f"{name}#{secrets.token_hex(4)}"
+        self._days: dict[str, _Day] = {}
+        self._lock = threading.RLock()
+
+    def reserve(self, usd: Decimal) -> str | None:
+        """The day that it counts for; None where it does not fit. Raises StoreError: the ledger cannot be written."""
+        with self._lock:
+            day = today()
+            if day not in self._days:
+                self._give_back()
+            mine = self._days.setdefault(day, _Day())
+            if usd > mine.room:
+                taken, day = self.budget.take(self.key, self.name, usd - mine.room)
+                mine = self._days.setdefault(day, _Day())
+                mine.taken += taken
+            if usd > mine.room:
+                return None
+            mine.reserved += usd
+            return day
+
+    def release(self, day: str, reserved: Decimal, spent: Decimal = Decimal(0)) -> None:
+        """A reservation is over. Beyond what was taken is written down too: then a server billed more than its worst case."""
+        with self._lock:
+            mine = self._days[day]
+            mine.reserved -= reserved
+            mine.spent += spent
+            if mine.room < 0:
+                over = -mine.room
+                mine.taken += over
+                self.budget.add(self.key, self.name, day, over, "over")
+
+    def is_used_up(self) -> bool:
+        """Whether waiting for what is in flight is no use: nothing is, or SHARE of a cap is spent."""
+        with self._lock:
+            idle = sum((d.reserved + d.room for d in self._days.values()), Decimal(0))
+            in_flight = any(d.reserved for d in self._days.values())
+        return not in_flight or self.budget.nearest(self.key, idle)[1] >= SHARE
+
+    @property
+    def spent_usd(self) -> Decimal:
+        with self._lock:
+            return sum((d.spent for d in self._days.values()), Decimal(0))
+
+    def give_back(self) -> None:
+        """What is neither spent nor in flight; where it cannot be written it goes on to count as spent."""
+        with self._lock, suppress(StoreError):
+            self._give_back()
+
+    def _give_back(self) -> None:
+        for day, mine in self._days.items():
+            if (room := mine.room) > 0:
+                self.budget.add(self.key, self.name, day, -room, "give")
+                mine.taken -= room
+
+
+class SpendGate:
+    """Bounds the dollars of a run's drives at one key; one for all its phases, each told of its end."""
+
+    lead_ns = 1_000_000_000  # admitted that long ahead, sends are never late by it
+    ahead = 64
+    stop_reason = MAX_USD
+
+    def __init__(self, lease: Lease, price: RequestPrice) -> None:
+        self.lease, self.price = lease, price
+        self._lock = threading.Lock()
+        self._open: dict[int, tuple[Decimal, str]] = {}  # seq -> reserved, day
+        self.unknown_usd = Decimal(0)
+        self.unknown = self.waits = 0
+        self.stopped_by: str | None = None  # name of the cap
+        self._waiting: int | None = None
+
+    def ask(self, asked: Asked) -> Answer:
+        if self.stopped_by is not None:
+            return Answer.STOP
+        output = OVERRUN_TIMES * asked.request.target_output_tokens + OVERRUN_SLACK
+        worst = self.price.worst_usd(asked.body_bytes, output)
+        day = self.lease.reserve(worst)
+        if day is not None:
+            with self._lock:
+                self._open[asked.request.seq] = worst, day
+            return Answer.SEND
+        if self.lease.is_used_up():
+            self.stopped_by = self.lease.budget.nearest(self.lease.key, Decimal(0))[0]
+            return Answer.STOP
+        if self._waiting != asked.request.seq:
+            self._waiting = asked.request.seq
+            self.waits += 1
+        return Answer.LATER
+
+    def withdraw(self, asked: Asked) -> None:
+        self._release(asked.request.seq, Decimal(0))
+
+    def over(self, rows: Sequence[RequestRecord]) -> None:
+        for row in rows:
+            if row.seq not in self._open:
+                continue
+            worst = self._open[row.seq][0]
+            usd, known = self.price.spent_usd(sent_of(row), worst)
+            if not known:
+                self.unknown_usd += usd
+                self.unknown += 1
+            self._release(row.seq, usd)
+
+    def ended(self) -> None:
+        for seq in list(self._open):
+            self._release(seq, Decimal(0))
+        self.lease.give_back()
+
+    @property
+    def words(self) -> str:
+        """What it came to, in one line."""
+        caps = ", ".join(f"{name} ${usd}" for name, usd in self.lease.budget.caps.items())
+        unknown = (
+            f", of it up to ${self.unknown_usd:.4f} for {self.unknown} request(s) of which nobody knows"
+            if self.unknown
+            else ""
+        )
+        end = f"; the cap of the {self.stopped_by} ended it" if self.stopped_by else ""
+        waits = f"; {self.waits} request(s) waited for money" if self.waits else ""
+        return f"counted as spent: ${self.lease.spent_usd:.6f}{unknown}, caps: {caps}{waits}{end}"
+
+    def _release(self, seq: int, spent: Decimal) -> None:
+        with self._lock:
+            reserved, day = self._open.pop(seq)
+        self.lease.release(day, reserved, spent)
+
+    def facts(self) -> dict[str, Any]:
+        """For the run's manifest."""
+        budget = self.lease.budget
+        return {
+            "lease": self.lease.name,
+            "ledger": self.lease.key,
+            "caps_usd": {name: str(usd) for name, usd in budget.caps.items()},
+            "spent_usd": str(self.lease.spent_usd),
+            "unknown_usd": str(self.unknown_usd),
+            "unknown_requests": self.unknown,
+            "waited_for_money": self.waits,
+            "stopped_by": self.stopped_by,
+        }
+
+
+def sent_of(row: RequestRecord) -> SentRequest:
+    """A row as far as its bill is concerned; when it was sent only as a fact."""
+    usage: tuple[int, ...] | None = None
+    if row.prompt_tokens is not None and row.output_tokens is not None:
+        usage = (row.prompt_tokens, row.cached_prompt_tokens or 0, row.output_tokens, row.reasoning_tokens or 0)
+        if row.cache_written_5m_tokens is not None or row.cache_written_1h_tokens is not None:
+            usage = (*usage, row.cache_written_5m_tokens or 0, row.cache_written_1h_tokens or 0)
+    return SentRequest(
+        outcome=row.outcome,
+        http_status=row.http_status,
+        sent_utc_s=None if row.sent_ns is None else 0.0,
+        ended_utc_s=None,
+        usage=usage,
+        asked_prompt_tokens=row.target_prompt_tokens,
+        asked_output_tokens=row.target_output_tokens,
+        bore_tokens=row.first_token_ns is not None,
+        finished=row.outcome in _STREAMED or row.finish_reason is not None,
+        retried=row.error == RETRIED,
+    )

@@ -1,0 +1,155 @@
+"""What a campaign may spend: which of its targets cost money, at which price, under which caps; a gate for each run at each key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+
+from harness.base import clock
+from harness.base.errors import ConfigError
+from harness.config.experiment import ExperimentSpec
+from harness.config.price_ref import PriceRef
+from harness.config.target import TargetSpec
+from harness.measure.control_request import is_loopback
+from harness.measure.spend import OVERRUN_SLACK, OVERRUN_TIMES, Budget, Lease, SpendGate
+from harness.price.hosted import same_model
+from harness.price.hosted_service import service_asked
+from harness.price.ledger import Ledger, fingerprint, ledger_dir, ledger_of, ledgers
+from harness.price.provider import provider_at
+from harness.price.request_price import RequestPrice, request_price
+from harness.records import Endpoint
+
+BYTES_A_TOKEN = (
+    16  # of a prompt at most, before its bytes are known: a word of ours, quotes and commas of a list of ids
+)
+BYTES_BESIDE = 1024  # of a request
+WORST = (
+    f"worst: no prompt has more tokens than bytes ({BYTES_A_TOKEN} a token planned + {BYTES_BESIDE}), no reply more than "
+    f"{OVERRUN_TIMES} x max_tokens + {OVERRUN_SLACK}, all at the dearest tier, cache writes and reasoning too, + the fee per request"
+)
+EXPECTED = "expected: the plan's mean lengths at the list price, nothing cached"
+
+
+def ref_of(spec: ExperimentSpec, target: TargetSpec) -> PriceRef | None:
+    """The price of a hosted target: its own, else that of its model in cost.hosted, else the price book's for the provider at its URL."""
+    if target.kind != "hosted":
+        return None
+    found = target.price or next((ref for ref in spec.cost.hosted if same_model(target.model, ref.model)), None)
+    if found is not None:
+        return found
+    provider = provider_at(target.url or "")
+    if provider is None:
+        return None
+    ref = PriceRef(provider=provider, model=target.model)
+    with suppress(ConfigError):
+        request_price(ref, clock.utc_now(), None)
+        return ref
+    return None
+
+
+def price_of_requests(spec: ExperimentSpec, target: TargetSpec) -> RequestPrice | None:
+    """What a hosted target bills for a request; None where it is known that nobody pays: no hosted API, one on this machine without a
+    price, a price of 0. Raises ConfigError: a price that is not known, or not there."""
+    ref = ref_of(spec, target)
+    if ref is None:
+        return None
+    unbilled = spec.max_usd.unbilled_statuses if spec.max_usd else ()
+    price = request_price(ref, clock.utc_now(), service_asked(target.request), unbilled)
+    return price if price.worst_usd(1_000_000, 1_000_000) else None
+
+
+def paid(spec: ExperimentSpec) -> dict[str, RequestPrice]:
+    """The targets that cost money. Raises ConfigError: a hosted API elsewhere whose price nobody knows, so that nothing can be bounded."""
+    prices: dict[str, RequestPrice] = {}
+    for target in spec.targets:
+        price = price_of_requests(spec, target)
+        if price is not None:
+            prices[target.name] = price
+        elif target.kind == "hosted" and ref_of(spec, target) is None and not is_loopback(target.url or ""):
+            raise ConfigError(
+                "no price of a hosted API is known: what it costs cannot be bounded",
+                f"target {target.name}: {target.model}",
+                "give the target a price: {provider: .., model: .., input_usd_per_million: .., output_usd_per_million: ..}; "
+                "0 and 0 where nobody pays",
+            )
+    return prices
+
+
+class Spending:
+    """A campaign's budget; `ledgers` are opened once. Without caps or paid targets no gate."""
+
+    def __init__(self, spec: ExperimentSpec, run: str) -> None:
+        """Raises ConfigError (a price), StoreError (a ledger that cannot be written)."""
+        self._spec = spec
+        self._prices = paid(spec) if spec.max_usd else {}
+        self._budget: Budget | None = None
+        if spec.max_usd and self._prices:
+            self._folder = ledger_dir()
+            fingerprint(self._folder, "")
+            opened = {path.stem.removeprefix("key-"): Ledger(path) for path in ledgers(self._folder)}
+            self._budget = Budget(run, spec.max_usd.caps, opened)
+
+    @property
+    def warnings(self) -> list[str]:
+        found = {} if self._budget is None else self._budget.ledgers
+        return [
+            f"the ledger {ledger.path} has {ledger.damaged} line(s) that cannot be read: they count for nothing"
+            for ledger in found.values()
+            if ledger.damaged
+        ]
+
+    def gate(self, name: str, endpoint: Endpoint, run_dir: str) -> SpendGate | None:
+        """For one run at one target; None where it costs nothing, or nothing is bounded."""
+        price = self._prices.get(name)
+        if self._budget is None or price is None:
+            return None
+        key = fingerprint(self._folder, endpoint.api_key or f"no key at {endpoint.base_url}")
+        if key not in self._budget.ledgers:
+            self._budget.add_ledger(key, ledger_of(self._folder, key))
+        return SpendGate(Lease(self._budget, key, run_dir), price)
+
+    def close(self) -> None:
+        for ledger in {} if self._budget is None else self._budget.ledgers.values():
+            ledger.close()
+
+
+class RunSpending:
+    """The gates of one run, by target; what they came to."""
+
+    def __init__(self, spending: Spending | None, run_dir: str) -> None:
+        self._spending, self._run_dir = spending, run_dir
+        self.gates: dict[str, SpendGate] = {}
+
+    def gate(self, name: str, endpoint: Endpoint) -> SpendGate | None:
+        if self._spending is None:
+            return None
+        if name not in self.gates and (made := self._spending.gate(name, endpoint, self._run_dir)) is not None:
+            self.gates[name] = made
+        return self.gates.get(name)
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The cap that ended it."""
+        return next((gate.stopped_by for gate in self.gates.values() if gate.stopped_by), None)
+
+    @property
+    def words(self) -> str:
+        return "; ".join(f"{name}: {gate.words}" for name, gate in self.gates.items())
+
+    def facts(self) -> Mapping[str, Any]:
+        return {name: gate.facts() for name, gate in self.gates.items()}
+
+    def close(self) -> None:
+        """What is neither spent nor may be in flight is given back."""
+        for gate in self.gates.values():
+            gate.lease.give_back()
+
+
+def worst_of_plan(price: RequestPrice, requests: int, prompt_tokens: int, output_tokens: int) -> Decimal:
+    """The most that so many requests can come to, by their tokens in sum."""
+    prompt = BYTES_A_TOKEN * prompt_tokens + BYTES_BESIDE * requests
+    output = OVERRUN_TIMES * output_tokens + OVERRUN_SLACK * requests
+    fee = price.worst_usd(0, 0)
+    return price.worst_usd(prompt, output) + fee * max(0, requests - 1)

@@ -1,0 +1,61 @@
+"""The cap holds: a thousand random runs against a model of a paid API, killed in the midst, billed to the last digit."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+
+import pytest
+
+from harness.measure.drive import dialect, exchanges
+from harness.measure.spend import MAX_USD, OVERRUN_SLACK, OVERRUN_TIMES
+from harness.price.ledger import Ledger
+from tests.spend.simulated import Api, Drive, gate_of, random_price
+
+RUNS = 1000
+BLOCKS = 20
+
+
+def one_run(path, seed):
+    """(billed, counted, cap, kills) of a random run, begun anew after each kill."""
+    rng = random.Random(seed)
+    price = random_price(rng)
+    longest = rng.randint(50, 6000), rng.randint(5, 800)
+    worst = price.worst_usd(longest[0], OVERRUN_TIMES * longest[1] + OVERRUN_SLACK)
+    api = Api(rng, price)
+    cap = worst * rng.randint(20, 60)
+    slots, workers = rng.randint(1, 200), rng.randint(1, 4)
+    kills = rng.choice((0, 0, 1, 2))
+    stop_reason = ""
+    for life in range(kills + 1):
+        gate, ledger = gate_of(path, {"run": cap}, f"run {seed}", price)
+        drive = Drive(rng, gate, api, slots, workers, longest)
+        steps = rng.randint(1, 400) if life < kills else None
+        while drive.step() and (steps is None or steps > 0):
+            steps = None if steps is None else steps - 1
+        if steps != 0:
+            gate.ended()
+            stop_reason = gate.stop_reason
+        ledger.close()  # a kill leaves what the ledger says
+    ledger = Ledger(path)
+    counted = ledger.read().key_usd
+    ledger.close()
+    assert stop_reason in ("", MAX_USD)
+    return api.billed_usd, counted, cap, kills
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_no_run_passes_its_cap_and_nine_tenths_of_it_are_used(tmp_path, monkeypatch, block):
+    """Random prices, tiers, lengths, 1 to 200 slots, 1 to 4 workers, overruns of max_tokens, 429s, cut replies and kills: what was
+    billed is never more than what is counted, nor that than the cap, by no digit; and the run ends with 90 % of the cap counted."""
+    monkeypatch.setattr("harness.price.ledger.os.fsync", lambda _: None)  # the model is killed, not its machine
+    for seed in range(block, RUNS, BLOCKS):
+        billed, counted, cap, kills = one_run(tmp_path / f"key-{seed}.jsonl", seed)
+        assert billed <= counted <= cap, f"seed {seed}"
+        assert counted >= cap * Decimal("0.9"), f"seed {seed}, {kills} kills: {counted / cap:.3f}"
+
+
+def test_the_worst_case_covers_where_a_reply_is_hung_up_on():
+    """The gate's tokens are those at which the driver ends a reply, and the reads until it looks."""
+    assert OVERRUN_TIMES == dialect.OVERRUN_TIMES
+    assert exchanges.LOOK_READS < OVERRUN_SLACK
