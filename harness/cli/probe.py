@@ -12,7 +12,6 @@ import click
 from rich.table import Table
 
 from harness.base import clock, redaction
-from harness.base.bounds import config_error
 from harness.base.documents import dump_yaml
 from harness.base.errors import ConfigError
 from harness.cli.numbers import FloatRange
@@ -69,6 +68,8 @@ def _target(url: str, model: str | None, key: dict[str, Any]) -> TargetSpec:
     try:
         return TargetSpec.model_validate({"name": "probe", "kind": "hosted", "url": url, "model": model or "?"} | key)
     except ValidationError as error:
+        from harness.base.bounds import config_error
+
         raise config_error("harness probe", error, TargetSpec) from None
 
 

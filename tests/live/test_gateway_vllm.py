@@ -56,9 +56,8 @@ def run(server, gateway: Gateway, folder: Path, experiment: dict, **keys: str) -
     config = folder / "experiment.yaml"
     config.write_text(yaml.safe_dump({"experiment": "gateway", "seed": 5, **experiment}))
     words = [sys.executable, "-m", "harness", "run", str(config), "--out", str(folder / "out"), "--json"]
-    done = subprocess.run(
-        words, capture_output=True, text=True, timeout=600, check=False, cwd=ROOT, env=os.environ | keys
-    )
+    environment = os.environ | keys | {"HARNESS_LEDGER_DIR": str(folder / "ledger")}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False, cwd=ROOT, env=environment)
     after = counters(server)
     document = json.loads(done.stdout) if done.stdout.strip().startswith("{") else {}
     counted = {key: after[key] - before[key] for key in before}
@@ -86,6 +85,7 @@ def arms(vllm_server, gateway, tmp_path_factory) -> Ran:
         "workloads": ["fixed:64x24"],
         "loads": [{"concurrency": [4], "duration_s": 10}],
         "slo": {"ttft_from_schedule_s": 5.0, "attainment": 0.9},
+        "max_usd": 100,
     }
     return run(vllm_server, gateway, tmp_path_factory.mktemp("arms"), experiment, GATEWAY_KEY=gateway.keys["free"])
 
