@@ -205,7 +205,7 @@ def _measure_within(
     dispatcher: Dispatcher | None,
 ) -> None:
     """`_measure`, and what of its money was not spent goes back. Raises StoreError too: a ledger that cannot be written."""
-    money = RunSpending(run.spending, run.run_dir.name)
+    money = RunSpending(run.spending, run.run_dir.name, plan.load.concurrency)
     reports: dict[str, Any] = {}
     try:
         _measure(run, target, plan, writer, observers, heads, dispatcher, money, reports)
@@ -215,6 +215,9 @@ def _measure_within(
             reports["spending"] = money.facts()
             writer.update(drive=reports)
             run.display.say(money.words)
+    if money.stopped_by and not reports.get(Phase.MEASURE.value, {}).get("reads"):
+        advice = "raise max_usd (or --max-usd), or wait for another day: `harness spend` shows what counts"
+        raise ConfigError(f"nothing could be sent within the cap of the {money.stopped_by}", money.words, advice)
 
 
 def _measure(

@@ -25,6 +25,7 @@ from harness.records import RETRIED, Outcome, RequestRecord, SentRequest
 
 MAX_USD = "max_usd"  # a drive's stop_reason
 SHARE = Decimal("0.9")
+AHEAD = 64  # requests of a closed loop, at least
 OVERRUN_TIMES = 2  # of the tokens asked for: there we hang up (drive/dialect.py)
 OVERRUN_SLACK = 64  # tokens: by then it has been noticed
 _STREAMED = frozenset((Outcome.OK, Outcome.EMPTY_REPLY))
@@ -149,11 +150,11 @@ class SpendGate:
     """Bounds the dollars of a run's drives at one key; one for all its phases, each told of its end."""
 
     lead_ns = 1_000_000_000  # admitted that long ahead, sends are never late by it
-    ahead = 64
     stop_reason = MAX_USD
 
-    def __init__(self, lease: Lease, price: RequestPrice) -> None:
-        self.lease, self.price = lease, price
+    def __init__(self, lease: Lease, price: RequestPrice, slots: int | None = None) -> None:
+        """`slots`: of a closed loop, which may all come free at once: the next of each is admitted by then."""
+        self.lease, self.price, self.ahead = lease, price, max(AHEAD, slots or 0)
         self._lock = threading.Lock()
         self._open: dict[int, tuple[Decimal, str]] = {}  # seq -> reserved, day
         self.unknown_usd = Decimal(0)

@@ -100,7 +100,7 @@ class Spending:
             if ledger.damaged
         ]
 
-    def gate(self, name: str, endpoint: Endpoint, run_dir: str) -> SpendGate | None:
+    def gate(self, name: str, endpoint: Endpoint, run_dir: str, slots: int | None) -> SpendGate | None:
         """For one run at one target; None where it costs nothing, or nothing is bounded."""
         price = self._prices.get(name)
         if self._budget is None or price is None:
@@ -108,7 +108,7 @@ class Spending:
         key = fingerprint(self._folder, endpoint.api_key or f"no key at {endpoint.base_url}")
         if key not in self._budget.ledgers:
             self._budget.add_ledger(key, ledger_of(self._folder, key))
-        return SpendGate(Lease(self._budget, key, run_dir), price)
+        return SpendGate(Lease(self._budget, key, run_dir), price, slots)
 
     def close(self) -> None:
         for ledger in {} if self._budget is None else self._budget.ledgers.values():
@@ -118,14 +118,17 @@ class Spending:
 class RunSpending:
     """The gates of one run, by target; what they came to."""
 
-    def __init__(self, spending: Spending | None, run_dir: str) -> None:
-        self._spending, self._run_dir = spending, run_dir
+    def __init__(self, spending: Spending | None, run_dir: str, slots: int | None) -> None:
+        self._spending, self._run_dir, self._slots = spending, run_dir, slots
         self.gates: dict[str, SpendGate] = {}
 
     def gate(self, name: str, endpoint: Endpoint) -> SpendGate | None:
         if self._spending is None:
             return None
-        if name not in self.gates and (made := self._spending.gate(name, endpoint, self._run_dir)) is not None:
+        if (
+            name not in self.gates
+            and (made := self._spending.gate(name, endpoint, self._run_dir, self._slots)) is not None
+        ):
             self.gates[name] = made
         return self.gates.get(name)
 

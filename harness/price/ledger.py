@@ -1,8 +1,7 @@
 """What was spent with one API key: an append-only file that processes share and that outlives being killed.
 
 Money is taken before it is spent and the rest given back: a line is on the disk (fsync) before a request that it pays for is sent. So
-the sum of the lines is at no instant less than what was spent and what is in flight; what a killed process had taken counts as spent
-until it is settled by the rows that it left (`settle`).
+the sum of the lines is at no instant less than what was spent and what is in flight; what a killed process had taken counts as spent.
 
     {"at": UTC, "day": UTC day that it counts for, "run": campaign, "lease": one process's part of it, "usd": "0.25", "why": "take"}
 
@@ -41,25 +40,21 @@ _NOT_SAFE = "nothing more is sent: a cap that cannot be kept is none"
 
 @dataclass(slots=True)
 class Totals:
-    """Dollars taken and not given back. `by_lease`: of each lease, by day; `run_of`: whose lease it is."""
+    """Dollars taken and not given back."""
 
     key_usd: Decimal = Decimal(0)
     by_day: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     by_run: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
-    by_lease: dict[tuple[str, str], Decimal] = field(default_factory=lambda: defaultdict(Decimal))
-    run_of: dict[str, str] = field(default_factory=dict)
 
     def add(self, line: Line) -> None:
         self.key_usd += line.usd
         self.by_day[line.day] += line.usd
         self.by_run[line.run] += line.usd
-        self.by_lease[line.lease, line.day] += line.usd
-        self.run_of[line.lease] = line.run
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """`usd`: taken, or given back where negative. `why`: take | give | over (billed beyond what was taken) | settle."""
+    """`usd`: taken, or given back where negative. `why`: take | give | over (billed beyond what was taken)."""
 
     at: str
     day: str
@@ -150,18 +145,6 @@ class Ledger:
         """Give back (below 0), or note what was billed beyond what was taken. Raises StoreError."""
         with self._locked():
             self._append(run, lease, day, usd, why)
-
-    def settle(self, lease: str, spent_usd: Decimal) -> Decimal:
-        """Of a lease whose process is gone: all that it had taken beyond `spent_usd` is given back. Returns what was. Raises StoreError."""
-        with self._locked():
-            held = {day: usd for (owner, day), usd in self.totals.by_lease.items() if owner == lease and usd > 0}
-            rest = back = max(Decimal(0), sum(held.values(), Decimal(0)) - spent_usd)
-            for day in sorted(held, reverse=True):
-                usd = min(rest, held[day])
-                if usd > 0:
-                    self._append(self.totals.run_of[lease], lease, day, -usd, "settle")
-                    rest -= usd
-            return back
 
     # ------------------------------------------------------------ the file
 

@@ -17,16 +17,25 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import psutil
+from genai_prices.types import ModelPrice
 
 from harness.base import clock
+from harness.config.price_ref import PriceRef
 from harness.measure.drive import cc, driver, scheduling, shard
 from harness.measure.drive.golden import server as golden
 from harness.measure.drive.golden.truth import Comparison, compare
+from harness.measure.gate import Gate
 from harness.measure.job import Job
+from harness.measure.spend import Budget, Lease, SpendGate
+from harness.price.hosted import HostedPrice
+from harness.price.ledger import Ledger
+from harness.price.request_price import RequestPrice
 from harness.records import (
     Cell,
     DriveProgress,
@@ -47,6 +56,7 @@ from tests.drive.offering import Watching
 
 ROOT = Path(__file__).resolve().parents[2]
 ITL_S = TTFT_S = 0.02
+ACCOUNTED_TURNS = 4  # of each kind
 REALTIME = False  # set by --realtime
 PROMPT = Prompt(0, None, tuple(range(16)))
 
@@ -69,7 +79,13 @@ def manifest(load: Load) -> Manifest:
 
 
 def offer(
-    folder: Path, requests: list[PlannedRequest], load: Load, workers: int, ttft_s: float = TTFT_S, itl_s: float = ITL_S
+    folder: Path,
+    requests: list[PlannedRequest],
+    load: Load,
+    workers: int,
+    ttft_s: float = TTFT_S,
+    itl_s: float = ITL_S,
+    gate: Gate | None = None,
 ) -> Offered:
     rows: list[RequestRecord] = []
     tokens = requests[0].target_output_tokens
@@ -89,7 +105,7 @@ def offer(
 
         cpu = clock.process_cpu_s()
         report = driver.drive(
-            Job(requests, (PROMPT for _ in requests), load, Phase.MEASURE, "bench", Path(name)),
+            Job(requests, (PROMPT for _ in requests), load, Phase.MEASURE, "bench", Path(name), gate=gate),
             Watching(take, begin),
             Endpoint(server.url, golden.MODEL, "completions", vllm_extensions=True),
             driver="wire",
@@ -187,13 +203,36 @@ def paced(folder: Path, rate: float, tokens: int, seconds: float, workers: int) 
     )
 
 
+def accounted(folder: Path, streams: int, tokens: int, rounds: int, workers: int) -> None:
+    """The same load without and with a cap's gate and ledger, by turns: hot path's CPU and stamps, and their ratio."""
+    price = HostedPrice("acme/golden", ModelPrice(input_mtok=Decimal(1), output_mtok=Decimal(4)), {}, None)
+    hot: dict[bool, list[float]] = {False: [], True: []}
+    for turn in range(2 * ACCOUNTED_TURNS):
+        capped = turn % 4 in (1, 2)  # without, with, with, without: a machine that drifts favours neither
+        gate, ledger = None, Ledger(folder / f"key-{turn}.jsonl")
+        if capped:
+            lease = Lease(Budget("bench", {"run": Decimal(1000)}, {"k": ledger}), "k", "bench")
+            gate = SpendGate(lease, RequestPrice(PriceRef(provider="acme", model="golden"), (price,)), streams)
+        plan = [PlannedRequest(i, None, 16, tokens, None, i) for i in range(streams * rounds)]
+        offered = offer(folder, plan, Load(concurrency=streams), workers, gate=gate)
+        ledger.close()
+        hot[capped].append(offered.report.cpu_s / offered.seen.tokens * 1e6)
+        show_streams(f"{streams} streams{', capped' if capped else ''}", offered, [])
+        if gate is not None:
+            print(f"  {gate.words}")
+    without, with_cap = (median(hot[capped]) for capped in (False, True))
+    print(
+        f"{streams} streams: hot path {without:.3f} us/token without, {with_cap:.3f} with a cap: ratio {with_cap / without:.4f}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, nargs="*", default=[400, 1600, 3200])
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--only", choices=["waves", "poisson", "open"])
+    parser.add_argument("--only", choices=["waves", "poisson", "open", "capped"])
     parser.add_argument(
         "--realtime", action="store_true", help="worker and floor before all else: a busy machine, made quiet"
     )
@@ -215,6 +254,8 @@ def main() -> None:
         if a.only in (None, "poisson"):
             for streams in a.streams:
                 poisson(folder, streams, a.tokens, 6, a.workers)
+        if a.only in (None, "capped"):
+            accounted(folder, a.streams[0], a.tokens, a.rounds, a.workers)
         if a.only in (None, "open"):
             paced(folder, 500, 8, 12, a.workers)
             paced(folder, 2000, 8, 5, a.workers)

@@ -77,7 +77,7 @@ def offer(
 
     with tempfile.TemporaryDirectory() as folder:
         report = drive(
-            Job(requests, prompts, load, Phase.MEASURE, "run", Path(folder), duration_s, gate, start),
+            Job(requests, prompts, load, Phase.MEASURE, "run", Path(folder), duration_s, gate=gate, start=start),
             Watching(take, lambda _: look(Path(folder)), should_stop),
             Endpoint(
                 url,

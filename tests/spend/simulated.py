@@ -143,7 +143,7 @@ class Drive:
         return True
 
 
-def gate_of(path, caps, run, price, name="run") -> tuple[SpendGate, Ledger]:
+def gate_of(path, caps, run, price, slots, name="run") -> tuple[SpendGate, Ledger]:
     """As a process makes it that begins, or begins again after a kill."""
     ledger = Ledger(path)
-    return SpendGate(Lease(Budget(run, caps, {"k": ledger}), "k", name), price), ledger
+    return SpendGate(Lease(Budget(run, caps, {"k": ledger}), "k", name), price, slots), ledger

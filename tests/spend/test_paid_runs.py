@@ -132,10 +132,15 @@ def test_at_its_cap_a_run_drains_and_says_so(tmp_path, server, driver, workers, 
 
 
 def test_a_day_and_a_key_are_capped_over_campaigns(tmp_path, server):
-    """A second campaign finds what the first has left of the key's cap; a third nothing."""
+    """A second campaign finds what the first has left of the key's cap; a fourth nothing to measure with: exit 2, and it says why."""
     config = experiment(tmp_path, server.url, max_usd={"run": 5, "key": 1}, requests=100)
     for _ in range(3):
         harness("run", str(config), cwd=tmp_path)
+    before = len(server.log)
+    last = harness("run", str(config), cwd=tmp_path)
+    assert last.returncode == 2
+    assert len(server.log) - before <= 2  # its warm-up
+    assert "within the cap of the key" in last.stderr
     assert len(server.log) * EACH <= counted(tmp_path) <= 1
     assert counted(tmp_path) >= D("0.9")
 
@@ -189,11 +194,14 @@ def test_killed_runs_never_pass_the_cap(tmp_path):
             process = subprocess.Popen(
                 **command("run", str(config), cwd=tmp_path), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )  # fmt: skip
-            until(lambda before=before: len(server.log) > before + 12, "it sends")
+            until(
+                lambda before=before, process=process: len(server.log) > before + 12 or process.poll() is not None,
+                "it sends, or has no money",
+            )
             process.send_signal(signal.SIGKILL)
             process.wait()
-        done = harness("run", str(config), cwd=tmp_path)
-        assert done.returncode in (0, 7), done.stderr
+            assert len(server.log) * EACH <= counted(tmp_path) <= 3
+        harness("run", str(config), cwd=tmp_path)
         assert len(server.log) * EACH <= counted(tmp_path) <= 3
     assert counted(tmp_path) >= D("2.7")
 

@@ -141,17 +141,6 @@ def test_what_was_billed_beyond_its_worst_case_is_written_down(tmp_path):
     assert lease.reserve(D("0.01")) is None
 
 
-def test_a_dead_lease_is_settled_by_what_it_spent(tmp_path):
-    """What a killed process had taken beyond what its rows cost goes back, once."""
-    lease = lease_of(tmp_path / "key-k.jsonl", "32")
-    lease.reserve(D("0.5"))
-    held = Ledger(tmp_path / "key-k.jsonl").read().key_usd
-    ledger = Ledger(tmp_path / "key-k.jsonl")
-    assert ledger.settle(lease.name, D("0.2")) == held - D("0.2")
-    assert ledger.settle(lease.name, D("0.2")) == 0
-    assert ledger.read().key_usd == D("0.2")
-
-
 def test_a_ledger_that_cannot_be_made_is_an_error(tmp_path):
     """Its folder is not there: three lines and exit code 5."""
     with pytest.raises(StoreError, match="cannot be written") as refused:

@@ -28,7 +28,7 @@ def one_run(path, seed):
     kills = rng.choice((0, 0, 1, 2))
     stop_reason = ""
     for life in range(kills + 1):
-        gate, ledger = gate_of(path, {"run": cap}, f"run {seed}", price)
+        gate, ledger = gate_of(path, {"run": cap}, f"run {seed}", price, slots)
         drive = Drive(rng, gate, api, slots, workers, longest)
         steps = rng.randint(1, 400) if life < kills else None
         while drive.step() and (steps is None or steps > 0):

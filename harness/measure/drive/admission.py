@@ -21,6 +21,7 @@ from harness.measure.job import Job
 FOREVER_NS = 1 << 62
 LATER_NS = 2_000_000  # a request that has to wait is asked about again after so long
 LOOK_NS = 5_000_000  # and a closed loop's next ones looked for, as slots come free
+LOOK_AHEAD_NS = 25_000_000  # where every slot has its next one already: waking up takes the worker's cache from it
 SLICE_NS = 5_000_000
 
 
@@ -50,6 +51,7 @@ class Admission:
             for i in firsts:
                 self._queues[owner[i]].append(i)
             self._room = [len(range(w, slots, workers)) + gate.ahead for w in range(workers)]
+        self._look_ns = LOOK_AHEAD_NS if slots is not None and gate.ahead * workers >= slots else LOOK_NS
         self._turns: list[tuple[int, int, Turn]] = []  # heap: due_ns, position
 
     def start(self, started_ns: int) -> None:
@@ -83,7 +85,7 @@ class Admission:
             waiting = [w for w, queue in enumerate(self._queues) if queue]
             able = [w for w in waiting if self._open[w] < self._room[w]]
             if not able:
-                return None, now + LOOK_NS if waiting else FOREVER_NS
+                return None, now + self._look_ns if waiting else FOREVER_NS
             queue, at_ns = self._queues[min(able, key=lambda w: self._queues[w][0])], now
         else:
             queue = self._queues[0]
