@@ -23,7 +23,7 @@ from harness.judge.usage import usage_of
 from harness.judge.validity import Evidence
 from harness.judge.validity.verdict import judge
 from harness.judge.window import find_window
-from harness.records import Manifest, RunData, RunSummary, Window
+from harness.records import Manifest, Phase, RunData, RunSummary, Window
 from harness.records.metrics import METRICS
 
 _RUN_METRICS = tuple(m.name for m in METRICS.values() if m.per == "run")
@@ -38,6 +38,24 @@ def _telemetry_notes(run: RunData, energy: Energy) -> list[str]:
     ]
     if run.gpu is not None and len(run.gpu) and energy.reason:
         notes.append(f"GPU energy unknown: {energy.reason}")
+    return notes
+
+
+def _spending_notes(run: RunData) -> list[str]:
+    """What a cap did to the run: it ended it, or held requests back."""
+    notes = []
+    for name, facts in (run.manifest.drive.get("spending") or {}).items():
+        cap, planned = facts.get("stopped_by"), 0 if run.plan is None else len(run.plan)
+        if cap is not None:
+            sent = int((run.requests.phase == Phase.MEASURE.value).sum())
+            usd = (facts.get("caps_usd") or {}).get(cap)
+            notes.append(
+                f"{name}: the cap of the {cap} (${usd}) ended it: {sent:,} of {planned:,} planned requests were sent"
+            )
+        if facts.get("waited_for_money"):
+            notes.append(
+                f"{name}: {facts['waited_for_money']:,} requests waited for money in flight: the load was less than asked for"
+            )
     return notes
 
 
@@ -94,7 +112,7 @@ def summarise(run: RunData) -> RunSummary:
     own = names_of(run)[:1]  # of a hybrid: the server's counters are the own side's
     counted = measured(of_side(run, own[0]).requests) if own else requests
     tokens = token_checks(counted, run.server, manifest.target.get("server_version"))
-    notes = _request_notes(requests, slo) + _telemetry_notes(run, energy)
+    notes = _spending_notes(run) + _request_notes(requests, slo) + _telemetry_notes(run, energy)
     target: Mapping[str, Any] = manifest.target
     each = (
         distributions(requests, values, window, population)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -129,6 +130,8 @@ def test_at_its_cap_a_run_drains_and_says_so(tmp_path, server, driver, workers, 
     assert run.manifest.drive["measure"]["stop_reason"] == "max_usd"
     assert run.manifest.drive["spending"]["api"]["stopped_by"] == "run"
     assert "cap of the run" in done.stdout + done.stderr
+    (page,) = (tmp_path / "results" / "t").rglob("report.html")
+    assert re.search(r"the cap of the run \(\$2\) ended it: [0-9]+ of 2,000", page.read_text())
 
 
 def test_a_day_and_a_key_are_capped_over_campaigns(tmp_path, server):
