@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import tempfile
 import threading
 from pathlib import Path
@@ -33,9 +34,11 @@ POLICIES: dict[str, dict[str, Any]] = {
 }
 
 
-def server(name: str, folder: Path) -> Target:
+def server(name: str, core: int, folder: Path) -> Target:
+    """With one thread on a core of its own: two servers whose threads spin on the same cores stop each other for seconds."""
     flags = {"enforce-eager": True, "max-model-len": 2048, "max-num-seqs": 16}
-    spec = TargetSpec(name=name, kind="vllm", model="embedded:tiny", flags=flags, env={"VLLM_CPU_KVCACHE_SPACE": "1"})
+    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": str(core)}
+    spec = TargetSpec(name=name, kind="vllm", model="embedded:tiny", flags=flags, env=env)
     return open_target(spec, folder / f"{name}.log", lambda _: None)
 
 
@@ -94,7 +97,10 @@ def main() -> None:
         folder = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-hybrid-")))
         folder.mkdir(parents=True, exist_ok=True)
         slots = {"own": args.own_slots, "api": args.hosted_slots}
-        servers = {name: stack.enter_context(server(name, folder)) for name in slots}
+        cores = sorted(os.sched_getaffinity(0))
+        servers = {
+            name: stack.enter_context(server(name, cores[at % len(cores)], folder)) for at, name in enumerate(slots)
+        }
         proxies = [
             stack.enter_context(SlowProxy(servers[name].endpoint.base_url, at_once, args.pause))
             for name, at_once in slots.items()
