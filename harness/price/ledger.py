@@ -32,6 +32,7 @@ from harness.base.errors import StoreError
 from harness.base.files import open_lock, state_dir, write_whole
 
 PARTS = 32  # of what is left that one taking takes: few lines, and little of it lost to a kill
+_UNIT_USD = Decimal("1e-12")  # a part is a whole number of them: sums are exact
 _SALT = "salt"
 _LOCK_S = 30.0  # holders have it for milliseconds
 _LOCK_REST_S = 0.002
@@ -137,7 +138,7 @@ class Ledger:
             left = room(self.totals, day)
             if left < least:
                 return Decimal(0), day
-            usd = min(left, max(least, left / PARTS))
+            usd = min(left, max(least, (left / PARTS).quantize(_UNIT_USD)))
             self._append(run, lease, day, usd, "take")
             return usd, day
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 from harness.config.price_ref import PriceRef
 from harness.price.hosted import HostedPrice, Tokens, bill, worst_usd
@@ -18,6 +18,7 @@ from harness.price.hosted_service import service_price
 from harness.price.sent_bill import free_by, is_settled
 from harness.records import Outcome, SentRequest
 
+UNIT_USD = Decimal("1e-12")  # what is counted is a whole number of them, rounded up: its sums are exact
 _WITH_WRITES = 6  # parts of a request's usage that tells of cache writes
 
 
@@ -32,7 +33,7 @@ class RequestPrice:
     unbilled_statuses: Collection[int] = ()
 
     def worst_usd(self, prompt_tokens: int, output_tokens: int) -> Decimal:
-        return max(worst_usd(price, prompt_tokens, output_tokens) for price in self.prices)
+        return _up(max(worst_usd(price, prompt_tokens, output_tokens) for price in self.prices))
 
     def spent_usd(self, sent: SentRequest, worst: Decimal) -> tuple[Decimal, bool]:
         """(what a request that has ended counts as, whether that is known): its usage, nothing where it is known not to be billed, else
@@ -53,7 +54,11 @@ class RequestPrice:
         ways = [t]
         if len(usage) < _WITH_WRITES:
             ways += [t._replace(written_5m=t.prompt - t.cached), t._replace(written_1h=t.prompt - t.cached)]
-        return max(bill(price, [way]).total_usd for price in self.prices for way in ways)
+        return _up(max(bill(price, [way]).total_usd for price in self.prices for way in ways))
+
+
+def _up(usd: Decimal) -> Decimal:
+    return usd.quantize(UNIT_USD, ROUND_CEILING)
 
 
 def request_price(ref: PriceRef, at: datetime, service: str | None, unbilled: Collection[int] = ()) -> RequestPrice:
