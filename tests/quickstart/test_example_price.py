@@ -109,7 +109,7 @@ def test_no_result_that_is_not_the_example_carries_its_price(configs, data):
             assert (found.basis, found.usd_per_hour) == ("declared", "7.0" if "7" in price else "5.672")
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [*EXAMPLES, "own-and-hosted"])
 def test_the_examples_are_marked(name):
     """Every example price that comes with the harness has the key, and nothing else has."""
     marked = {
@@ -118,7 +118,7 @@ def test_the_examples_are_marked(name):
         for target in load_yaml(path)["targets"]
         if isinstance(target.get("hardware"), dict) and target["hardware"].get("example")
     }
-    assert marked == set(EXAMPLES)
+    assert marked == {*EXAMPLES, "own-and-hosted"}
     hardware = load_yaml(EXPERIMENTS / f"{name}.yaml")["targets"][0]["hardware"]
     assert is_example(hardware)
     assert is_example({k: v for k, v in hardware.items() if k != "example"}), "an older run's, by its name"
