@@ -18,6 +18,8 @@ settings.load_profile("any machine")
 # two suites, or two processes of one, do not wait for each other
 if "PYTEST_XDIST_WORKER" in os.environ or "HARNESS_LOCK_DIR" not in os.environ:
     os.environ["HARNESS_LOCK_DIR"] = tempfile.mkdtemp(prefix="harness-locks-")
+# and what a test spends is in nobody's ledger
+os.environ["HARNESS_LEDGER_DIR"] = tempfile.mkdtemp(prefix="harness-ledger-")
 
 _ran_on_vllm: set[str] = set()
 
