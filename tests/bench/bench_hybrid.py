@@ -66,6 +66,7 @@ def pilot(folder: Path, workload: str, of: list[dict[str, Any]], slots: tuple[in
         loads = [{"concurrency": [at_once], "duration_s": 12}]
         data = {
             "experiment": "pilot",
+            "max_usd": 100,
             "targets": [target],
             "workloads": [workload],
             "loads": loads,
@@ -120,7 +121,7 @@ def main() -> None:
             for name, policy in POLICIES.items()
         ]
         data = {
-            "experiment": "hybrid", "seed": args.seed, "targets": [*both, *hybrids], "workloads": [args.workload],
+            "experiment": "hybrid", "max_usd": 100, "seed": args.seed, "targets": [*both, *hybrids], "workloads": [args.workload],
             "loads": [{"rate": [rate_rps], "duration_s": args.duration}], "slo": {"ttft_from_schedule_s": limit_s},
         }  # fmt: skip
         runs = measured(folder / "hybrid", data)

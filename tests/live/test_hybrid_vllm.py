@@ -22,7 +22,7 @@ def test_a_real_server_gets_what_the_policy_leaves_it(vllm_server, tmp_path, mon
     monkeypatch.setenv("HARNESS_LOCK_DIR", str(tmp_path / "locks"))
     url, model = vllm_server.endpoint.base_url, vllm_server.endpoint.model
     data = {
-        "experiment": "h",
+        "experiment": "h", "max_usd": 100,
         "targets": [
             {"name": "own", "kind": "adopt", "url": url, "model": model},
             {"name": "api", "kind": "hosted", "url": url, "model": model},

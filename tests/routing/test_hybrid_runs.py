@@ -35,7 +35,9 @@ TURNS = {
 
 def harness(folder: Path, data: dict, *words: str) -> subprocess.CompletedProcess[str]:
     path = folder / "experiment.yaml"
-    path.write_text(yaml.safe_dump({"experiment": "h", "workloads": ["fixed:24x6"], "order": "as-written", **data}))
+    path.write_text(
+        yaml.safe_dump({"experiment": "h", "max_usd": 100, "workloads": ["fixed:24x6"], "order": "as-written", **data})
+    )
     own = {"PYTHONPATH": str(ROOT), "HARNESS_LOCK_DIR": str(folder / "locks")}
     return subprocess.run(
         [sys.executable, "-m", "harness", "run", str(path), "--json", *words],
