@@ -10,9 +10,13 @@ import re
 import shlex
 import string
 import zipfile
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+import numpy as np
 import pyarrow.parquet as pq
 
 _KINDS = (
@@ -70,10 +74,25 @@ def _forms(key: str) -> list[str]:
     return [key, *coded]
 
 
-def found_in(text: str, keys: list[str]) -> list[str]:
+@lru_cache(maxsize=4)
+def _index(keys: tuple[str, ...]) -> tuple[np.ndarray, dict[bytes, list[tuple[bytes, str]]]]:
+    """Which three bytes a form of a key begins with (a table over all), and those forms by them."""
+    table, forms = np.zeros(1 << 24, bool), defaultdict[bytes, list[tuple[bytes, str]]](list)
+    for key in keys:
+        for form in map(str.encode, dict.fromkeys(_forms(key))):
+            forms[form[:3]].append((form, key))
+            table[int.from_bytes(form[:3])] = True
+    return table, forms
+
+
+def found_in(text: str, keys: Sequence[str]) -> list[str]:
     """The keys that stand in the text in any spelling."""
-    views = _views(text)
-    return [key for key in keys if any(form in view for view in views for form in _forms(key))]
+    table, forms = _index(tuple(keys))
+    data = "\n\n\n".join(_views(text)).encode("utf-8", "replace")
+    at = np.frombuffer(data, np.uint8).astype(np.uint32)
+    begins = np.flatnonzero(table[(at[:-2] << 16) | (at[1:-1] << 8) | at[2:]])
+    found = {key for i in begins.tolist() for form, key in forms[data[i : i + 3]] if data.startswith(form, i)}
+    return [key for key in keys if key in found]
 
 
 def texts_of(path: Path) -> list[str]:

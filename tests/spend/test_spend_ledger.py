@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.timing
 D = Decimal
-KILLS = 20
+KILLS = 20 if "HARNESS_LONG" in os.environ else 6
 TAKER = """
 import sys
 from decimal import Decimal
@@ -51,8 +52,8 @@ def cents(used: Path) -> int:
     return used.stat().st_size if used.exists() else 0
 
 
-def test_twenty_kills_lose_little_and_pass_no_cap(tmp_path):
-    """Twenty processes, one after the other, are killed while they spend cents of $30; the last one ends by itself: what was spent is never
+def test_kills_lose_little_and_pass_no_cap(tmp_path):
+    """Processes, one after the other, are killed while they spend cents of $30; the last one ends by itself: what was spent is never
     more than the ledger says, that never more than the cap, and 90 % of it is in the ledger's count."""
     path, used = tmp_path / "key-k.jsonl", tmp_path / "used"
     for _ in range(KILLS):
