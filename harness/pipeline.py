@@ -21,7 +21,8 @@ from harness.measure.campaign.one_run import OneRun
 from harness.measure.campaign.order import cells_of
 from harness.measure.campaign.ran import Ran
 from harness.measure.capacity_search import search_cell
-from harness.measure.cell import Display, Stop, draw_plan, run_cell
+from harness.measure.cell import draw_plan, run_cell
+from harness.measure.run import Display, Stop
 from harness.price.run_cost import price_runs
 from harness.records import Analysis, CostReport, Hardware
 from harness.report.run.document import write_report

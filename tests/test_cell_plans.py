@@ -9,7 +9,8 @@ import pytest
 
 from harness.config.experiment import ExperimentSpec
 from harness.config.load import LoadSpec
-from harness.measure.cell import Probe, draw_plan
+from harness.measure.cell import draw_plan
+from harness.measure.run import Probe
 from harness.records import Cell, Load
 
 CELL = Cell("t", "lognormal:64x16", Load(concurrency=4), 1)

@@ -19,9 +19,9 @@ from harness.config.experiment import ExperimentSpec
 from harness.judge.summary import summarise
 from harness.judge.validity.verdict import stopped_early
 from harness.measure.campaign import preflight
-from harness.measure.cell import Stop
 from harness.measure.drive import feed, sdk, worker
 from harness.measure.drive.processes import WorkerProcess
+from harness.measure.run import Stop
 from harness.records import DriveProgress
 from harness.store.parts import SCRATCH
 from harness.store.reader import read_run

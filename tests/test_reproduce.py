@@ -15,7 +15,7 @@ from harness.base import clock
 from harness.base.errors import ConfigError, HarnessError, StoreError, TargetError
 from harness.cli.reproduce import reproduce_command
 from harness.measure.campaign.ran import Ran
-from harness.measure.cell import Stop
+from harness.measure.run import Stop
 from harness.records import Analysis, Load, Reason, Verdict
 from harness.reproduce import page
 from harness.reproduce import run as reproduce_run

@@ -47,7 +47,7 @@ def reproduce_command(
     named with the reason and skipped. Exit codes: 0 something was measured, 7 a row has INVALID runs only, 3 nothing
     could be measured, else that of the first failure.
     """
-    from harness.measure.cell import Stop
+    from harness.measure.run import Stop
     from harness.report.live import Live
     from harness.report.pages import write_whole
     from harness.reproduce import page, run

@@ -78,7 +78,7 @@ def run(
     from harness import pipeline
     from harness.cli.max_usd import agreed, capped
     from harness.measure.campaign.campaign import foresee
-    from harness.measure.cell import Stop
+    from harness.measure.run import Stop
     from harness.report.live import Live
 
     if words["config"] is None and resume not in (None, NEWEST):  # `run --resume CONFIG`

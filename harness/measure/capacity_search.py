@@ -16,8 +16,9 @@ from harness.judge.capacity.orders import ProbeOrder, conclude, next_probe
 from harness.judge.capacity.probe import PASS_NOW, Watch, replies
 from harness.judge.metrics import slo_of
 from harness.judge.summary import summarise
-from harness.measure.cell import Probe, Run, draw_plan, run_cell
+from harness.measure.cell import draw_plan, run_cell
 from harness.measure.provenance import manifest_of, target_facts
+from harness.measure.run import Probe, Run
 from harness.measure.targets import Target
 from harness.records import OVERLOAD, CapacityResult, Phase, ProbeResult, RequestRecord, RunState, Verdict
 from harness.store.manifest import write_capacity

@@ -12,7 +12,7 @@ from harness.base.errors import ConfigError, HarnessError, InvalidRunError, Stor
 from harness.config.experiment import ExperimentSpec
 from harness.judge.runs import analyse
 from harness.measure.campaign.campaign import conclude
-from harness.measure.cell import Display, Stop
+from harness.measure.run import Display, Stop
 from harness.records import RunSummary
 from harness.reproduce.compare import ComparedRow, ComparedTable, compare_row, load_text, row_of
 from harness.reproduce.fits import Machine, obstacles

@@ -25,7 +25,7 @@ from harness import pipeline
 from harness.base import clock
 from harness.config.experiment import parse_experiment
 from harness.config.target import TargetSpec
-from harness.measure.cell import Stop
+from harness.measure.run import Stop
 from harness.measure.targets import Target, open_target
 from tests.campaign.campaign_values import Quiet
 

@@ -21,7 +21,7 @@ from harness.config.experiment import parse_experiment
 from harness.config.target import TargetSpec
 from harness.judge.runs import analyse
 from harness.measure.campaign.intent import Intent
-from harness.measure.cell import Stop
+from harness.measure.run import Stop
 from harness.measure.targets import Target, open_target
 from harness.price.run_cost import price_runs
 from harness.store.reader import find_runs, read_run

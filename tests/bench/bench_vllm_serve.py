@@ -24,9 +24,9 @@ from harness import pipeline
 from harness.config.experiment import parse_experiment
 from harness.config.target import TargetSpec
 from harness.measure import plan
-from harness.measure.cell import Stop
 from harness.measure.observe import vllm_metrics
 from harness.measure.plan.prompts import prompts
+from harness.measure.run import Stop
 from harness.measure.targets import Target, embedded, open_target
 from harness.measure.targets.interpreter import CPU_BUILD
 from harness.records import Load

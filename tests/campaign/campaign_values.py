@@ -8,7 +8,7 @@ from harness import pipeline
 from harness.config.experiment import ExperimentSpec
 from harness.measure.campaign.campaign import conclude
 from harness.measure.campaign.intent import Intent
-from harness.measure.cell import Stop
+from harness.measure.run import Stop
 from harness.records import DriveProgress
 from harness.store.manifest import read_manifest
 

@@ -15,7 +15,7 @@ from harness.base.errors import ConfigError, StoreError
 from harness.measure.campaign import forecast, order, preflight
 from harness.measure.campaign.campaign import foresee
 from harness.measure.campaign.flags import read_back
-from harness.measure.cell import Stop
+from harness.measure.run import Stop
 from harness.store.manifest import read_manifest, write_manifest
 
 HOSTED = {"name": "api", "kind": "hosted", "url": "https://api.example.com/v1", "model": "acme/model-x"}

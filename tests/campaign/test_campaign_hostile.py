@@ -7,10 +7,11 @@ from campaign_values import Quiet, run, small, spec, states
 
 from harness.base.errors import ConfigError, TargetError
 from harness.judge.runs import analyse
-from harness.measure import cell, control_request, job
+from harness.measure import control_request, refusals
 from harness.measure.campaign import failure, preflight, stock
 from harness.measure.campaign.campaign import foresee
 from harness.measure.campaign.order import ordered
+from harness.measure.phases import Phases
 from harness.measure.targets import open_target
 from harness.records import Outcome
 from harness.report.run.document import write_report
@@ -53,15 +54,15 @@ def test_one_hostile_server_in_three_costs_its_own_cells(golden, hostile, tmp_pa
 
 def test_an_error_that_was_not_foreseen_stays_in_its_cell(golden, tmp_path, monkeypatch):
     """A fault of ours in one cell: that cell is failed, with the traceback beside its rows; the others run."""
-    real, begun = cell._measure, []
+    real, begun = Phases.measure, []
 
-    def once(run, *rest):
-        begun.append(run.cell.name)
+    def once(phases):
+        begun.append(phases.run.cell.name)
         if len(begun) == 2:
             raise RuntimeError("api_key=sk-verysecret1 of a bug of ours")
-        real(run, *rest)
+        real(phases)
 
-    monkeypatch.setattr(cell, "_measure", once)
+    monkeypatch.setattr(Phases, "measure", once)
     ran = run(small(golden.url), tmp_path)
     assert sorted(states(tmp_path).values()) == ["complete"] * 3 + ["failed"]
     ((name, error),) = ran.failures
@@ -92,7 +93,7 @@ def test_a_server_that_refuses_is_not_asked_on(hostile, tmp_path):
     assert stored.manifest.state == "failed"
     assert "402" in stored.manifest.error
     refused = stored.requests[stored.requests.http_status == 402]
-    assert len(refused) >= job.IN_A_ROW
+    assert len(refused) >= refusals.IN_A_ROW
     assert hostile.hits["status_402"] < 100_000
     assert set(stored.requests.outcome) <= {Outcome.HTTP_ERROR, Outcome.CANCELLED}
 

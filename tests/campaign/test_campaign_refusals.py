@@ -9,7 +9,7 @@ from campaign_values import Quiet, run, spec
 
 from harness.base.errors import RefusedError, TargetError
 from harness.config.target import TargetSpec
-from harness.measure.job import IN_A_ROW, Refusals
+from harness.measure.refusals import IN_A_ROW, Refusals
 from harness.measure.targets import open_target
 from harness.records import RequestRecord
 from harness.store.reader import find_runs, read_run

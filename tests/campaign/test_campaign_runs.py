@@ -17,7 +17,8 @@ from harness.judge.runs import analyse
 from harness.measure.campaign import file, server, stock
 from harness.measure.campaign.campaign import Campaign, foresee
 from harness.measure.campaign.intent import Intent
-from harness.measure.cell import Stop, run_cell
+from harness.measure.cell import run_cell
+from harness.measure.run import Stop
 from harness.measure.targets import open_target
 from harness.store.manifest import read_manifest
 from harness.store.reader import read_run

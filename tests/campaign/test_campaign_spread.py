@@ -11,7 +11,7 @@ from harness.config.experiment import parse_experiment
 from harness.measure.campaign import file, spread
 from harness.measure.campaign.campaign import begin, foresee
 from harness.measure.campaign.intent import Intent
-from harness.measure.cell import Stop
+from harness.measure.run import Stop
 from tests.campaign.campaign_values import Quiet
 
 START = datetime(2026, 11, 26, 6, 0, tzinfo=UTC)

@@ -8,7 +8,7 @@ from harness import pipeline
 from harness.config.experiment import parse_experiment
 from harness.judge.summary import summarise
 from harness.measure.campaign.intent import Intent
-from harness.measure.cell import Stop
+from harness.measure.run import Stop
 from harness.store.reader import find_runs, read_run
 from tests.campaign.campaign_values import Quiet
 

@@ -30,9 +30,10 @@ from harness.measure.campaign.intent import Intent
 from harness.measure.campaign.order import Step
 from harness.measure.campaign.ran import Ran
 from harness.measure.campaign.server import Server
-from harness.measure.cell import Display, Run, Stop, draw_plan
+from harness.measure.cell import draw_plan
 from harness.measure.observe.boards import inventory
 from harness.measure.provenance import one_line
+from harness.measure.run import Display, Run, Stop
 from harness.measure.spending import Spending
 from harness.measure.targets import Target
 from harness.records import CostReport, RunSummary

@@ -10,9 +10,10 @@ from pathlib import Path
 from harness.base import redaction
 from harness.base.errors import HarnessError, InvalidRunError
 from harness.base.files import is_no_room, no_room
-from harness.measure.cell import Run, draw_plan
+from harness.measure.cell import draw_plan
 from harness.measure.observe.environment import collect
 from harness.measure.provenance import facts_of_none, link_log, manifest_of, one_line
+from harness.measure.run import Run
 from harness.records import RunState
 from harness.store.writer import RunWriter
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from harness.base import clock
 from harness.measure.gate import Answer, Asked
-from harness.measure.job import REFUSED, Job, Watcher
+from harness.measure.job import Job, Watcher
+from harness.measure.refusals import REFUSED
 from harness.measure.spend import MAX_USD
 from harness.records import DriveProgress, DriveReport, Outcome, PlannedRequest, RequestRecord
 from harness.routing.router import Router, Served

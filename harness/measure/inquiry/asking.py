@@ -20,7 +20,7 @@ from harness.measure.control_request import is_loopback, json_of, request
 from harness.measure.drive import dialect
 from harness.measure.drive.sse import SseError, SseParser
 from harness.measure.inquiry.findings import Findings, Opened, Seen
-from harness.measure.job import KEY, MODEL, refusal_of_status
+from harness.measure.refusals import KEY, MODEL, refusal_of_status
 from harness.measure.targets import identity
 from harness.measure.targets.key import read_key
 from harness.records import Endpoint, PlannedRequest, Prompt
