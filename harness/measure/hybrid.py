@@ -16,7 +16,7 @@ from harness.config.target import TargetSpec
 from harness.measure.drive.hybrid import Dispatcher, SideDrive, SideGate, drive_both
 from harness.measure.gate import CommonStart, Gates
 from harness.measure.job import Job, Watcher
-from harness.measure.observe.vllm_metrics import counter, unfinished
+from harness.measure.observe.vllm_metrics import told, unfinished
 from harness.measure.targets import Target
 from harness.measure.targets.hybrid import HybridTarget
 from harness.price.hosted import bill, find_price, same_model
@@ -25,7 +25,6 @@ from harness.routing.router import Router, SideFacts
 from harness.routing.state import HOSTED, OWN
 
 Sink = Callable[[str, list[Any]], None]
-_WAITING, _KV_USAGE = "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
 
 
 class Ear:
@@ -43,8 +42,7 @@ class Ear:
 
 def hear(dispatcher: Dispatcher, rows: Sequence[ServerSample]) -> None:
     """One scrape of the own side's /metrics. KV usage: of several engines the fullest."""
-    usages = [row.value for row in rows if row.metric == _KV_USAGE]
-    dispatcher.saw(OWN, unfinished(rows), counter(rows, _WAITING), max(usages, default=None))
+    dispatcher.saw(OWN, unfinished(rows), told(rows, "waiting"), told(rows, "kv_cache_use", max))
 
 
 def hosted_ref(spec: ExperimentSpec, hosted: TargetSpec) -> PriceRef | None:

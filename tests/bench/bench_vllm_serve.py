@@ -123,9 +123,7 @@ def api_used(target: Target) -> tuple[float, float]:
     assert target.info.metrics_url
     times = psutil.Process(target.server.pid).cpu_times()
     with vllm_metrics.open_client(target.info.metrics_url) as http:
-        tokens = vllm_metrics.counter(
-            vllm_metrics.scrape(http, target.info.metrics_url), "vllm:generation_tokens_total"
-        )
+        tokens = vllm_metrics.told(vllm_metrics.scrape(http, target.info.metrics_url), "output_tokens")
     return times.user + times.system, float(tokens or 0)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 
 import pytest
 
 from harness.config.policy import PolicySpec
+from harness.judge.server_state import series
 from harness.measure.drive.hybrid import Dispatcher, SideDrive, SideGate, drive_both, served_of
 from harness.measure.gate import Answer, Asked, CommonStart
+from harness.measure.hybrid import hear
 from harness.measure.job import Job
-from harness.records import DriveProgress, DriveReport, Load, Phase, PlannedRequest
+from harness.records import DriveProgress, DriveReport, Load, Phase, PlannedRequest, ServerSample
 from harness.routing.router import Router, SideFacts
 from harness.routing.state import HOSTED, OWN
 from tests.judge.run_builder import failed, request
@@ -85,6 +88,31 @@ def test_threads_that_ask_at_once_get_one_answer():
     for thread in threads:
         thread.join(LIMIT_S)
     assert all({one, other} == {Answer.SEND, Answer.SKIP} for one, other in zip(found[OWN], found[HOSTED], strict=True))
+
+
+@pytest.mark.parametrize("name", [one.name for one in series()["kv_cache_use"]])
+def test_the_own_side_is_heard_under_the_names_of_every_version(name):
+    """Requests of all engines and the KV cache of the fullest, which closes the side; a page that lacks a series says nothing of it."""
+    ours = dispatcher(rule="slo")
+
+    def own():
+        side = ours._router.state(ours._request(planned(9)), 0.0).side(OWN)
+        return side.load, side.waiting, side.kv_usage
+
+    def page(engine, used):
+        values = {"vllm:num_requests_running": 2.0, "vllm:num_requests_waiting": 1.0, name: used}
+        return [
+            ServerSample(1, None, metric, json.dumps({"engine": engine}), value) for metric, value in values.items()
+        ]
+
+    assert own() == (0.0, None, None)
+    hear(ours, [*page("0", 0.2), *page("1", 0.97)])
+    assert own() == (6.0, 2.0, 0.97)
+    choice = ours.choose(asked(0))
+    assert choice.side == HOSTED
+    assert "own: KV cache 97% full" in choice.why
+    hear(ours, [ServerSample(2, None, "vllm:other", "{}", 1.0)])
+    assert own() == (0.0, None, None)
 
 
 def test_a_turn_goes_where_the_one_before_it_went():

@@ -7,7 +7,7 @@ them out makes a scrape four times cheaper.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,12 +16,12 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from harness.base import clock
+from harness.judge.server_state import on_page
 from harness.measure.control_request import is_loopback, request
 from harness.records import ServerSample
 
 TICK_TIMEOUT_S = 2.0
 EDGE_TIMEOUT_S = 10.0
-_UNFINISHED = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
 
 class ScrapeError(Exception):
@@ -98,16 +98,17 @@ def _labelled(row: ServerSample, replica: str) -> ServerSample:
     return replace(row, labels=json.dumps({**json.loads(row.labels), "replica": replica}, sort_keys=True))
 
 
-def counter(samples: Iterable[ServerSample], metric: str) -> float | None:
-    """Sum of a series over its labels (engines, API servers) in one scrape; None if the page does not have it."""
-    values = [sample.value for sample in samples if sample.metric == metric]
-    return sum(values) if values else None
+def told(samples: Sequence[ServerSample], meaning: str, over: Callable[[list[float]], float] = sum) -> float | None:
+    """What one scrape says of a meaning of configs/server_series, under whatever name it has there: over its labels (engines, API
+    servers, replicas) their sum; None if the page does not have it."""
+    known = on_page(meaning, {sample.metric for sample in samples})
+    values = [sample.value for sample in samples if known is not None and sample.metric == known.name]
+    return over(values) if values else None
 
 
-def unfinished(samples: Iterable[ServerSample]) -> float | None:
+def unfinished(samples: Sequence[ServerSample]) -> float | None:
     """Requests running or waiting in the server; None if the page does not say."""
-    rows = list(samples)
-    counts = [value for name in _UNFINISHED if (value := counter(rows, name)) is not None]
+    counts = [count for meaning in ("running", "waiting") if (count := told(samples, meaning)) is not None]
     return sum(counts) if counts else None
 
 
