@@ -22,6 +22,9 @@ TAKES_TIME = {
     "golden_server",
     "fault_server",
     "fake_vllm",
+    "fake_api",
+    "local_http",
+    "vendor_server",
     "offering",
     "waiting",
     "target_spawning",
@@ -31,6 +34,7 @@ FIXTURES = {"vllm_server", "metrics_server", "with_nvml", "golden"}
 MAY_SLEEP = {
     "waiting.py",
     "fakes/fake_vllm.py",
+    "fakes/fake_api.py",
     "store/kill_child.py",
     "observe/test_nvml.py",
     "observe/test_sampler.py",

@@ -70,7 +70,7 @@ def test_one_refusal_is_all_that_an_api_is_asked_for(case, tmp_path):
     assert what in lines[0]
     assert advice in lines[2]
     assert len(api.posts) == 1
-    assert api.generations == 0
+    assert api.billed == 0
     assert len(ran.failures) == 2
     rows = [row for path in find_runs(tmp_path) for row in read_run(path).requests.http_status.dropna()]
     assert len(rows) == 1
@@ -104,7 +104,7 @@ def test_the_other_targets_cells_are_run(tmp_path):
         ran = run(spec(**shape), tmp_path)
     assert len(api.posts) == 1
     assert sorted(name.split("_")[0] for name, _ in ran.failures) == ["refused"] * 4
-    assert good.generations == 4 * 7
+    assert good.billed == 4 * 7
 
 
 def row(status: int, words: str = "") -> RequestRecord:

@@ -13,7 +13,7 @@ from harness.measure.job import Job
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt
 from tests.drive.offering import LIMITS, Watching, offer
 from tests.drive.streams import output_of, reasoning_of
-from tests.fakes.vendor_server import CASES, EACH, KEY, USAGE, VendorServer
+from tests.fakes.vendor_server import CASES, EACH, KEY, USAGE, serving_vendors
 
 pytestmark = pytest.mark.timing
 APIS = ("completions", "chat", "responses", "messages")
@@ -27,7 +27,7 @@ TARGET = {
 
 @pytest.fixture(scope="module")
 def server():
-    with VendorServer() as running:
+    with serving_vendors() as running:
         yield running
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from time import time
 from typing import Any
+
+from tests.fakes import local_http
 
 PATHS = {
     "chat": "/v1/chat/completions",
@@ -26,9 +26,18 @@ _OWN = {"model", "messages", "prompt", "input", "stream", "stream_options", "tem
 
 
 @dataclass
+class Exchange:
+    """Stamps of CLOCK_MONOTONIC: the head of a request had come; the first byte of its answer was about to go out."""
+
+    came_ns: int
+    answered_ns: int = 0
+
+
+@dataclass
 class Api:
     """`replies`: what the first POSTs get instead, (status, body). `ends_after`: tokens after which a reply ends by itself; `ignore_eos`:
-    honoured | ignored | refused. `posts`: what was asked, (path, body, headers in lower case)."""
+    honoured | ignored | refused. `takes_s`: between a request and its answer, at least. `posts`: what was asked, (path, body, headers in
+    lower case); `exchanges`: of all requests, in the order in which they came."""
 
     apis: tuple[str, ...] = ("chat", "completions", "responses", "messages")
     models: tuple[str, ...] = ("m",)
@@ -49,19 +58,15 @@ class Api:
     streams: bool = True
     headers: dict[str, str] = field(default_factory=dict)
     clock_off_s: float = 0.0
+    takes_s: float = 0.0
     no_path: int = 404  # status of a dialect that is not there
     held: threading.Event | None = None  # no reply is made until it is set
     lacking: int = 400  # status of a request without a prompt
     takes_nothing: bool = False  # a request without a prompt gets a reply
     gets: list[str] = field(default_factory=list)
     posts: list[tuple[str, dict, dict]] = field(default_factory=list)
-
-    @property
-    def generations(self) -> int:
-        """Replies that would be billed."""
-        return self.billed
-
-    billed: int = 0
+    exchanges: list[Exchange] = field(default_factory=list)
+    billed: int = 0  # replies
 
 
 def error(message: str, code: str | None = None, kind: str = "invalid_request_error") -> dict:
@@ -165,28 +170,27 @@ def stream_of(api: Api, name: str, body: dict) -> bytes:
     return b"".join([*events, _event({"type": "message_stop"}, "message_stop")])
 
 
-def handler(api: Api) -> type[BaseHTTPRequestHandler]:
+def handler(api: Api) -> type[local_http.QuietHandler]:
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1
-
-        def log_message(self, *args):
-            pass
-
+    class Handler(local_http.QuietHandler):
         def date_time_string(self, timestamp=None):
-            return formatdate(time() + api.clock_off_s, usegmt=True)
+            return formatdate(time.time() + api.clock_off_s, usegmt=True)
 
-        def answer(self, status: int, body: bytes, kind: str = "application/json"):
-            self.send_response(status)
-            for name, value in {"content-type": kind, "content-length": str(len(body)), **api.headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+        def parse_request(self):
+            parsed = super().parse_request()
+            self.exchange = Exchange(time.monotonic_ns())
+            with lock:
+                api.exchanges.append(self.exchange)
+            return parsed
+
+        def reply(self, status: int, body: bytes, kind: str):
+            time.sleep(api.takes_s)
+            self.exchange.answered_ns = time.monotonic_ns()
+            self.answer(status, body, {"content-type": kind, **api.headers})
 
         def say(self, status: int, value: Any):
-            self.answer(status, value if isinstance(value, bytes) else json.dumps(value).encode())
+            self.reply(status, value if isinstance(value, bytes) else json.dumps(value).encode(), "application/json")
 
         def has_key(self) -> bool:
             given = self.headers.get("authorization" if api.auth == "bearer" else api.auth, "")
@@ -202,7 +206,7 @@ def handler(api: Api) -> type[BaseHTTPRequestHandler]:
                 self.say(200, {"data": [{"id": model} for model in api.models]})
 
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            body = json.loads(self.body())
             with lock:
                 api.posts.append((self.path, body, {k.lower(): v for k, v in self.headers.items()}))
                 reply = api.replies.pop(0) if api.replies else None
@@ -225,7 +229,7 @@ def handler(api: Api) -> type[BaseHTTPRequestHandler]:
 
         def generate(self, name: str, body: dict):
             if body.get("stream") and api.streams:
-                self.answer(200, stream_of(api, name, body), "text/event-stream")
+                self.reply(200, stream_of(api, name, body), "text/event-stream")
             else:
                 self.say(
                     200,
@@ -241,14 +245,5 @@ def handler(api: Api) -> type[BaseHTTPRequestHandler]:
 @contextmanager
 def serving(api: Api, certificate: Path | None = None) -> Iterator[str]:
     """Serve on a free loopback port; yields the URL of /v1. `certificate`: a PEM file with its key, for TLS."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(api))
-    if certificate is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
-        yield f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with local_http.serving(handler(api), certificate) as root:
+        yield f"{root}/v1"

@@ -1,17 +1,20 @@
 """A hosted API as OpenAI and Anthropic document theirs: all four dialects, by the path; the first path segment names what it does.
 
 `http://127.0.0.1:PORT/<case>/v1`: a case of CASES streams its pieces, `refused` answers 401 in the vendor's shape, `broken` streams one
-piece and then an error event, both with the caller's key in them; `each` does what EACH names for a request's number. `seen` has every request: path, headers, body.
+piece and then an error event, both with the caller's key in them; `each` does what EACH names for a request's number.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from tests.drive.streams import Piece, Usage, events, sse
+from tests.fakes.local_http import QuietHandler, serving
 
 KEY = "k3y-of-a-person-91"
 USAGE = Usage(uncached=5, cached=40, written_5m=7, written_1h=2)
@@ -47,53 +50,51 @@ def _stream(api: str, case: str) -> bytes:
     return begun[0] + sse(error, named=api in ("responses", "messages"))
 
 
+def _handler(seen: list[tuple[str, dict[str, str], dict[str, Any]]]) -> type[QuietHandler]:
+    lock = threading.Lock()
+
+    class Handler(QuietHandler):
+        def do_POST(self):
+            body = json.loads(self.body())
+            _, case, _, below = self.path.split("/", 3)
+            with lock:
+                seen.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+            api = _APIS[below]
+            if case == "each":
+                case = EACH[int(self.headers["x-request-id"].rpartition("m")[2])]
+            if case == "refused":
+                self.pieces(401, "application/json", json.dumps(_error(api)).encode())
+            else:
+                self.pieces(200, "text/event-stream", _stream(api, case))
+
+        def pieces(self, status: int, kind: str, data: bytes) -> None:
+            self.send_response(status)
+            self.send_header("content-type", kind)
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            end = b"\n\n" if status == 200 else b""
+            for piece in filter(None, data.split(b"\n\n")):
+                self.wfile.write(b"%x\r\n%b%b\r\n" % (len(piece + end), piece, end))
+                self.wfile.flush()
+            self.wfile.write(_END)
+
+    return Handler
+
+
+@dataclass(frozen=True)
 class VendorServer:
-    """Serve on a free loopback port while the context is open."""
+    """`seen`: (path, headers in lower case, body) of every request."""
 
-    def __enter__(self) -> Self:
-        self.seen: list[tuple[str, dict[str, str], dict[str, Any]]] = []
-        seen, lock = self.seen, threading.Lock()
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            wbufsize = -1
-
-            def log_message(self, *args):
-                pass
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                _, case, _, below = self.path.split("/", 3)
-                with lock:
-                    seen.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-                api = _APIS[below]
-                if case == "each":
-                    case = EACH[int(self.headers["x-request-id"].rpartition("m")[2])]
-                if case == "refused":
-                    self._answer(401, "application/json", json.dumps(_error(api)).encode())
-                else:
-                    self._answer(200, "text/event-stream", _stream(api, case))
-
-            def _answer(self, status: int, kind: str, data: bytes) -> None:
-                self.send_response(status)
-                self.send_header("content-type", kind)
-                self.send_header("transfer-encoding", "chunked")
-                self.end_headers()
-                end = b"\n\n" if status == 200 else b""
-                for piece in filter(None, data.split(b"\n\n")):
-                    self.wfile.write(b"%x\r\n%b%b\r\n" % (len(piece + end), piece, end))
-                    self.wfile.flush()
-                self.wfile.write(_END)
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+    root: str
+    seen: list[tuple[str, dict[str, str], dict[str, Any]]]
 
     def url(self, case: str) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/{case}/v1"
+        return f"{self.root}/{case}/v1"
+
+
+@contextmanager
+def serving_vendors() -> Iterator[VendorServer]:
+    """Serve on a free loopback port."""
+    seen: list[tuple[str, dict[str, str], dict[str, Any]]] = []
+    with serving(_handler(seen)) as root:
+        yield VendorServer(root, seen)

@@ -10,6 +10,7 @@ from contextlib import redirect_stderr, redirect_stdout
 import pytest
 import yaml
 
+from harness.base import clock
 from harness.base.errors import RefusedError, TargetError
 from harness.cli import main
 from harness.config.experiment import parse_experiment
@@ -186,10 +187,25 @@ def test_the_header_of_the_key_is_found_without_a_request_that_costs(auth, monke
 
 
 def test_times_are_those_of_the_wire():
-    """A round trip is shorter than the first answer and the first token, which hold it."""
-    found = asked(Api())
-    assert 0 < found.round_trip_s <= found.first_answer_s
-    assert found.first.ttft_s > 0
+    """By the server's own stamps, on whatever machine: no shorter than it held the answer back, and no longer than from its answer to the
+    request before until the request after had come."""
+    api = Api(takes_s=0.02)
+    begun_ns = clock.monotonic_ns()
+    found = asked(api)
+    first_reply = len(api.gets) + next(at for at, body in enumerate(all_bodies(api)) if "stream" in body)
+
+    def bounds_s(at):
+        before_ns = api.exchanges[at - 1].answered_ns if at else begun_ns
+        one, after = api.exchanges[at : at + 2]
+        return (one.answered_ns - one.came_ns) / clock.NS, (after.came_ns - before_ns) / clock.NS
+
+    assert len(api.gets) == 3  # the first and two over the connection that stands
+    least, most = bounds_s(0)
+    assert api.takes_s <= least <= found.first_answer_s <= most
+    least, most = map(min, zip(bounds_s(1), bounds_s(2), strict=True))
+    assert api.takes_s <= least <= found.round_trip_s <= most
+    least, most = bounds_s(first_reply)
+    assert api.takes_s <= least <= found.first.ttft_s <= most
 
 
 # ---------------------------------------------------------------- what is refused

@@ -7,9 +7,10 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from keys import SPELLINGS
+
+from tests.fakes.local_http import QuietHandler, serving
 
 
 def _chunk(text: str, finish: str | None = None) -> bytes:
@@ -70,21 +71,9 @@ def echoing(keys: Sequence[str]) -> Iterator[str]:
     numbers = itertools.count()
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1
-
-        def log_message(self, *args):
-            pass
-
-        def answer(self, status, headers, body):
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("x-your-key", self.own())
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    class Handler(QuietHandler):
+        def say(self, status, headers, body):
+            self.answer(status, body, {**headers, "x-your-key": self.own()})
 
         def own(self):
             """The key that came, in whatever header."""
@@ -98,28 +87,23 @@ def echoing(keys: Sequence[str]) -> Iterator[str]:
             match self.path:
                 case "/v1/models":
                     card = {"id": "m", "max_model_len": 2048, "root": f"/models/{own}"}
-                    self.answer(200, {}, json.dumps({"data": [card, {"id": own}]}).encode())
+                    self.say(200, {}, json.dumps({"data": [card, {"id": own}]}).encode())
                 case "/version":
-                    self.answer(200, {}, json.dumps({"version": f"1 {own}"}).encode())
+                    self.say(200, {}, json.dumps({"version": f"1 {own}"}).encode())
                 case "/metrics":
                     label = own.replace("\\", "\\\\").replace('"', '\\"')
-                    self.answer(200, {}, f'vllm:num_requests_running{{who="{label}"}} 1.0\n'.encode())
+                    self.say(200, {}, f'vllm:num_requests_running{{who="{label}"}} 1.0\n'.encode())
                 case _:
-                    self.answer(404, {}, own.encode())
+                    self.say(404, {}, own.encode())
 
         def do_POST(self):
-            self.rfile.read(int(self.headers["content-length"]))
+            self.body()
             own = self.own()
             with lock:
                 number = next(numbers)
             key = own if not keys or (number % 2 and own) else keys[number % len(keys)]
             said = SPELLINGS[number // 11 % len(SPELLINGS)](key)
-            self.answer(*replies(said, self.path)[number % 11])
+            self.say(*replies(said, self.path)[number % 11])
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Handler) as root:
+        yield f"{root}/v1"
