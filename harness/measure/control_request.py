@@ -5,12 +5,10 @@ An HTTP client's time limits count from byte to byte, so that a server that drip
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import threading
 from queue import Empty, SimpleQueue
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -19,15 +17,6 @@ from harness.base import clock
 TOTAL_S = 30.0
 _OF_THE_BODY = ("content-encoding", "content-length", "transfer-encoding")  # as it came; here it is read
 MOST_BYTES = 32 << 20  # a metrics page of a large server has about one million
-
-
-def is_loopback(url: str) -> bool:
-    """Whether the URL's host is this machine by its loopback name or address; proxies of the environment are not asked for it."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def request(

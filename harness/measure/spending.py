@@ -9,10 +9,10 @@ from typing import Any
 
 from harness.base import clock
 from harness.base.errors import ConfigError
+from harness.base.loopback import is_loopback
 from harness.config.experiment import ExperimentSpec
 from harness.config.price_ref import PriceRef
 from harness.config.target import TargetSpec
-from harness.measure.control_request import is_loopback
 from harness.measure.spend import OVERRUN_SLACK, OVERRUN_TIMES, Budget, Lease, SpendGate
 from harness.price.hosted import same_model
 from harness.price.hosted_service import service_asked

@@ -5,8 +5,8 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from harness.base.loopback import is_loopback
 from harness.judge.server_state import series
-from harness.measure.control_request import is_loopback
 from harness.measure.observe.vllm_metrics import (
     ScrapeError,
     open_client,

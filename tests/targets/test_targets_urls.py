@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.base.errors import ConfigError, TargetError
+from harness.base.loopback import is_loopback
 from harness.config.target import TargetSpec
-from harness.measure.control_request import is_loopback
 from harness.measure.targets import identity, open_target
 from harness.measure.targets.vocabulary import read_words
 from tests.fakes.fake_vllm import Fake, serve

@@ -17,8 +17,8 @@ from typing import Any
 from harness.base import clock
 from harness.base.errors import TargetError
 from harness.base.files import lock_dir, open_lock, try_lock
+from harness.base.loopback import is_loopback
 from harness.config.target import TargetSpec
-from harness.measure.control_request import is_loopback
 from harness.measure.observe.boards.choice import visible_devices
 from harness.measure.observe.boards.nvml import open_gpus
 

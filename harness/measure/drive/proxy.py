@@ -17,7 +17,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 from harness.base import redaction
 from harness.base.errors import ConfigError
-from harness.measure.control_request import is_loopback
+from harness.base.loopback import is_loopback
 
 _PORTS = {"http": 80, "https": 443}
 _MOST_HEAD_BYTES = 64 * 1024

@@ -7,7 +7,7 @@ import ssl
 from typing import Any
 
 from harness.base import clock
-from harness.measure.control_request import is_loopback
+from harness.base.loopback import is_loopback
 from harness.measure.drive import dialect
 from harness.measure.drive.dialect.errors import message_of
 from harness.measure.drive.places import tells_place

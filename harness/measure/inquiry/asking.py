@@ -15,8 +15,9 @@ import httpx
 
 from harness.base import clock, redaction
 from harness.base.errors import RefusedError, TargetError
+from harness.base.loopback import is_loopback
 from harness.config.target import TargetSpec
-from harness.measure.control_request import is_loopback, json_of, request
+from harness.measure.control_request import json_of, request
 from harness.measure.drive import dialect
 from harness.measure.drive.sse import SseError, SseParser
 from harness.measure.inquiry.findings import Findings, Opened, Seen

@@ -16,8 +16,9 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from harness.base import clock
+from harness.base.loopback import is_loopback
 from harness.judge.server_state import on_page
-from harness.measure.control_request import is_loopback, request
+from harness.measure.control_request import request
 from harness.records import ServerSample
 
 TICK_TIMEOUT_S = 2.0

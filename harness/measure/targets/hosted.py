@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.base.errors import TargetError
-from harness.measure.control_request import is_loopback
+from harness.base.loopback import is_loopback
 from harness.measure.targets import identity
 from harness.measure.targets.key import read_key
 from harness.measure.targets.target import Target

@@ -15,8 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from harness.base import clock
 from harness.base.errors import ConfigError, RefusedError, TargetError
+from harness.base.loopback import is_loopback
 from harness.config.target import TargetSpec, place_of
-from harness.measure.control_request import is_loopback, json_of, request
+from harness.measure.control_request import json_of, request
 from harness.measure.request_headers import key_header, more_headers
 from harness.records import Endpoint
 

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from harness.base.loopback import is_loopback
 from harness.config.target import parallel_sizes
-from harness.measure.control_request import is_loopback
 from harness.measure.observe import host, machine
 from harness.measure.observe.boards import nvml
 from harness.measure.observe.boards.gpus import Gpus
