@@ -15,6 +15,7 @@ import pytest
 
 from harness.base.errors import HarnessError
 from harness.store.reader import read_run
+from tests import commands
 from tests.fakes.golden_server import GoldenServer, Served
 from tests.waiting import Machine, until
 
@@ -28,15 +29,31 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "harness", *words]
 
 
-def against(server: GoldenServer, out: Path, *more: str) -> list[str]:
+def words_of(server: GoldenServer, out: Path, *more: str) -> list[str]:
     """One cell of fixed 16x8 requests against the golden server."""
-    model = "golden" if "--model" not in more else ""
-    words = ["run", "--url", server.url, "--workload", "fixed:16x8", "--out", str(out), "--usd-per-hour", "1.0", *more]
-    return command(*words, *(["--model", model] if model else []))
+    model = [] if "--model" in more else ["--model", "golden"]
+    return [
+        "run",
+        "--url",
+        server.url,
+        "--workload",
+        "fixed:16x8",
+        "--out",
+        str(out),
+        "--usd-per-hour",
+        "1.0",
+        *more,
+        *model,
+    ]
+
+
+def against(server: GoldenServer, out: Path, *more: str) -> list[str]:
+    """The same as a command of its own process."""
+    return command(*words_of(server, out, *more))
 
 
 def harness(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=ROOT)
+    return commands.harness(*words)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +116,8 @@ def test_a_run_directory_that_exists_is_refused_and_untouched(closed_run, golden
     """A second run into the same directory: exit 5, one clear error, the first run's rows still there."""
     out, _ = closed_run
     before = (out / "requests.parquet").read_bytes()
-    done = subprocess.run(
-        against(golden, out, "--concurrency", "1", "--requests", "1"), capture_output=True, text=True, timeout=LIMIT_S, check=False
+    done = harness(
+        *words_of(golden, out, "--concurrency", "1", "--requests", "1")
     )  # fmt: skip
     assert done.returncode == 5
     assert str(out) in done.stderr
@@ -124,8 +141,8 @@ def test_open_loop_sends_when_the_plan_says(golden, tmp_path):
     stamps."""
     out = tmp_path / "open"
     with Machine() as machine:
-        done = subprocess.run(
-            against(golden, out, "--rate", "50", "--requests", "100"), capture_output=True, text=True, timeout=LIMIT_S, check=False
+        done = harness(
+            *words_of(golden, out, "--rate", "50", "--requests", "100")
         )  # fmt: skip
     assert done.returncode in (0, 7), done.stderr
     rows = read_run(out).requests
@@ -162,7 +179,7 @@ def test_kill_9_leaves_a_readable_run_and_recover_what_was_received(golden, tmp_
     before it stood still is stored; after `harness recover`, which a living run refuses, every reply that a worker had read
     is a row, once."""
     out = tmp_path / "killed"
-    words = against(golden, out, "--concurrency", "4", "--requests", "100000", "--workers", "2")
+    words = against(golden, out, "--concurrency", "4", "--requests", "20000", "--workers", "2")
 
     def heard(until_ns: int) -> set[str]:
         return {name for name, at_ns in heard_ns(golden, "killed").items() if at_ns < until_ns}
@@ -219,7 +236,7 @@ def test_ctrl_c_ends_with_what_was_measured(tmp_path, sent, said):
     out = tmp_path / "stopped"
     with GoldenServer(ttft_s=0.03, itl_s=0.01) as golden:
         process = subprocess.Popen(
-            against(golden, out, "--concurrency", "4", "--requests", "100000"),
+            against(golden, out, "--concurrency", "4", "--requests", "5000"),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         until(lambda: len(stored(out)) > 20, "20 rows are stored")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from harness.store.reader import find_runs, read_run
+from tests import commands
 from tests.fakes.golden_server import GoldenServer
 from tests.targets.target_spawning import make_package, write_command
 
@@ -25,17 +24,8 @@ def harness(
     *words: str, cwd: Path, limit_file_bytes: int | None = None, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line; `limit_file_bytes` makes every larger file fail as a full disk does."""
-
-    def limit() -> None:
-        if limit_file_bytes:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_file_bytes, limit_file_bytes))
-
     own = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cwd / "cache"), "HARNESS_LOCK_DIR": str(cwd / "locks")}
-    environment = {**os.environ, **own, **env}
-    return subprocess.run(
-        [sys.executable, "-m", "harness", *words], capture_output=True, text=True, timeout=240, check=False, cwd=cwd,
-        env=environment, preexec_fn=limit,
-    )  # fmt: skip
+    return commands.harness(*words, cwd=cwd, env={**os.environ, **own, **env}, limit_file_bytes=limit_file_bytes)
 
 
 def error_of(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -165,6 +155,7 @@ def test_too_many_requests_are_rows_and_the_run_is_invalid(tmp_path):
 _DIES = """
 import argparse, sys, threading, os
 sys.path.insert(0, {root!r})
+from tests import commands
 from tests.fakes.golden_server import GoldenServer
 words = argparse.ArgumentParser()
 words.add_argument("--port", type=int)

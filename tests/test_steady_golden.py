@@ -1,29 +1,23 @@
 """Windows by the real driver against a server that writes down what it did: a sample of what tests/judge/test_analyse_steady.py simulates."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from harness.store.reader import read_run
+from tests.commands import harness
 from tests.fakes.golden_server import GoldenServer
 
 pytestmark = pytest.mark.timing
-ROOT = Path(__file__).resolve().parents[1]
-LIMIT_S = 240  # against hanging only
 SLOTS = 8
 
 
 def measured(server: GoldenServer, out: Path, *load: str) -> dict:
     """One run of 40-token replies of about a second; the summary as --json prints it."""
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "harness", "run", "--url", server.url, "--model", "golden", "--workload", "fixed:16x40",
-            "--slo", "tpot_s=10", "--usd-per-hour", "3.6", "--out", str(out), "--json", *load,
-        ],
-        capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=ROOT,
+    done = harness(
+        "run", "--url", server.url, "--model", "golden", "--workload", "fixed:16x40",
+        "--slo", "tpot_s=10", "--usd-per-hour", "3.6", "--out", str(out), "--json", *load,
     )  # fmt: skip
     assert done.returncode in (0, 7), done.stderr
     return json.loads(done.stdout)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,11 @@ import yaml
 from harness.judge.summary import summarise
 from harness.measure.drive.golden.server import GoldenProcess, build
 from harness.store.reader import find_runs, read_run
+from tests import commands
 from tests.fakes.golden_server import GoldenServer
 
 pytestmark = pytest.mark.timing
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT_S = 400  # against hanging only
 MACHINE = {"name": "box", "usd_per_hour": 2.0, "source": "a test", "as_of": "2026-11-01"}
 PRICE = {"provider": "x", "model": "golden", "input_usd_per_million": 1.0, "output_usd_per_million": 4.0}
 TRIES = 4
@@ -39,10 +38,7 @@ def harness(folder: Path, data: dict, *words: str) -> subprocess.CompletedProces
         yaml.safe_dump({"experiment": "h", "max_usd": 100, "workloads": ["fixed:24x6"], "order": "as-written", **data})
     )
     own = {"PYTHONPATH": str(ROOT), "HARNESS_LOCK_DIR": str(folder / "locks")}
-    return subprocess.run(
-        [sys.executable, "-m", "harness", "run", str(path), "--json", *words],
-        capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=folder, env={**os.environ, **own},
-    )  # fmt: skip
+    return commands.harness("run", str(path), "--json", *words, cwd=folder, env={**os.environ, **own})
 
 
 def runs_of(folder: Path) -> dict:
@@ -75,7 +71,7 @@ def queued(binary: Path, folder: Path) -> tuple[dict, dict, dict]:
             {"name": "by slo", "kind": "hybrid", "sides": ["own", "api"], "policy": {"rule": "slo"}},
             {"name": "by share", "kind": "hybrid", "sides": ["own", "api"], "policy": {"rule": "share", "hosted_share": 0.25}},
         ]  # fmt: skip
-        loads = [{"rate": [RATE_RPS], "requests": 350}]
+        loads = [{"rate": [RATE_RPS], "requests": 250}]
         done = harness(folder, {"targets": targets, "loads": loads, "slo": {"ttft_from_schedule_s": 0.4}})
         served = {"own": own.stop(), "api": api.stop()}
     assert done.returncode in (0, 7), done.stderr
@@ -149,10 +145,8 @@ def test_the_report_has_the_policies_side_by_side(queues):
 def test_a_day_is_not_replayed_on_an_overloaded_sides_latencies(queues):
     """The hosted side's only run is a queue that grows: exit 2, and the words say what to measure."""
     *_, folder = queues
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", "cost", "policies", str(folder), "--own", "own", "--hosted", "api", "--slots", "1", "--mean-rps", "10"],
-        capture_output=True, text=True, timeout=LIMIT_S, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    words = ("--own", "own", "--hosted", "api", "--slots", "1", "--mean-rps", "10")
+    done = commands.harness("cost", "policies", str(folder), *words)
     assert done.returncode == 2
     assert "every run of the hosted side is overloaded" in done.stderr
     assert "measure it at a rate that it takes" in done.stderr

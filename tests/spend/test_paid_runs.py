@@ -16,6 +16,7 @@ import pytest
 
 from harness.price.ledger import rows_of
 from harness.store.reader import find_runs, read_run
+from tests import commands
 from tests.fakes.golden_server import GoldenServer
 from tests.waiting import until
 
@@ -52,9 +53,7 @@ def command(*words: str, cwd: Path, **env: str):
 
 
 def harness(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        **command(*words, cwd=cwd, **env), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-    )
+    return commands.harness(*words, cwd=cwd, env=command(*words, cwd=cwd, **env)["env"])
 
 
 def counted(folder: Path) -> Decimal:
