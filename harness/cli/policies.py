@@ -34,9 +34,7 @@ _KEY = {
 @campaign_option
 @click.option("--own", required=True, metavar="TARGET", help="The measured target that is paid by the hour.")
 @click.option("--hosted", required=True, metavar="TARGET", help="The measured target that bills its tokens.")
-@click.option(
-    "--hosted-price", metavar="PROVIDER/MODEL", help="Its price  [default: the target's own, else cost.hosted]"
-)
+@click.option("--hosted-price", metavar="PROVIDER/MODEL", help="Its price  [default: the target's own]")
 @demand_option
 @mean_option
 @click.option(

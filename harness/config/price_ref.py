@@ -32,3 +32,8 @@ class PriceRef(Spec):
     @property
     def name(self) -> str:
         return f"{self.provider}/{self.model}"
+
+    @property
+    def has_dollars(self) -> bool:
+        """Whether it gives prices of its own, and is not looked up."""
+        return self.input_usd_per_million is not None or self.output_usd_per_million is not None

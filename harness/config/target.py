@@ -4,7 +4,7 @@ and what the flags of a vLLM server ask for."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
@@ -15,6 +15,7 @@ from harness.config.limits import LimitsSpec
 from harness.config.policy import PolicySpec
 from harness.config.preset import KEY_SOURCES, Api, Auth, OutputLimit, PresetUse, with_preset
 from harness.config.price_ref import PriceRef
+from harness.records import target_config
 
 Flag = str | int | float | bool | Annotated[list[str | int | float], Field(min_length=1)]
 
@@ -311,11 +312,10 @@ class TargetSpec(Spec):
         return self
 
 
-def own_of(targets: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    """The target of that name as a config writes it down; of a hybrid its own side. Empty where there is none."""
-    by_name = {target.get("name"): target for target in targets}
-    found: Mapping[str, Any] = by_name.get(name, {})
-    return by_name.get(found["sides"][0], {}) if found.get("kind") == "hybrid" and found.get("sides") else found
+def own_of(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The target of that name as a run's config writes it down; of a hybrid its own side. Empty where there is none."""
+    found = target_config(config, name)
+    return target_config(config, found["sides"][0]) if found.get("kind") == "hybrid" and found.get("sides") else found
 
 
 def place_of(spec: TargetSpec) -> str | None:

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from harness.config.limits import LimitsSpec
 from harness.judge.account_limits import declared_limits, learned_window_s
-from harness.judge.columns import BoolArray, FloatArray, Requests, floats
-from harness.judge.network import target_config
-from harness.records import Account, AccountLimit, Manifest, RunData
+from harness.judge.columns import BoolArray, FloatArray, Requests, floats, measured
+from harness.judge.sides import names_of, of_side
+from harness.records import Account, AccountLimit, Manifest, RunData, target_config
 
 TOO_MANY = 429
 PACED, DRIVEN, UNLIMITED = "paced", "driven", "unlimited"
@@ -20,8 +20,11 @@ _NAMES = {"requests": "requests", "tokens": "tokens", "input_tokens": "input tok
 
 
 def declared(manifest: Manifest) -> LimitsSpec | None:
-    """The limits that the config says of the run's target; None where it says nothing that can be read."""
-    limits = target_config(manifest).get("limits")
+    """The limits that the config says of the run's target, of a hybrid's hosted side; None where it says nothing that can be read."""
+    target = manifest.target_config
+    if sides := target.get("sides"):
+        target = target_config(manifest.config, sides[-1])
+    limits = target.get("limits")
     try:
         return LimitsSpec.model_validate(limits) if limits is not None else None
     except ValidationError:
@@ -66,7 +69,12 @@ def limit_name(kind: str, window_s: float | None) -> str:
 
 
 def account_of(run: RunData, requests: Requests, scalars: Mapping[str, float | None]) -> Account | None:
-    """None where nothing was said of limits and nothing was refused for them."""
+    """None where nothing was said of limits and nothing was refused for them. Of a hybrid: of what was sent to its hosted side, where
+    nothing is offered before the policy has chosen."""
+    names = names_of(run)
+    if names:
+        run, scalars = of_side(run, names[-1]), {}
+        requests = measured(run.requests)
     mode, spec, heads = mode_of(run.manifest), declared(run.manifest), told(run)
     is_refused = requests.status.present & (requests.status.data == TOO_MANY)
     if mode == UNLIMITED and not heads and not is_refused.any():
@@ -74,7 +82,7 @@ def account_of(run: RunData, requests: Requests, scalars: Mapping[str, float | N
     load = run.manifest.cell.load
     named = {(one.kind, one.window_s): one.allowed for one in declared_limits(spec)} if spec is not None else {}
     takes = _takes(requests)
-    rate = None if load.is_closed else scalars.get("scheduled_rate_rps") or load.rate_rps
+    rate = None if load.is_closed or names else scalars.get("scheduled_rate_rps") or load.rate_rps
     e2el_s = _mean(requests.last_token.minus(requests.sent)[requests.ok])
     limits, allowed_rps = [], dict[str, float]()
     for kind, window_s in dict.fromkeys([*named, *heads]):

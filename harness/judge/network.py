@@ -9,7 +9,6 @@ prompt takes to go up. It stands beside TTFT and never replaces it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -42,12 +41,6 @@ def median_round_trip_s(run: RunData, window: Window | None) -> float | None:
     return float(np.median(trips)) if len(trips) else None
 
 
-def target_config(manifest: Manifest) -> Mapping[str, Any]:
-    """What the config says of the run's target; empty where it says nothing."""
-    targets = manifest.config.get("targets") or []
-    return next((t for t in targets if isinstance(t, Mapping) and t.get("name") == manifest.cell.target), {})
-
-
 def network_path(run: RunData, window: Window | None, ttft: Distribution | None) -> NetworkPath | None:
     """None for a run without round trips: a server of ours, or observe.network: off."""
     frame = run.network
@@ -60,7 +53,7 @@ def network_path(run: RunData, window: Window | None, ttft: Distribution | None)
         low_s, middle_s, high_s = np.quantile(trips, ends).tolist()
     ttft_s = ttft.p50 if ttft is not None else None
     facts = run.manifest.telemetry.get("network_facts") or {}
-    asked = target_config(run.manifest)
+    asked = run.manifest.target_config
 
     def less(trip_s: float | None) -> float | None:
         return None if ttft_s is None or trip_s is None else ttft_s - trip_s

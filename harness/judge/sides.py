@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -18,9 +17,7 @@ from harness.records import Phase, RunData, SideOfRun, Window
 
 def names_of(run: RunData) -> tuple[str, ...]:
     """The own side's name and the hosted one's; empty where the run is of no hybrid."""
-    targets = run.manifest.config.get("targets") or ()
-    target: Mapping[str, Any] = next((t for t in targets if t.get("name") == run.manifest.cell.target), {})
-    return tuple(target.get("sides") or ())
+    return tuple(run.manifest.target_config.get("sides") or ())
 
 
 def served_by(run: RunData, name: str) -> BoolArray:

@@ -6,7 +6,7 @@ from harness.judge.columns import BoolArray, Requests
 
 
 def usage_of(requests: Requests, population: BoolArray) -> tuple[tuple[int, ...], ...]:
-    """(prompt, cached, output, reasoning) of each request of the population, and cache writes where there are any; empty unless usage
+    """(prompt, cached, output, reasoning) of each request of the population, and cache writes where any usage told of them (0 too); empty unless usage
     is there for all.
 
     Cached, reasoning and written tokens that a server does not report are 0: it bills none of them apart.
@@ -15,6 +15,6 @@ def usage_of(requests: Requests, population: BoolArray) -> tuple[tuple[int, ...]
         return ()
     columns = [requests.prompt, requests.cached, requests.output, requests.reasoning]
     writes = (requests.written_5m, requests.written_1h)
-    if any(c.data[population].any() for c in writes):
+    if any(c.present[population].any() for c in writes):
         columns += writes
     return tuple(zip(*(c.data[population].tolist() for c in columns), strict=True))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
 from harness.base import clock
 from harness.base.errors import ConfigError
 from harness.config.experiment import ExperimentSpec
-from harness.config.price_ref import PriceRef
 from harness.config.target import TargetSpec
 from harness.measure.drive.hybrid import Dispatcher, SideDrive, SideGate, drive_both
 from harness.measure.gate import CommonStart, Gates
@@ -19,7 +17,8 @@ from harness.measure.job import Job, Watcher
 from harness.measure.observe.vllm_metrics import told, unfinished
 from harness.measure.targets import Target
 from harness.measure.targets.hybrid import HybridTarget
-from harness.price.hosted import bill, find_price, same_model
+from harness.price.hosted import usd_by_lengths
+from harness.price.hosted_api import api_of
 from harness.records import DriveProgress, DriveReport, RequestRecord, ServerSample
 from harness.routing.router import Router, SideFacts
 from harness.routing.state import HOSTED, OWN
@@ -45,34 +44,19 @@ def hear(dispatcher: Dispatcher, rows: Sequence[ServerSample]) -> None:
     dispatcher.saw(OWN, unfinished(rows), told(rows, "waiting"), told(rows, "kv_cache_use", max))
 
 
-def hosted_ref(spec: ExperimentSpec, hosted: TargetSpec) -> PriceRef | None:
-    """What the hosted side asks: its own price, else that of its model in cost.hosted, else the only one there."""
-    if hosted.price is not None:
-        return hosted.price
-    listed = spec.cost.hosted
-    return next((ref for ref in listed if same_model(hosted.model, ref.model)), listed[0] if len(listed) == 1 else None)
-
-
-def hosted_usd_of(spec: ExperimentSpec, hosted: TargetSpec) -> Callable[[int, int], float]:
-    """Dollars of a request by (prompt, output tokens), nothing cached; 0 where no price is known. Raises ConfigError."""
-    ref = hosted_ref(spec, hosted)
-    if ref is None:
-        return lambda _prompt, _output: 0.0
-    price = find_price(ref, clock.utc_now())
-
-    @cache
-    def usd(prompt: int, output: int) -> float:
-        return float(bill(price, [(prompt, 0, output, 0)]).total_usd)
-
-    return usd
+def hosted_usd_of(spec: ExperimentSpec, hosted: TargetSpec) -> Callable[[int, int], float] | None:
+    """Dollars of a request by (prompt, output tokens), nothing cached; None where no price is known. Raises ConfigError."""
+    api = api_of(hosted, spec.cost.hosted)
+    return None if api is None or api.ref is None else usd_by_lengths(api.price(api.ref, clock.utc_now()))
 
 
 def dispatcher_of(spec: ExperimentSpec, hybrid: TargetSpec, own: Target, hosted: Target) -> Dispatcher:
     """The router of a run, with nothing learned yet. Raises ConfigError: rule cost without a price of the hosted side."""
     assert hybrid.policy is not None
     hosted_spec = spec.sides_of(hybrid)[1]
-    if hybrid.policy.rule == "cost" and hosted_ref(spec, hosted_spec) is None:
-        advice = f"give {hosted_spec.name!r} a price:, or name it in cost.hosted"
+    hosted_usd = hosted_usd_of(spec, hosted_spec)
+    if hybrid.policy.rule == "cost" and hosted_usd is None:
+        advice = f"give {hosted_spec.name!r} a price:"
         raise ConfigError("rule cost needs the hosted side's price", hybrid.name, advice)
     now = clock.utc_now()
     router = Router(
@@ -83,7 +67,7 @@ def dispatcher_of(spec: ExperimentSpec, hybrid: TargetSpec, own: Target, hosted:
         spec.attainment,
         utc_s=now.hour * 3600 + now.minute * 60 + now.second,
     )
-    return Dispatcher(router, hosted_usd_of(spec, hosted_spec))
+    return Dispatcher(router, hosted_usd or (lambda _prompt, _output: 0.0))
 
 
 def kv_capacity_tokens(target: Target) -> int | None:

@@ -18,17 +18,17 @@ from decimal import Decimal
 from typing import Any
 
 from harness.base.errors import StoreError
+from harness.judge.sent import sent_of
 from harness.measure.gate import Answer, Asked
 from harness.price.ledger import Ledger, Totals, today
 from harness.price.request_price import RequestPrice
-from harness.records import RETRIED, Outcome, RequestRecord, SentRequest
+from harness.records import RequestRecord
 
 MAX_USD = "max_usd"  # a drive's stop_reason
 SHARE = Decimal("0.9")
 AHEAD = 64  # requests of a closed loop, at least
 OVERRUN_TIMES = 2  # of the tokens asked for: there we hang up (drive/dialect.py)
 OVERRUN_SLACK = 64  # tokens: by then it has been noticed
-_STREAMED = frozenset((Outcome.OK, Outcome.EMPTY_REPLY))
 
 
 class Budget:
@@ -230,24 +230,3 @@ class SpendGate:
             "waited_for_money": self.waits,
             "stopped_by": self.stopped_by,
         }
-
-
-def sent_of(row: RequestRecord) -> SentRequest:
-    """A row as far as its bill is concerned; when it was sent only as a fact."""
-    usage: tuple[int, ...] | None = None
-    if row.prompt_tokens is not None and row.output_tokens is not None:
-        usage = (row.prompt_tokens, row.cached_prompt_tokens or 0, row.output_tokens, row.reasoning_tokens or 0)
-        if row.cache_written_5m_tokens is not None or row.cache_written_1h_tokens is not None:
-            usage = (*usage, row.cache_written_5m_tokens or 0, row.cache_written_1h_tokens or 0)
-    return SentRequest(
-        outcome=row.outcome,
-        http_status=row.http_status,
-        sent_utc_s=None if row.sent_ns is None else 0.0,
-        ended_utc_s=None,
-        usage=usage,
-        asked_prompt_tokens=row.target_prompt_tokens,
-        asked_output_tokens=row.target_output_tokens,
-        bore_tokens=row.first_token_ns is not None,
-        finished=row.outcome in _STREAMED or row.finish_reason is not None,
-        retried=row.error == RETRIED,
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -11,13 +10,10 @@ from harness.base import clock
 from harness.base.errors import ConfigError
 from harness.base.loopback import is_loopback
 from harness.config.experiment import ExperimentSpec
-from harness.config.price_ref import PriceRef
 from harness.config.target import TargetSpec
 from harness.measure.spend import OVERRUN_SLACK, OVERRUN_TIMES, Budget, Lease, SpendGate
-from harness.price.hosted import same_model
-from harness.price.hosted_service import service_asked
+from harness.price.hosted_api import api_of
 from harness.price.ledger import Ledger, fingerprint, ledger_dir, ledger_of, ledgers
-from harness.price.provider import provider_at
 from harness.price.request_price import RequestPrice, request_price
 from harness.records import Endpoint
 
@@ -32,32 +28,21 @@ WORST = (
 EXPECTED = "expected: the plan's mean lengths at the list price, nothing cached"
 
 
-def ref_of(spec: ExperimentSpec, target: TargetSpec) -> PriceRef | None:
-    """The price of a hosted target: its own, else that of its model in cost.hosted, else the price book's for the provider at its URL."""
-    if target.kind != "hosted":
-        return None
-    found = target.price or next((ref for ref in spec.cost.hosted if same_model(target.model, ref.model)), None)
-    if found is not None:
-        return found
-    provider = provider_at(target.url or "")
-    if provider is None:
-        return None
-    ref = PriceRef(provider=provider, model=target.model)
-    with suppress(ConfigError):
-        request_price(ref, clock.utc_now(), None)
-        return ref
-    return None
-
-
 def price_of_requests(spec: ExperimentSpec, target: TargetSpec) -> RequestPrice | None:
     """What a hosted target bills for a request; None where it is known that nobody pays: no hosted API, one on this machine without a
     price, a price of 0. Raises ConfigError: a price that is not known, or not there."""
-    ref = ref_of(spec, target)
-    if ref is None:
+    api = api_of(target, spec.cost.hosted)
+    if api is None or api.ref is None:
         return None
     unbilled = spec.max_usd.unbilled_statuses if spec.max_usd else ()
-    price = request_price(ref, clock.utc_now(), service_asked(target.request), unbilled)
+    price = request_price(api.ref, clock.utc_now(), api.service, unbilled)
     return price if price.worst_usd(1_000_000, 1_000_000) else None
+
+
+def lacks_price(spec: ExperimentSpec, target: TargetSpec) -> bool:
+    """A hosted API of which nobody knows what it asks."""
+    api = api_of(target, spec.cost.hosted)
+    return api is not None and api.ref is None
 
 
 def paid(spec: ExperimentSpec) -> dict[str, RequestPrice]:
@@ -67,7 +52,7 @@ def paid(spec: ExperimentSpec) -> dict[str, RequestPrice]:
         price = price_of_requests(spec, target)
         if price is not None:
             prices[target.name] = price
-        elif target.kind == "hosted" and ref_of(spec, target) is None and not is_loopback(target.url or ""):
+        elif lacks_price(spec, target) and not is_loopback(target.url or ""):
             raise ConfigError(
                 "no price of a hosted API is known: what it costs cannot be bounded",
                 f"target {target.name}: {target.model}",

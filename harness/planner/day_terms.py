@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from harness.base.errors import ConfigError
-from harness.config.experiment import CostSpec, SloSpec, of_run
+from harness.config.experiment import SloSpec, of_run
 from harness.config.price_ref import PriceRef
 from harness.judge.runs import analyse
 from harness.planner.modelled_sides import batching_of, latencies_of, lengths_of
 from harness.planner.policies import DayTerms
-from harness.price.hosted import bill, find_price
+from harness.price.hosted import find_price, usd_by_lengths
+from harness.price.hosted_api import api_of_run
 from harness.price.machine_price import machine_price
 from harness.price.prices import day_of
 from harness.records import OVERLOAD, Hardware, RunData, RunSummary
@@ -58,7 +59,7 @@ def day_terms(
         latencies=latencies_of(hosted_runs),
         lengths=lengths_of(own_runs),
         replica_usd_per_hour=float(known_hardware.usd_per_hour),
-        hosted_usd=_bill_of(ref or _price_of(first.config, hosted, found[hosted][0]), first),
+        hosted_usd=_hosted_usd(found[hosted][0], ref, day_of(first.created_utc)),
         promise=slo.limits,
         attainment=slo.attainment,
         names=(own, hosted),
@@ -69,25 +70,12 @@ def _read(directory: Path, runs: Sequence[RunSummary]) -> list[RunData]:
     return [read_run(directory if directory.name == run.run_id else directory / run.run_id) for run in runs]
 
 
-def _price_of(config: Mapping[str, Any], hosted: str, run: RunSummary) -> PriceRef:
-    """The hosted target's own price, else the experiment's only one. Raises ConfigError."""
-    target: Mapping[str, Any] = next((one for one in config.get("targets", []) if one.get("name") == hosted), {})
-    if target.get("price"):
-        return of_run(PriceRef, target["price"], run.run_id)
-    refs = of_run(CostSpec, config.get("cost", {}), run.run_id).hosted
-    if not refs:
-        raise ConfigError("no price of the hosted side", hosted, "give --hosted-price, or price: of the target")
-    return refs[0]
-
-
-def _bill_of(ref: PriceRef, run: RunSummary) -> Callable[[int, int], float]:
-    """Dollars of one request by (prompt, output tokens), nothing cached; each pair is billed once."""
-    price = find_price(ref, day_of(run.created_utc))
-    known: dict[tuple[int, int], float] = {}
-
-    def usd(prompt: int, output: int) -> float:
-        if (prompt, output) not in known:
-            known[prompt, output] = float(bill(price, [(prompt, 0, output, 0)]).total_usd)
-        return known[prompt, output]
-
-    return usd
+def _hosted_usd(run: RunSummary, ref: PriceRef | None, at: datetime) -> Callable[[int, int], float]:
+    """Dollars of one request to the API of a run by (prompt, output tokens), at `ref` or the API's own price. Raises ConfigError."""
+    api = api_of_run(run)
+    ref = ref or (None if api is None else api.ref)
+    if ref is None:
+        raise ConfigError(
+            "no price of the hosted side", run.cell.target, "give --hosted-price, or price: of the target"
+        )
+    return usd_by_lengths(find_price(ref, at) if api is None else api.price(ref, at))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from harness.config.price_ref import PriceRef
 from harness.judge.repeats import POINTS, by_cell, interval, usable
-from harness.price.api_of_run import is_of
+from harness.price.hosted_api import is_of
 from harness.records import CellInterval, Load, RunSummary
 
 _ATTAINMENT = POINTS["attainment"]

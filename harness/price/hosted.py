@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from functools import cache
 from typing import Any, NamedTuple
 
 import genai_prices
@@ -122,9 +123,15 @@ def book_model(ref: PriceRef) -> tuple[Any, Any]:
     return provider, model
 
 
+def is_by_tokens(model: Any) -> bool:
+    """Whether every price that a genai-prices model has, at whatever date, is of input and output tokens."""
+    prices = [one.prices for one in model.prices] if isinstance(model.prices, list) else [model.prices]
+    return all(price.input_mtok is not None and price.output_mtok is not None for price in prices)
+
+
 def find_price(ref: PriceRef, at: datetime) -> HostedPrice:
     """The price of `ref` in force at `at`. Raises ConfigError: unknown provider or model, or one not priced by tokens."""
-    if ref.input_usd_per_million is not None or ref.output_usd_per_million is not None:
+    if ref.has_dollars:
         return _own(ref)
     provider, model = book_model(ref)
     price = price_at(model, at)
@@ -268,6 +275,16 @@ def bill(price: HostedPrice, usage: Sequence[tuple[int, ...]]) -> Bill:
         len(requests), whole.prompt, whole.cached, whole.written_5m + whole.written_1h, whole.output,
         fresh, cached, written_5m + written_1h, output + reasoning, fees,
     )  # fmt: skip
+
+
+def usd_by_lengths(price: HostedPrice) -> Callable[[int, int], float]:
+    """Dollars of one request by its (prompt, output) tokens, nothing cached; each pair is billed once."""
+
+    @cache
+    def usd(prompt: int, output: int) -> float:
+        return float(bill(price, [(prompt, 0, output, 0)]).total_usd)
+
+    return usd
 
 
 def same_model(measured: str, hosted: str) -> bool:

@@ -13,8 +13,8 @@ from decimal import Decimal
 from fractions import Fraction
 
 from harness.config.price_ref import PriceRef
-from harness.price.api_of_run import is_of
 from harness.price.hosted import HostedPrice, Tokens, bill, first_tier
+from harness.price.hosted_api import is_of
 from harness.records import LIST_PRICE, MEASURED, Bill, RunSummary
 
 NONE_DECLARED = "none: no cached_input_tokens declared"

@@ -52,7 +52,7 @@ def service_price(ref: PriceRef, at: datetime, service: str | None) -> HostedPri
     if service in _STANDARD or service is None:
         return find_price(ref, at)
     same = _AT_THE_STANDARD_PRICE.get((ref.provider, service))
-    if ref.input_usd_per_million is not None or ref.output_usd_per_million is not None:
+    if ref.has_dollars:
         same = "the declared price is taken for this service's"
     price = find_variant(ref, at, service) if same is None else find_price(ref, at)
     words = {"service": service if same is None else f"{service}, {same}"}

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from harness.price.api_of_run import hosted_side, price_of_api, target_of
+from harness.price.hosted_api import api_of_run, hosted_side
 from harness.price.hosted_cache import RunBill, bill_of_run
-from harness.price.hosted_service import service_asked, service_price
 from harness.price.prices import day_of
 from harness.price.unit_cost import OwnCost, decimal_text, short
 from harness.records import RunSummary
@@ -32,13 +31,13 @@ def hosted_half(summary: RunSummary, beside: Sequence[RunSummary]) -> HostedHalf
     """The bill of the requests that the hosted side of a hybrid served. Raises ConfigError for a price that is not known."""
     side = summary.sides[1]
     half = hosted_side(summary)
-    ref = price_of_api(half)
-    if ref is None:
+    api = api_of_run(half)
+    if api is None or api.ref is None:
         return HostedHalf(None, f"the price of the hosted side {side.name} is not known: give the target price:")
     if side.offered and not side.usage:
         return HostedHalf(None, f"usage is not known for every request of {side.name}")
-    price = service_price(ref, day_of(summary.created_utc), service_asked(target_of(half).get("request") or {}))
-    return HostedHalf(bill_of_run(ref, price, half, beside))
+    price = api.price(api.ref, day_of(summary.created_utc))
+    return HostedHalf(bill_of_run(api.ref, price, half, beside))
 
 
 def of_both(own: OwnCost, half: HostedHalf) -> OwnCost | str:

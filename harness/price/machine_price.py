@@ -57,7 +57,7 @@ def declared_hardware(summary: RunSummary) -> Hardware | None:
 
 
 def _declared(summary: RunSummary) -> MachinePrice:
-    target = own_of(summary.config.get("targets", []), summary.cell.target)
+    target = own_of(summary.config, summary.cell.target)
     hardware = target.get("hardware")
     if not hardware:
         return MachinePrice(None)

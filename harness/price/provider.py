@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 
 from genai_prices import data_snapshot
 
@@ -13,9 +14,15 @@ from harness.config.price_ref import PriceRef
 from harness.price.hosted import find_price, worst_usd
 
 
+@lru_cache(maxsize=1024)
+def providers_at(url: str) -> tuple[str, ...]:
+    """Ids of the providers in the price book whose API stands at the URL; none for an own server, and whom the book does not know."""
+    return tuple(p.id for p in data_snapshot.get_snapshot().providers if re.match(p.api_pattern, url))
+
+
 def provider_at(url: str) -> str | None:
-    """Id of the provider in the price book whose API stands at the URL; None for an own server, and whom the book does not know."""
-    return next((p.id for p in data_snapshot.get_snapshot().providers if re.match(p.api_pattern, url)), None)
+    """The first of them; None where there is none."""
+    return next(iter(providers_at(url)), None)
 
 
 def most_usd(provider: str | None, model: str, at: datetime, requests: int, tokens: tuple[int, int]) -> Decimal | None:

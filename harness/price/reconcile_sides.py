@@ -10,10 +10,9 @@ from decimal import Decimal
 
 from harness.base.errors import ConfigError
 from harness.config.price_ref import PriceRef
-from harness.price.api_of_run import hosted_side, price_of_api, target_of
 from harness.price.hosted import HostedPrice, Tokens, bill, book_model
+from harness.price.hosted_api import api_of_run, hosted_side
 from harness.price.hosted_cache import cache_of
-from harness.price.hosted_service import service_asked, service_price
 from harness.price.invoice import InvoiceRow
 from harness.price.prices import day_of
 from harness.price.sent_bill import bill_of_sent, longer_tokens
@@ -81,15 +80,15 @@ def our_days(summaries: Sequence[RunSummary]) -> tuple[dict[tuple[date, str], Ou
     refs: dict[str, PriceRef] = {}
     left_out = []
     for summary in map(hosted_side, summaries):
-        ref = price_of_api(summary)
-        if ref is None:
+        api = api_of_run(summary)
+        if api is None or api.ref is None:
             left_out.append(
                 f"{summary.run_id}: no price of its API: declare it at the target (price: {{provider, model}})"
             )
             continue
-        service = service_asked(target_of(summary).get("request") or {})
+        ref, service = api.ref, api.service
         try:
-            price = service_price(ref, day_of(summary.created_utc), service)
+            price = api.price(ref, day_of(summary.created_utc))
         except ConfigError as error:
             left_out.append(f"{summary.run_id}: {error.what}: {error.value}")
             continue

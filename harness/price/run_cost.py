@@ -10,10 +10,9 @@ from decimal import Decimal, InvalidOperation
 from harness.base.errors import ConfigError, InvalidRunError
 from harness.config.experiment import CostSpec, of_run
 from harness.config.price_ref import PriceRef
-from harness.price.api_of_run import prices_of_run, target_of
 from harness.price.hosted import HostedPrice, price_ratio, same_model, usage_problem
+from harness.price.hosted_api import api_of_run, prices_of_run
 from harness.price.hosted_cache import RunBill, bill_of_run, cache_of
-from harness.price.hosted_service import service_asked
 from harness.price.hybrid_cost import HostedHalf, hosted_half, of_both
 from harness.price.machine_match import price_mismatch, ran_on, share_of, unchecked
 from harness.price.machine_price import MachinePrice, machine_price
@@ -97,8 +96,8 @@ def _good_line(made: RunBill, summary: RunSummary) -> CostLine:
 
 def _sent_lines(ref: PriceRef, price: HostedPrice, made: RunBill, summary: RunSummary) -> tuple[CostLine, ...]:
     """What the whole run cost the account, beside its window: billed, and unknown up to so much."""
-    service = service_asked(target_of(summary).get("request") or {})
-    whole = bill_of_sent(ref, price, service, cache_of(ref, summary), summary.sent)
+    api = api_of_run(summary)
+    whole = bill_of_sent(ref, price, None if api is None else api.service, cache_of(ref, summary), summary.sent)
     billed, unknown = _SENT_LINES
     inputs = {**made.inputs, "all requests of the run": whole.words}
     return (

@@ -141,9 +141,7 @@ def row_of(summary: RunSummary, indexed_utc: datetime) -> dict[str, Any]:
     """The row of a run: a value for every column of `runs_schema`."""
     cell, environment = summary.cell, summary.environment
     server, git, gpus = environment.get("server") or {}, environment.get("git") or {}, environment.get("gpus") or []
-    declared: Mapping[str, Any] = next(
-        (t for t in summary.config.get("targets", []) if t.get("name") == cell.target), {}
-    )
+    declared = summary.target_config
     flags, env = _json(server.get("flags") or declared.get("flags") or {}), _json(declared.get("env") or {})
     ok = summary.outcomes.get("ok", 0)
     row = RunRow(

@@ -115,11 +115,10 @@ def test_a_list_of_models_that_drips_has_an_end(hostile, tmp_path, monkeypatch):
 
 def test_hosted_dollars_are_told_before_the_first_request(hostile, tmp_path):
     """By list price: 8 requests of 16 prompt and 4 output tokens at $2.50 and $10 a million are $0.00064."""
-    target = hosted(hostile.url("status_400")) | {"model": "gpt-4o"}
-    cost = {"hosted": [{"model": "gpt-4o", "provider": "openai"}]}
+    target = hosted(hostile.url("status_400")) | {"model": "gpt-4o", "price": {"model": "gpt-4o", "provider": "openai"}}
     experiment = spec(
-        targets=[target], workloads=["fixed:1000x400"], loads=[{"concurrency": [1], "requests": 8}], repetitions=1, cost=cost
-    )  # fmt: skip
+        targets=[target], workloads=["fixed:1000x400"], loads=[{"concurrency": [1], "requests": 8}], repetitions=1
+    )
     display = Quiet()
     run(experiment, tmp_path, display=display)
     (line,) = [text for text in display.said if text.startswith("hosted APIs")]

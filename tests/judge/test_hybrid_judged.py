@@ -138,3 +138,26 @@ def test_an_experiment_without_hybrids_has_no_such_table():
     summaries = [summarise(hybrid(target="own", kind="adopt"))]
     costs = price_runs(summaries, allow_invalid=True)
     assert policy_tables(table_rows(summaries, costs, allow_invalid=True), costs) == []
+
+
+def test_an_accounts_limits_are_held_against_the_hosted_side_alone():
+    """300 a minute of the api, a quarter of 10/s sent to it: the most in a minute is 150, not 600; of 429s only its own are by choice."""
+
+    def limited(**limits):
+        return [TARGETS[0], {**TARGETS[1], "limits": limits}, TARGETS[2]]
+
+    account = summarise(hybrid(targets=limited(rpm=300))).account
+    (limit,) = account.limits
+    assert (account.mode, account.requests, account.offered_rps) == ("paced", 150, None)
+    assert (limit.allowed, limit.most_admitted, limit.demand) == (300, 150, None)
+    run = hybrid(targets=limited(pace=False))
+    refused = run.requests["seq"] % 3 == 0
+    rows = run.requests.assign(
+        outcome=run.requests["outcome"].mask(refused, "http_error"),
+        http_status=run.requests["http_status"].mask(refused, 429),
+    )
+    summary = summarise(replace(run, requests=rows))
+    (reason,) = [r for r in summary.verdict.reasons if r.code == "driven_into_limits"]
+    assert (summary.account.mode, summary.account.refused) == ("driven", 50)
+    assert reason.message.startswith("8.3% of 600 requests")
+    assert "too_many_failures" in {r.code for r in summary.verdict.reasons}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.judge.sent import sent_requests
+from harness.judge.sent import sent_of, sent_requests
 from harness.judge.summary import summarise
 from harness.records import RETRIED, Load
 from tests.judge.run_builder import BASE_NS, closed_loop, failed, request, run
@@ -55,6 +55,26 @@ def test_a_row_says_what_usage_told_and_how_it_ended():
     assert [s.bore_tokens for s in found] == [True, True, False, True, True, True, False]
     assert [s.retried for s in found] == [False] * 5 + [True, False]
     assert {(s.asked_prompt_tokens, s.asked_output_tokens, s.http_status) for s in found} == {(128, 8, 200)}
+
+
+def test_a_row_is_billed_alike_when_it_ends_and_when_it_is_read_back():
+    """What the spend cap counts and what a bill is made of: equal but for the clock; cache writes told as 0 are told, by one life or both."""
+    rows = [
+        request(0, 0),
+        replace(request(1, 1), cache_written_5m_tokens=0, cache_written_1h_tokens=0),
+        replace(request(2, 2), cache_written_1h_tokens=20),
+        replace(request(3, 3), prompt_tokens=None),
+        replace(failed(request(4, 4)), error=RETRIED),
+        failed(request(5, 5), "dropped", sent=False),
+    ]
+    stored = sent_requests(run(rows, C4, kind="hosted"))
+    live = [sent_of(row) for row in rows]
+    assert [s.usage for s in live[:4]] == [(128, 0, 8, 0), (128, 0, 8, 0, 0, 0), (128, 0, 8, 0, 0, 20), None]
+    assert [replace(s, sent_utc_s=None, ended_utc_s=None) for s in live] == [
+        replace(s, sent_utc_s=None, ended_utc_s=None) for s in stored
+    ]
+    assert [s.sent_utc_s is None for s in live] == [s.sent_utc_s is None for s in stored] == [False] * 5 + [True]
+    assert summarise(run(rows[1:2], C4, kind="hosted")).sent[0].usage == (128, 0, 8, 0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""One price at a date: whatever command shows it (catalogue, bill, instances, scenario, a run's cost) shows the same."""
+"""One price at a date: whatever command shows it (catalogue, bill, instances, scenario, a run's cost) shows the same. And one price of a
+hosted API: whatever asks what its target costs (spend cap, forecast, run cost, hybrid, a replayed day) is told the same."""
 
 from __future__ import annotations
 
@@ -13,17 +14,25 @@ from genai_prices import data_snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.base import clock
+from harness.base.errors import ConfigError
 from harness.base.files import data_dir
 from harness.cli import cli
-from harness.config.experiment import CostSpec
+from harness.config.experiment import CostSpec, ExperimentSpec
 from harness.config.price_ref import PriceRef
 from harness.measure.campaign.forecast import price_of
+from harness.measure.hybrid import hosted_usd_of
+from harness.measure.spending import price_of_requests
+from harness.planner.day_terms import _hosted_usd
 from harness.planner.instances import candidates
 from harness.planner.scenario.run import run_scenario
 from harness.price.hosted import bill, find_price, price_at
+from harness.price.hosted_service import service_price
+from harness.price.hybrid_cost import hosted_half
 from harness.price.machine_price import declared_hardware
 from harness.price.prices import age_words, catalogue, day_of, instance_price, instances, stale_after_days
 from harness.price.run_cost import cost_run
+from harness.records import MEASURED, SideOfRun
 from tests.planner.scenario_values import scenario
 from tests.price.cost_summaries import summary
 
@@ -197,16 +206,115 @@ def test_every_table_with_an_instance_price_shows_its_age():
 
 def test_a_forecast_bills_with_the_price_of_now():
     """`run --dry-run` takes the price that the catalogue shows at the same moment."""
-    from harness.base import clock
-    from harness.config.experiment import ExperimentSpec
-
     spec = ExperimentSpec.model_validate(
         {
             "experiment": "x", "workloads": ["fixed:8x8"], "loads": [{"concurrency": [1], "requests": 1}],
-            "targets": [{"name": "t", "kind": "hosted", "url": "https://h/v1", "model": "gpt-5"}],
-            "cost": {"hosted": [{"provider": "openai", "model": "gpt-5"}]},
+            "targets": [{"name": "t", "kind": "hosted", "url": "https://api.openai.com/v1", "model": "gpt-5"}],
         }
     )  # fmt: skip
     price = price_of(spec, spec.targets[0])
     shown = shown_by_the_catalogue("openai/gpt-5", clock.utc_now(), "hosted").usd
     assert f"{price.model.input_mtok} / {price.model.output_mtok}" == shown
+
+
+# ---------------------------------------------------------------- a hosted API
+
+WHOSE = {
+    "https://api.openai.com/v1": "openai",
+    "https://api.groq.com/openai/v1": "groq",
+    "https://llm.acme.example/v1": "acme",  # nobody of the book, so known by its name
+    "https://gateway.example/v1": None,
+}
+IN_THE_BOOK = {("openai", "gpt-5-mini"), ("groq", "llama-3.1-8b-instant")}
+NAMES = ["gpt-5-mini", "llama-3.1-8b-instant", "my-deployment"]
+PROMPT, OUTPUT = 1000, 200
+refs = st.builds(
+    lambda provider, model, usd: PriceRef(
+        provider=provider, model=model, input_usd_per_million=usd, output_usd_per_million=usd and 2 * usd
+    ),
+    st.sampled_from(["openai", "groq", "acme", "other"]), st.sampled_from(NAMES), st.sampled_from([None, None, 1.0, 3.0]),
+)  # fmt: skip
+
+
+def by_the_rule(url, model, declared, listed):
+    """The rule in words, by hand."""
+    same = [ref for ref in listed if ref.model == model]
+    if declared is not None:
+        return declared
+    if at := [ref for ref in same if ref.provider == WHOSE[url]]:
+        return at[0]
+    if (WHOSE[url], model) in IN_THE_BOOK:
+        return PriceRef(provider=WHOSE[url], model=model)
+    if WHOSE[url] in ("openai", "groq"):
+        return None
+    return next((ref for ref in same if ref.input_usd_per_million is not None), None)
+
+
+def told(ask):
+    """Dollars; None: no price; `refused`: ConfigError."""
+    try:
+        found = ask()
+    except ConfigError:
+        return "refused"
+    return None if found is None else round(float(found), 12)
+
+
+def of_day(run):
+    try:
+        return _hosted_usd(run, None, day_of(run.created_utc))(PROMPT, OUTPUT)
+    except ConfigError as error:
+        if "no price of the hosted side" in error.what:
+            return None
+        raise
+
+
+def of_run_cost(run, spec):
+    report = cost_run(run, None, CostSpec())
+    if any("not billed at its own API" in warning for warning in report.warnings):
+        return "refused"
+    found = [report.bills[name].total_usd for name, basis in report.basis.items() if basis == MEASURED]
+    return told(lambda: found[0] if found else None)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(sorted(WHOSE)), st.sampled_from(NAMES), st.one_of(st.none(), st.none(), refs),
+    st.lists(refs, max_size=4, unique_by=lambda ref: ref.name), st.sampled_from([None, None, "flex"]),
+)  # fmt: skip
+def test_any_two_commands_agree_on_the_price_of_an_api(url, model, declared, listed, service):
+    """Random targets (price declared or not), cost.hosted and services: the dollars of one request of 1,000 + 200 tokens are those of the
+    rule in words, wherever they are asked for."""
+    hosted = {"name": "t", "kind": "hosted", "url": url, "model": model, "request": {"service_tier": service}}
+    if declared is not None:
+        hosted["price"] = declared.model_dump()
+    own = {"name": "own", "kind": "adopt", "url": "http://127.0.0.1:1/v1", "model": model}
+    spec = ExperimentSpec.model_validate(
+        {
+            "experiment": "x", "workloads": ["fixed:8x8"], "loads": [{"rate": [1], "requests": 1}],
+            "targets": [hosted, own, {"name": "mix", "kind": "hybrid", "sides": ["own", "t"], "policy": {"rule": "share", "hosted_share": 0.5}}],
+            "cost": {"hosted": [ref.model_dump() for ref in listed]},
+        }
+    )  # fmt: skip
+    target, now = spec.targets[0], clock.utc_now()
+    usage = ((PROMPT, 0, OUTPUT, 0),)
+    run = replace(summary(kind="hosted", usage=usage, created_utc=now.isoformat()), model=model)
+    run = replace(run, config=spec.model_dump(mode="json"))
+    sides = (SideOfRun("own", 0, None), SideOfRun("t", 1, None, usage=usage))
+    mixed = replace(run, target_kind="hybrid", sides=sides, cell=replace(run.cell, target="mix"))
+
+    ref = by_the_rule(url, model, declared, listed)
+    want = told(lambda: None if ref is None else bill(service_price(ref, now, service), usage).total_usd)
+
+    def billed(price):
+        return None if price is None else bill(price, usage).total_usd
+
+    capped, side = (lambda: price_of_requests(spec, target)), (lambda: hosted_usd_of(spec, target))
+    made = {
+        "spend cap": told(lambda: billed(one.prices[0] if (one := capped()) else None)),
+        "forecast": told(lambda: billed(price_of(spec, target))),
+        "run cost": of_run_cost(run, spec),
+        "hybrid, routed": told(lambda: usd(PROMPT, OUTPUT) if (usd := side()) else None),
+        "hybrid, billed": told(lambda: half.bill.total_usd if (half := hosted_half(mixed, []).made) else None),
+        "planner": told(lambda: of_day(run)),
+    }
+    assert made == dict.fromkeys(made, want)

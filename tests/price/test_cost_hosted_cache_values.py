@@ -9,8 +9,8 @@ import pytest
 from genai_prices.types import ModelPrice, Tier, TieredPrices
 
 from harness.config.price_ref import PriceRef
-from harness.price.api_of_run import is_of
 from harness.price.hosted import HostedPrice, Tokens, bill, find_price
+from harness.price.hosted_api import is_of
 from harness.price.hosted_cache import HostedCache, RunBill, bill_of_run, cache_of, unbilled_writes
 from harness.price.prices import day_of
 from tests.price.cost_summaries import RUN_ID, summary

@@ -229,10 +229,7 @@ def _facts(manifests: Iterable[Manifest]) -> dict[str, str]:
         facts |= {f"package {name}": version for name, version in (environment.get("packages") or {}).items()}
         facts |= {f"flag {name}": value for name, value in (m.target.get("flags") or {}).items()}
         facts |= {f"variable {name}": value for name, value in (environment.get("variables") or {}).items()}
-        declared: Mapping[str, Any] = next(
-            (t for t in m.config.get("targets") or [] if t.get("name") == m.cell.target), {}
-        )
-        own = declared.get("env") or {}
+        own = m.target_config.get("env") or {}
         facts |= {f"target variable {name}": value for name, value in own.items()}
         for name, value in redaction.data(facts).items():
             if value not in (None, ""):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from harness.judge.account import DRIVEN, PACED, TOO_MANY, account_of, held_s, mode_of
+from harness.judge.sides import names_of, served_by
 from harness.judge.validity import Evidence, warning
 from harness.records import Reason
 
@@ -17,8 +18,10 @@ MAX_HELD_S = 0.05  # p99: more than what asking costs
 
 
 def refused_by_choice(e: Evidence) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """429s of a run that is driven into the limits."""
+    """429s of a run that is driven into the limits; of a hybrid those of its hosted side."""
     refused = e.requests.status.present & (e.requests.status.data == TOO_MANY)
+    if names := names_of(e.run):
+        refused &= served_by(e.run, names[-1])
     return refused if mode_of(e.run.manifest) == DRIVEN else np.zeros(e.requests.count, np.bool_)
 
 

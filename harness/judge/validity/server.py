@@ -31,10 +31,7 @@ def _asked_for(e: Evidence) -> str | None:
     for name, value in (target.get("flags") or {}).items():
         if "flashinfer" in str(value).lower():
             return f"{name}={value} asks for it"
-    declared: Mapping[str, Any] = next(
-        (t for t in e.run.manifest.config.get("targets") or [] if t.get("name") == target.get("name")), {}
-    )
-    for name, value in (declared.get("env") or {}).items():
+    for name, value in (e.run.manifest.target_config.get("env") or {}).items():
         if _ASKED_VARIABLES.fullmatch(name) and str(value).lower() not in ("", "0", "false"):
             return f"{name}={value} asks for it"
     boards = {str(gpu.get("name")) for gpu in e.run.manifest.environment.get("gpus") or []}

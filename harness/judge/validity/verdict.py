@@ -9,7 +9,6 @@ import numpy as np
 from harness.config.target import flags_by_name
 from harness.judge.account import TOO_MANY
 from harness.judge.columns import FloatArray
-from harness.judge.network import target_config
 from harness.judge.validity import Evidence, invalid, unknown, warning
 from harness.judge.validity.account import ACCOUNT_CHECKS, refused_by_choice
 from harness.judge.validity.machine import MACHINE_CHECKS
@@ -112,7 +111,7 @@ def _own_lag_s(e: Evidence) -> FloatArray:
     r = e.requests
     released = r.released.present & r.scheduled.present & (r.released.data > r.scheduled.data)
     late = np.where(released, r.sent.minus(r.released), e.values["send_lag_s"])
-    if target_config(e.run.manifest).get("connections") == "fresh":
+    if e.run.manifest.target_config.get("connections") == "fresh":
         set_up = r.sent.minus(r.connect_started)
         late = late - np.where(np.isnan(set_up), 0.0, set_up)
     return late

@@ -26,7 +26,7 @@ from harness.config.target import TargetSpec
 from harness.measure.campaign.disk import CellBytes, cell_bytes
 from harness.measure.campaign.order import Step, server_key
 from harness.measure.observe.boards.inventory import boards
-from harness.measure.spending import EXPECTED, WORST, price_of_requests, ref_of, worst_of_plan
+from harness.measure.spending import EXPECTED, WORST, lacks_price, price_of_requests, worst_of_plan
 from harness.price.hosted import HostedPrice, bill
 from harness.price.request_price import RequestPrice
 from harness.records import Manifest, Plan, RunState
@@ -245,9 +245,9 @@ def forecast(
     billed = [cell.usd for cell in cells if cell.usd is not None]
     worst_usd = [cell.worst_usd for cell in cells if cell.worst_usd is not None]
     unpriced = tuple(
-        f"target {name} is hosted and has no price: name it in cost.hosted ({targets[name].model})"
+        f"target {name} is hosted and has no price: give it a price: ({targets[name].model})"
         for name in prices
-        if (side := paying(spec, targets[name])) and ref_of(spec, side) is None
+        if (side := paying(spec, targets[name])) and lacks_price(spec, side)
     )
     guessed = any(cell.basis == "guess" for cell in cells)
     more = ("times with the basis 'guess' rest on tokens alone; they are better after a first run",) if guessed else ()

@@ -13,7 +13,7 @@ from harness.config.experiment import ExperimentSpec
 from harness.measure.campaign.forecast import free_bytes
 from harness.measure.campaign.order import Step
 from harness.price.hosted import find_price
-from harness.price.hosted_service import service_asked, service_price
+from harness.price.hosted_api import api_of
 from harness.price.prices import instance_price
 
 _GIB = 2**30
@@ -28,8 +28,8 @@ def check_prices(spec: ExperimentSpec) -> None:
     for target in spec.targets:
         if isinstance(target.hardware, str):
             instance_price(target.hardware, now)
-        if target.price is not None:
-            service_price(target.price, now, service_asked(target.request))
+        if (api := api_of(target, spec.cost.hosted)) is not None and api.ref is not None:
+            api.price(api.ref, now)
 
 
 def check_disk(spec: ExperimentSpec, out: Path, needed_bytes: int) -> None:

@@ -71,16 +71,13 @@ def _table(rows: Sequence[Row], costs: Sequence[CostReport]) -> PolicyTable:
 
 def _policy_row(row: Row, costs: Sequence[CostReport]) -> PolicyRow:
     run = row.used[0]
-    target: Mapping[str, Any] = next(
-        (t for t in run.config.get("targets") or () if t.get("name") == run.cell.target), {}
-    )
     promised = (run.config.get("slo") or {}).get("attainment", DEFAULT_ATTAINMENT)
     kept = row.middle("attainment")
     offered = [sum(side.offered for side in one.sides) for one in row.used]
     hosted = [one.sides[1].offered for one in row.used if one.sides]
     return PolicyRow(
         row.target,
-        _policy_words(target.get("policy")),
+        _policy_words(run.target_config.get("policy")),
         row.values.get("usd_per_thousand_requests") or _billed(row, costs),
         row.values.get("attainment"),
         None if kept is None else float(kept) >= float(promised),

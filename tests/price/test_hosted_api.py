@@ -10,8 +10,9 @@ import pytest
 from harness.base.errors import ConfigError
 from harness.config.experiment import CostSpec
 from harness.config.price_ref import PriceRef
-from harness.price.api_of_run import is_of, price_of_api, prices_of_run
+from harness.config.target import TargetSpec
 from harness.price.hosted import bill, find_price, same_model
+from harness.price.hosted_api import api_of, api_of_run, is_of, prices_of_run
 from harness.price.hosted_cache import bill_of_run
 from harness.price.hosted_service import service_price
 from harness.price.prices import day_of
@@ -48,7 +49,7 @@ def test_a_target_s_price_says_which_api_it_is_where_address_and_model_do_not(re
     provider's price of the same model is a list price, without its cache."""
     run = against(price=declared(ref))
     assert is_of(ref, run)
-    assert price_of_api(run) == ref
+    assert api_of_run(run).ref == ref
     other = PriceRef(provider="azure" if ref is MINI else "openai", model="gpt-5-mini")
     found = {
         made.basis: made.bill.cached_tokens for r in (ref, other) for made in [bill_of_run(r, find_price(r, NOW), run)]
@@ -65,9 +66,48 @@ def test_a_declared_price_outweighs_the_address():
 
 def test_without_a_declared_price_the_address_and_the_model_say_it():
     """api.openai.com and a model that the price book has; a gateway without a price is nobody's."""
-    assert price_of_api(against("https://api.openai.com/v1", "gpt-5-mini")) == MINI
-    assert price_of_api(against()) is None
-    assert price_of_api(against("https://api.openai.com/v1", "gpt-5-mini", kind="vllm")) is None
+    assert api_of_run(against("https://api.openai.com/v1", "gpt-5-mini")).ref == MINI
+    assert api_of_run(against()).ref is None
+    assert api_of_run(against("https://api.openai.com/v1", "gpt-5-mini", kind="vllm")) is None
+
+
+OWN = PriceRef(provider="me", model="gpt-5-mini", input_usd_per_million=1.0, output_usd_per_million=2.0)
+LISTED = MINI.model_copy(update={"cached_input_tokens": 7})
+
+
+@pytest.mark.parametrize(
+    ("url", "listed", "price"),
+    [
+        ("https://api.openai.com/v1", [OWN, LISTED], LISTED),
+        ("https://api.openai.com/v1", [OWN], MINI),
+        ("https://api.openai.com/v1", [HAIKU], MINI),
+        ("https://api.groq.com/openai/v1", [OWN, LISTED], None),
+        (GATEWAY, [LISTED], None),
+        (GATEWAY, [LISTED, OWN], OWN),
+        (GATEWAY, [OWN.model_copy(update={"model": "other"})], None),
+        ("https://llm.me.example/v1", [OWN.model_copy(update={"input_usd_per_million": None, "output_usd_per_million": None})], PriceRef(provider="me", model="gpt-5-mini")),
+    ],
+    ids=["listed", "dollars of another", "another model", "not of this provider", "a list price", "dollars", "dollars of another model", "by its name"],
+)  # fmt: skip
+def test_a_listed_price_is_of_its_provider_s_address_or_gives_its_dollars(url, listed, price):
+    """cost.hosted before the book where its provider is; at a gateway only with dollars, and where a provider of the book is, not at all."""
+    run = against(url, "gpt-5-mini")
+    cost = {"hosted": [declared(ref) for ref in listed]}
+    assert api_of_run(replace(run, config={**run.config, "cost": cost})).ref == price
+    target = TargetSpec(name="t", kind="hosted", url=url, model="gpt-5-mini")
+    assert api_of(target, listed).ref == price
+
+
+@pytest.mark.parametrize("model", ["whisper-1", "text-embedding-3-small", "no-such-model"])
+def test_a_model_that_the_book_does_not_price_by_input_and_output_has_no_price(model):
+    """Paid by the hour, for its input alone, or not in the book: no price, as where nobody of the book is."""
+    assert api_of_run(against("https://api.openai.com/v1", model)).ref is None
+
+
+def test_a_run_at_the_providers_address_is_billed_without_being_asked():
+    """Neither declared nor listed: the price book's, measured; a gateway's run has no bill."""
+    assert cost_run(against("https://api.openai.com/v1", "gpt-5-mini"), None, CostSpec()).basis == {MINI.name: MEASURED}
+    assert cost_run(against(), None, CostSpec()).basis == {}
 
 
 def test_a_server_of_ours_is_never_the_api():
