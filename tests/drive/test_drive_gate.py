@@ -25,6 +25,17 @@ LOADS = pytest.mark.parametrize("load", [{"concurrency": 4}, {"gap_s": 0.004}], 
 WORKERS = pytest.mark.parametrize("workers", [1, 3], ids=["1worker", "3workers"])
 
 
+def every_pair(closed, opened):
+    """Of a driver, a number of workers and a kind of load: each pair of two of them."""
+    ways = {
+        "wire-1worker-closed": ("wire", 1, closed),
+        "wire-3workers-open": ("wire", 3, opened),
+        "sdk-1worker-open": ("sdk", 1, opened),
+        "sdk-3workers-closed": ("sdk", 3, closed),
+    }
+    return pytest.mark.parametrize(("driver", "workers", "load"), ways.values(), ids=ways)
+
+
 class Rule:
     """A gate made of a function of what is asked; keeps what it was told."""
 
@@ -60,9 +71,7 @@ def seqs(rows):
     return sorted(row.seq for row in rows)
 
 
-@DRIVERS
-@LOADS
-@WORKERS
+@every_pair({"concurrency": 4}, {"gap_s": 0.004})
 def test_what_is_skipped_has_no_row_and_blocks_nothing(driver, load, workers):
     """Every third request is another drive's, the first and the last among them: the others all have their rows, the drive is done."""
     gate = Rule(lambda asked: Answer.SKIP if asked.request.seq % 3 == 0 else Answer.SEND)
@@ -75,9 +84,7 @@ def test_what_is_skipped_has_no_row_and_blocks_nothing(driver, load, workers):
     assert sorted(gate.rows) == sorted(gate.sent) == seqs(rows)
 
 
-@DRIVERS
-@LOADS
-@WORKERS
+@every_pair({"concurrency": 4}, {"gap_s": 0.004})
 def test_all_skipped_is_an_empty_drive(driver, load, workers):
     """Where nothing of the plan is this drive's it ends by itself, without a row."""
     with GoldenServer() as server:
@@ -215,9 +222,7 @@ def offer_sessions(server, rows, load, gate, *, driver="wire", workers=1):
     return sorted(got, key=lambda row: row.seq), report
 
 
-@DRIVERS
-@WORKERS
-@pytest.mark.parametrize("load", [Load(concurrency=2), Load(rate_rps=50.0)], ids=["closed", "open"])
+@every_pair(Load(concurrency=2), Load(rate_rps=50.0))
 def test_later_turns_are_asked_about_when_their_reply_is_there(driver, workers, load):
     """Every turn of nine sessions is asked about once, after the row before it, with the size that it has by then; all are sent."""
     gate = Rule(lambda _: Answer.SEND)
@@ -232,9 +237,7 @@ def test_later_turns_are_asked_about_when_their_reply_is_there(driver, workers, 
     assert [asked.due_ns for asked in turns] == [due[asked.request.seq] for asked in turns]
 
 
-@DRIVERS
-@WORKERS
-@pytest.mark.parametrize("load", [Load(concurrency=2), Load(rate_rps=50.0)], ids=["closed", "open"])
+@every_pair(Load(concurrency=2), Load(rate_rps=50.0))
 def test_a_session_is_left_out_from_a_turn_on(driver, workers, load):
     """Sessions whose first is skipped have no row, those whose second is have one: the rest of the plan goes on."""
 
