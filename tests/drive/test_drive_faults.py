@@ -18,7 +18,8 @@ from harness.measure.job import Job
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, RequestRecord, Timeouts
 from tests import shards
 from tests.drive.offering import offer
-from tests.fakes.fault_server import FAULTS, FaultServer
+from tests.fakes.fault_replies import FAULTS
+from tests.fakes.fault_server import FaultServer
 
 pytestmark = pytest.mark.timing
 KEY = "topsecret-key-1"

@@ -13,7 +13,7 @@ import pytest
 from harness.measure.drive import reader
 from harness.records import RETRIED
 from tests.drive.offering import offer
-from tests.fakes.fault_server import HEAD, STREAM, chunk, chunked
+from tests.fakes.fault_replies import HEAD, STREAM, chunk, chunked
 
 pytestmark = pytest.mark.timing
 WHOLE = HEAD + chunked(STREAM)

@@ -71,6 +71,55 @@ def timeline(tps: float, in_flight: int, *, gpu: bool) -> Timeline:
     return Timeline(tuple(i * 0.5 for i in steps), series)
 
 
+def scalars_of(load: Load, tps: float, attainment: float | None, *, gpu: bool) -> dict[str, float | None]:
+    """Rates that follow from output tokens/s at 32 of them, and 128 of prompt, a request; `attainment` None: no promise."""
+    rate_rps = load.rate_rps
+    return {
+        "offered_rate_rps": rate_rps,
+        "scheduled_rate_rps": rate_rps * 0.985 if rate_rps else None,
+        "achieved_rate_rps": tps / 32,
+        "request_rps": tps / 32,
+        "output_tps": tps,
+        "total_tps": tps * 5,
+        "input_tps": tps * 4,
+        "output_tps_whole": tps * 0.96,
+        "goodput_rps": None if attainment is None else tps / 32 * attainment,
+        "goodput_tps": None if attainment is None else tps * attainment,
+        "attainment": attainment,
+        "energy_j": 8123.4 if gpu else None,
+        "energy_per_output_token_j": 1.83 if gpu else None,
+        "harness_cpu_share": 0.021,
+    }
+
+
+def distributions_of(load: Load, in_flight: int, tps: float, requests: int) -> dict[str, Distribution]:
+    """Times that follow from requests in flight and output tokens/s."""
+    tpot, ttft = in_flight / tps, 0.04 * (1 + in_flight / 4)
+    made = [
+        distribution("ttft_s", ttft, requests, p99=in_flight > 1),
+        distribution("tpot_s", tpot, requests),
+        distribution("e2el_s", ttft + 31 * tpot, requests),
+        distribution("icl_s", tpot, requests * 31),
+    ]
+    if load.rate_rps is not None:
+        made.append(distribution("ttft_from_schedule_s", ttft * 1.4, requests))
+        made.append(distribution("send_lag_s", 0.0002, requests))
+    return {one.metric: one for one in made}
+
+
+def config_of(experiment: str, target: str, kind: str, model: str, *, slo: bool) -> dict[str, Any]:
+    """The resolved config, with a secret in it."""
+    own = {
+        "name": target,
+        "kind": kind,
+        "model": model,
+        "flags": {"max-model-len": 2048, "dtype": "bfloat16"},
+        "env": {"HF_TOKEN": "hf_abcdef", "OMP_NUM_THREADS": "2"},
+    }
+    promise = {"ttft_from_schedule_s": 0.5, "tpot_s": 0.1, "attainment": 0.99}
+    return {"experiment": experiment, "seed": 1, "targets": [own], "slo": promise if slo else None}
+
+
 def run(
     load: Load,
     repetition: int = 1,
@@ -89,51 +138,9 @@ def run(
 ) -> RunSummary:
     """One run of `load`; its numbers follow from `tps` and the repetition (2 % apart)."""
     tps *= 1 + 0.02 * (repetition - 2)
-    open_loop = load.rate_rps is not None
     cell = Cell(target, workload, load, repetition)
     requests = 120
     in_flight = load.concurrency or 6
-    tpot = in_flight / tps
-    ttft = 0.04 * (1 + in_flight / 4)
-    scalars: dict[str, float | None] = {
-        "offered_rate_rps": load.rate_rps,
-        "scheduled_rate_rps": load.rate_rps * 0.985 if load.rate_rps else None,
-        "achieved_rate_rps": tps / 32,
-        "request_rps": tps / 32,
-        "output_tps": tps,
-        "total_tps": tps * 5,
-        "input_tps": tps * 4,
-        "output_tps_whole": tps * 0.96,
-        "goodput_rps": tps / 32 * attainment if slo else None,
-        "goodput_tps": tps * attainment if slo else None,
-        "attainment": attainment if slo else None,
-        "energy_j": 8123.4 if gpu else None,
-        "energy_per_output_token_j": 1.83 if gpu else None,
-        "harness_cpu_share": 0.021,
-    }
-    distributions = {
-        "ttft_s": distribution("ttft_s", ttft, requests, p99=in_flight > 1),
-        "tpot_s": distribution("tpot_s", tpot, requests),
-        "e2el_s": distribution("e2el_s", ttft + 31 * tpot, requests),
-        "icl_s": distribution("icl_s", tpot, requests * 31),
-    }
-    if open_loop:
-        distributions["ttft_from_schedule_s"] = distribution("ttft_from_schedule_s", ttft * 1.4, requests)
-        distributions["send_lag_s"] = distribution("send_lag_s", 0.0002, requests)
-    config: dict[str, Any] = {
-        "experiment": experiment,
-        "seed": 1,
-        "targets": [
-            {
-                "name": target,
-                "kind": kind,
-                "model": model,
-                "flags": {"max-model-len": 2048, "dtype": "bfloat16"},
-                "env": {"HF_TOKEN": "hf_abcdef", "OMP_NUM_THREADS": "2"},
-            }
-        ],
-        "slo": {"ttft_from_schedule_s": 0.5, "tpot_s": 0.1, "attainment": 0.99} if slo else None,
-    }
     return RunSummary(
         run_id=f"{campaign}_{cell.name}",
         experiment=experiment,
@@ -146,8 +153,8 @@ def run(
         window=Window(1_000_000_000, 26_400_000_000, "first to last instant with full concurrency", 25.4, 1.0, 1.9),
         verdict=verdict,
         outcomes={"ok": requests, **({"reset": 12} if verdict.state == "INVALID" else {})},
-        scalars=scalars,
-        distributions=distributions,
+        scalars=scalars_of(load, tps, attainment if slo else None, gpu=gpu),
+        distributions=distributions_of(load, in_flight, tps, requests),
         tokens=(TokenCheck("prompt", 15360, None, 15360, 15360), TokenCheck("output", 3840, 3840, 3840, 3840)),
         timeline=timeline(tps, in_flight, gpu=gpu),
         notes=("no NVML on this machine: GPU columns are absent",) if not gpu else (),
@@ -160,7 +167,7 @@ def run(
             "git": {"commit": "09f4012", "dirty": False},
             "plan_sha256": "9f2c" * 16,
         },
-        config=config,
+        config=config_of(experiment, target, kind, model, slo=slo),
     )
 
 
