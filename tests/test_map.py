@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ ONLY_IN = {  # package -> the only places of the harness that may import it
 }
 
 
+@cache
 def _imports(path: Path) -> set[str]:
     """First words of what a file imports, wherever in it."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
