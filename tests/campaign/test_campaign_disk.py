@@ -85,6 +85,7 @@ def test_a_plan_larger_than_what_may_be_ahead(golden, tmp_path, most, monkeypatc
     monkeypatch.setattr(feed.Feed, "over", look)
     run(made, tmp_path)
     assert len(seen) == 500
-    assert 1 << 19 < max(seen) < (1 << 20) + 4 * (1 << 16)
+    # beside what is ahead: a segment that is being filled, and those whose last rows the parent has not yet been told of
+    assert 1 << 19 < max(seen) < (1 << 20) + 8 * (1 << 16)
     cell = foresee(made, tmp_path).cells[0]
     assert 0.8 < (cell.disk_bytes + cell.scratch_bytes) / (max(seen) + most[-1] - seen[-1]) < 1.2
