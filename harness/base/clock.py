@@ -69,3 +69,22 @@ def core_wait_s() -> float | None:
         return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1]) / NS
     except (OSError, IndexError, ValueError):
         return None
+
+
+class SteadyUtc:
+    """The wall clock that never goes back, for stamps whose order counts: where it is set back it runs at half its speed until it is caught
+    up with; where it is set forward it is followed at once."""
+
+    def __init__(self, not_before_ns: int = 0) -> None:
+        self._last_ns, self._at_ns = not_before_ns, monotonic_ns()
+        self.stepped_ns = 0  # the largest step back that was met
+
+    def now_ns(self, wall_ns: int | None = None, elapsed_to_ns: int | None = None) -> int:
+        """Nanoseconds since the epoch, greater than any given before. `wall_ns`, `elapsed_to_ns`: both clocks as read, default now."""
+        wall = time.time_ns() if wall_ns is None else wall_ns
+        now = monotonic_ns() if elapsed_to_ns is None else elapsed_to_ns
+        elapsed, self._at_ns = max(now - self._at_ns, 0), now
+        slow = self._last_ns + max(elapsed // 2, 1)
+        self.stepped_ns = max(self.stepped_ns, slow - wall)
+        self._last_ns = max(wall, slow)
+        return self._last_ns

@@ -11,7 +11,20 @@ from harness import __version__
 from harness.base import redaction
 from harness.base.errors import INTERRUPTED, HarnessError, StoreError
 from harness.base.files import is_no_room
-from harness.cli import calibrate, catalogue, compare, cost, history, probe, recover, reproduce, results, run, spend
+from harness.cli import (
+    calibrate,
+    catalogue,
+    compare,
+    cost,
+    history,
+    monitor,
+    probe,
+    recover,
+    reproduce,
+    results,
+    run,
+    spend,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -74,6 +87,7 @@ for command in (
     recover.recover_command,
     compare.compare_command,
     history.history_group,
+    monitor.monitor_group,
     reproduce.reproduce_command,
     probe.probe_command,
     probe.targets,

@@ -99,16 +99,18 @@ def _columns(metrics: tuple[str, ...]) -> list[str]:
 @history_group.command("sql")
 @click.argument("query")
 @click.option("--results", default="results", show_default=True, metavar="DIR|URL", help="Where the history is.")
+@click.option("--monitor", metavar="DIR|URL", help="A monitor's store  [default: RESULTS/monitor]")
 @as_json_option
 @click.option("--csv", "as_csv", is_flag=True, help="CSV on stdout.")
-def sql_command(query: str, results: str, as_json: bool, as_csv: bool) -> None:
+def sql_command(query: str, results: str, monitor: str | None, as_json: bool, as_csv: bool) -> None:
     """Run one SELECT (DuckDB) over the table `runs`, one row a run, and `requests`, every raw request that is left.
 
+    Of a monitor: `readings`, the servers' counters as they were read, and `hours`, what they rose in each hour.
     `harness history sql "DESCRIBE runs"` lists the columns; results/README.md says what they mean.
     """
     from harness.store import history
 
-    table = history.sql(results, query)
+    table = history.sql(results, query, monitor)
     if as_json:
         click.echo(
             json.dumps([dict(zip(table.columns, row, strict=True)) for row in table.rows], indent=2, default=str)

@@ -154,15 +154,15 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120)
 
 
-def emit(value: Any) -> None:
-    """A result as JSON on stdout: money as decimal text, what is not finite as "inf", without the pydantic specs in it."""
+def emit(value: Any, indent: int | None = 2) -> None:
+    """A result as JSON on stdout: money as decimal text, what is not finite as "inf", without the pydantic specs in it. `indent` None: a line."""
 
     def leaf(value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             return str(value)
         return format(value, "f") if isinstance(value, Decimal) else value
 
-    click.echo(json.dumps(plain(value, leaf, without="spec"), indent=2, default=str))
+    click.echo(json.dumps(plain(value, leaf, without="spec"), indent=indent, default=str))
 
 
 def price_ref(text: str) -> PriceRef:

@@ -85,7 +85,8 @@ class EstimatedCharge:
     usd_low: Decimal | None = None
     usd_high: Decimal | None = None
     energy_kwh: Decimal | None = None
-    unit: str = "Tokens"  # what `tokens` counts: a fee per request counts requests
+    unit: str = "Tokens"  # what `tokens` counts: a fee per request counts requests, a machine hours
+    tags: Mapping[str, str] | None = None  # whose it is: server, tenant ..
 
 
 def _utc(when: datetime) -> str:
@@ -116,7 +117,8 @@ def focus_row(charge: EstimatedCharge) -> dict[str, str]:
     sku = f"{charge.provider}/{charge.model}/{charge.phase}"
     details = ""
     if charge.ratio is not None:
-        element = {"AllocatedRatio": float(charge.ratio), "UsageUnit": charge.unit, "UsageQuantity": int(charge.tokens)}
+        quantity = int(charge.tokens) if charge.unit == "Tokens" else float(charge.tokens)
+        element = {"AllocatedRatio": float(charge.ratio), "UsageUnit": charge.unit, "UsageQuantity": quantity}
         details = json.dumps({"Elements": [element]}, separators=(",", ":"))
     return dict.fromkeys(COLUMNS, "") | {
         "BilledCost": "0.0", "BillingAccountId": "estimate", "BillingAccountName": "Benchmark estimates, not billed",
@@ -133,6 +135,7 @@ def focus_row(charge: EstimatedCharge) -> dict[str, str]:
         "ServiceCategory": "AI and Machine Learning", "ServiceSubcategory": "Generative AI", "ServiceName": charge.model,
         "AllocatedMethodId": charge.method_id or "", "AllocatedMethodDetails": details,
         "AllocatedResourceId": sku if charge.method_id else "", "AllocatedResourceName": charge.model if charge.method_id else "",
+        "AllocatedTags": json.dumps(charge.tags, separators=(",", ":")) if charge.tags else "",
         "x_Phase": charge.phase, "x_UtilizationFraction": _text(charge.utilisation), "x_SLOAttainment": _text(charge.slo_attainment),
         "x_Replicas": "" if charge.replicas is None else str(charge.replicas), "x_CostLow": _text(charge.usd_low),
         "x_CostHigh": _text(charge.usd_high), "x_PriceAsOf": charge.price_as_of, "x_PriceSource": charge.price_source,

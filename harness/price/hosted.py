@@ -237,7 +237,7 @@ def _dearest(model: ModelPrice, keys: tuple[str, ...], prompt_tokens: int) -> De
     )
 
 
-def _is_linear(model: ModelPrice) -> bool:
+def is_linear(model: ModelPrice) -> bool:
     """True if the price of a sum of requests is the sum of their prices: no tiers, no fee per request."""
     known = [v for k, v in vars(model).items() if not k.startswith("_") and v is not None]
     return model.requests_kcount is None and not any(isinstance(v, TieredPrices) for v in known)
@@ -266,7 +266,7 @@ def bill(price: HostedPrice, usage: Sequence[tuple[int, ...]]) -> Bill:
         raise ConfigError("usage cannot be billed", wrong, advice)
     requests = [Tokens(*one) for one in usage]
     whole = Tokens(*map(sum, zip(*requests, strict=True))) if requests else Tokens(0, 0, 0, 0)
-    counted = {whole: 1} if requests and _is_linear(price.model) else Counter(requests)
+    counted = {whole: 1} if requests and is_linear(price.model) else Counter(requests)
     sums = [Decimal(0)] * (len(_PARTS) + 1)
     for one, times in counted.items():
         sums = [s + part * times for s, part in zip(sums, _of_one(price.model, one), strict=True)]

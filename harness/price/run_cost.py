@@ -30,7 +30,7 @@ from harness.price.unit_cost import (
 )
 from harness.records import MEASURED, Bill, CostLine, CostReport, Hardware, RunSummary
 
-_DEFAULT_RATIO = Decimal(4)  # output:input, a usual list-price ratio of 2026; only a convention
+DEFAULT_RATIO = Decimal(4)  # output:input, a usual list-price ratio of 2026; only a convention
 
 _HOSTED_LINES = (
     ("hosted_usd_per_million_total_tokens", "hosted, per million tokens (input + output)", PER_MILLION),
@@ -118,7 +118,7 @@ def _ratio(spec: CostSpec, prices: list[HostedPrice]) -> tuple[Decimal, str]:
     ratio = price_ratio(prices[0]) if prices else None
     if ratio:
         return ratio, f"that of {prices[0].name}"
-    return _DEFAULT_RATIO, "4:1, the harness's default"
+    return DEFAULT_RATIO, "4:1, the harness's default"
 
 
 def _usd_per_hour(hardware: Hardware) -> Decimal:

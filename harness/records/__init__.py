@@ -8,6 +8,7 @@ A field made with `col` is a stored column: its unit and meaning travel into the
 from harness.records.column import *
 from harness.records.hosted import *
 from harness.records.money import *
+from harness.records.monitor import *
 from harness.records.plan import *
 from harness.records.promise import *
 from harness.records.results import *

@@ -10,6 +10,7 @@ import io
 import re
 import textwrap
 import warnings
+from datetime import UTC
 from html import escape
 from typing import Any, Self
 
@@ -74,6 +75,15 @@ def log_ticks(ax: Any) -> None:
         axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
+
+
+def time_ticks(ax: Any) -> None:
+    """Dates and hours (UTC) on the x axis, as few as tell them apart."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(tz=UTC, maxticks=8)
+    ax.xaxis.set_major_locator(locator)
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))
 
 
 class Figure:

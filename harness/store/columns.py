@@ -20,12 +20,13 @@ _CONVERSION_ERRORS = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 
 def _lists(values: list[Any], arrow_type: Any) -> Any:
-    """list<int64> from tuples through one flat buffer: three times as fast as pyarrow's own nested conversion."""
+    """A list column from tuples through one flat buffer: three times as fast as pyarrow's own nested conversion."""
     present = [v for v in values if v is not None]
     lengths = np.fromiter((0 if v is None else len(v) for v in values), np.int32, len(values))
     offsets = np.zeros(len(values) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    flat = np.fromiter(chain.from_iterable(present), np.int64, int(offsets[-1]))
+    kind = np.int64 if arrow_type.value_type == pa.int64() else np.float64
+    flat = np.fromiter(chain.from_iterable(present), kind, int(offsets[-1]))
     mask = None
     if len(present) < len(values):
         mask = pa.array([v is None for v in values], pa.bool_())

@@ -1,5 +1,8 @@
 """The history: one row a run in `<results>/history/*.parquet`, queried as the table `runs` with DuckDB. The only module that imports it.
 
+What a monitor stored in `<results>/monitor` (or elsewhere) stands beside it: `readings`, counters as they were read, and `hours`, what
+they rose in each hour; so nightly capacity joins production load.
+
 Files are never changed. Indexing a run again adds a row with a later `indexed_utc`, which is the one that counts; many small files are
 merged into one, and only those that were read are removed, so two machines may write at once and a kill leaves at worst a row twice.
 A directory is a path or an fsspec URL (s3://bucket/results, memory://results); other than local needs that filesystem's package.
@@ -8,6 +11,7 @@ A directory is a path or an fsspec URL (s3://bucket/results, memory://results); 
 from __future__ import annotations
 
 import glob
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,44 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.base import clock
 from harness.base.errors import ConfigError, StoreError
-from harness.base.files import whole_file
 from harness.records import RunSummary
 from harness.store.history_columns import row_of, runs_schema
 from harness.store.manifest import refuse_newer
+from harness.store.root import Root, open_root
+from harness.store.schema import schema_of
 
 FOLDER = "history"
 MERGE_AT = 64  # small files; a file of 110 columns costs a query about 0.5 ms to open, whatever is in it
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """A results directory on its filesystem; `prefix` turns a path of that filesystem into what DuckDB opens."""
-
-    fs: Any
-    path: str
-    prefix: str
-
-    @property
-    def local(self) -> bool:
-        return not self.prefix
-
-    @property
-    def shown(self) -> str:
-        return f"{self.prefix}{self.path.lstrip('/')}" if self.prefix else self.path
-
-    def urls(self, pattern: str) -> list[str]:
-        """Files under the root that match, sorted; only `pattern` is one. Raises StoreError."""
-        try:
-            paths = self.fs.glob(f"{glob.escape(self.path)}/{pattern}")
-        except Exception as error:  # each filesystem raises its own
-            raise _unreachable(self, error) from None
-        return sorted(f"{self.prefix}{str(path).lstrip('/')}" if self.prefix else str(path) for path in paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +41,6 @@ class Table:
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
-
-
-def _unreachable(root: Root, error: Exception) -> StoreError:
-    why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return StoreError("results cannot be read or written", root.shown, f"{why}; check the path, and access to it")
-
-
-def open_root(where: str | Path) -> Root:
-    """A results directory; it need not exist. Raises ConfigError: a URL whose filesystem is not installed."""
-    text = str(where)
-    try:
-        fs, path = fsspec.core.url_to_fs(text)
-    except (ImportError, ValueError) as error:
-        advice = f"{error}; install the filesystem's package (s3fs for s3://, gcsfs for gs://) beside the harness"
-        raise ConfigError("object storage that is not available here", text, advice) from None
-    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-    local = protocol in {"file", "local"}
-    return Root(fs, path.rstrip("/"), "" if local else f"{protocol}://")
 
 
 # ---------------------------------------------------------------- writing
@@ -103,27 +64,9 @@ def index_campaign(results_dir: str | Path, summaries: Sequence[RunSummary]) -> 
 def _write(root: Root, table: Any, stem: str) -> str:
     """One file under a name nobody has, whole or not at all."""
     final = f"{root.path}/{FOLDER}/{stem}-{clock.utc_stamp()}-{secrets.token_hex(4)}.parquet"
-    try:
-        root.fs.makedirs(f"{root.path}/{FOLDER}", exist_ok=True)
-        place = whole_file(Path(final)) if root.local else _whole_elsewhere(root, final)
-        with place as part, root.fs.open(str(part), "wb") as file:
-            pq.write_table(table, file, compression="zstd")
-    except Exception as error:
-        raise _unreachable(root, error) from error
+    with root.writing(final) as file:
+        pq.write_table(table, file, compression="zstd")
     return final
-
-
-@contextmanager
-def _whole_elsewhere(root: Root, final: str) -> Iterator[str]:
-    """`files.whole_file` of a filesystem that is not this machine's."""
-    part = f"{final}.tmp"
-    try:
-        yield part
-        root.fs.mv(part, final)
-    except BaseException:
-        with suppress(Exception):
-            root.fs.rm(part)
-        raise
 
 
 def merge(root: Root) -> None:
@@ -163,11 +106,13 @@ def _list(urls: Sequence[str]) -> str:
 
 
 @contextmanager
-def _connection(root: Root, *, requests: bool = False) -> Iterator[Any]:
-    """DuckDB in memory with the view `runs`, and `requests` where asked for (it opens every run's file)."""
+def _connection(root: Root, *, requests: bool = False, monitor: Root | None = None) -> Iterator[Any]:
+    """DuckDB in memory with the view `runs`; `requests` where asked for (it opens every run's file), `readings` and `hours` of a monitor's
+    store where one is given."""
     with duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}) as con:
-        if not root.local:
-            con.register_filesystem(root.fs)
+        for place in (root, monitor):
+            if place is not None and not place.local:
+                con.register_filesystem(place.fs)
         con.register("no_runs", runs_schema().empty_table())
         files, source = root.urls(f"{FOLDER}/*.parquet"), "SELECT * FROM no_runs"
         if files:
@@ -185,25 +130,49 @@ def _connection(root: Root, *, requests: bool = False) -> Iterator[Any]:
                 r"regexp_extract(filename, '([^/]+)/([^/]+)/[^/]+$', 2) AS run_id, * EXCLUDE (filename) "
                 f"FROM read_parquet({_list(raw)}, union_by_name = true, filename = true)"
             )
+        if monitor is not None:
+            _monitor_views(con, monitor)
         yield con
 
 
-def _ask(root: Root, text: str, values: Sequence[Any] = (), *, requests: bool = False, tries: int = 3) -> Table:
+def _monitor_views(con: Any, root: Root) -> None:
+    """Both of a monitor's tables with their time as a timestamp (UTC) too; an hour that a killed merge left twice counts once."""
+    for table, stamp in (("readings", "read_utc"), ("hours", "from_utc")):
+        con.register(f"no_{table}", schema_of(table).empty_table())
+        files, source = root.urls(f"{table}/day=*/*.parquet"), f"SELECT * FROM no_{table}"  # noqa: S608 (names above)
+        if files:
+            source += f" UNION ALL BY NAME SELECT * FROM read_parquet({_list(files)}, union_by_name = true, hive_partitioning = false)"  # noqa: S608 (our own file names, quoted)
+        once = " QUALIFY row_number() OVER (PARTITION BY from_utc_ns, server, model, tenant) = 1" if table == "hours" else ""  # fmt: skip
+        select = f"SELECT make_timestamp({stamp}_ns // 1000) AS {stamp}, * FROM ({source}){once}"  # noqa: S608
+        con.execute(f"CREATE VIEW {table} AS {select}")
+
+
+def _ask(
+    root: Root,
+    text: str,
+    values: Sequence[Any] = (),
+    *,
+    requests: bool = False,
+    monitor: Root | None = None,
+    tries: int = 3,
+) -> Table:
     """Raises StoreError where the files cannot be read, duckdb.Error where the text cannot be run."""
     while True:
         try:
-            with _connection(root, requests=requests) as con:
+            with _connection(root, requests=requests, monitor=monitor) as con:
                 answer = con.execute(text, list(values))
                 return Table(tuple(d[0] for d in answer.description or ()), tuple(answer.fetchall()))
         except (duckdb.IOException, duckdb.InvalidInputException, FileNotFoundError) as error:
             tries -= 1  # a merge may have removed a file since it was listed
             if tries <= 0 or not ("No such file" in str(error) or "does not exist" in str(error)):
-                advice = f"{str(error).splitlines()[0]}; move the file away and run `harness history index` again"
+                again = "" if monitor is not None else " and run `harness history index` again"
+                advice = f"{str(error).splitlines()[0]}; move the file away{again}"
                 raise StoreError("history cannot be read", root.shown, advice) from None
 
 
-def sql(results_dir: str | Path, text: str) -> Table:
-    """The answer of one SELECT (or DESCRIBE, SUMMARIZE) over `runs`, and `requests`, which is made only where the text names it.
+def sql(results_dir: str | Path, text: str, monitor: str | Path | None = None) -> Table:
+    """The answer of one SELECT (or DESCRIBE, SUMMARIZE) over `runs`, and `requests`, `readings` and `hours`, which are made only where the
+    text names them. `monitor`: a monitor's store, by default `<results_dir>/monitor`.
 
     Raises ConfigError: not one statement that only reads, or one that DuckDB refuses. Raises StoreError.
     """
@@ -213,16 +182,30 @@ def sql(results_dir: str | Path, text: str) -> Table:
         raise _refused(text, error) from None
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         kinds = ", ".join(s.type.name for s in statements) or "nothing"
-        raise ConfigError("history sql reads only", f"{kinds}: {text}", "give one SELECT over runs or requests")
+        raise ConfigError(
+            "history sql reads only", f"{kinds}: {text}", "give one SELECT over runs, requests, readings or hours"
+        )
+    named = _tables_of(text)
+    store = open_root(monitor or f"{str(results_dir).rstrip('/')}/monitor") if named & {"readings", "hours"} else None
     try:
-        return _ask(open_root(results_dir), text, requests="requests" in text.lower())
+        return _ask(open_root(results_dir), text, requests="requests" in named, monitor=store)
     except duckdb.Error as error:
         raise _refused(text, error) from None
 
 
+def _tables_of(text: str) -> set[str]:
+    """Tables that the statement reads: `requests` is a column too. By what stands before a name where DuckDB must have the tables first."""
+    try:
+        return {name.lower() for name in duckdb.get_table_names(text)}
+    except duckdb.Error:
+        return {name.lower() for name in re.findall(r'(?i)\b(?:from|join|describe|summarize)\s+"?(\w+)', text)}
+
+
 def _refused(text: str, error: Exception) -> ConfigError:
     why = " ".join(str(error).partition("LINE 1:")[0].split())
-    return ConfigError("SQL that cannot be run", text, f"{why}; columns: harness history sql 'DESCRIBE runs'")
+    return ConfigError(
+        "SQL that cannot be run", text, f"{why}; columns: harness history sql 'DESCRIBE runs' (or hours, ..)"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from harness.records import Manifest, RunState
 from harness.store import history
 from harness.store.manifest import MARK, NAME, from_json, is_alive
 from harness.store.parts import RESERVE
+from harness.store.root import Root, open_root
 
 _RAW = frozenset({"requests.parquet", "gpu.parquet", "server.parquet", "host.parquet", "server.log", RESERVE})
 _RAW_FOLDERS = ("parts", "scratch")
@@ -47,7 +48,7 @@ class OldFiles:
     """What a prune would do, and the very files that it would delete: those and no others."""
 
     would: Pruned
-    root: history.Root
+    root: Root
     raw_days: int
     runs: tuple[tuple[str, tuple[dict[str, Any], ...]], ...]  # run directory, its raw files
     logs: tuple[dict[str, Any], ...]  # of servers
@@ -61,7 +62,7 @@ def find_old(results_dir: str | Path, raw_days: int) -> OldFiles:
     """
     if raw_days < 1:
         raise ConfigError("raw data is kept for at least a day", f"--raw-days {raw_days}", "give 1 or more")
-    root = history.open_root(results_dir)
+    root = open_root(results_dir)
     campaigns, kept = _campaigns(root)
     have = history.indexed(results_dir)
     before = clock.utc_now() - timedelta(days=raw_days)
@@ -96,7 +97,7 @@ def delete(old: OldFiles) -> Pruned:
     return old.would
 
 
-def _campaigns(root: history.Root) -> tuple[dict[tuple[str, str], list[_Run]], list[tuple[str, str]]]:
+def _campaigns(root: Root) -> tuple[dict[tuple[str, str], list[_Run]], list[tuple[str, str]]]:
     """Runs by (experiment's directory, campaign); a manifest that cannot be read is kept and said."""
     campaigns: dict[tuple[str, str], list[_Run]] = {}
     kept: list[tuple[str, str]] = []
@@ -115,7 +116,7 @@ def _campaigns(root: history.Root) -> tuple[dict[tuple[str, str], list[_Run]], l
     return campaigns, kept
 
 
-def _why_kept(root: history.Root, members: Sequence[_Run], have: dict[tuple[str, str], str]) -> str | None:
+def _why_kept(root: Root, members: Sequence[_Run], have: dict[tuple[str, str], str]) -> str | None:
     for run in members:
         m = run.manifest
         if m.state == RunState.RUNNING and (not root.local or is_alive(m.owner_pid, m.owner_start_ticks)):
@@ -125,7 +126,7 @@ def _why_kept(root: history.Root, members: Sequence[_Run], have: dict[tuple[str,
     return None
 
 
-def _listed(root: history.Root, folder: str) -> list[dict[str, Any]]:
+def _listed(root: Root, folder: str) -> list[dict[str, Any]]:
     """What stands in a folder and is no folder; nothing where it is a link, or is not there. No name is taken for a pattern."""
     if root.local and Path(folder).is_symlink():
         return []
@@ -135,13 +136,13 @@ def _listed(root: history.Root, folder: str) -> list[dict[str, Any]]:
         return []
 
 
-def _raw_files(root: history.Root, run_dir: str) -> list[dict[str, Any]]:
+def _raw_files(root: Root, run_dir: str) -> list[dict[str, Any]]:
     named = [(info["name"].rpartition("/")[2], info) for info in _listed(root, run_dir)]
     own = [info for name, info in named if name in _RAW or _UNFINISHED.fullmatch(name)]
     return own + [info for folder in _RAW_FOLDERS for info in _listed(root, f"{run_dir}/{folder}")]
 
 
-def _logs(root: history.Root, experiment: str, campaign: str) -> list[dict[str, Any]]:
+def _logs(root: Root, experiment: str, campaign: str) -> list[dict[str, Any]]:
     """Of the campaign's servers: <campaign>_<target>.log."""
     files = _listed(root, f"{root.path}/{experiment}/server-logs")
     names = [(info["name"].rpartition("/")[2], info) for info in files]
@@ -158,7 +159,7 @@ def _freed(doomed: Sequence[dict[str, Any]]) -> int:
     return plain + sum(int(names[0]["size"]) for names in linked.values() if len(names) >= names[0]["nlink"])
 
 
-def _mark(root: history.Root, run_dir: str, raw_days: int) -> None:
+def _mark(root: Root, run_dir: str, raw_days: int) -> None:
     path = f"{run_dir}/{MARK}"
     if not root.fs.exists(path):
         words = {"pruned_utc": clock.utc_now().isoformat(timespec="seconds"), "raw_days": raw_days}
@@ -168,7 +169,7 @@ def _mark(root: history.Root, run_dir: str, raw_days: int) -> None:
             raise StoreError("run cannot be marked as pruned", path, f"{error}; nothing of it was deleted") from None
 
 
-def _remove(root: history.Root, files: Sequence[dict[str, Any]]) -> None:
+def _remove(root: Root, files: Sequence[dict[str, Any]]) -> None:
     for info in files:
         try:
             with suppress(FileNotFoundError):

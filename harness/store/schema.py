@@ -18,12 +18,14 @@ from harness.records import (
     SCHEMA_VERSION,
     GpuSample,
     HostSample,
+    HourUsage,
     LimitSample,
     Manifest,
     NetworkSample,
     PlannedRequest,
     RequestRecord,
     RunState,
+    ServerReading,
     ServerSample,
 )
 from harness.store.history_columns import history_section
@@ -38,6 +40,8 @@ TABLES: dict[str, type] = {
     "limits": LimitSample,
 }
 
+MONITOR_TABLES: dict[str, type] = {"readings": ServerReading, "hours": HourUsage}  # of no run: what a monitor stores
+
 # pandas dtypes that keep a nullable int64 exact; also written into the files, so that plain pandas gives the same
 PANDAS_DTYPES = {pa.int64(): "Int64", pa.float64(): "Float64", pa.bool_(): "boolean", pa.string(): "string"}
 
@@ -47,6 +51,7 @@ _ARROW: dict[Any, Any] = {
     bool: pa.bool_(),
     str: pa.string(),
     tuple[int, ...]: pa.list_(pa.field("element", pa.int64(), nullable=False)),
+    tuple[float, ...]: pa.list_(pa.field("element", pa.float64(), nullable=False)),
 }
 
 
@@ -77,8 +82,8 @@ def _pandas_metadata(columns: list[Any]) -> bytes:
 
 @cache
 def schema_of(table: str) -> Any:
-    """The pyarrow.Schema of one of TABLES: field metadata {unit, doc}, table metadata schema_version."""
-    record = TABLES[table]
+    """The pyarrow.Schema of one of TABLES or MONITOR_TABLES: field metadata {unit, doc}, table metadata schema_version."""
+    record = (TABLES | MONITOR_TABLES)[table]
     hints = typing.get_type_hints(record)
     columns = []
     for f in fields(record):
@@ -99,8 +104,10 @@ def parquet_options(table: str) -> dict[str, Any]:
             strings.append(f.name)
         elif f.type == pa.int64():
             encodings[f.name] = "DELTA_BINARY_PACKED"
-        elif pa.types.is_list(f.type):
+        elif pa.types.is_list(f.type) and f.type.value_type == pa.int64():
             encodings[f"{f.name}.list.element"] = "DELTA_BINARY_PACKED"
+        elif pa.types.is_list(f.type):  # bounds and counts of histograms: few different ones
+            strings.append(f"{f.name}.list.element")
     return {
         "compression": "zstd",
         "compression_level": 3,
@@ -120,6 +127,9 @@ _TABLE_DOCS = {
     "host": "The machine that the harness ran on, one row per sample.",
     "network": "The way to a target at a URL, one row per round trip beside the load. No file for a server of ours.",
     "limits": "What the heads of replies said of the account's limits, one row per change. No file where they say nothing.",
+    "readings": "What a monitor read: one row per server, model, tenant, monitor and minute. Counters are the server's own, as they "
+    "stood; `harness/monitor/increase.py` makes increases of them, over restarts, gaps and several monitors.",
+    "hours": "Increases of whole hours, made of readings: what long windows are summed of. Can be made again.",
 }
 
 MANIFEST_DOCS = {
@@ -180,6 +190,17 @@ Every `_ns` is CLOCK_MONOTONIC of the machine that ran the harness, in nanosecon
 counts from the start of the phase. Null means not observed; it is never 0. Units stand in the field metadata of the files too.
 """
 
+_MONITOR_HEAD = """
+## monitor/
+
+The store of a monitor (`harness monitor`), a folder or an object store of its own; several monitors may write to one.
+
+    <store>/readings/day=YYYY-MM-DD/*.parquet   rows as they were read, a file per flush, one per day once the day is over
+    <store>/hours/day=YYYY-MM-DD/*.parquet      increases of the hours that are over
+    <store>/days/day=YYYY-MM-DD/total.parquet   the same of whole days, in the same columns
+    <store>/last/day=YYYY-MM-DD/HH.parquet      the last reading of each before that hour: where the next one's increases begin
+"""
+
 _READING = """
 ## Reading
 
@@ -208,9 +229,9 @@ A run that is going on or was killed, its part files read as one:
 
 
 def _type_name(arrow_type: Any) -> str:
-    return (
-        "list<int64>" if pa.types.is_list(arrow_type) else {"double": "float64"}.get(str(arrow_type), str(arrow_type))
-    )
+    if pa.types.is_list(arrow_type):
+        return f"list<{_type_name(arrow_type.value_type)}>"
+    return {"double": "float64"}.get(str(arrow_type), str(arrow_type))
 
 
 def defaults_of(table: str) -> dict[str, Any]:
@@ -220,7 +241,7 @@ def defaults_of(table: str) -> dict[str, Any]:
 
 def _table_section(table: str) -> str:
     lines = [
-        f"\n## {table}.parquet\n",
+        f"\n## {table if table in MONITOR_TABLES else f'{table}.parquet'}\n",
         _TABLE_DOCS[table],
         "",
         "| column | type | unit | may be null | meaning |",
@@ -240,6 +261,8 @@ def schema_page() -> str:
         _HEAD.format(version=SCHEMA_VERSION)
         + "".join(_table_section(table) for table in TABLES)
         + history_section()
+        + _MONITOR_HEAD
+        + "".join(_table_section(table) for table in MONITOR_TABLES)
         + f"\n## manifest.json\n\nStates: {states}.\n\n| key | meaning |\n|---|---|\n{manifest}\n"
         + _READING
     )

@@ -420,7 +420,7 @@ def run_words() -> list[tuple[str, list[str]]]:
     calls = []
     for path in UNITS:
         for line in re.findall(r"^ExecStart=(.+)$", path.read_text(), re.MULTILINE):
-            if line.startswith(HARNESS):
+            if line.startswith(f"{HARNESS} run "):
                 calls.append((path.name, shlex.split(line)[1:]))
     (line,) = cron_lines()
     calls.append(("crontab", shlex.split(line.partition(HARNESS)[2].partition(">>")[0])))

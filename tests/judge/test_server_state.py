@@ -75,7 +75,7 @@ def test_the_names_of_a_page_of_0_32_are_found(request):
     names = {line.partition("{")[0].partition(" ")[0] for line in text.splitlines() if not line.startswith("#")}
     for meaning in series():
         found = on_page(meaning, names, "0.32.0")
-        if meaning in ("draft_tokens", "accepted_tokens"):
+        if meaning in ("draft_tokens", "accepted_tokens", "model"):  # the last is a label
             assert found is None
         else:
             assert found == expected(meaning, "0.32.0")

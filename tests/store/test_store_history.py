@@ -25,6 +25,7 @@ from harness.store.history_columns import history_section, metric_columns, row_o
 from harness.store.history_prune import Pruned, delete, find_old
 from harness.store.manifest import owner
 from harness.store.reader import read_run
+from harness.store.root import open_root
 from harness.store.writer import RunWriter
 from tests.bench.history_nights import INVALID, UNKNOWN, many, night_id, summary
 from tests.store.store_values import manifest, request
@@ -99,7 +100,7 @@ def test_files_are_merged_and_nothing_is_lost(where, monkeypatch):
     monkeypatch.setattr(history, "MERGE_AT", 3)
     for night in (0, 1, 2, 0):
         history.index_campaign(where, [summary(night, tps=100.0 + night)])
-    root = history.open_root(where)
+    root = open_root(where)
     assert len(root.urls("history/*")) == 1
     assert history.sql(where, "SELECT count(*), sum(output_tps) FROM runs").rows == ((3, 303.0),)
     history.merge(root)
@@ -111,7 +112,7 @@ def test_a_kill_between_merge_and_removal_doubles_nothing(tmp_path):
     for night in range(3):
         history.index_campaign(tmp_path, [summary(night, tps=1.0)])
     kept = {path: path.read_bytes() for path in (tmp_path / "history").iterdir()}
-    history.merge(history.open_root(tmp_path))
+    history.merge(open_root(tmp_path))
     for path, content in kept.items():
         path.write_bytes(content)
     (tmp_path / "history" / "x.parquet.tmp").write_bytes(b"half")
@@ -125,7 +126,7 @@ def test_rows_of_an_older_harness_are_read_with_nulls(tmp_path):
     table = pq.read_table(path).drop_columns(["driver"])
     pq.write_table(table.append_column("later", table["run_id"]), path)
     history.index_campaign(tmp_path, [summary(2, tps=3.0)])
-    history.merge(history.open_root(tmp_path))
+    history.merge(open_root(tmp_path))
     assert history.sql(tmp_path, "SELECT count(*), count(driver), count(later) FROM runs").rows == ((3, 1, 2),)
 
 
@@ -180,7 +181,7 @@ def test_a_damaged_file_is_named(tmp_path):
 def test_storage_that_is_not_installed_is_said():
     """A URL of an unknown filesystem is a ConfigError that says what to install."""
     with pytest.raises(ConfigError, match="install"):
-        history.open_root("nosuchfs://bucket/results")
+        open_root("nosuchfs://bucket/results")
 
 
 def test_no_room_leaves_no_half_file(tmp_path, monkeypatch):

@@ -1,0 +1,279 @@
+"""The figures of a monitor that runs: a view for each window, made again as often as it can have changed, and the state that all faces show."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from harness.base import clock
+from harness.base.clock import NS
+from harness.base.errors import ConfigError, StoreError
+from harness.config.monitor import MonitorSpec
+from harness.monitor import window
+from harness.monitor.adding import total
+from harness.monitor.capacity import MeasuredModel, measured_models
+from harness.monitor.increase import ROW_S, usage
+from harness.monitor.paid import hardware_on, paid_servers, utc
+from harness.monitor.steps import Steps, joined_steps, steps_of
+from harness.monitor.view import view
+from harness.monitor.watch import Watch, stop_on_signals
+from harness.price.hosted import find_price
+from harness.records import MonitorState, MonitorView, PriceOfPool, ServerReading, ServerUsage, ServerWatch
+from harness.store import readings
+from harness.store.monitor_rows import Rows, joined, readings_of
+from harness.store.readings import DAY_NS, HOUR_NS, hour_of
+from harness.store.root import Root
+
+SHORTEST_SCRAPES = 4  # a minute has as many at the usual interval; with fewer the shortest window would be noise
+EVIDENCE_DAYS = 14  # what advice is seen in: two of each day of the week
+LOOK_S = 30.0  # within which a dry look has asked every server twice
+# How long a view stands, as long ones hardly change meanwhile: so long or this part of what it covers; and so many times as long as its
+# making took of a core, which keeps all of them within a twentieth of one, however many servers there are.
+_STANDS_NS = {"1m": 0, "1h": 30 * NS, "24h": 60 * NS, "month": 60 * NS, "advice": 600 * NS}
+_STANDS_SHARE = 50
+_REST = {"1m": 60, "1h": 120, "24h": 240, "month": 120, "advice": 2000}
+_BEFORE_NS = 600 * NS  # rows before this hour that stay in memory
+_SILENT_NS = 300 * NS
+_MEASURED_AGAIN_NS = HOUR_NS  # runs are read in seconds
+
+
+class Recent:
+    """This monitor's rows since a little before this hour, each server's last one before them, and every scrape of the last minutes."""
+
+    def __init__(self, root: Root, now_ns: int, interval_s: float) -> None:
+        """From the store, so that a monitor that was started again knows its hour. One that cannot be read is empty."""
+        try:
+            rows = window.rows_of(root, hour_of(now_ns) - _BEFORE_NS, now_ns + HOUR_NS, interval_s)
+        except StoreError:
+            rows = readings_of(())
+        self._rows = _since(rows, hour_of(now_ns) - _BEFORE_NS)
+        self._fresh: list[ServerReading] = []
+
+    def add(
+        self, closed: Sequence[ServerReading], fresh: Sequence[ServerReading], now_ns: int, keep_s: float
+    ) -> Rows[ServerReading]:
+        """`closed`: rows of minutes that are over and were not added yet; `fresh`: the minute that goes on, kept for `keep_s`."""
+        if closed:
+            self._rows = _since(joined([self._rows, readings_of(closed)]), hour_of(now_ns) - _BEFORE_NS)
+        since_ns = now_ns - round(keep_s * NS)
+        self._fresh = [row for row in self._fresh if row.read_utc_ns >= since_ns] + list(fresh)
+        return joined([self._rows, readings_of(self._fresh)])
+
+
+def _since(rows: Rows[ServerReading], begin_ns: int) -> Rows[ServerReading]:
+    """Rows from `begin_ns` on, and each server's last one before it."""
+    old = rows.stamps("read_utc_ns") < begin_ns
+    return joined([readings.last_of(rows.where(old)), rows.where(~old)]) if old.any() else rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A view, when it was made, and how long it stands."""
+
+    at_ns: int
+    stands_ns: int
+    view: MonitorView
+
+
+class Figures:
+    """Makes the states of one config whose readings are stored under `root`. Not for several threads at once."""
+
+    def __init__(self, spec: MonitorSpec, root: Root) -> None:
+        self._spec, self._root = spec, root
+        self._views: dict[str, _Made] = {}  # by window
+        self._measured: tuple[MeasuredModel, ...] = ()
+        self._measured_of: tuple[list[str], int] = ([], 0)
+        self._began_ns: int | None = None
+        self._first_file_ns: int | None = None
+        self._history = [pool.name for pool in spec.pools if pool.prometheus]
+        least_s = 2 * ROW_S if self._history else ROW_S  # a Prometheus is asked for a row a minute
+        self.shortest_s = max(least_s, SHORTEST_SCRAPES * spec.interval_s)
+
+    def state(
+        self,
+        now_ns: int,
+        recent: Rows[ServerReading],
+        servers: Sequence[ServerWatch],
+        unstored: int = 0,
+        warnings: Sequence[str] = (),
+    ) -> MonitorState:
+        """`recent`: of `Recent`. Raises ConfigError: a hosted price that is not known. A store that cannot be read is a warning."""
+        self._began_ns = self._first(recent)
+        self._measure(now_ns, recent)
+        begins = {
+            "1m": now_ns - round(self.shortest_s * NS), "1h": now_ns - HOUR_NS, "24h": now_ns - DAY_NS,
+            "month": _month_ns(now_ns), "advice": hour_of(now_ns) - EVIDENCE_DAYS * DAY_NS,
+        }  # fmt: skip
+        late_ns = self._late_ns(now_ns, recent)
+        views = {"1m": self._view("1m", begins.pop("1m") - late_ns, now_ns - late_ns, recent)}
+        views |= {name: self._view(name, begin, now_ns, recent) for name, begin in begins.items()}
+        advice = views.pop("advice").advice
+        budget = self._spec.budget
+        return MonitorState(
+            name=self._spec.name, at_utc_ns=now_ns, views=views, servers=tuple(servers), prices=prices(self._spec, now_ns),
+            advice=advice, usd_per_million_budget=_decimal(budget.usd_per_million_output_tokens),
+            usd_per_month_budget=_decimal(budget.usd_per_month), unstored=unstored, warnings=tuple(warnings),
+        )  # fmt: skip
+
+    def _view(self, name: str, from_ns: int, now_ns: int, recent: Rows[ServerReading]) -> MonitorView:
+        """Of [from_ns, now_ns), or since the first reading there is: hours in which nobody watched would be paid for nothing."""
+        made = self._views.get(name)
+        if made is not None and 0 <= now_ns - made.at_ns < made.stands_ns:
+            return made.view
+        began_s = clock.process_cpu_s()
+        from_ns = min(now_ns - NS, max(from_ns, self._began_ns or from_ns))
+        usages, steps, warnings = self._usages(from_ns, now_ns, recent)
+        paid = paid_servers(self._spec, usages, from_ns, now_ns, steps)
+        shown = view(self._spec, usages, paid, from_ns=from_ns, to_ns=now_ns, steps=steps, measured=self._measured)
+        shown = replace(shown, warnings=(*warnings, *shown.warnings))
+        if self._began_ns is not None:
+            stands_ns = min(_STANDS_NS[name], (now_ns - from_ns) // _STANDS_SHARE)
+            self._views[name] = _Made(
+                now_ns, max(stands_ns, round(_REST[name] * (clock.process_cpu_s() - began_s) * NS)), shown
+            )
+        return shown
+
+    def _usages(
+        self, from_ns: int, now_ns: int, recent: Rows[ServerReading]
+    ) -> tuple[list[ServerUsage], Sequence[ServerUsage] | Steps, tuple[str, ...]]:
+        """The window's usages, the same by the hour where it has some, and what the store could not give."""
+        interval_s, hour = self._spec.interval_s, hour_of(now_ns)
+        if from_ns >= hour - _BEFORE_NS // 2:
+            return usage(recent, from_ns, now_ns, interval_s), (), ()
+        now = usage(recent, hour, now_ns, interval_s)
+        try:
+            stored = window.window(self._root, from_ns, hour, interval_s)
+            before = window.hourly(self._root, from_ns, hour, interval_s)
+        except StoreError as error:
+            return total(now, from_ns, now_ns), now, (f"the store cannot be read, only this hour is in: {error.what}",)
+        return total([*stored.usages, *now], from_ns, now_ns), joined_steps([before, steps_of(now)]), stored.warnings
+
+    def _first(self, recent: Rows[ServerReading]) -> int | None:
+        """When the first reading was made that is there; None before any. History out of a Prometheus may come later than what is new."""
+        if self._began_ns is None or self._history:
+            with suppress(StoreError):
+                stored = readings.first_stamp(
+                    self._root
+                )  # by a file's name, which may begin with its quarter of an hour
+                if stored is not None and stored != self._first_file_ns:
+                    rows = readings.first_after(self._root, stored)
+                    self._first_file_ns = stored
+                    self._began_ns = int(rows.stamps("read_utc_ns").min()) if len(rows) else stored
+        mine = int(recent.stamps("read_utc_ns").min()) if len(recent) else None
+        return min((ns for ns in (self._began_ns, mine) if ns is not None), default=None)
+
+    def _late_ns(self, now_ns: int, recent: Rows[ServerReading]) -> int:
+        """How far behind the rows out of a Prometheus are: the last minutes end with them. One that is silent for long does not count."""
+        if not self._history or not len(recent):
+            return 0
+        stamps, (pools, names) = recent.stamps("read_utc_ns"), recent.words("pool")
+        newest = [int(stamps[pools == names.index(name)].max()) for name in self._history if name in names]
+        return max((late for ns in newest if (late := now_ns - ns - 1) < _SILENT_NS), default=0)
+
+    def _measure(self, now_ns: int, recent: Rows[ServerReading]) -> None:
+        """The capacities in the results, when other models are served than before, and now and then."""
+        models = [name for name in recent.words("model")[1] if name]
+        if models != self._measured_of[0] or now_ns - self._measured_of[1] > _MEASURED_AGAIN_NS:
+            self._measured = measured_models(self._spec.results, models)
+            self._measured_of = models, now_ns
+
+
+def watched(spec: MonitorSpec, show: Callable[[MonitorState], bool], for_s: float | None = None) -> None:
+    """Watch `spec`'s servers and `show` a state as often as they are read, until it says that is enough, `for_s` are over, Ctrl-C or
+    SIGTERM; what was read is stored. `show` is called in another thread. Raises ConfigError, and what `show` raises."""
+    _priced(spec)
+    asyncio.run(_watched(Watch(spec), show, for_s))
+
+
+def _priced(spec: MonitorSpec) -> None:
+    """Raises ConfigError for a price that is named and not known: told before a page is read."""
+    at = clock.utc_now()
+    for pool in spec.pools:
+        if pool.hardware is not None:
+            hardware_on(pool, at)
+        for ref in pool.hosted:
+            find_price(ref, at)
+
+
+def looked(spec: MonitorSpec) -> MonitorState:
+    """What is found when every server has been asked twice, a second apart; nothing is stored. Raises ConfigError."""
+    found: list[MonitorState] = []
+
+    def show(state: MonitorState) -> bool:
+        found[:] = [state]
+        return bool(state.servers) and all(server.scrapes > 1 for server in state.servers)
+
+    nowhere = f"memory://harness-monitor-{secrets.token_hex(4)}"
+    watched(spec.model_copy(update={"store": nowhere, "interval_s": 1.0}), show, LOOK_S)
+    return found[0]
+
+
+async def _watched(watch: Watch, show: Callable[[MonitorState], bool], for_s: float | None) -> None:
+    spec, loop, stop = watch.spec, asyncio.get_running_loop(), stop_on_signals()
+    recent, figures = (
+        await asyncio.to_thread(Recent, watch.root, watch.now_ns(), spec.interval_s),
+        Figures(spec, watch.root),
+    )
+    # by figures that are thrown away, for these have seen no reading: what is imported late is not what a view costs
+    await asyncio.to_thread(Figures(spec, watch.root).state, watch.now_ns(), readings_of(()), ())
+    watching = asyncio.create_task(watch.until(stop))
+    watching.add_done_callback(lambda _: stop.set())
+    end_s = loop.time() + for_s if for_s is not None else math.inf
+
+    def made(closed: Sequence[ServerReading], fresh: Sequence[ServerReading], servers: Sequence[ServerWatch]) -> bool:
+        now_ns = watch.now_ns()
+        rows = recent.add(closed, fresh, now_ns, 2 * figures.shortest_s)
+        return show(figures.state(now_ns, rows, servers, watch.unstored, watch.warnings))
+
+    pause_s, last = min(1.0, spec.interval_s), None
+    try:
+        while not stop.is_set() and loop.time() < end_s:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), min(pause_s, end_s - loop.time()))
+            closed = _after(watch.recent, last)
+            last = watch.recent[-1] if watch.recent else last
+            if await asyncio.to_thread(made, closed, watch.so_far(), watch.servers()):
+                break
+            pause_s = min(5.0, spec.interval_s)
+    finally:
+        stop.set()
+        await watching
+
+
+def _after(rows: Sequence[ServerReading], last: ServerReading | None) -> list[ServerReading]:
+    """What came after `last`; everything where that is gone."""
+    at = next((at for at in range(len(rows), 0, -1) if rows[at - 1] is last), 0)
+    return list(rows[at:])
+
+
+def prices(spec: MonitorSpec, at_ns: int) -> tuple[PriceOfPool, ...]:
+    """What a machine of each pool costs on the day of `at_ns`, and the day that the price is of."""
+    found = []
+    for pool in spec.pools:
+        try:
+            hardware = hardware_on(pool, utc(at_ns))
+            priced = PriceOfPool(
+                pool=pool.name, price=f"{hardware.name}; {hardware.source}", usd_per_hour=Decimal(hardware.usd_per_hour),
+                as_of=hardware.as_of, planned_share=pool.headroom,
+            )  # fmt: skip
+        except ConfigError as error:
+            why = f"{error.what}: {error.value}"
+            priced = PriceOfPool(pool=pool.name, price=why, usd_per_hour=None, as_of=None, planned_share=pool.headroom)
+        found.append(priced)
+    return tuple(found)
+
+
+def _month_ns(now_ns: int) -> int:
+    """Begin of the month, UTC."""
+    first = utc(now_ns).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return int((first - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * NS
+
+
+def _decimal(value: float | None) -> Decimal | None:
+    return None if value is None else Decimal(repr(value))

@@ -1,0 +1,248 @@
+"""What was served in any window, out of a store: whole hours by their stored increases, the rest by readings; and the making of those hours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.base.clock import NS
+from harness.monitor.adding import together, total
+from harness.monitor.increase import ROW_S, usage
+from harness.monitor.steps import COLUMNS, Steps, joined_steps, steps_of, steps_of_hours
+from harness.records import COUNTERS, GAUGES, HISTOGRAMS, Histogram, HourUsage, ServerReading, ServerUsage
+from harness.store import hour_rows, readings
+from harness.store.monitor_rows import Rows, empty, joined
+from harness.store.readings import DAY_NS, HOUR_NS, hour_of
+from harness.store.root import Root
+
+LATE_NS = 300 * NS  # rows of another monitor may be stored as late as this
+FORGOTTEN_NS = 8 * DAY_NS  # a server that nobody read for as long is a new one
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Usages of a window by server; `warnings`: files that were left out."""
+
+    usages: list[ServerUsage]
+    warnings: tuple[str, ...]
+
+
+def window(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Window:
+    """What each (server, model, tenant) did in [from_ns, to_ns), days summed where they are stored. Raises StoreError: the store cannot be
+    listed."""
+    days = hour_rows.read_days(root, list(hour_rows.days_there(root, from_ns, to_ns)))
+    begins = set(np.unique(days.stamps("from_utc_ns")).tolist())
+    parts, warnings = total_of_hours(days, from_ns, to_ns), list(days.warnings)
+    for begin, end in _stretches(begins, DAY_NS, from_ns, to_ns):
+        found = _of_hours(root, begin, end, interval_s)
+        parts += found.usages
+        warnings += found.warnings
+    return Window(total(parts, from_ns, to_ns), tuple(dict.fromkeys(warnings)))
+
+
+def _of_hours(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Window:
+    """Of the hours that are stored, and of readings where none is, or none that can be read."""
+    whole = hour_rows.hours_there(root, from_ns, to_ns)
+    hours = hour_rows.read_hours(root, from_ns, to_ns) if whole else empty("hours")
+    if hours.warnings:
+        whole &= set(np.unique(hours.stamps("from_utc_ns")).tolist())
+    parts, warnings = total_of_hours(hours, from_ns, to_ns), list(hours.warnings)
+    for begin, end in _stretches(whole, HOUR_NS, from_ns, to_ns):
+        found = _of_readings(root, begin, end, interval_s)
+        parts += found.usages
+        warnings += found.warnings
+    return Window(parts, tuple(warnings))
+
+
+def hourly(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Steps:
+    """The same by the hour: for what changes with the hour of the day. What cannot be read is in the warnings of `window`."""
+    hours = hour_rows.read_hours(root, from_ns, to_ns, COLUMNS)
+    whole = set(np.unique(hours.stamps("from_utc_ns")).tolist())
+    nothing = hour_rows.hours_there(root, from_ns, to_ns) - whole if not hours.warnings else set[int]()
+    parts: list[ServerUsage] = []
+    for begin in range(hour_of(from_ns), to_ns, HOUR_NS):
+        if begin not in whole and begin not in nothing:
+            part = max(begin, from_ns), min(begin + HOUR_NS, to_ns)
+            parts += _of_readings(root, *part, interval_s).usages
+    return joined_steps([steps_of_hours(hours), steps_of(parts)])
+
+
+def _stretches(whole: set[int], long_ns: int, from_ns: int, to_ns: int) -> Iterator[tuple[int, int]]:
+    """What of [from_ns, to_ns) the whole hours, or days, leave."""
+    at = from_ns
+    for hour in sorted(whole):
+        if hour > at:
+            yield at, hour
+        at = hour + long_ns
+    if at < to_ns:
+        yield at, to_ns
+
+
+def _of_readings(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Window:
+    rows = rows_of(root, from_ns, to_ns, interval_s)
+    return Window(usage(rows, from_ns, to_ns, interval_s, rows.began_ns or None), rows.warnings)
+
+
+def rows_of(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Rows[ServerReading]:
+    """Readings of a window, with what was last read before its hour, and with the first ones after it."""
+    hour = hour_of(from_ns)
+    last = hour_rows.last_before(root, hour)
+    near_ns = round((ROW_S + 3 * interval_s) * NS)
+    since = hour if last is not None else hour - HOUR_NS
+    rows = readings.read(root, since, to_ns + near_ns)
+    return rows if last is None else joined([last, rows])
+
+
+# ---------------------------------------------------------------- hours
+
+
+def roll_up(root: Root, now_ns: int, interval_s: float, most_hours: int = 24) -> list[int]:
+    """Store the increases of hours that are over and not stored yet, oldest first, at most so many; returns their begins.
+
+    Each begins where the one before it ended, so that they add up, whoever wrote which. Raises StoreError.
+    """
+    first = readings.first_stamp(root)
+    if first is None:
+        return []
+    done: list[int] = []
+    there = hour_rows.hours_there(root, hour_of(first), now_ns)
+    begin = hour_of(first)
+    while begin in there:
+        begin += HOUR_NS
+    while begin + HOUR_NS + LATE_NS <= now_ns and len(done) < most_hours:
+        if begin not in there:
+            _roll(root, begin, interval_s)
+            done.append(begin)
+        begin += HOUR_NS
+    return done
+
+
+def _roll(root: Root, begin: int, interval_s: float) -> None:
+    """A quarter of the hour at a time, for the memory's sake: each begins at the last readings before it."""
+    last = hour_rows.last_before(root, begin)
+    if last is None:
+        last = readings.read(root, begin - HOUR_NS, begin)
+    parts: list[ServerUsage] = []
+    for quarter in range(begin, begin + HOUR_NS, HOUR_NS // 4):
+        found, last = _rolled(root, last, quarter, quarter + HOUR_NS // 4, interval_s)
+        parts += found
+    rows = [hour_row(one) for one in total(parts, begin, begin + HOUR_NS)]
+    hour_rows.put_hour(root, begin, rows, last, last.began_ns)
+
+
+def _rolled(
+    root: Root, last: Rows[ServerReading], begin: int, end: int, interval_s: float
+) -> tuple[list[ServerUsage], Rows[ServerReading]]:
+    """Usages of [begin, end), and the last readings before its end, with when each pool was first watched."""
+    ahead = readings.read(root, begin, end + round((ROW_S + 3 * interval_s) * NS))
+    if not len(ahead) or ahead.stamps("read_utc_ns").max() < end:
+        ahead = joined([ahead, readings.first_after(root, end)])
+    both = joined([last, ahead])
+    stamps, began = both.stamps("read_utc_ns"), dict(last.began_ns)
+    pool, names = both.words("pool")
+    for i, name in enumerate(names):
+        first = int(stamps[pool == i].min())
+        began[name] = min(began.get(name, first), first)
+    found = usage(both, begin, end, interval_s, began)
+    newest = readings.last_of(both.where((stamps < end) & (stamps >= end - FORGOTTEN_NS)))
+    return found, Rows(newest.table, "readings", newest.warnings, began)
+
+
+def roll_day(root: Root, day_ns: int) -> bool:
+    """Store the sums of a day that is over, if all its hours are stored and it is not yet. Raises StoreError."""
+    hours = hour_rows.hours_there(root, day_ns, day_ns + DAY_NS)
+    if len(hours) < 24 or hour_rows.days_there(root, day_ns, day_ns + DAY_NS):
+        return False
+    rows = hour_rows.read_hours(root, day_ns, day_ns + DAY_NS)
+    if rows.warnings:
+        return False
+    hour_rows.put_day(root, day_ns, [hour_row(one) for one in total_of_hours(rows, day_ns, day_ns + DAY_NS)])
+    return True
+
+
+def hour_row(one: ServerUsage) -> HourUsage:
+    more: dict[str, Any] = {**one.counters, **one.gauges}
+    for name in HISTOGRAMS:
+        histogram = one.histograms.get(name, Histogram((), ()))
+        more |= {f"{name}_le_s": histogram.le_s, f"{name}_counts": histogram.counts}
+    return HourUsage(
+        from_utc_ns=one.from_ns, server=one.server, model=one.model, tenant=one.tenant, pool=one.pool, engine=one.engine,
+        covered_s=one.covered_s, gap_s=one.gap_s, restarts=one.restarts, lost=one.lost, **more,
+    )  # fmt: skip
+
+
+def total_of_hours(rows: Rows[HourUsage], from_ns: int, to_ns: int) -> list[ServerUsage]:
+    """`increase.total` of many hours, a column at a time."""
+    if not len(rows):
+        return []
+    words = {name: rows.words(name) for name in ("server", "model", "tenant", "pool", "engine")}
+    keys = [words[name][0] for name in ("server", "model", "tenant")]
+    order = np.lexsort((rows.stamps("from_utc_ns"), *reversed(keys)))
+    change = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
+    starts = np.concatenate([[0], np.flatnonzero(change) + 1])
+    ends = np.append(starts[1:], len(order))
+    covered = rows.numbers("covered_s")[order]
+    sums: dict[str, Any] = {name: np.add.reduceat(rows.numbers(name)[order], starts) for name in ("covered_s", "gap_s")}
+    sums |= {name: np.add.reduceat(rows.stamps(name)[order], starts) for name in ("restarts", "lost")}
+    counters = {name: _known(rows.numbers(name)[order], None, starts) for name in COUNTERS}
+    gauges = {name: _known(rows.numbers(name)[order], np.maximum(covered, 1e-9), starts) for name in GAUGES}
+    histograms = {name: _histograms(rows, name, order, starts, ends) for name in HISTOGRAMS}
+    found = []
+    for i, last in enumerate(order[ends - 1]):
+        text = {name: names[codes[last]] for name, (codes, names) in words.items()}
+        found.append(
+            ServerUsage(
+                **text, from_ns=from_ns, to_ns=to_ns, covered_s=float(sums["covered_s"][i]), gap_s=float(sums["gap_s"][i]),
+                restarts=int(sums["restarts"][i]), lost=int(sums["lost"][i]),
+                counters={name: column[i] for name, column in counters.items()},
+                gauges={name: column[i] for name, column in gauges.items()},
+                histograms={name: column[i] for name, column in histograms.items() if i in column},
+            )
+        )  # fmt: skip
+    return found
+
+
+def _known(values: FloatArray, weights: FloatArray | None, starts: IntArray) -> list[float | None]:
+    """Sums, or weighted means, of groups; None where nothing is known of one."""
+    there = ~np.isnan(values)
+    weight = there.astype(float) if weights is None else np.where(there, weights, 0.0)
+    sums = np.add.reduceat(np.where(there, values, 0.0) * (weight if weights is not None else 1.0), starts)
+    weighed = np.add.reduceat(weight, starts)
+    if weights is not None:
+        sums = np.divide(sums, weighed, out=np.zeros_like(sums), where=weighed > 0)
+    return [float(value) if w > 0 else None for value, w in zip(sums, weighed, strict=True)]
+
+
+def _histograms(
+    rows: Rows[HourUsage], name: str, order: IntArray, starts: IntArray, ends: IntArray
+) -> Mapping[int, Histogram]:
+    (le, le_at), (counts, counts_at) = rows.lists(f"{name}_le_s"), rows.lists(f"{name}_counts")
+    found = {}
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        mine = order[start:end]
+        sizes = le_at[mine + 1] - le_at[mine]
+        mine, sizes = mine[sizes > 0], sizes[sizes > 0]
+        if not len(mine):
+            continue
+        steps = np.arange(sizes[0])
+        bounds = le[le_at[mine][:, None] + steps] if (sizes == sizes[0]).all() else None
+        if bounds is not None and (bounds == bounds[0]).all():
+            sums = counts[counts_at[mine][:, None] + steps].sum(axis=0)
+            found[i] = Histogram(tuple(bounds[0].tolist()), tuple(sums.tolist()))
+            continue
+        found[i] = together(
+            [
+                Histogram(
+                    tuple(le[le_at[j] : le_at[j + 1]].tolist()), tuple(counts[counts_at[j] : counts_at[j + 1]].tolist())
+                )
+                for j in mine
+            ]
+        )
+    return found

@@ -1,0 +1,81 @@
+"""A real vLLM server under a run, and watched beside it: the monitor's dollars are the run's."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import httpx
+import pytest
+
+from harness.base import clock
+from harness.config.monitor import MonitorSpec
+from harness.judge.runs import analyse
+from harness.monitor.increase import usage
+from harness.monitor.page import PageReader
+from harness.monitor.paid import paid_servers, server_of
+from harness.monitor.view import view
+from harness.monitor.watched import Watched
+from tests.live.test_run_vllm import run
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timing, pytest.mark.timeout(900)]
+HARDWARE = {"name": "box", "usd_per_hour": 1.0, "source": "as the run is told", "as_of": "2026-11-01"}
+RATE = 20
+
+
+class Watcher:
+    """Reads a page every 50 ms, in a thread, from entering to leaving. `rows`: of each page (seconds that it took, its row)."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._stop = url, threading.Event()
+        self._server, self._reader = Watched(server_of(url), "chat", "vllm", "test", 100), PageReader("vllm")
+        self.rows = []
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self) -> None:
+        with httpx.Client(trust_env=False, timeout=30) as client:
+            while not self._stop.wait(0.05):
+                asked_ns = time.time_ns()
+                text = client.get(self._url).text
+                came_ns = time.time_ns()
+                self._server.take(self._reader.read(text), came_ns)
+                self.rows += [((came_ns - asked_ns) / 1e9, row) for row in self._server.drain()]
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+
+def test_dollars_of_a_window_are_those_of_the_run_that_it_covers(vllm_server, tmp_path):
+    """Twenty requests a second, evenly: between two pages that came at once from a server at rest, as far apart as the run's window has
+    them, $/M output, $/M total and $/1,000 requests are the run's within 1 %: the edges hold at most one request more or less."""
+    url = vllm_server.info.base_url.removesuffix("/v1") + "/metrics"
+    with Watcher(url) as watcher:
+        words = ("--workload", "fixed:32x4", "--rate", str(RATE), "--arrivals", "constant", "--duration", "12")
+        document = run(vllm_server, tmp_path / "run", *words, "--allow-invalid")
+    (summary,) = analyse(tmp_path / "run").summaries
+    offset_ns = clock.anchor().offset_ns
+    inside = [
+        row.read_utc_ns for took_s, row in watcher.rows
+        if took_s < 0.02 and not row.running and not row.waiting
+        and summary.window.start_ns <= row.read_utc_ns - offset_ns <= summary.window.end_ns
+    ]  # fmt: skip
+    first, last = inside[0] + 1, inside[-1] + 1
+    spec = MonitorSpec.model_validate(
+        {"name": "live", "pools": [{"name": "chat", "servers": [url], "hardware": HARDWARE}]}
+    )
+    usages = usage([row for _, row in watcher.rows], first, last, 1.0)
+    seen = view(spec, usages, paid_servers(spec, usages, first, last), from_ns=first, to_ns=last)
+    every = next(group for group in seen.groups if group.kind == "all")
+    assert every.value("requests") > 100
+    own = {line["name"]: line["usd"] for cost in document["costs"] for line in cost["own"]}
+    for name, of_run in (
+        ("usd_per_million_output_tokens", "self_usd_per_million_output_tokens_upper"),
+        ("usd_per_million_total_tokens", "self_usd_per_million_total_tokens"),
+        ("usd_per_1000_requests", "self_usd_per_1000_requests"),
+    ):
+        assert every.value(name) == pytest.approx(float(own[of_run]), rel=0.01)
