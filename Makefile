@@ -7,6 +7,8 @@ CONFIG ?= quickstart
 BIN := .venv/bin
 LOCKS := configs/locks
 CORES = $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+# What waits leaves its core to another: two a core.
+WAITING = $(shell expr $(CORES) \* 2)
 # Nothing comes that is not listed, no file whose hash is not, and no source archive (its build would fetch what it likes).
 LOCKED := -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all:
 # WHEELS=DIR: nothing from a network, all from that folder (`make wheels WHEELS=DIR` fills it where there is one).
@@ -91,7 +93,7 @@ ifdef ARGS
 	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest $(ARGS)
 else
 	@$(BIN)/python -m pytest -m 'not timing' -n $(CORES)
-	@$(BIN)/python -m pytest -m 'timing and not vllm' -n $(CORES) --maxprocesses 8 --dist loadfile
+	@$(BIN)/python -m pytest -m 'timing and not vllm' -n $(WAITING) --maxprocesses 8 --dist loadfile
 	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest -m vllm
 endif
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -184,8 +185,13 @@ def test_kill_9_leaves_a_readable_run_and_recover_what_was_received(golden, tmp_
     def heard(until_ns: int) -> set[str]:
         return {name for name, at_ns in heard_ns(golden, "killed").items() if at_ns < until_ns}
 
-    with Machine() as machine, subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        until(lambda: stored(out), "rows are stored")
+    with (
+        Machine() as machine,
+        subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
+        contextlib.ExitStack() as end,
+    ):
+        end.callback(process.kill)  # whatever fails here does not wait for all its requests
+        until(lambda: any("-m" in name for name in stored(out)), "rows of the measured phase are stored")
         refused = harness("recover", str(out))
         assert refused.returncode == 5
         assert "the run is going on" in refused.stderr
