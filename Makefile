@@ -7,7 +7,7 @@ CONFIG ?= quickstart
 BIN := .venv/bin
 LOCKS := configs/locks
 CORES = $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-# What waits leaves its core to another: two a core.
+# Of the tests every second waits: two processes a core, each file in one of them.
 WAITING = $(shell expr $(CORES) \* 2)
 # Nothing comes that is not listed, no file whose hash is not, and no source archive (its build would fetch what it likes).
 LOCKED := -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all:
@@ -92,8 +92,7 @@ test: .venv/.vllm $(GATEWAY) ## from nothing to a passed test suite, the real vL
 ifdef ARGS
 	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest $(ARGS)
 else
-	@$(BIN)/python -m pytest -m 'not timing' -n $(CORES)
-	@$(BIN)/python -m pytest -m 'timing and not vllm' -n $(WAITING) --maxprocesses 8 --dist loadfile
+	@$(BIN)/python -m pytest -m 'not vllm' -n $(WAITING) --maxprocesses 8 --dist loadfile
 	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest -m vllm
 endif
 
