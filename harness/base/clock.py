@@ -10,10 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 NS = 1_000_000_000
+MINUTE_NS, HOUR_NS, DAY_NS = 60 * NS, 3600 * NS, 86_400 * NS
 
 monotonic_ns = time.monotonic_ns
 sleep = time.sleep
@@ -51,6 +52,11 @@ def largest_step_ns(anchors: Sequence[Anchor]) -> int:
 def utc_now() -> datetime:
     """The wall clock, for names and provenance; never for durations."""
     return datetime.now(UTC)
+
+
+def utc_of(ns: int) -> datetime:
+    """The UTC time of a stamp in ns since the epoch, to the microsecond."""
+    return datetime.fromtimestamp(ns // NS, UTC) + timedelta(microseconds=ns % NS // 1000)
 
 
 def utc_stamp() -> str:

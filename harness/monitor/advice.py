@@ -9,14 +9,13 @@ from statistics import fmean
 import numpy as np
 
 from harness.base import stats
+from harness.base.clock import DAY_NS, HOUR_NS, utc_of
 from harness.base.errors import ConfigError
 from harness.config.target import HardwareSpec
 from harness.monitor.advice_hosted import hosted_cheaper
 from harness.monitor.advice_work import preemptions, prefix_caching_off
 from harness.monitor.evidence import (
-    DAY_NS,
     DAYS_PER_MONTH,
-    HOUR_NS,
     LEAST_DAYS,
     SURE,
     Ends,
@@ -27,7 +26,7 @@ from harness.monitor.evidence import (
     monthly,
     pool_evidence,
 )
-from harness.monitor.paid import hardware_on, utc
+from harness.monitor.paid import hardware_on
 from harness.planner.fleet import replicas_needed
 from harness.price.machine_match import same_gpu
 from harness.price.prices import Instance, age_days, instances, stale_after_days
@@ -97,7 +96,7 @@ def _fewer_replicas(one: PoolEvidence) -> Advice | None:
 
 def _cheaper_instance(one: PoolEvidence) -> Advice | None:
     """The cheapest machine of the price table with as many of the same GPUs, at a price that is not stale."""
-    at = utc(one.of.to_ns)
+    at = utc_of(one.of.to_ns)
     try:
         own = hardware_on(one.pool, at)
     except ConfigError:
@@ -124,7 +123,7 @@ def _cheaper_instance(one: PoolEvidence) -> Advice | None:
 
 
 def _fresh(row: Instance, one: PoolEvidence) -> bool:
-    age = age_days(row.as_of, utc(one.of.to_ns))
+    age = age_days(row.as_of, utc_of(one.of.to_ns))
     return age is not None and abs(age) <= stale_after_days(row.full_name, row.source)
 
 
@@ -135,7 +134,7 @@ def _repriced(one: PoolEvidence) -> Advice | None:
         return None
     name, price = own.name.partition(" ")[0], Decimal(repr(own.usd_per_hour))
     newer = [
-        row for row in instances(utc(one.of.to_ns))
+        row for row in instances(utc_of(one.of.to_ns))
         if name in (row.full_name, row.name) and row.usd_per_hour and row.as_of > own.as_of and _fresh(row, one)
     ]  # fmt: skip
     if len(newer) != 1 or newer[0].usd_per_hour is None or newer[0].usd_per_hour >= price:

@@ -8,10 +8,9 @@ from decimal import Decimal
 import numpy as np
 
 from harness.base import stats
+from harness.base.clock import DAY_NS, HOUR_NS, utc_of
 from harness.monitor.evidence import (
-    DAY_NS,
     DAYS_PER_MONTH,
-    HOUR_NS,
     LEAST_DAYS,
     SURE,
     PoolEvidence,
@@ -20,7 +19,6 @@ from harness.monitor.evidence import (
     monthly,
 )
 from harness.monitor.hosted import HostedOffer, bill_of_totals, totals
-from harness.monitor.paid import utc
 from harness.price.hosted import find_price, same_model
 from harness.price.unit_cost import short
 from harness.records.monitor import Advice
@@ -74,7 +72,7 @@ def hosted_cheaper(one: PoolEvidence) -> Advice | None:
 
 def _changed(one: PoolEvidence, offer: HostedOffer) -> tuple[str, str]:
     """(name of the advice, what to add) where only the vendor's change of its price in the window made it the cheaper side."""
-    then = find_price(offer.ref, utc(one.of.from_ns))
+    then = find_price(offer.ref, utc_of(one.of.from_ns))
     of_rows = totals(one.rows)
     paid = [row.usd for row in one.rows]
     if then.model == offer.price.model or isinstance(of_rows, str) or None in paid:

@@ -18,22 +18,19 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.base import stats
+from harness.base.clock import DAY_NS, HOUR_NS, NS, utc_of
 from harness.base.quantities import HOURS_PER_MONTH
 from harness.config.monitor import MonitorSpec, PoolSpec
 from harness.monitor.hosted import HostedOffer
-from harness.monitor.paid import utc
 from harness.monitor.served import LEAST_READ, Served
 from harness.monitor.steps import COUNTED, Key, Steps
 from harness.records.monitor import Advice, CapacityOfRun, MonitorStep
 
-NS = 1_000_000_000
 LEVEL = 0.90  # of the interval that is printed
 SURE = 0.99  # of the one that must not reach 0
 LEAST_DAYS = 3
 _LEAST_DAY_S = 20 * 3600  # of a day that were read, for it to count
 _LEAST_SHARE = 0.01  # of what the pool costs
-HOUR_NS = 3600 * NS
-DAY_NS = 86_400 * NS
 DAYS_PER_MONTH = float(HOURS_PER_MONTH) / 24
 FloatArray = npt.NDArray[np.float64]
 
@@ -77,7 +74,7 @@ class PoolEvidence:
 
     def seen(self) -> str:
         first, last = min(self.days), max(self.days)
-        words = [utc(day * DAY_NS).date().isoformat() for day in (first, last)]
+        words = [utc_of(day * DAY_NS).date().isoformat() for day in (first, last)]
         return f"{len(self.days)} days read of {words[0]} to {words[1]} (UTC)"
 
 

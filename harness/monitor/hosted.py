@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from harness.base.clock import NS
 from harness.base.errors import ConfigError
 from harness.config.monitor import PoolSpec
 from harness.config.price_ref import PriceRef
@@ -24,8 +25,6 @@ from harness.price.hosted_cache import cache_of
 from harness.price.run_cost import DEFAULT_RATIO
 from harness.price.unit_cost import short
 from harness.records.monitor import CapacityOfRun, MonitorStep
-
-NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,14 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from harness.base import clock
-from harness.base.clock import NS
+from harness.base.clock import DAY_NS, HOUR_NS, NS, utc_of
 from harness.base.errors import ConfigError, StoreError
 from harness.config.monitor import MonitorSpec
 from harness.monitor import window
 from harness.monitor.adding import total
 from harness.monitor.capacity import MeasuredModel, measured_models
 from harness.monitor.increase import ROW_S, usage
-from harness.monitor.paid import hardware_on, paid_servers, utc
+from harness.monitor.paid import hardware_on, paid_servers
 from harness.monitor.steps import Steps, joined_steps, steps_of
 from harness.monitor.view import view
 from harness.monitor.watch import Watch, stop_on_signals
@@ -27,7 +27,7 @@ from harness.price.hosted import find_price
 from harness.records import MonitorState, MonitorView, PriceOfPool, ServerReading, ServerUsage, ServerWatch
 from harness.store import readings
 from harness.store.monitor_rows import Rows, joined, readings_of
-from harness.store.readings import DAY_NS, HOUR_NS, hour_of
+from harness.store.readings import hour_of
 from harness.store.root import Root
 
 SHORTEST_SCRAPES = 4  # a minute has as many at the usual interval; with fewer the shortest window would be noise
@@ -257,7 +257,7 @@ def prices(spec: MonitorSpec, at_ns: int) -> tuple[PriceOfPool, ...]:
     found = []
     for pool in spec.pools:
         try:
-            hardware = hardware_on(pool, utc(at_ns))
+            hardware = hardware_on(pool, utc_of(at_ns))
             priced = PriceOfPool(
                 pool=pool.name, price=f"{hardware.name}; {hardware.source}", usd_per_hour=Decimal(hardware.usd_per_hour),
                 as_of=hardware.as_of, planned_share=pool.headroom,
@@ -271,7 +271,7 @@ def prices(spec: MonitorSpec, at_ns: int) -> tuple[PriceOfPool, ...]:
 
 def _month_ns(now_ns: int) -> int:
     """Begin of the month, UTC."""
-    first = utc(now_ns).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    first = utc_of(now_ns).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return int((first - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * NS
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from harness.base.clock import DAY_NS, NS, utc_of
 from harness.base.errors import ConfigError
 from harness.config.monitor import MonitorSpec, PoolSpec
 from harness.monitor.steps import Steps, steps_of
@@ -22,14 +23,7 @@ from harness.price.prices import DECLARE, declared, instance_price, machine_stal
 from harness.records import Hardware
 from harness.records.monitor import BOARD, PaidServer, ServerUsage
 
-NS = 1_000_000_000
-DAY_NS = 86_400 * NS
 Span = tuple[int, int]
-
-
-def utc(ns: int) -> datetime:
-    """A moment since the epoch, as UTC."""
-    return datetime.fromtimestamp(ns // NS, UTC) + timedelta(microseconds=ns % NS // 1000)
 
 
 def days(from_ns: int, to_ns: int) -> Iterator[Span]:
@@ -133,7 +127,7 @@ def _priced(pool: PoolSpec, server: str, span: Span, paid_s: float, on_machine: 
         on_machine=on_machine,
     )  # fmt: skip
     try:
-        hardware = hardware_on(pool, utc(span[0]))
+        hardware = hardware_on(pool, utc_of(span[0]))
     except ConfigError as error:
         return replace(free, why=f"{error.what}: {error.value}; {error.advice}")
     shared = f", shared by {on_machine} servers" if on_machine > 1 else ""

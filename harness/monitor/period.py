@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from harness.base.clock import HOUR_NS, NS, utc_of
 from harness.base.errors import StoreError
 from harness.config.monitor import MonitorSpec
 from harness.monitor.capacity import MeasuredModel, measured_models
-from harness.monitor.paid import paid_servers, utc
+from harness.monitor.paid import paid_servers
 from harness.monitor.view import view
 from harness.monitor.window import hourly, window
 from harness.records import MonitorView
 from harness.store import readings
-from harness.store.readings import HOUR_NS
 from harness.store.root import open_root
 
 _AT = "%Y-%m-%dT%H:%M:%SZ"
-_LATE_NS = 300 * 1_000_000_000  # a first reading so long after the begin is no gap
+_LATE_NS = 300 * NS  # a first reading so long after the begin is no gap
 
 
 def period(
@@ -40,8 +40,8 @@ def period(
         from_ns = min(first, to_ns)
     whole = window(root, from_ns, to_ns, spec.interval_s)
     if not whole.usages:
-        told = f"{root.shown}: {utc(from_ns):{_AT}} to {utc(to_ns):{_AT}}"
-        since = "there is no reading at all" if first is None else f"the first reading is of {utc(first):{_AT}}"
+        told = f"{root.shown}: {utc_of(from_ns):{_AT}} to {utc_of(to_ns):{_AT}}"
+        since = "there is no reading at all" if first is None else f"the first reading is of {utc_of(first):{_AT}}"
         raise StoreError("nothing was read in this period", told, f"{since}; `harness monitor CONFIG` stores them")
     steps = hourly(root, from_ns, to_ns, spec.interval_s)
     known = measured_models(spec.results, [usage.model for usage in whole.usages]) if measured is None else measured
@@ -53,6 +53,6 @@ def period(
 
 def _unread(from_ns: int, first: int) -> str:
     return (
-        f"nothing was read before {utc(first):{_AT}}: what was served in the first {(first - from_ns) / HOUR_NS:.4g} h of this period is not "
+        f"nothing was read before {utc_of(first):{_AT}}: what was served in the first {(first - from_ns) / HOUR_NS:.4g} h of this period is not "
         "known, what listed servers cost in them is in; begin with the first reading for dollars a token"
     )

@@ -43,7 +43,6 @@ class PoolWatch:
     def __init__(self, spec: PoolSpec, of: Means) -> None:
         self.spec, self._of = spec, of
         self.says = ""
-        self._boards_say = ""
         self._resumed: dict[str, list[ServerReading]] = {}
         self._reader = PageReader(spec.engine, spec.tenant_label, unnamed=spec.name)
         self._scraper: Scraper | None = None
@@ -119,7 +118,7 @@ class PoolWatch:
         if self.spec.nvml:
             gpus = await asyncio.to_thread(nvml.open_gpus)
             if isinstance(gpus, str):
-                self._boards_say = self.says = f"pool {self.spec.name}: no boards: {gpus}"
+                self.says = f"pool {self.spec.name}: no boards: {gpus}"
                 return
             self._gpus = gpus
         client = open_client(url, self._of.verify) if url else None

@@ -9,12 +9,12 @@ from urllib.parse import urlencode
 
 import httpx
 
-from harness.base.clock import NS
+from harness.base.clock import MINUTE_NS, NS
 from harness.config.monitor import PrometheusSpec
 from harness.monitor.engines import engine_series
 from harness.monitor.page import PageError, PageReader
 from harness.monitor.scrape import fetch
-from harness.monitor.watched import MINUTE_NS, Watched
+from harness.monitor.watched import Watched
 
 LIMIT_S = 60.0
 STEP_NS = MINUTE_NS  # a row a minute

@@ -22,13 +22,13 @@ from decimal import Decimal
 import numpy as np
 import numpy.typing as npt
 
+from harness.base.clock import NS
 from harness.config.monitor import MonitorSpec, PoolSpec
 from harness.monitor.steps import Steps
 from harness.planner.fleet import replicas_needed
 from harness.price.unit_cost import split_by_price_ratio
 from harness.records.monitor import BOARD, CapacityOfRun, MonitorStep, PaidServer, ServerUsage
 
-NS = 1_000_000_000
 Span = tuple[int, int]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from harness.base.clock import HOUR_NS
 from harness.records import HourUsage, ServerUsage
 from harness.store.monitor_rows import Rows
-from harness.store.readings import HOUR_NS
 
 COUNTED = ("requests", "prompt_tokens", "cached_tokens", "output_tokens", "preemptions")
 COLUMNS = ("from_utc_ns", "pool", "server", "model", "tenant", "covered_s", "gap_s", *COUNTED)  # of an hour's row

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from harness.base.clock import NS, utc_of
 from harness.config.monitor import MonitorSpec, PoolSpec
 from harness.monitor import capacity as capacity_of
 from harness.monitor import hosted
 from harness.monitor.advice import advices
 from harness.monitor.evidence import Evidence
 from harness.monitor.lines import Group, group_of, slo_of
-from harness.monitor.paid import price_warnings, utc
+from harness.monitor.paid import price_warnings
 from harness.monitor.served import Served, pool_steps, served
 from harness.monitor.steps import Steps, steps_of
 from harness.records.monitor import CapacityOfRun, MonitorPart, MonitorStep, MonitorView, PaidServer, ServerUsage
 
-NS = 1_000_000_000
 UNREAD = "(not read)"
 _MOST_NAMED = 5
 
@@ -35,7 +35,7 @@ def view(
 ) -> MonitorView:
     """What a window came to. `steps`: the same usage cut into equal steps (hours), for what is idle when and for advice; without it the
     window is one step. `measured`: from `capacity.measured_models`. Raises ConfigError: a hosted price that is not known."""
-    at = utc(to_ns)
+    at = utc_of(to_ns)
     capacities = capacity_of.capacities(spec, usages, measured, at)
     used = capacity_of.used(capacities)
     columns = steps_of(steps or usages)

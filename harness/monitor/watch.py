@@ -11,17 +11,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.base import clock
-from harness.base.clock import NS
+from harness.base.clock import DAY_NS, HOUR_NS, MINUTE_NS, NS
 from harness.base.errors import HarnessError, StoreError
 from harness.base.files import lock_dir, open_lock, try_lock
 from harness.config.monitor import MonitorSpec
 from harness.monitor import window
 from harness.monitor.discover import ACCOUNT
 from harness.monitor.pool import MOST_WAITING, STORE_S, Means, PoolWatch
-from harness.monitor.watched import MINUTE_NS
 from harness.records import ServerReading, ServerWatch
 from harness.store import hour_rows, readings
-from harness.store.readings import DAY_NS, HOUR_NS, QUARTER_NS
+from harness.store.readings import QUARTER_NS
 from harness.store.root import Root, open_root
 
 KEPT_NS = 10 * MINUTE_NS  # rows that stay in memory, for who shows the last minutes

@@ -5,21 +5,63 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.base.clock import NS
+from harness.base.clock import MINUTE_NS, NS
 from harness.monitor.page import PAGE_COUNTERS, PAGE_GAUGES, Buckets, Key, Page
 from harness.records import BOARD, HISTOGRAMS, OTHER, ServerReading, ServerWatch
 
-MINUTE_NS = 60 * NS
 SAME_START_NS = NS
 Numbers = tuple[float | None, ...]
 _COUNTERS = len(PAGE_COUNTERS)
 _NO_BUCKETS: tuple[Buckets, ...] = (((), ()),) * len(HISTOGRAMS)
 
 
-class Watched:
+class _Minutes:
+    """Rows a minute of what is read: those of minutes that are over wait until they are taken."""
+
+    def __init__(self) -> None:
+        self._rows: list[ServerReading] = []
+        self._minute = -1
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that nobody has taken yet."""
+        return len(self._rows)
+
+    def drain(self, now_ns: int | None = None) -> list[ServerReading]:
+        """Rows of the minutes that are over at `now_ns`; of the one that goes on too without it."""
+        if now_ns is None or now_ns // MINUTE_NS != self._minute:
+            self._close()
+        rows, self._rows = self._rows, []
+        return rows
+
+    def so_far(self) -> list[ServerReading]:
+        """Rows of the minute that goes on, as if it were over now; it goes on all the same."""
+        before, self._rows = self._rows, []
+        self._add_rows()
+        rows, self._rows = self._rows, before
+        return rows
+
+    def _turn(self, at_ns: int) -> None:
+        if at_ns // MINUTE_NS != self._minute:
+            self._close()
+            self._minute = at_ns // MINUTE_NS
+
+    def _close(self) -> None:
+        self._add_rows()
+        self._clear()
+
+    def _add_rows(self) -> None:
+        raise NotImplementedError
+
+    def _clear(self) -> None:
+        raise NotImplementedError
+
+
+class Watched(_Minutes):
     """A server, or a board's row. Not for several threads at once."""
 
     def __init__(self, server: str, pool: str, engine: str, monitor: str, most_rows: int) -> None:
+        super().__init__()
         self.server, self.pool, self.engine, self._monitor = server, pool, engine, monitor
         self._most_named = max(most_rows - 1, 1)
         self._named: dict[Key, None] = {}
@@ -28,8 +70,6 @@ class Watched:
         self._started: int | None = None
         self._last: dict[Key, Numbers] = {}
         self._begun = False
-        self._rows: list[ServerReading] = []
-        self._minute = -1
         self._page: Page | None = None
         self._clear()
         self.scrapes_ever = self.missed_ever = 0
@@ -76,11 +116,6 @@ class Watched:
         self.scrapes_ever, self.missed_ever = self.scrapes_ever + 1, self.missed_ever + 1
         self.up, self.says = False, why
 
-    def _turn(self, at_ns: int) -> None:
-        if at_ns // MINUTE_NS != self._minute:
-            self._close()
-            self._minute = at_ns // MINUTE_NS
-
     def _restarted(self, page: Page, numbers: Mapping[Key, Numbers]) -> bool:
         if (
             page.started_utc_ns is not None
@@ -95,29 +130,6 @@ class Watched:
                     if now is not None and then is not None and now < then:
                         return True
         return False
-
-    @property
-    def waiting_rows(self) -> int:
-        """Rows that nobody has taken yet."""
-        return len(self._rows)
-
-    def drain(self, now_ns: int | None = None) -> list[ServerReading]:
-        """Rows of the minutes that are over at `now_ns`; of the one that goes on too without it."""
-        if now_ns is None or now_ns // MINUTE_NS != self._minute:
-            self._close()
-        rows, self._rows = self._rows, []
-        return rows
-
-    def so_far(self) -> list[ServerReading]:
-        """Rows of the minute that goes on, as if it were over now; it goes on all the same."""
-        before, self._rows = self._rows, []
-        self._add_rows()
-        rows, self._rows = self._rows, before
-        return rows
-
-    def _close(self) -> None:
-        self._add_rows()
-        self._clear()
 
     def _add_rows(self) -> None:
         page = self._page
@@ -168,10 +180,11 @@ class Watched:
         )  # fmt: skip
 
 
-class WatchedBoard:
+class WatchedBoard(_Minutes):
     """A board's energy, power and use of a minute."""
 
     def __init__(self, uuid: str, pool: str, engine: str, monitor: str) -> None:
+        super().__init__()
         self._text: dict[str, Any] = {
             "server": f"{BOARD}{uuid}",
             "pool": pool,
@@ -180,17 +193,14 @@ class WatchedBoard:
             "model": "",
             "tenant": "",
         }
-        self._minute, self._incarnation = -1, 0
+        self._incarnation = 0
         self._energy: float | None = None
         self._power: list[float] = []
         self._use: list[float] = []
         self._at_ns = self._scrapes = 0
-        self._rows: list[ServerReading] = []
 
     def take(self, energy_j: float | None, power_w: float | None, sm_util_pct: float | None, at_ns: int) -> None:
-        if at_ns // MINUTE_NS != self._minute:
-            self._close()
-            self._minute = at_ns // MINUTE_NS
+        self._turn(at_ns)
         if energy_j is not None and self._energy is not None and energy_j < self._energy:
             self._close()
             self._incarnation += 1
@@ -199,25 +209,10 @@ class WatchedBoard:
         self._use += [] if sm_util_pct is None else [sm_util_pct]
         self._at_ns, self._scrapes = at_ns, self._scrapes + 1
 
-    def drain(self, now_ns: int | None = None) -> list[ServerReading]:
-        """As of Watched."""
-        if now_ns is None or now_ns // MINUTE_NS != self._minute:
-            self._close()
-        rows, self._rows = self._rows, []
-        return rows
-
-    def so_far(self) -> list[ServerReading]:
-        """As of Watched."""
-        before, self._rows = self._rows, []
-        self._add_row()
-        rows, self._rows = self._rows, before
-        return rows
-
-    def _close(self) -> None:
-        self._add_row()
+    def _clear(self) -> None:
         self._power, self._use, self._scrapes = [], [], 0
 
-    def _add_row(self) -> None:
+    def _add_rows(self) -> None:
         if self._scrapes:
             nothing: dict[str, Any] = dict.fromkeys((*PAGE_COUNTERS, *PAGE_GAUGES))
             nothing |= {f"{name}_{part}": () for name in HISTOGRAMS for part in ("le_s", "counts")}

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.base.clock import NS
+from harness.base.clock import DAY_NS, HOUR_NS, NS
 from harness.monitor.adding import together, total
 from harness.monitor.increase import ROW_S, usage
 from harness.monitor.steps import COLUMNS, Steps, joined_steps, steps_of, steps_of_hours
 from harness.records import COUNTERS, GAUGES, HISTOGRAMS, Histogram, HourUsage, ServerReading, ServerUsage
 from harness.store import hour_rows, readings
 from harness.store.monitor_rows import Rows, empty, joined
-from harness.store.readings import DAY_NS, HOUR_NS, hour_of
+from harness.store.readings import hour_of
 from harness.store.root import Root
 
 LATE_NS = 300 * NS  # rows of another monitor may be stored as late as this

@@ -9,13 +9,12 @@ from contextlib import suppress
 import numpy as np
 import pyarrow as pa
 
+from harness.base.clock import DAY_NS, HOUR_NS
 from harness.base.errors import StoreError
 from harness.records import HourUsage, ServerReading
 from harness.store.columns import to_table
 from harness.store.monitor_rows import Rows
 from harness.store.readings import (
-    DAY_NS,
-    HOUR_NS,
     again,
     as_now,
     day_of,

@@ -11,14 +11,14 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.base.clock import NS
+from harness.base.clock import DAY_NS, HOUR_NS, NS, utc_of
 from harness.base.errors import StoreError
 from harness.records import ServerReading
 from harness.store.columns import to_table
@@ -27,13 +27,13 @@ from harness.store.monitor_rows import Rows
 from harness.store.root import Root
 from harness.store.schema import parquet_options, schema_of
 
-QUARTER_NS, HOUR_NS, DAY_NS = 900 * NS, 3600 * NS, 86_400 * NS
+QUARTER_NS = 900 * NS
 _SPAN = re.compile(r"(\d+)-(\d+)-")  # first and last stamp in a file's name
 
 
 def day_of(at_ns: int) -> str:
     """`2026-11-26`, UTC."""
-    return datetime.fromtimestamp(at_ns // NS, UTC).strftime("%Y-%m-%d")
+    return utc_of(at_ns).strftime("%Y-%m-%d")
 
 
 def hour_of(at_ns: int) -> int:

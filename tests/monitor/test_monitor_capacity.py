@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from harness.base.clock import utc_of
 from harness.judge.runs import index_runs
 from harness.monitor.capacity import MeasuredModel, capacities, measured_models
-from harness.monitor.paid import paid_servers, utc
+from harness.monitor.paid import paid_servers
 from harness.monitor.view import view
 from harness.planner.measured import measured as of_directory
 from tests.judge.test_compare_command import store
 from tests.monitor.known_fleet import HARDWARE, HOUR_NS, START_NS, measured, spec, usage
 
-AT = utc(START_NS)
+AT = utc_of(START_NS)
 SERVED = [usage(requests=100, prompt=1e4, output=2e3)]
 
 

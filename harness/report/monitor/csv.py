@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from datetime import UTC, datetime
 
+from harness.base.clock import utc_of
 from harness.base.documents import csv_cell
 from harness.records import MonitorView
 
@@ -15,10 +15,7 @@ COLUMNS = ("from_utc", "to_utc", "kind", "name", "figure", "value", "unit", "for
 
 def text(view: MonitorView) -> str:
     """The file, header in; a value that is not known is an empty cell, one without an end `inf`."""
-    ends = [
-        datetime.fromtimestamp(ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        for ns in (view.from_ns, view.to_ns)
-    ]
+    ends = [utc_of(ns).strftime("%Y-%m-%dT%H:%M:%SZ") for ns in (view.from_ns, view.to_ns)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)

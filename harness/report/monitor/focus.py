@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+from harness.base.clock import DAY_NS, utc_of
 from harness.planner.focus import EstimatedCharge, focus_rows
 from harness.records import MonitorPart, MonitorView, PaidServer
 
-_DAY_NS = 86_400 * 1_000_000_000
 UNREAD = "(not read)"
 
 
@@ -31,7 +30,7 @@ def charges(view: MonitorView) -> list[EstimatedCharge]:
 
 def _days(from_ns: int, to_ns: int) -> Iterator[tuple[int, int]]:
     while from_ns < to_ns:
-        end = min(to_ns, (from_ns // _DAY_NS + 1) * _DAY_NS)
+        end = min(to_ns, (from_ns // DAY_NS + 1) * DAY_NS)
         yield from_ns, end
         from_ns = end
 
@@ -41,15 +40,11 @@ def _charge(paid: PaidServer, part: MonitorPart, start: int, end: int, split: bo
     hours = Decimal(repr(paid.paid_s)) / 3600 / paid.on_machine * of_stretch
     tags = {"pool": paid.pool, "server": paid.server, **({"tenant": part.tenant} if part.tenant else {})}
     return EstimatedCharge(
-        model=part.model or UNREAD, phase="machine", start=_utc(start), end=_utc(end), tokens=hours,
+        model=part.model or UNREAD, phase="machine", start=utc_of(start), end=utc_of(end), tokens=hours,
         usd=(paid.usd or Decimal(0)) * of_stretch, provider="self-hosted", host=paid.machine,
         method_id="x-token-weight" if split else None, ratio=part.share if split else None, price_as_of=paid.as_of,
         price_source=paid.source, unit="Hours", tags=tags,
     )  # fmt: skip
-
-
-def _utc(ns: int) -> datetime:
-    return datetime.fromtimestamp(ns // 1_000_000_000, UTC) + timedelta(microseconds=ns % 1_000_000_000 // 1000)
 
 
 def rows(view: MonitorView) -> list[dict[str, str]]:

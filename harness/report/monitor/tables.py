@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 
+from harness.base.clock import utc_of
 from harness.records import MonitorGroup, MonitorLine, MonitorView
 from harness.report import formats
 
@@ -80,7 +80,7 @@ def all_of(view: MonitorView) -> MonitorGroup:
 
 def day_text(ns: int) -> str:
     """`2026-11-26 14:00` UTC."""
-    return datetime.fromtimestamp(ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M")
+    return utc_of(ns).strftime("%Y-%m-%d %H:%M")
 
 
 def period(view: MonitorView) -> str:
