@@ -8,10 +8,12 @@ import numpy as np
 
 from harness.config.monitor import MonitorSpec
 from harness.monitor.capacity import MeasuredModel
+from harness.monitor.paid import paid_servers
+from harness.monitor.view import view
 from harness.planner.measured import Measured
 from harness.planner.uncertainty import Interval
 from harness.price.machine_match import RanOn
-from harness.records.monitor import COUNTERS, GAUGES, Histogram, ServerUsage
+from harness.records.monitor import COUNTERS, GAUGES, Histogram, MonitorView, ServerUsage
 
 NS = 1_000_000_000
 HOUR_NS = 3600 * NS
@@ -100,3 +102,10 @@ def whole(steps) -> list[ServerUsage]:
             )
         )  # fmt: skip
     return found
+
+
+def first_hour(made: MonitorSpec, usages: list[ServerUsage], **more) -> MonitorView:
+    """The view of the hour from START_NS, its servers paid."""
+    end_ns = START_NS + HOUR_NS
+    paid = paid_servers(made, usages, START_NS, end_ns)
+    return view(made, usages, paid, from_ns=START_NS, to_ns=end_ns, **more)

@@ -15,7 +15,18 @@ from harness.monitor.paid import paid_servers, server_of
 from harness.monitor.served import PARTS
 from harness.monitor.view import view
 from harness.price.unit_cost import usd_per_served
-from tests.monitor.known_fleet import HARDWARE, HOSTED, HOUR_NS, START_NS, hours, measured, spec, usage, whole
+from tests.monitor.known_fleet import (
+    HARDWARE,
+    HOSTED,
+    HOUR_NS,
+    START_NS,
+    first_hour,
+    hours,
+    measured,
+    spec,
+    usage,
+    whole,
+)
 
 DAY_NS = 24 * HOUR_NS
 PRICED = {"b": 4.0, "c": 2.5}  # pools and $/h
@@ -149,13 +160,7 @@ def test_a_listed_server_is_paid_when_it_is_not_read():
     """Its dollars are in, what it served is not known, and that is said; its gap is as long as it is paid."""
     made = spec({"servers": ["http://a:8000/metrics", "http://b:8000/metrics"]})
     usages = [usage(requests=10, prompt=100, output=100)]
-    seen = view(
-        made,
-        usages,
-        paid_servers(made, usages, START_NS, START_NS + HOUR_NS),
-        from_ns=START_NS,
-        to_ns=START_NS + HOUR_NS,
-    )
+    seen = first_hour(made, usages)
     (every,) = _of(seen, "all")
     assert every.value("usd") == 8
     assert every.value("gap_s") == 3600
@@ -213,13 +218,7 @@ def test_the_price_table_has_the_price_of_a_named_instance():
 def test_without_a_price_there_are_no_dollars_and_a_reason():
     made = spec({"hardware": None})
     usages = [usage(requests=10, prompt=100, output=100)]
-    seen = view(
-        made,
-        usages,
-        paid_servers(made, usages, START_NS, START_NS + HOUR_NS),
-        from_ns=START_NS,
-        to_ns=START_NS + HOUR_NS,
-    )
+    seen = first_hour(made, usages)
     (every,) = _of(seen, "all")
     lines = {line.name: line for line in every.lines}
     assert lines["usd"].value is None
@@ -265,13 +264,7 @@ def test_a_counter_that_one_server_lacks_makes_its_sum_unknown():
         usage(requests=10, prompt=100, output=100),
         usage("b:8000", requests=10, prompt=100, output=100, preemptions=None),
     ]
-    seen = view(
-        made,
-        usages,
-        paid_servers(made, usages, START_NS, START_NS + HOUR_NS),
-        from_ns=START_NS,
-        to_ns=START_NS + HOUR_NS,
-    )
+    seen = first_hour(made, usages)
     (every,) = _of(seen, "all")
     lines = {line.name: line for line in every.lines}
     assert lines["preemptions"].value is None
@@ -283,13 +276,7 @@ def test_energy_of_a_server_is_counted_once():
     """Two tenants' rows of one server carry the same board's counter: its joules are split, not doubled."""
     made = spec(usd_per_kwh=0.25)
     usages = [usage(tenant=name, requests=10, prompt=1000, output=500, energy_j=3.6e6) for name in ("x", "y")]
-    seen = view(
-        made,
-        usages,
-        paid_servers(made, usages, START_NS, START_NS + HOUR_NS),
-        from_ns=START_NS,
-        to_ns=START_NS + HOUR_NS,
-    )
+    seen = first_hour(made, usages)
     (every,) = _of(seen, "all")
     assert every.value("j_per_output_token") == pytest.approx(3600)
     assert every.value("energy_usd") == pytest.approx(0.25)
@@ -316,13 +303,7 @@ def test_what_the_prefix_cache_saved_is_the_price_of_a_computed_prompt_token():
     """$4 over 300 fresh tokens and 4 x 100 output tokens: 4/700 $ each; 700 more came from the cache."""
     made = spec()
     usages = [usage(requests=10, prompt=1000, cached=700.0, output=100)]
-    seen = view(
-        made,
-        usages,
-        paid_servers(made, usages, START_NS, START_NS + HOUR_NS),
-        from_ns=START_NS,
-        to_ns=START_NS + HOUR_NS,
-    )
+    seen = first_hour(made, usages)
     (every,) = _of(seen, "all")
     assert every.value("prefix_saved_usd") == pytest.approx(4.0)
     assert every.value("prefix_hit_share") == pytest.approx(0.7)
@@ -331,13 +312,7 @@ def test_what_the_prefix_cache_saved_is_the_price_of_a_computed_prompt_token():
 def test_times_are_bands_and_the_last_has_no_end():
     made = spec({"slo": {"ttft_s": 0.5, "attainment": 0.9}})
     usages = [usage(requests=10, prompt=100, output=100, times=[0.2] * 9 + [9.0])]
-    seen = view(
-        made,
-        usages,
-        paid_servers(made, usages, START_NS, START_NS + HOUR_NS),
-        from_ns=START_NS,
-        to_ns=START_NS + HOUR_NS,
-    )
+    seen = first_hour(made, usages)
     (every,) = _of(seen, "all")
     assert (every.value("ttft_p50_low_s"), every.value("ttft_p50_high_s")) == (0.1, 0.25)
     assert every.value("ttft_p99_high_s") == math.inf
