@@ -35,7 +35,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 
 
 def server(name: str, core: int, folder: Path) -> Target:
-    """With one thread on a core of its own: two servers whose threads spin on the same cores stop each other for seconds."""
+    """With one thread, bound to a core: two servers whose threads wait for each other on the same cores stop each other for seconds."""
     flags = {"enforce-eager": True, "max-model-len": 2048, "max-num-seqs": 16}
     env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": str(core)}
     spec = TargetSpec(name=name, kind="vllm", model="embedded:tiny", flags=flags, env=env)
@@ -99,9 +99,12 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         slots = {"own": args.own_slots, "api": args.hosted_slots}
         cores = sorted(os.sched_getaffinity(0))
+        theirs = cores[1:] or cores  # the load generator has the first for itself: a late send makes a run INVALID
+        os.sched_setaffinity(0, theirs)
         servers = {
-            name: stack.enter_context(server(name, cores[at % len(cores)], folder)) for at, name in enumerate(slots)
+            name: stack.enter_context(server(name, theirs[at % len(theirs)], folder)) for at, name in enumerate(slots)
         }
+        os.sched_setaffinity(0, cores[:1])
         proxies = [
             stack.enter_context(SlowProxy(servers[name].endpoint.base_url, at_once, args.pause))
             for name, at_once in slots.items()
