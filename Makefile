@@ -17,7 +17,7 @@ FROM = $(if $(WHEELS),--no-index --find-links '$(WHEELS)')
 VLLM_ARGS = $(if $(CUDA),--cuda '$(CUDA)') $(if $(filter no,$(KERNELS)),--no-kernels)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm gateway bench test test-timing test-conditions check lint types bench-driver bench-tls bench-vllm-serve bench-ab gpu-check bench-peers bench-memory bench-prompts bench-window bench-workloads prometheus dashboards fuzz mutants locks wheels FORCE sbom audit clean
+.PHONY: help setup vllm gateway cluster bench test test-timing test-conditions check lint types bench-driver bench-tls bench-vllm-serve bench-ab gpu-check bench-peers bench-memory bench-prompts bench-window bench-workloads prometheus dashboards fuzz mutants locks wheels FORCE sbom audit clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -68,6 +68,14 @@ gateway: .venv-gateway/.setup ## the LiteLLM proxy in .venv-gateway: what the li
 
 prometheus: .venv/prometheus/.setup ## Prometheus and promtool for the monitor's tests, where Debian's package can be had
 
+# Where it cannot be had its tests are skipped, and say so.
+.venv/.cluster: .venv/.setup $(LOCKS)/cluster.txt
+	@echo "== installing Ray, and an S3 server for the tests"
+	@$(BIN)/python $(LOCKED) -r $(LOCKS)/cluster.txt
+	@touch $@
+
+cluster: .venv/.cluster ## Ray and the S3 client (extras ray and s3) with moto's S3 server: load from many nodes, results in object storage
+
 dashboards: .venv/.setup ## configs/monitor/dashboards anew from tests/monitor/dashboards.py
 	@$(BIN)/python -m tests.monitor.dashboards
 
@@ -85,8 +93,8 @@ endif
 bench: ## from nothing to a measured $/token report of a real vLLM server
 	@$(BIN)/harness run '$(CONFIG)' $(BENCH_ARGS) $(if $(MODEL),--model '$(MODEL)') $(if $(INSTANCE),--instance '$(INSTANCE)') $(ARGS)
 
-# A box without a network has no gateway and no Prometheus: their tests are skipped, and say so.
-GATEWAY = $(if $(WHEELS),,.venv-gateway/.setup .venv/prometheus/.setup)
+# A box without a network has no gateway, no Prometheus and no Ray: their tests are skipped, and say so.
+GATEWAY = $(if $(WHEELS),,.venv-gateway/.setup .venv/prometheus/.setup .venv/.cluster)
 # What only computes and what waits run on every core, each file in one process; what talks to the real server, alone with it.
 test: .venv/.vllm $(GATEWAY) ## from nothing to a passed test suite, the real vLLM server included; ARGS= for one pytest of your own
 ifdef ARGS

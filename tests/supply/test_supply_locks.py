@@ -73,13 +73,17 @@ def test_every_lock_is_of_a_list():
 
 
 def test_the_lists_hold_all_that_the_project_needs():
-    """pip asks for no dependencies any more, so base, build and dev must be closed under them (of this Python), in fitting versions."""
+    """pip asks for no dependencies any more, so base, build and dev must be closed under them (of this Python), in fitting versions, and
+    with cluster, where it is installed, those of the extras ray and s3."""
+    lists, extras = ["base", "build", "dev"], ["dev"]
+    if _is_installed("ray") and _is_installed("s3fs"):
+        lists, extras = [*lists, "cluster"], [*extras, "ray", "s3"]
     listed = {}
-    for name in ("base", "build", "dev"):
+    for name in lists:
         listed |= versions((LOCKS / f"{name}.txt").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     asked = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-    asked += project["project"]["optional-dependencies"]["dev"]
+    asked += [word for extra in extras for word in project["project"]["optional-dependencies"][extra]]
     todo = [Requirement(word) for word in asked]
     seen = set()
     while todo:
@@ -98,6 +102,13 @@ def test_the_lists_hold_all_that_the_project_needs():
                 for one in inner
                 if one.marker is None or one.marker.evaluate({"extra": extra})
             ]
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return bool(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def test_the_build_backend_is_the_locked_one():
