@@ -6,6 +6,8 @@ PYTHON ?= python3
 CONFIG ?= quickstart
 BIN := .venv/bin
 LOCKS := configs/locks
+# Where an image sets it, each of the hundreds of processes that the tests start compiles the whole harness anew.
+export PYTHONDONTWRITEBYTECODE :=
 CORES = $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 # Of the tests every second waits: two processes a core, each file in one of them.
 WAITING = $(shell expr $(CORES) \* 2)

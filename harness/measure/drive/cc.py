@@ -1,13 +1,13 @@
-"""The C files of this package, compiled on first use and kept: as Triton does beside vLLM, so such a machine has a compiler."""
+"""The C files of this package, compiled on first use and kept: as Triton does beside vLLM, so such a machine has a compiler.
+
+What only compiling needs is imported where it compiles: each worker asks whether the file is whole.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import platform
-import shutil
 import stat
-import subprocess
 from pathlib import Path
 
 from harness.base.errors import ConfigError, HarnessError
@@ -18,6 +18,8 @@ _SEAL_BYTES = 32  # SHA-256 of all before it
 
 def compiler() -> str:
     """Path of the C compiler ($CC, cc, gcc, clang). Raises ConfigError where there is none."""
+    import shutil
+
     for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
         if name and (path := shutil.which(name)):
             return path
@@ -31,6 +33,8 @@ def compiler() -> str:
 def build(source: Path, cache: Path, *, library: bool = False) -> Path:
     """The program (or shared library) of one C file in `cache`, compiled unless this very source was before and the file is
     whole. Raises ConfigError, HarnessError: there is no compiler, or `cache` cannot be written or may be by others."""
+    import platform
+
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
     binary = cache / f"{source.stem.replace('_', '-')}-{platform.machine()}-{digest}{'.so' if library else ''}"
     try:
@@ -69,6 +73,8 @@ def _refuse_open(cache: Path) -> None:
 def compile_c(source: Path, binary: Path, *, library: bool = False) -> None:
     """Compile one C file; the binary appears whole or not at all, its digest behind it, for nobody but this user. Raises
     ConfigError, HarnessError, OSError."""
+    import subprocess
+
     with whole_file(binary) as part:
         kind = ["-shared", "-fPIC"] if library else []
         words = [compiler(), "-O2", *kind, "-o", str(part), str(source)]

@@ -13,7 +13,6 @@ import re
 from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass
 
 from harness.base import redaction
 from harness.base.errors import ConfigError
@@ -53,6 +52,8 @@ def url_of(base_url: str, variable: str | None) -> str | None:
         if not (value := os.environ.get(variable, "").strip()):
             raise ConfigError("the proxy's environment variable is not set", variable, "set it, or leave proxy_env out")
         return value
+    from urllib.request import getproxies_environment, proxy_bypass  # no worker asks
+
     parts = urlsplit(base_url)
     if parts.scheme not in _PORTS or not parts.hostname or is_loopback(base_url):
         return None
