@@ -1,6 +1,8 @@
-"""Whether a plan fits what it is to be sent to: the model's context, the account's limits of a minute."""
+"""Whether a plan fits what it is to be sent to: the model's context, the account's limits of a minute, and how long those make it last."""
 
 from __future__ import annotations
+
+import math
 
 from harness.base.errors import ConfigError
 from harness.config.target import TargetSpec
@@ -37,3 +39,21 @@ def check_account(plan: Plan, spec: TargetSpec) -> None:
                 f"{largest:,} tokens planned, {name} is {most:,}",
                 f"shorten the workload, or correct {name} of target {spec.name!r}",
             )
+
+
+def paced_s(spec: TargetSpec, requests: int, prompt_tokens: int, output_tokens: int) -> float:
+    """Least seconds from the first send to the last of so many requests and tokens where the target's runs are paced; 0 without limits.
+
+    A minute's limit lets its whole allowance go at once, and again when the minute is over: (ceil(taken / allowed) - 1) minutes.
+    """
+    limits = spec.limits
+    if limits is None or not limits.pace:
+        return 0.0
+    taken = (
+        (limits.rpm, requests),
+        (limits.tpm, prompt_tokens + output_tokens),
+        (limits.input_tpm, prompt_tokens),
+        (limits.output_tpm, output_tokens),
+    )
+    minutes = [math.ceil(amount / allowed) - 1 for allowed, amount in taken if allowed is not None]
+    return 60.0 * max(0, *minutes) if minutes else 0.0

@@ -12,9 +12,11 @@ from test_campaign_file import run_of
 
 from harness import pipeline
 from harness.base.errors import ConfigError, StoreError
+from harness.judge.account_limits import declared_limits
 from harness.measure.campaign import forecast, order, preflight
 from harness.measure.campaign.campaign import foresee
 from harness.measure.campaign.flags import read_back
+from harness.measure.drive.pacing import Account
 from harness.measure.run import Stop
 from harness.store.manifest import read_manifest, write_manifest
 
@@ -58,6 +60,27 @@ def test_a_capacity_search_takes_what_its_probes_take_at_the_first_rate(tmp_path
                 slo={"ttft_from_schedule_s": 1})  # fmt: skip
     (cell,) = foresee(made, tmp_path).cells
     assert (cell.basis, cell.seconds) == ("guess", pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    "limits", [{"rpm": 30}, {"tpm": 400}, {"rpm": 50, "output_tpm": 90}, {"rpm": 1000}, {"rpm": 7, "pace": False}]
+)
+def test_a_paced_cell_lasts_as_long_as_its_account_lets_it(tmp_path, limits):
+    """Never longer than the gate itself holds the plan back when replies take no time, and the gate's own slack at most shorter."""
+    target = HOSTED | {"price": PRICE, "limits": limits}
+    made = spec(targets=[target], loads=[{"concurrency": [4], "requests": 100}], repetitions=1, workloads=["fixed:16x4"],
+                warmup_requests=0)  # fmt: skip
+    (cell,) = foresee(made, tmp_path).cells
+    account, declared, now_ns = Account(), declared_limits(made.targets[0].limits), 0
+    takes = {"requests": 1, "tokens": 20, "input_tokens": 16, "output_tokens": 4}
+    for _ in range(100 if made.targets[0].limits.pace else 0):
+        now_ns += account.wait_ns(declared, takes, now_ns, 60)
+        account.take(dict(takes), now_ns, 60)
+    held_s = now_ns / 1e9
+    unpaced = foresee(spec(targets=[HOSTED | {"price": PRICE}], loads=[{"concurrency": [4], "requests": 100}], repetitions=1,
+                           workloads=["fixed:16x4"], warmup_requests=0), tmp_path).cells[0].seconds  # fmt: skip
+    assert cell.seconds == pytest.approx(unpaced) if not held_s else 0.98 * held_s < cell.seconds < held_s + unpaced
+    assert (cell.basis == "declared") == bool(held_s)
 
 
 def test_pauses_until_the_gpus_are_cool_are_in_the_estimate(tmp_path):

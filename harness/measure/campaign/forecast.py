@@ -25,6 +25,7 @@ from harness.config.experiment import ExperimentSpec
 from harness.config.target import TargetSpec
 from harness.measure.campaign.disk import CellBytes, cell_bytes
 from harness.measure.campaign.order import Step, server_key
+from harness.measure.fits import paced_s
 from harness.measure.observe.boards.inventory import boards
 from harness.measure.spending import EXPECTED, WORST, lacks_price, price_of_requests, worst_of_plan
 from harness.price.hosted import HostedPrice, bill
@@ -148,8 +149,8 @@ class Pace:
     def start_s(self, target: TargetSpec) -> float:
         return self._starts.get(target.name, _START_S.get(target.kind, _ASK_S))
 
-    def cell(self, step: Step, size: PlanSize, attainment: float = 0.99) -> tuple[float, str, int]:
-        """(seconds without the pause before it, basis, requests) of one cell; `attainment`: what a capacity search looks for."""
+    def cell(self, step: Step, size: PlanSize, spec: ExperimentSpec) -> tuple[float, str, int]:
+        """(seconds without the pause before it, basis, requests) of one cell."""
         stem = _stem(step.name)
         if stem in self._cells:
             return self._cells[stem], "earlier run", self._requests.get(stem, size.requests)
@@ -157,20 +158,25 @@ class Pace:
         one_s = (size.output_tokens * _GUESSED_TOKEN_S + size.prompt_tokens * _GUESSED_PROMPT_TOKEN_S) * mean
         if step.load.capacity is not None:
             search = step.load.capacity
-            shortest_s, longest_s = search.lengths_s(search.start_rps, attainment)
+            shortest_s, longest_s = search.lengths_s(search.start_rps, spec.attainment)
             probes = search.probes * (shortest_s + longest_s) / 2  # some end early, some are extended
             return probes, "guess", int(size.requests * probes / longest_s)
         slots = step.cell.load.concurrency
         if step.load.duration_s is not None:
             sent = size.requests if slots is None else int(slots * step.load.duration_s / max(one_s, 1e-3)) + slots
             return step.load.duration_s + _WARMUP_S + _OVERHEAD_S, "declared", min(sent, size.requests)
+        account = spec.sides_of(next(target for target in spec.targets if target.name == step.cell.target))[-1]
+        held_s = paced_s(account, size.requests + spec.warmup_requests, size.prompt_tokens, size.output_tokens)
         if size.last_s:
-            return size.last_s + one_s + _WARMUP_S + _OVERHEAD_S, "declared", size.requests
-        return one_s * size.requests / (slots or 1) + _WARMUP_S + _OVERHEAD_S, "guess", size.requests
+            return max(size.last_s, held_s) + one_s + _WARMUP_S + _OVERHEAD_S, "declared", size.requests
+        busy_s = one_s * size.requests / (slots or 1)
+        if held_s > busy_s:
+            return held_s + one_s + _WARMUP_S + _OVERHEAD_S, "declared", size.requests
+        return busy_s + _WARMUP_S + _OVERHEAD_S, "guess", size.requests
 
     def seconds(self, steps: Sequence[Step], sizes: Mapping[Key, PlanSize], spec: ExperimentSpec) -> float:
         """Of these steps, server starts and pauses included."""
-        cells_s = sum(self.cell(step, sizes[key_of(step)], spec.attainment)[0] + self.cool_down_s() for step in steps)
+        cells_s = sum(self.cell(step, sizes[key_of(step)], spec)[0] + self.cool_down_s() for step in steps)
         return cells_s + self.starts_s(steps, spec)
 
     def starts_s(self, steps: Sequence[Step], spec: ExperimentSpec) -> float:
@@ -222,7 +228,7 @@ def forecast(
     cells = []
     for step in steps:
         size = sizes[key_of(step)]
-        seconds, basis, requests = pace.cell(step, size, spec.attainment)
+        seconds, basis, requests = pace.cell(step, size, spec)
         price = prices.get(step.cell.target)
         usd, worst = (None, None) if price is None else _usd(price, size, requests, spec.warmup_requests)
         disk = disk_of(size, requests, seconds)
