@@ -24,6 +24,8 @@ from harness.base import bounds, redaction
 from harness.base.bounds import Spec, config_error, within
 from harness.base.documents import load_yaml
 from harness.base.errors import ConfigError, StoreError
+from harness.base.loopback import is_loopback
+from harness.config.fleet import FleetSpec
 from harness.config.load import LoadSpec
 from harness.config.price_ref import PriceRef
 from harness.config.spend import MaxUsd
@@ -154,12 +156,15 @@ class ExperimentSpec(Spec):
         default=1, ge=0, description="disk space that must stay free"
     )
     notify: NotifySpec = NotifySpec()
+    fleet: FleetSpec | None = Field(
+        default=None, description="boxes of a Ray cluster that share the repetitions; None: this machine runs them all"
+    )
 
     @model_serializer(mode="wrap")
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without a key that came later and is not used: the config of a campaign that began before it was known stays the same."""
         written: dict[str, Any] = write(self)
-        return {k: v for k, v in written.items() if k not in ("max_usd", "spread_hours") or v is not None}
+        return {k: v for k, v in written.items() if k not in ("max_usd", "spread_hours", "fleet") or v is not None}
 
     @property
     def attainment(self) -> float:
@@ -216,6 +221,23 @@ class ExperimentSpec(Spec):
                 )
             if hybrid.policy and hybrid.policy.rule in ("slo", "cost") and not (self.slo and self.slo.limits):
                 raise ValueError(f"rule {hybrid.policy.rule} of {hybrid.name!r} needs slo: {{..}} with a limit")
+        return self
+
+    @model_validator(mode="after")
+    def _targets_of_a_fleet(self) -> ExperimentSpec:
+        """Boxes work at the same time, so that each needs a server of its own."""
+        if self.fleet is None:
+            labelled = [target.name for target in self.targets if target.resources]
+            if labelled:
+                raise ValueError(
+                    f"resources of {labelled[0]!r} choose among the boxes of a fleet: give fleet: {{on: ray}}"
+                )
+            return self
+        for target in self.targets:
+            if target.kind in ("hosted", "hybrid") or (target.url is not None and not is_loopback(target.url)):
+                raise ValueError(
+                    f"target {target.name!r} is no box's own: all boxes of the fleet would load it at once; measure it in an experiment without fleet:"
+                )
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from harness.base import bounds, redaction
-from harness.base.bounds import Spec
+from harness.base.bounds import Spec, within
 from harness.config.limits import LimitsSpec
 from harness.config.policy import PolicySpec
 from harness.config.preset import KEY_SOURCES, Api, Auth, OutputLimit, PresetUse, with_preset
@@ -65,6 +65,7 @@ _LATER = frozenset(  # keys that older campaigns do not have
         "region",
         "sides",
         "policy",
+        "resources",
     )
 )
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token of RFC 9110
@@ -156,6 +157,9 @@ class TargetSpec(Spec):
     batch_size: bounds.Requests = Field(default=256, description="requests in a group of grouped_by_length")
     hardware: HardwareSpec | str | None = Field(
         default=None, description="a price, or an instance's name: aws/g5.12xlarge"
+    )
+    resources: dict[bounds.Word, Annotated[float, within(1e-4, 1e6, "of a Ray resource")]] = Field(
+        default_factory=dict, max_length=16, description="what a box of the fleet must have for it: {H100: 8}"
     )
     sides: list[bounds.Name] = Field(
         default_factory=list,

@@ -15,7 +15,8 @@ from harness.base.errors import ConfigError, StoreError, TargetError
 from harness.cli import cli
 from harness.judge.runs import analyse
 from harness.measure.campaign import file, server, stock
-from harness.measure.campaign.campaign import Campaign, foresee
+from harness.measure.campaign.campaign import foresee
+from harness.measure.campaign.course import Course
 from harness.measure.campaign.intent import Intent
 from harness.measure.cell import run_cell
 from harness.measure.run import Stop
@@ -258,10 +259,10 @@ def test_max_hours_drops_whole_repetitions(golden, tmp_path, monkeypatch):
     made = small(golden.url, repetitions=3, max_hours=2.5)
     hours = iter([1.0, 2.0, 3.0])  # when each block would be done
 
-    def fits(campaign, block, until_s, real=Campaign._fits_time):
+    def fits(campaign, block, until_s, real=Course.fits_time):
         return real(campaign, block, next(hours) * 3600)
 
-    monkeypatch.setattr(Campaign, "_fits_time", fits)
+    monkeypatch.setattr(Course, "fits_time", fits)
     ran = run(made, tmp_path)
     assert ran.dropped == (3,)
     assert sorted(name[-4:] for name in states(tmp_path)) == ["rep1", "rep1", "rep2", "rep2"]

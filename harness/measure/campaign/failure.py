@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from harness.base import redaction
 from harness.base.errors import HarnessError, InvalidRunError
@@ -31,8 +33,8 @@ def record_traceback(run: Run, error: Exception) -> HarnessError:
     return InvalidRunError("the cell ended by an error that was not foreseen", what, f"report it, with {path}")
 
 
-def record_failure(run: Run, log_path: Path | None, error: HarnessError) -> None:
-    """A run directory for a cell that could not begin."""
+def record_failure(run: Run, log_path: Path | None, error: HarnessError, more: Mapping[str, Any] | None = None) -> None:
+    """A run directory for a cell that could not begin. `more`: of its environment."""
     plan, notes = draw_plan(run.spec, run.cell, run.load_spec)
     facts = facts_of_none(run.target_spec, error)
     cell = replace(run.cell, load=plan.load)
@@ -41,5 +43,5 @@ def record_failure(run: Run, log_path: Path | None, error: HarnessError) -> None
     )
     writer.write_plan(plan)
     link_log(log_path, run.run_dir)
-    writer.update(environment=collect([], {"plan_notes": list(notes)}))
+    writer.update(environment=collect([], {"plan_notes": list(notes), **(more or {})}))
     writer.finish(RunState.FAILED, one_line(error))

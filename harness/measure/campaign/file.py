@@ -26,7 +26,7 @@ CAMPAIGN_SCHEMA_VERSION = 1
 FOLDER = "campaigns"
 OPEN, FINISHED = "open", "finished"
 # What may differ between a campaign and its resumption: it changes nothing about what a cell is.
-_FREE_KEYS = frozenset({"description", "max_hours", "max_usd", "min_free_gib", "notify", "spread_hours"})
+_FREE_KEYS = frozenset({"description", "max_hours", "max_usd", "min_free_gib", "notify", "spread_hours", "fleet"})
 
 
 @dataclass(frozen=True, slots=True)

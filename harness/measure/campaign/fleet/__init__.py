@@ -1,0 +1,1 @@
+"""A campaign over many machines: repetitions are handed to boxes whole, and come back as run directories."""
