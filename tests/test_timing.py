@@ -30,7 +30,7 @@ TAKES_TIME = {
     "target_spawning",
     "prometheus_server",
 }
-FIXTURES = {"vllm_server", "metrics_server", "with_nvml", "golden"}
+FIXTURES = {"cluster", "vllm_server", "metrics_server", "with_nvml", "golden"}
 # fakes whose slowness is what is tested, and the one place that polls
 MAY_SLEEP = {
     "waiting.py",
