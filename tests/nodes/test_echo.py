@@ -143,12 +143,11 @@ def test_an_echo_waits_in_the_kernel():
     """Nobody asks: its thread uses no CPU, however long."""
     with Echo("127.0.0.1", SECRET) as echo:
         task = Path(f"/proc/self/task/{echo._thread.native_id}/stat")
-        wait = lambda: task.read_text().rsplit(")", 1)[1].split()  # noqa: E731
-        until(lambda: wait()[0] == "S", "asleep")
-        before = wait()[11:13]
+        until(lambda: ") S " in task.read_text(), "asleep")
+        before = task.read_text().split()[13:15]
         end = time.monotonic() + 0.3
         until(lambda: time.monotonic() > end)
-        assert wait()[11:13] == before
+        assert task.read_text().split()[13:15] == before
 
 
 # ---------------------------------------------------------------- clocks that are hours apart
