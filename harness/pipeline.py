@@ -16,6 +16,8 @@ from harness.config.experiment import ExperimentSpec
 from harness.judge.runs import analyse
 from harness.measure.campaign import ending
 from harness.measure.campaign.campaign import Campaign, begin, conclude
+from harness.measure.campaign.fleet.campaign import over_fleet
+from harness.measure.campaign.fleet.part import Part, Voice, Work, begin_part
 from harness.measure.campaign.intent import Intent
 from harness.measure.campaign.one_run import OneRun
 from harness.measure.campaign.order import cells_of
@@ -96,9 +98,17 @@ def measure_campaign(
     Raises ConfigError or TargetError (a lock is held) before anything starts, and StoreError at any time; after that, a Ctrl-C or
     a kill it can be resumed, until `conclude` has closed it.
     """
+    if spec.fleet is not None:
+        return over_fleet(spec, out, intent, display, stop)
     with begin(spec, out, intent, display) as campaign:
         _measure_cells(campaign, stop)
     return campaign.ran
+
+
+def measure_part(work: Work, voice: Voice, stop: Stop) -> None:
+    """On a box of a fleet: some cells of one repetition, each handed over when it is stored. Raises HarnessError."""
+    with begin_part(work, voice) as part:
+        _measure_cells(part, stop)
 
 
 def measure_one(spec: ExperimentSpec, run_dir: Path, display: Display, stop: Stop) -> Ran:
@@ -108,7 +118,7 @@ def measure_one(spec: ExperimentSpec, run_dir: Path, display: Display, stop: Sto
     return one.ran
 
 
-def _measure_cells(campaign: Campaign | OneRun, stop: Stop) -> None:
+def _measure_cells(campaign: Campaign | OneRun | Part, stop: Stop) -> None:
     for run in campaign.cells(stop):
         try:
             target, facts = campaign.serve(run)

@@ -12,6 +12,7 @@ from harness.base import redaction
 from harness.base.errors import INTERRUPTED, HarnessError, StoreError
 from harness.base.files import is_no_room
 from harness.cli import (
+    box,
     calibrate,
     catalogue,
     compare,
@@ -95,5 +96,6 @@ for command in (
     catalogue.prices,
     catalogue.doctor,
     calibrate.calibrate_command,
+    box.box,
 ):
     cli.add_command(command)

@@ -149,12 +149,12 @@ def _show_forecast(forecast: Forecast, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(forecast), indent=2, default=str))
         return
-    hosted = forecast.hosted_usd is not None
-    table = Table(
-        "#", "cell", "about", "from", "requests", "disk", *(["hosted $", "at worst $"] if hosted else []), box=None
-    )
+    hosted, fleet = forecast.hosted_usd is not None, any(cell.box for cell in forecast.cells)
+    more = (["hosted $", "at worst $"] if hosted else []) + (["box"] if fleet else [])
+    table = Table("#", "cell", "about", "from", "requests", "disk", *more, box=None)
     for cell in forecast.cells:
         money = [f"{usd:.4f}" if usd is not None else "" for usd in (cell.usd, cell.worst_usd)] if hosted else []
+        money += [cell.box or ""] if fleet else []
         size = f"{cell.disk_bytes / 1e6:.1f} + {cell.scratch_bytes / 1e6:.1f} MB"
         table.add_row(
             str(cell.index), cell.name, duration(cell.seconds), cell.basis, f"{cell.requests:,}", size, *money

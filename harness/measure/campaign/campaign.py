@@ -34,6 +34,10 @@ def foresee(spec: ExperimentSpec, out: Path, intent: Intent = Intent()) -> Forec
     prepared = prepare(spec, out, intent)
     resumed_id = prepared.resumed.campaign_id if prepared.resumed else None
     coming = forecast(spec, out, prepared.todo, prepared.sizes, resumed_id)
+    if spec.fleet is not None:
+        from harness.measure.campaign.fleet.campaign import foresee_boxes
+
+        coming = foresee_boxes(spec, out, prepared, coming)
     created_utc = prepared.resumed.created_utc if prepared.resumed else clock.utc_now().isoformat()
     to_come = list(dict.fromkeys(step.block for step in prepared.todo))
     return replace(coming, notes=coming.notes + spread.plan_words(spec, created_utc, to_come))

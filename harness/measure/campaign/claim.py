@@ -58,7 +58,7 @@ def claim(
     """
     name = found.campaign_id if found else f"{spec.experiment} (starting)"
     with ExitStack() as held:
-        names = lock.lock_names(spec.targets)
+        names = lock.lock_names(spec.targets) if spec.fleet is None else []  # its boxes lock themselves
         rename = held.enter_context(lock.hold(names, name, wait=intent.wait_lock, say=say))
         if found is None:
             campaign = file.create(out, spec, intent.only, tuple(step.name for step in steps))

@@ -54,6 +54,7 @@ class PlanSize:
     output_tokens: int
     last_s: float | None
     turn_tokens: int = 0
+    sha256: str = ""
 
 
 def size_of(plan: Plan) -> PlanSize:
@@ -64,6 +65,7 @@ def size_of(plan: Plan) -> PlanSize:
         sum(r.target_output_tokens for r in plan.requests),
         None if last is None else last / clock.NS,
         sum(r.target_prompt_tokens for r in plan.requests if r.after_seq is not None),
+        plan.sha256,
     )
 
 
@@ -83,6 +85,7 @@ class CellForecast:
     usd: Decimal | None
     cool_down_s: float = 0.0
     worst_usd: Decimal | None = None
+    box: str | None = None  # of a fleet
 
 
 @dataclass(frozen=True, slots=True)

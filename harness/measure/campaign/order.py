@@ -108,5 +108,5 @@ def visits(steps: Sequence[Step]) -> list[list[Step]]:
 
 def server_key(spec: ExperimentSpec, step: Step) -> tuple[str, int]:
     """Steps with equal keys, one after the other, are served by one start of a server."""
-    keep = len(spec.targets) == 1 and spec.restart == "never"
+    keep = len(spec.targets) == 1 and spec.restart == "never" and spec.fleet is None  # a box starts one a repetition
     return step.cell.target, 0 if keep else step.block

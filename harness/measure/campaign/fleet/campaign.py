@@ -1,0 +1,338 @@
+"""A campaign over a fleet: boxes are handed repetitions, their runs are fetched and stand where runs always stand.
+
+The walk of a cell happens on its box and is the ordinary one; here is who runs what, what came of it, and what a lost box means. A
+thread a box; what they share is changed under one lock.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.base import clock, errors
+from harness.base.errors import HarnessError, StoreError, TargetError
+from harness.config.experiment import ExperimentSpec
+from harness.measure.campaign import spread
+from harness.measure.campaign.course import Course, Prepared, begin_course
+from harness.measure.campaign.failure import record_failure
+from harness.measure.campaign.fleet import parcel
+from harness.measure.campaign.fleet.boxes import Box, Boxes, BoxLostError
+from harness.measure.campaign.fleet.part import Work
+from harness.measure.campaign.fleet.schedule import Resources, Schedule, foreseen
+from harness.measure.campaign.forecast import Forecast, Pace, key_of, longest_cool_down_s
+from harness.measure.campaign.intent import Intent
+from harness.measure.campaign.order import Step
+from harness.measure.campaign.ran import Ran
+from harness.measure.run import Display, Run, Stop
+from harness.records import Manifest, RunState
+from harness.store.manifest import read_manifest
+
+_LOOK_S = 2.0  # from one look for new boxes to the next
+_PROGRESS_S = 10.0  # a line of progress a box
+
+Find = Callable[[ExperimentSpec, Callable[[str], None]], Boxes]
+
+
+def find_on_ray(spec: ExperimentSpec, say: Callable[[str], None]) -> Boxes:
+    """The boxes of a Ray cluster. Raises ConfigError: there is no Ray."""
+    from harness.measure.campaign.fleet.ray_boxes import RayBoxes
+
+    assert spec.fleet is not None
+    return RayBoxes(spec.fleet, say)
+
+
+def over_fleet(
+    spec: ExperimentSpec, out: Path, intent: Intent, display: Display, stop: Stop, find: Find = find_on_ray
+) -> Ran:
+    """Every cell of an experiment, stored, as `measure_campaign` says it. Raises ConfigError, TargetError, StoreError."""
+    with find(spec, display.say) as boxes, begin_course(spec, out, intent, display) as (course, _):
+        parcel.sweep(out, course.file.campaign_id)
+        course.say_order()
+        FleetCampaign(course, boxes, stop, wait_lock=intent.wait_lock).run()
+    return course.ran
+
+
+def foresee_boxes(
+    spec: ExperimentSpec, out: Path, prepared: Prepared, coming: Forecast, find: Find = find_on_ray
+) -> Forecast:
+    """A forecast with the box of each cell, as they are now, and the time that they take together."""
+    said: list[str] = []
+    pace = Pace(out, longest_cool_down_s(spec))
+    try:
+        with find(spec, said.append) as boxes:
+            found = boxes.look()
+    except HarnessError as error:
+        return replace(
+            coming, notes=(*coming.notes, f"which box runs which cell is not known: {error.what}: {error.value}")
+        )
+    schedule = Schedule(prepared.todo, needs_of(spec))
+    for box in found:
+        schedule.came(box.name, box.resources)
+    where, total_s = foreseen(schedule, lambda steps: pace.seconds(steps, prepared.sizes, spec))
+    cells = tuple(replace(cell, box=where.get(cell.name, "none")) for cell in coming.cells)
+    words = f"{len(found)} boxes, as they are now: {', '.join(box.name for box in found)}"
+    return replace(coming, cells=cells, total_s=total_s, notes=(*coming.notes, words, *said))
+
+
+def needs_of(spec: ExperimentSpec) -> dict[str, Resources]:
+    return {target.name: target.resources for target in spec.targets}
+
+
+def box_of(manifest: Manifest) -> str | None:
+    """The box that a run was measured on; None for one of no fleet."""
+    return (manifest.environment.get("box") or {}).get("name")
+
+
+class FleetCampaign:
+    """The course of a campaign, run by boxes until it is over or stopped."""
+
+    def __init__(self, course: Course, boxes: Boxes, stop: Stop, *, wait_lock: bool) -> None:
+        self._course, self._boxes, self._stop, self._wait_lock = course, boxes, stop, wait_lock
+        homes = {
+            manifest.cell.repetition: box
+            for run_dir in course.ran.run_dirs
+            if (box := box_of(manifest := read_manifest(run_dir))) is not None
+        }
+        self._schedule = Schedule(course.todo, needs_of(course.spec), homes)
+        self._change = threading.Condition(threading.RLock())
+        self._coming: dict[str, Resources] = {}  # boxes that something else still uses
+        self._trouble: Exception | None = None
+        self._no_time_from: int | None = None
+        self._stranded_ns: int | None = None
+        self._threads: list[threading.Thread] = []
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self) -> None:
+        """Until every cell is over, the user has stopped it, or nothing can be stored. Raises StoreError, and what was not foreseen."""
+        with self._stop.while_driving():
+            while not self._ended():
+                for box in self._boxes.look():
+                    self._welcome(box)
+                self._give_up_stranded()
+                with self._change:
+                    self._change.wait(_LOOK_S)
+            with self._change:
+                self._change.notify_all()
+            for thread in self._threads:
+                thread.join()
+        if self._trouble is not None:
+            raise self._trouble
+        self._course.ran.stopped = bool(self._stop.asked)
+
+    def _ended(self) -> bool:
+        with self._change:
+            return self._schedule.over or (self._halts() and not self._schedule.busy)
+
+    def _halts(self) -> bool:
+        """Nothing more is handed out."""
+        return bool(self._stop.asked) or self._trouble is not None
+
+    def _welcome(self, box: Box) -> None:
+        with self._change:
+            self._coming[box.name] = box.resources
+        thread = threading.Thread(target=self._serve, args=(box,), name=f"box-{box.name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _serve(self, box: Box) -> None:
+        """A box from its coming to its end."""
+        try:
+            try:
+                if not box.joins(self._ended):
+                    return
+                with self._change:
+                    self._coming.pop(box.name, None)
+                    self._schedule.came(box.name, box.resources)
+                while (steps := self._next(box)) is not None:
+                    self._measure(box, steps)
+            except BoxLostError as lost:
+                self._lose(box, lost)
+        except Exception as error:  # raised where the campaign is
+            with self._change:
+                self._schedule.gave_back(box.name)
+                self._trouble = self._trouble or error
+        finally:
+            box.close()
+            with self._change:
+                self._coming.pop(box.name, None)
+                self._change.notify_all()
+
+    def _next(self, box: Box) -> tuple[Step, ...] | None:
+        """The box's next cells, waited for; None where there will be none."""
+        with self._change:
+            while not self._schedule.over and not self._halts():
+                steps = self._schedule.take(box.name, self._may_begin)
+                if self._no_time_from is not None:
+                    self._course.drop_from(self._no_time_from)
+                    self._schedule.drop_from(self._no_time_from)
+                    self._no_time_from = None
+                if steps:
+                    return steps
+                self._change.wait(_LOOK_S)
+        return None
+
+    def _may_begin(self, block: int) -> bool:
+        """Whether a repetition may begin now: it is due, and fits into max_hours."""
+        course = self._course
+        due = spread.due_utc(course.spec, course.file.created_utc, block)
+        steps = [step for step in course.todo if step.block == block]
+        if self._no_time_from is not None and block >= self._no_time_from:
+            return False
+        if not course.fits_time(steps, course.since_begun_s() + spread.left_s(due) + course.seconds(steps)):
+            self._no_time_from = block
+            return False
+        return spread.left_s(due) == 0
+
+    # ------------------------------------------------------------ a part on a box
+
+    def _measure(self, box: Box, steps: Sequence[Step]) -> None:
+        """Hand over the steps, and take what comes back. Raises BoxLostError, StoreError."""
+        course = self._course
+        self._say(f"{box.name}: takes repetition {steps[0].block}: {', '.join(step.name for step in steps)}")
+        cells = [(step.index, step.name) for step in steps]
+        work = Work(
+            course.spec.model_dump(mode="json"), course.file.campaign_id, course.file.created_utc, cells,
+            box.facts, str(Path.cwd()), self._wait_lock,
+        )  # fmt: skip
+        by_name = {step.name: step for step in steps}
+        told = _Told(box.name, len(course.steps), by_name, self._say)
+        for kind, value in box.run(work.text(), lambda: self._stop.asked if self._trouble is None else 1):
+            if kind == "run":
+                self._take(box, told, value)
+            elif kind:
+                told.tell(kind, value)
+        with self._change:
+            self._schedule.gave_back(box.name)
+
+    def _take(self, box: Box, told: _Told, value: dict[str, Any]) -> None:
+        """Fetch a run and store it; the cell is over where it is finished. Raises BoxLostError, StoreError."""
+        course, step = self._course, told.step
+        run_dir = course.run_dir(step)
+        try:
+            with tempfile.TemporaryFile(dir=course.out) as packed:
+                for chunk in box.fetch(value["path"], value["bytes"]):
+                    packed.write(chunk)
+                packed.seek(0)
+                parcel.unpack(packed, run_dir)
+        except OSError as error:
+            raise StoreError(
+                "a run of a box cannot be stored", f"{run_dir}: {error.strerror}", "free disk space"
+            ) from error
+        box.fetched()
+        manifest = read_manifest(run_dir)
+        with self._change:
+            course.ran.run_dirs.append(run_dir)
+            if value["error"] is not None:
+                course.ran.failures.append((step.name, _error(value["error"])))
+            if manifest.state in (RunState.COMPLETE, RunState.FAILED):
+                self._schedule.ended(box.name, step.name)
+            waited_s = (manifest.environment.get("cool_down") or {}).get("waited_s")
+            course.pace.saw_cell(step, told.seconds() - (waited_s or 0.0), waited_s)
+            left = self._schedule.left
+            course.say_eta(len(left), course.seconds(left) / max(1, len(self._schedule.boxes)))
+        if manifest.plan_sha256 != course.sizes[key_of(step)].sha256:
+            raise BoxLostError("it draws other plans than this machine", step.name, "install the same versions there")
+
+    def _lose(self, box: Box, lost: BoxLostError) -> None:
+        """Its cells wait for another box; one that ends boxes is over."""
+        with self._change:
+            given_back, ended = self._schedule.lost(box.name)
+            if not self._halts():
+                words = "; ".join(filter(None, (lost.what, lost.value, lost.advice)))
+                names = ", ".join(step.name for step in given_back)
+                self._say(f"{box.name}: out of the campaign: {words}" + (f"; given back: {names}" if names else ""))
+            if ended is not None:
+                advice = "look into the logs of the boxes; `--resume --failed` runs it again"
+                self._fail(ended, TargetError("a cell was lost with its box, for the second time", box.name, advice))
+
+    def _give_up_stranded(self) -> None:
+        """Cells that no box can run, and none for so long, are failed runs."""
+        assert self._course.spec.fleet is not None
+        with self._change:
+            if self._halts():
+                return
+            needs = self._schedule.needs
+            stranded = [
+                step
+                for step in self._schedule.stranded()
+                if not any(_has(has, needs[step.cell.target]) for has in self._coming.values())
+            ]
+            now_ns = clock.monotonic_ns()
+            self._stranded_ns = (self._stranded_ns or now_ns) if stranded else None
+            wait_s = self._course.spec.fleet.wait_s
+            if self._stranded_ns is None or now_ns - self._stranded_ns < wait_s * clock.NS:
+                return
+            self._schedule.give_up(stranded)
+            here = "; ".join(f"{name} has {_words(has)}" for name, has in self._schedule.boxes.items())
+            for step in stranded:
+                value = f"{step.cell.target} needs {_words(needs[step.cell.target])}; {here or 'no box is left'}"
+                advice = "start a box with it (ray start --resources), then `--resume --failed`"
+                self._fail(step, TargetError(f"no box for the cell came within {wait_s:g} s", value, advice))
+
+    def _fail(self, step: Step, error: HarnessError) -> None:
+        """A run of a cell that no box could end, so that it says why. Raises StoreError."""
+        course = self._course
+        run_dir = course.run_dir(step)
+        record_failure(
+            Run(course.spec, step.cell, step.load, run_dir, course.file.campaign_id, course.display, self._stop),
+            None,
+            error,
+        )
+        course.ran.run_dirs.append(run_dir)
+        course.ran.failures.append((step.name, error))
+        self._say(f"failed: {step.name}: {'; '.join(str(error).splitlines())}")
+
+    def _say(self, text: str) -> None:
+        with self._change:
+            self._course.display.say(text)
+
+
+class _Told:
+    """What a box says of its part, as lines with its name."""
+
+    def __init__(self, box: str, total: int, steps: dict[str, Step], say: Callable[[str], None]) -> None:
+        self._box, self._total, self._steps, self._say = box, total, steps, say
+        self.step = next(iter(steps.values()))
+        self._since_ns = self._shown_ns = clock.monotonic_ns()
+
+    def seconds(self) -> float:
+        """Since its cell began."""
+        return (clock.monotonic_ns() - self._since_ns) / clock.NS
+
+    def tell(self, kind: str, value: Any) -> None:
+        where = f"{self._box}: [cell {self.step.index}/{self._total}]"
+        now_ns = clock.monotonic_ns()
+        match kind:
+            case "cell":
+                self.step, self._since_ns = self._steps[value], now_ns
+                self._say(f"{self._box}: cell {self.step.index}/{self._total} {value}")
+            case "progress" if now_ns - self._shown_ns >= _PROGRESS_S * clock.NS:
+                self._shown_ns = now_ns
+                of = "" if value["duration_s"] is not None else f"/{value['total']:,}"
+                self._say(
+                    f"{where} {value['done']:,}{of} requests, {value['failed']:,} failed, {value['elapsed_s']:.0f} s"
+                )
+            case "phase":
+                self._say(f"{where} {value}")
+            case "say":
+                self._say(f"{self._box}: {value}")
+
+
+def _error(told: Sequence[str]) -> HarnessError:
+    """An error of a box as ours."""
+    name, what, value, advice = told
+    kind = getattr(errors, name, TargetError)
+    return kind(what, value, advice) if issubclass(kind, HarnessError) else TargetError(what, value, advice)
+
+
+def _has(has: Resources, needs: Resources) -> bool:
+    return all(has.get(name, 0) >= amount for name, amount in needs.items())
+
+
+def _words(resources: Resources) -> str:
+    return "{" + ", ".join(f"{name}: {amount:g}" for name, amount in resources.items()) + "}"

@@ -1,0 +1,121 @@
+"""Campaigns over boxes: every cell is there once, whichever box is lost; what is stopped goes on; who cannot run a cell says so."""
+
+from __future__ import annotations
+
+import pytest
+from campaign_values import Quiet, spec, states
+from fleet_values import LocalBoxes
+
+from harness.base.errors import ConfigError
+from harness.config.experiment import parse_experiment
+from harness.measure.campaign import file
+from harness.measure.campaign.campaign import conclude
+from harness.measure.campaign.course import prepare
+from harness.measure.campaign.fleet.campaign import box_of, foresee_boxes, over_fleet
+from harness.measure.campaign.forecast import forecast
+from harness.measure.campaign.intent import Intent
+from harness.measure.run import Stop
+from harness.store.manifest import read_manifest
+from harness.store.reader import read_run
+
+pytestmark = pytest.mark.timing
+
+
+def _two_targets(url: str, **changes):
+    targets = [{"name": n, "kind": "adopt", "url": url, "model": "golden"} for n in ("a", "b")]
+    changes = {"loads": [{"concurrency": [1], "requests": 4}], "repetitions": 4, "fleet": {"wait_s": 0}} | changes
+    return spec(**({"targets": targets, "workloads": ["fixed:16x4"]} | changes))
+
+
+def _runs(out, ran):
+    return {run_dir.name.partition("_")[2]: read_manifest(run_dir) for run_dir in ran.run_dirs}
+
+
+def test_a_box_lost_in_a_cell_costs_no_cell_and_doubles_none(golden, tmp_path):
+    """A box is unplugged while its second cell runs: all four cells are complete runs, none twice; repetitions that lost no box stand
+    on one box; nothing is left on the way."""
+    lost = []
+
+    def on_news(name, line):
+        cells = [text for text in display.said if text.startswith(f"{name}: cell")]
+        if not lost and len(cells) == 2:
+            lost.append(name)
+            line.unplug()
+
+    display, out = Quiet(), tmp_path / "out"
+    boxes = LocalBoxes(tmp_path / "boxes", {"x": {}, "y": {}}, on_news)
+    made = _two_targets(golden.url, repetitions=2)
+    ran = over_fleet(made, out, Intent(), display, Stop(), boxes)
+    assert len(lost) == 1
+    assert list(states(out).values()) == ["complete"] * 4
+    manifests = _runs(out, ran)
+    assert len(manifests) == len(ran.run_dirs) == 4
+    torn = {m.cell.repetition for m in manifests.values() if box_of(m) == lost[0]}
+    by_block = {k: {box_of(m) for m in manifests.values() if m.cell.repetition == k} for k in range(1, 3)}
+    assert {k for k, boxes_of in by_block.items() if len(boxes_of) > 1} <= torn
+    assert any("given back" in text for text in display.said)
+    assert all(len(read_run(run_dir).requests) == 4 for run_dir in ran.run_dirs)
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
+    conclude(made, out, ran, (), (), None, 0)
+    assert file.read(file.path_of(out, ran.campaign_id)).state == "finished"
+
+
+def test_what_was_stopped_goes_on_where_it_was(golden, tmp_path):
+    """Ctrl-C in a cell drains all boxes: the campaign stays open, and resumed it has every cell once."""
+    stop, display = Stop(), Quiet()
+
+    def on_news(name, line):
+        if any("phase" in text or "measuring" in text for text in display.said):
+            stop.request() if not stop.asked else None
+
+    made = _two_targets(golden.url, repetitions=1)
+    out = tmp_path / "out"
+    first = over_fleet(made, out, Intent(), display, stop, LocalBoxes(tmp_path / "1", {"x": {}}, on_news))
+    assert first.stopped
+    assert len(first.run_dirs) < 2
+    second = over_fleet(made, out, Intent(resume="newest"), Quiet(), Stop(), LocalBoxes(tmp_path / "2", {"x": {}}))
+    assert second.campaign_id == first.campaign_id
+    assert list(states(out).values()) == ["complete"] * 2
+    assert len(second.run_dirs) == len(set(second.run_dirs)) == 2
+
+
+def test_a_cell_without_a_box_has_failed_and_says_what_it_needs(tmp_path):
+    """A target asks for a label that no box has, and the box that could run the other has another harness: each cell is a failed run that
+    says why. The dry run has shown it before."""
+    targets = [
+        {"name": n, "kind": "adopt", "url": "http://127.0.0.1:9/v1", "model": "golden", "resources": {label: 8.0}}
+        for n, label in (("a", "A100"), ("b", "H100"))
+    ]
+    made, out, display = _two_targets("", targets=targets, repetitions=1), tmp_path / "out", Quiet()
+    has = {"x": {"H100": 4.0}, "old": {"A100": 8.0}}
+    prepared = prepare(made, out, Intent())
+    coming = forecast(made, out, prepared.todo, prepared.sizes, None)
+    foreseen = foresee_boxes(made, out, prepared, coming, LocalBoxes(tmp_path / "dry", has))
+    assert {cell.name.partition("_")[0]: cell.box for cell in foreseen.cells} == {"a": "old", "b": "none"}
+    boxes = LocalBoxes(tmp_path / "boxes", has)
+    boxes.facts["old"] = {"harness_version": "0.0.1"}
+    ran = over_fleet(made, out, Intent(), display, Stop(), boxes)
+    assert list(states(out).values()) == ["failed"] * 2
+    errors = {name.partition("_")[0]: error for name, error in ran.failures}
+    assert "b needs {H100: 8}; x has {H100: 4}" in errors["b"].value
+    assert "a needs {A100: 8}" in errors["a"].value
+    assert errors["a"].exit_code == 3
+    assert any(text.startswith("old: out of the campaign: another harness; 0.0.1") for text in display.said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"fleet": {"on": "http://head:1/x"}}, "no cluster"),
+        ({"fleet": {}, "targets": [{"name": "h", "kind": "hosted", "url": "https://api.example.com/v1", "model": "m"}]},
+         "no box's own"),
+        ({"targets": [{"name": "a", "kind": "vllm", "model": "embedded:tiny", "resources": {"H100": 8}}]},
+         "give fleet"),
+    ],
+)  # fmt: skip
+def test_a_fleet_that_cannot_be_meant_is_refused(changes, words):
+    """Bad address, a target that all boxes would load at once, labels without a fleet: ConfigError that says so."""
+    data = spec().model_dump(mode="json") | changes
+    with pytest.raises(ConfigError) as error:
+        parse_experiment(data, "x")
+    assert words in str(error.value)
