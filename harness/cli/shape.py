@@ -17,6 +17,7 @@ from harness.cli.results import price_ref
 if TYPE_CHECKING:
     from harness.cli.quickstart import Choice
     from harness.config.experiment import ExperimentSpec, SloSpec
+    from harness.config.share import ShareSpec
 
 
 _WHAT = (
@@ -59,6 +60,12 @@ _SIZE = (
         help="Warm-up requests at least; a vLLM server gets 2 a slot and more  [default: 4, or the config's]",
     ),
     click.option("--context-limit", type=click.IntRange(min=2), help="Redraw requests longer than this many tokens."),
+    click.option(
+        "--share",
+        metavar="INDEX/SHARES",
+        help="With --url: send this share of the plan, as one of several load generators without Ray: 0/8 to 7/8.",
+    ),
+    click.option("--start-at", metavar="UTC", help="With --share: begin to send then, e.g. 2026-11-27T01:30:00Z."),
 )
 _HOW = (
     click.option(
@@ -189,6 +196,8 @@ def spec_of(words: dict[str, Any]) -> ExperimentSpec:
         for target in data["targets"]:
             if not choice or target["kind"] in ("vllm", "adopt"):
                 target["body"] = words["body"]
+    if words["share"] is not None or words["start_at"] is not None:
+        data["share"] = _share(words).model_dump(mode="json")
     set_price(data, words, _say)
     if words["slo"] is not None:
         data["slo"] = parse_slo(words["slo"]).model_dump(mode="json")
@@ -197,6 +206,27 @@ def spec_of(words: dict[str, Any]) -> ExperimentSpec:
     if words["hosted_price"]:
         data["cost"]["hosted"] = [price_ref(text).model_dump(mode="json") for text in words["hosted_price"]]
     return parse_experiment(data, str(config or "command line"))
+
+
+def _share(words: Mapping[str, Any]) -> ShareSpec:
+    """The share of --share and --start-at. Raises ConfigError: also for a price, since the server's hours are not the share's."""
+    from harness.config.share import parse_share
+
+    if words["share"] is None:
+        raise ConfigError(
+            "--start-at goes with --share", words["start_at"], "add --share INDEX/SHARES, or leave it out"
+        )
+    if words["config"] is not None:
+        raise ConfigError(
+            "a share is of one cell", str(words["config"]), "give --url, --workload and a load in its place"
+        )
+    if words["usd_per_hour"] is not None or words["instance"] is not None:
+        raise ConfigError(
+            "a share has no price: the machine's hours are those of all shares",
+            f"--share {words['share']} with --usd-per-hour or --instance",
+            "leave the price out",
+        )
+    return parse_share(words["share"], words["start_at"])
 
 
 def _chosen(config: Path, words: Mapping[str, Any]) -> Choice:

@@ -28,6 +28,7 @@ from harness.base.loopback import is_loopback
 from harness.config.fleet import FleetSpec
 from harness.config.load import LoadSpec
 from harness.config.price_ref import PriceRef
+from harness.config.share import ShareSpec
 from harness.config.spend import MaxUsd
 from harness.config.target import TargetSpec
 from harness.records import Timeouts
@@ -160,11 +161,17 @@ class ExperimentSpec(Spec):
         default=None, description="boxes of a Ray cluster that share the repetitions; None: this machine runs them all"
     )
 
+    share: ShareSpec | None = Field(
+        default=None, description="of a single cell: what this load generator sends of its plan; None: all of it"
+    )
+
     @model_serializer(mode="wrap")
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without a key that came later and is not used: the config of a campaign that began before it was known stays the same."""
         written: dict[str, Any] = write(self)
-        return {k: v for k, v in written.items() if k not in ("max_usd", "spread_hours", "fleet") or v is not None}
+        return {
+            k: v for k, v in written.items() if k not in ("max_usd", "spread_hours", "fleet", "share") or v is not None
+        }
 
     @property
     def attainment(self) -> float:
@@ -238,6 +245,14 @@ class ExperimentSpec(Spec):
                 raise ValueError(
                     f"target {target.name!r} is no box's own: all boxes of the fleet would load it at once; measure it in an experiment without fleet:"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _share_of_one_cell(self) -> ExperimentSpec:
+        """Shares that know nothing of each other cannot keep a campaign's cells together, nor stop a probe."""
+        cells = len(self.targets) * len(self.workloads) * sum(load.size() for load in self.loads) * self.repetitions
+        if self.share is not None and (cells > 1 or any(load.capacity is not None for load in self.loads)):
+            raise ValueError("a share is of one cell, which is no capacity search: share the cell of a --url")
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from harness.measure.calibrate import calibration_limit
 from harness.measure.drive.network import NetworkSource
 from harness.measure.fits import check_account, check_context
 from harness.measure.hybrid import Ear, dispatcher_of
+from harness.measure.nodes.share import share_of
 from harness.measure.observe.boards.inventory import boards
 from harness.measure.observe.environment import collect
 from harness.measure.observe.sampler import Observers
@@ -43,7 +44,7 @@ def draw_plan(
     if load_spec.requests_per_slot and cell.load.concurrency:
         requests = load_spec.requests_per_slot * cell.load.concurrency
     key = f"{spec.seed}|{cell.workload}|{cell.load.name}|{cell.repetition}{f'|probe {probe.index}' if probe else ''}"
-    return plans.draw(
+    plan, notes = plans.draw(
         cell.workload,
         cell.load,
         requests=requests,
@@ -52,6 +53,10 @@ def draw_plan(
         warmup_requests=spec.warmup_requests,
         context_limit_tokens=spec.context_limit_tokens,
     )
+    if spec.share is None:
+        return plan, notes
+    mine, note = share_of(plan, spec.share)
+    return mine, (*notes, note)
 
 
 def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -> None:

@@ -96,6 +96,16 @@ class Gates:
             gate.ended()
 
 
+class Start(Protocol):
+    """Says when a drive whose workers stand ready begins."""
+
+    def wait(self) -> int:
+        """CLOCK_MONOTONIC at the start, no sooner than that."""
+
+    def give_up(self) -> None:
+        """This drive will not start: who waits for it need not."""
+
+
 class CommonStart:
     """One start instant for drives in several threads: each is given it when the workers of all of them stand ready."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from harness.measure.gate import CommonStart, Gate
+from harness.measure.gate import Gate, Start
 from harness.records import DriveProgress, Load, Phase, PlannedRequest, Prompt, RequestRecord
 
 
@@ -25,7 +25,7 @@ class Head:
 class Job:
     """One phase of a run. `prompts`: those of `requests`, in their order, taken once. `scratch`: a folder for the driver's own
     files. `duration_s`: no new sends after it, what is in flight ends by itself; None: until the plan is done. `gate`: who is asked
-    before each send. `on_head`: hears every reply's head, before its row (the SDK driver: of limits and places only). `start`: drives that begin together; None: as soon as the workers stand."""
+    before each send. `on_head`: hears every reply's head, before its row (the SDK driver: of limits and places only). `start`: says when to begin; None: as soon as the workers stand."""
 
     requests: Sequence[PlannedRequest]
     prompts: Iterable[Prompt]
@@ -36,7 +36,7 @@ class Job:
     duration_s: float | None = None
     gate: Gate | None = None
     on_head: Callable[[Head], None] | None = None
-    start: CommonStart | None = None
+    start: Start | None = None
 
 
 class Watcher(Protocol):

@@ -18,6 +18,7 @@ from harness.measure.drive.pacing import Pacing, account_of
 from harness.measure.gate import Gate, Gates
 from harness.measure.hybrid import WarmUpOfSide, drive_sides
 from harness.measure.job import Job, Watcher
+from harness.measure.nodes.share import StartAt
 from harness.measure.observe.sampler import Observers
 from harness.measure.plan.prompts import prompts
 from harness.measure.refusals import REFUSED, Refusals
@@ -142,6 +143,9 @@ class Phases:
         texts = prompts(requests, side.vocabulary, side.endpoint.api, side.endpoint.body)
         duration_s = run.load_spec.duration_s if phase is Phase.MEASURE else None
         job = Job(requests, texts, watcher.load, phase, run.run_dir.name, run.run_dir / SCRATCH, duration_s)
+        share = run.spec.share
+        if share is not None and share.start_at is not None and phase is Phase.MEASURE:
+            job = replace(job, start=StartAt(share.start_at, lambda: bool(run.stop.asked), run.display.say))
         gates: list[Gate] = []
         if side.endpoint == self.account.endpoint:
             job = replace(job, on_head=self.heads.take)
