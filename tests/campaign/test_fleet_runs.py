@@ -8,10 +8,11 @@ from fleet_values import LocalBoxes
 
 from harness.base.errors import ConfigError
 from harness.config.experiment import parse_experiment
+from harness.judge.boxes import box_of
 from harness.measure.campaign import file
 from harness.measure.campaign.campaign import conclude
 from harness.measure.campaign.course import prepare
-from harness.measure.campaign.fleet.campaign import box_of, foresee_boxes, over_fleet
+from harness.measure.campaign.fleet.campaign import foresee_boxes, over_fleet
 from harness.measure.campaign.forecast import forecast
 from harness.measure.campaign.intent import Intent
 from harness.measure.run import Stop
@@ -50,8 +51,8 @@ def test_a_box_lost_in_a_cell_costs_no_cell_and_doubles_none(golden, tmp_path):
     assert list(states(out).values()) == ["complete"] * 4
     manifests = _runs(out, ran)
     assert len(manifests) == len(ran.run_dirs) == 4
-    torn = {m.cell.repetition for m in manifests.values() if box_of(m) == lost[0]}
-    by_block = {k: {box_of(m) for m in manifests.values() if m.cell.repetition == k} for k in range(1, 3)}
+    torn = {m.cell.repetition for m in manifests.values() if box_of(m.environment) == lost[0]}
+    by_block = {k: {box_of(m.environment) for m in manifests.values() if m.cell.repetition == k} for k in range(1, 3)}
     assert {k for k, boxes_of in by_block.items() if len(boxes_of) > 1} <= torn
     assert any("given back" in text for text in display.said)
     assert all(len(read_run(run_dir).requests) == 4 for run_dir in ran.run_dirs)

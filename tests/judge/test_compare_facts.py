@@ -36,6 +36,7 @@ def test_which_keys_there_are():
         "schema",
         "gpu_setup",
         "gpu_driver",
+        "box",
     )
     check_names(KEYS)
     with pytest.raises(ConfigError) as error:

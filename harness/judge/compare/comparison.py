@@ -16,9 +16,17 @@ import numpy as np
 
 from harness.base.errors import ConfigError
 from harness.base.stats import FloatArray
-from harness.judge.compare.keys import Matched, changes, check_comparable, check_names, match_cells
+from harness.judge.compare.keys import Matched, box_words, boxes_of, changes, check_comparable, check_names, match_cells
 from harness.judge.compare.sides import ComparedRun, Side, require_valid
-from harness.judge.compare.significance import Contrast, holm, holm_levels, is_paired, paired_t, welch_t
+from harness.judge.compare.significance import (
+    Contrast,
+    blocked_t,
+    holm,
+    holm_levels,
+    is_paired,
+    paired_t,
+    welch_t,
+)
 from harness.judge.repeats import Point, points, usable
 from harness.records import Comparison, Effect, Load, RunSummary
 
@@ -41,6 +49,7 @@ class _Pair:
     log: bool
     floor: float  # the smallest variance of the effect that is believed
     shared: tuple[int, ...]  # repetitions that may be paired
+    boxes: tuple[Mapping[int, str], Mapping[int, str]] | None = None  # of base and new, where there are several
 
     def scaled(self, side: Mapping[int, float], repetitions: Iterable[int] | None = None) -> FloatArray:
         values = np.array([side[k] for k in (side if repetitions is None else repetitions)], np.float64)
@@ -94,7 +103,7 @@ def compare(
         new=new.record,
         effects=tuple(sorted(effects, key=_worst_first)),
         changes=changes(matched),
-        warnings=(*warnings, *left_out, *base.problems, *new.problems),
+        warnings=(*warnings, *left_out, *box_words(matched, ignored), *base.problems, *new.problems),
         only_base=tuple(only_base),
         only_new=tuple(only_new),
         ignored=tuple(ignored),
@@ -112,8 +121,9 @@ def pair_of(cell: Matched, point: Point, ignored: Collection[str]) -> _Pair | No
     if not base or not new:
         return None
     targets = [runs[0].cell.target for runs in (base_runs, new_runs)]
-    shared = tuple(k for k in base if k in new)
-    pairable = "plan" not in ignored and _order(base_runs, shared) == _order(new_runs, shared)
+    boxes = boxes_of(base_runs, new_runs) if "box" not in ignored else None
+    shared = tuple(k for k in base if k in new and (boxes is None or boxes[0][k] == boxes[1][k]))
+    pairable = "plan" not in ignored and _order(base_runs, shared, boxes) == _order(new_runs, shared, boxes)
     return _Pair(
         target=targets[0] if targets[0] == targets[1] else f"{targets[0]} → {targets[1]}",
         workload=base_runs[0].cell.workload,
@@ -124,6 +134,7 @@ def pair_of(cell: Matched, point: Point, ignored: Collection[str]) -> _Pair | No
         log=not point.is_share and min(*base.values(), *new.values()) > 0,
         floor=_binomial_floor(sides[0], sides[1], base, new) if point.is_share else 0.0,
         shared=shared if pairable and len(shared) >= 2 else (),
+        boxes=boxes,
     )
 
 
@@ -131,10 +142,18 @@ def _values(runs: Sequence[RunSummary], point: Point) -> dict[int, float]:
     return {run.cell.repetition: value for run in runs if (value := point.of(run)) is not None}
 
 
-def _order(runs: Sequence[ComparedRun], repetitions: Collection[int]) -> list[int]:
-    """Repetitions in the order they were measured."""
+def _order(
+    runs: Sequence[ComparedRun],
+    repetitions: Collection[int],
+    boxes: tuple[Mapping[int, str], Mapping[int, str]] | None,
+) -> list[int]:
+    """Repetitions in the order they were measured, on each box for itself; `repetitions` are on equal boxes."""
     measured = usable(run for run in runs if run.cell.repetition in repetitions)
-    return [run.cell.repetition for run in sorted(measured, key=lambda run: (run.created_utc, run.cell.repetition))]
+
+    def at(run: ComparedRun) -> tuple[str, str, int]:
+        return boxes[0][run.cell.repetition] if boxes else "", run.created_utc, run.cell.repetition
+
+    return [run.cell.repetition for run in sorted(measured, key=at)]
 
 
 def _binomial_floor(
@@ -190,6 +209,9 @@ def _paired_metrics(pairs: Sequence[_Pair], many: int, alpha: float, pairing: st
 def _test(pair: _Pair, *, paired: bool) -> Contrast | None:
     if paired and pair.shared:
         return paired_t(pair.scaled(pair.base, pair.shared), pair.scaled(pair.new, pair.shared), pair.floor)
+    if pair.boxes is not None:
+        blocks = [pair.boxes[0][k] for k in pair.base], [pair.boxes[1][k] for k in pair.new]
+        return blocked_t(pair.scaled(pair.base), pair.scaled(pair.new), blocks, pair.floor)
     return welch_t(pair.scaled(pair.base), pair.scaled(pair.new), pair.floor)
 
 
@@ -197,6 +219,8 @@ def _without_test(pair: _Pair) -> Effect:
     """A change that nothing can be said about, and why."""
     few = min(len(pair.base), len(pair.new)) < 2
     note = "one repetition: its spread is not known" if few else "repetitions are equal to the last digit: no spread"
+    if pair.boxes is not None and not few:
+        note = "no spread within a box: too few repetitions of both sides on one box"
     base, new = pair.means()
     effect = math.log(new / base) if pair.log else new - base
     return _record(pair, pair.change(effect), verdict="unclear", note=note)
@@ -214,9 +238,11 @@ def _effect(pair: _Pair, test: Contrast, p_corrected: float, level: float, min_e
         verdict = "unchanged"
     else:
         verdict = "unclear"
+    note = "" if pair.boxes is None else "within boxes"
     return _record(
-        pair, change, low=low, high=high, corrected=corrected, p_corrected=p_corrected, test=test, verdict=verdict
-    )
+        pair, change, low=low, high=high, corrected=corrected, p_corrected=p_corrected, test=test, verdict=verdict,
+        note=note,
+    )  # fmt: skip
 
 
 def _record(

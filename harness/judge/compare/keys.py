@@ -7,12 +7,13 @@ from typing import Any
 
 from harness.base import redaction
 from harness.base.errors import ConfigError, NotComparableError
+from harness.judge.boxes import box_of, place_of
 from harness.judge.compare.sides import ComparedRun, Side
 from harness.records import Manifest
 
 Matched = tuple[str, Sequence[ComparedRun], Sequence[ComparedRun]]
 
-KEYS = ("workload", "model", "plan", "gpu", "cpu", "api", "body", "driver", "schema", "gpu_setup", "gpu_driver")
+KEYS = ("workload", "model", "plan", "gpu", "cpu", "api", "body", "driver", "schema", "gpu_setup", "gpu_driver", "box")
 _ADVICE: Mapping[str, str] = {
     "model": "measure both with the same model",
     "plan": "use the same workload, loads, seed and harness/measure/plan on both sides, so that both replay the same requests",
@@ -24,6 +25,7 @@ _ADVICE: Mapping[str, str] = {
     "schema": "measure both with a harness of the same stored format",
     "gpu_setup": "measure both under the same power limit, MIG profile and ECC mode (nvidia-smi -q)",
     "gpu_driver": "leave out --strict to make it a warning",
+    "box": "no box has repetitions of both sides, so that a change and the box cannot be told apart: measure both on the same boxes",
 }
 
 
@@ -123,6 +125,7 @@ def _values(base: Sequence[ComparedRun], new: Sequence[ComparedRun]) -> Iterable
     if all(bodies):  # an API without extensions has only one, and that is not a choice
         yield "body", bodies[0], bodies[1]
     yield ("gpu_setup", *_setups(_manifests(base), _manifests(new)))
+    yield ("box", *_boxes_apart(base, new))
     plans = [{m.cell.repetition: m.plan_sha256 for m in _manifests(runs)} for runs in (base, new)]
     shared = sorted(plans[0].keys() & plans[1].keys())
     if not shared:
@@ -130,6 +133,38 @@ def _values(base: Sequence[ComparedRun], new: Sequence[ComparedRun]) -> Iterable
     for repetition in shared:
         here, there = (f"repetition {repetition} {side[repetition][:12]}" for side in plans)
         yield "plan", here, there
+
+
+def boxes_of(base: Sequence[ComparedRun], new: Sequence[ComparedRun]) -> tuple[dict[int, str], dict[int, str]] | None:
+    """Repetition -> box of each side of a cell, the newest run counts; None where no run is of a fleet, or all are on one box."""
+    if not any(box_of(run.summary.environment) for run in (*base, *new)):
+        return None
+    here, there = (
+        {run.cell.repetition: place_of(run.summary.environment) for run in sorted(runs, key=lambda r: r.created_utc)}
+        for runs in (base, new)
+    )
+    return (here, there) if len({*here.values(), *there.values()}) > 1 else None
+
+
+def _boxes_apart(base: Sequence[ComparedRun], new: Sequence[ComparedRun]) -> tuple[str, str]:
+    """The boxes of each side where they have none in common; else two equal words."""
+    here, there = boxes_of(base, new) or ({}, {})
+    apart = not set(here.values()) & set(there.values())
+    return (_joined(here.values()), _joined(there.values())) if apart else ("", "")
+
+
+def box_words(matched: Sequence[Matched], ignored: Collection[str]) -> list[str]:
+    """What several boxes mean for a comparison, in a line; and which repetitions are no pairs."""
+    several = [boxes for _, base, new in matched if (boxes := boxes_of(base, new)) is not None]
+    if not several or "box" in ignored:
+        return []
+    names = _joined(box for boxes in several for side in boxes for box in side.values())
+    words = [f"repetitions ran on several boxes ({names}): sides are held against each other within a box"]
+    apart = {k: (here[k], there[k]) for here, there in several for k in here if here[k] != there.get(k, here[k])}
+    if apart:
+        shown = "; ".join(f"{k}: base {here}, new {there}" for k, (here, there) in sorted(apart.items())[:6])
+        words.append(f"repetitions whose sides ran on different boxes are no pairs: {shown}")
+    return words
 
 
 def _manifests(runs: Sequence[ComparedRun]) -> list[Manifest]:

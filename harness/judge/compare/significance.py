@@ -56,6 +56,30 @@ def welch_t(base: FloatArray, new: FloatArray, floor: float = 0.0) -> Contrast |
     return _test(float(new.mean() - base.mean()), a + b, df, floor, paired=False)
 
 
+def blocked_t(
+    base: FloatArray, new: FloatArray, blocks: tuple[Sequence[str], Sequence[str]], floor: float = 0.0
+) -> Contrast | None:
+    """Student's t on the side in a linear model of side + block (ordinary least squares), `blocks`: of base's and of new's values; as
+    `paired_t`.
+
+    Within each block the sides' means are held against each other, weighted by n m / (n + m); a block of one side alone tells of the spread
+    and nothing of the effect. None where no block has both sides, or no degree of freedom is left.
+    """
+    where = np.array([*blocks[0], *blocks[1]])
+    values, side = np.concatenate([base, new]), np.repeat([0.0, 1.0], [len(base), len(new)])
+    for block in set(where):
+        here = where == block
+        values[here] -= values[here].mean()
+        side[here] -= side[here].mean()
+    information = float(side @ side)
+    df = float(len(values) - len(set(where)) - 1)
+    if information <= 0 or df < 1:
+        return None
+    effect = float(side @ values) / information
+    left = values - effect * side
+    return _test(effect, float(left @ left) / df / information, df, floor, paired=False)
+
+
 def _test(effect: float, variance: float, df: float, floor: float, *, paired: bool) -> Contrast | None:
     variance = max(variance, floor)
     tiny = (1e-12 * max(1.0, abs(effect))) ** 2  # rounding, not spread

@@ -16,6 +16,7 @@ from typing import Any
 from harness.base import clock, errors
 from harness.base.errors import HarnessError, StoreError, TargetError
 from harness.config.experiment import ExperimentSpec
+from harness.judge.boxes import box_of
 from harness.measure.campaign import spread
 from harness.measure.campaign.course import Course, Prepared, begin_course
 from harness.measure.campaign.failure import record_failure
@@ -28,7 +29,7 @@ from harness.measure.campaign.intent import Intent
 from harness.measure.campaign.order import Step
 from harness.measure.campaign.ran import Ran
 from harness.measure.run import Display, Run, Stop
-from harness.records import Manifest, RunState
+from harness.records import RunState
 from harness.store.manifest import read_manifest
 
 _LOOK_S = 2.0  # from one look for new boxes to the next
@@ -82,11 +83,6 @@ def needs_of(spec: ExperimentSpec) -> dict[str, Resources]:
     return {target.name: target.resources for target in spec.targets}
 
 
-def box_of(manifest: Manifest) -> str | None:
-    """The box that a run was measured on; None for one of no fleet."""
-    return (manifest.environment.get("box") or {}).get("name")
-
-
 class FleetCampaign:
     """The course of a campaign, run by boxes until it is over or stopped."""
 
@@ -95,7 +91,7 @@ class FleetCampaign:
         homes = {
             manifest.cell.repetition: box
             for run_dir in course.ran.run_dirs
-            if (box := box_of(manifest := read_manifest(run_dir))) is not None
+            if (box := box_of((manifest := read_manifest(run_dir)).environment)) is not None
         }
         self._schedule = Schedule(course.todo, needs_of(course.spec), homes)
         self._change = threading.Condition(threading.RLock())
@@ -318,6 +314,7 @@ class _Told:
                     f"{where} {value['done']:,}{of} requests, {value['failed']:,} failed, {value['elapsed_s']:.0f} s"
                 )
             case "phase":
+                self._shown_ns = now_ns
                 self._say(f"{where} {value}")
             case "say":
                 self._say(f"{self._box}: {value}")
