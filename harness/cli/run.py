@@ -36,6 +36,14 @@ _GIB = 2**30
     show_default=True,
     help="Where experiment directories stand.",
 )
+@click.option(
+    "--on",
+    metavar="CLUSTER",
+    help="Where the load comes from: local, ray (RAY_ADDRESS), HOST:PORT of a Ray cluster's head, or ray://HOST:PORT  [default: local, or the config's]",
+)
+@click.option(
+    "--nodes", type=click.IntRange(min=1), help="With --on: so many of its nodes send  [default: 1, or the config's]"
+)
 @click.option("--repetitions", type=click.IntRange(min=1), help="Repetitions of CONFIG  [default: the config's]")
 @click.option("--only", multiple=True, metavar="GLOB", help="Cells with such a name, e.g. '*_c16_*'; may be repeated.")
 @click.option("--max-hours", type=FloatRange(min=0, min_open=True), help="Leave out whole repetitions that do not fit.")

@@ -182,6 +182,8 @@ def spec_of(words: dict[str, Any]) -> ExperimentSpec:
         if words.get(word) is not None
     }
     data = spec.model_dump(mode="json") | changes
+    if generators := {key: words[key] for key in ("on", "nodes") if words.get(key) is not None}:
+        data["load_generators"] = data.get("load_generators", {}) | generators
     if choice:
         for target in data["targets"]:
             priced = (target.get("price") or {}).get("model")

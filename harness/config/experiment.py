@@ -27,6 +27,7 @@ from harness.base.errors import ConfigError, StoreError
 from harness.base.loopback import is_loopback
 from harness.config.fleet import FleetSpec
 from harness.config.load import LoadSpec
+from harness.config.load_generators import LoadGeneratorsSpec
 from harness.config.price_ref import PriceRef
 from harness.config.share import ShareSpec
 from harness.config.spend import MaxUsd
@@ -130,6 +131,7 @@ class ExperimentSpec(Spec):
     )
     driver: Literal["wire", "sdk"] = "wire"
     workers: int = Field(default=1, ge=1, le=64)
+    load_generators: LoadGeneratorsSpec = LoadGeneratorsSpec()
     timeouts: TimeoutSpec = TimeoutSpec()
     observe: ObserveSpec = ObserveSpec()
     slo: SloSpec | None = None
@@ -169,6 +171,8 @@ class ExperimentSpec(Spec):
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without a key that came later and is not used: the config of a campaign that began before it was known stays the same."""
         written: dict[str, Any] = write(self)
+        if self.load_generators.is_local:
+            written.pop("load_generators", None)
         return {
             k: v for k, v in written.items() if k not in ("max_usd", "spread_hours", "fleet", "share") or v is not None
         }
@@ -253,6 +257,32 @@ class ExperimentSpec(Spec):
         cells = len(self.targets) * len(self.workloads) * sum(load.size() for load in self.loads) * self.repetitions
         if self.share is not None and (cells > 1 or any(load.capacity is not None for load in self.loads)):
             raise ValueError("a share is of one cell, which is no capacity search: share the cell of a --url")
+        return self
+
+    @model_validator(mode="after")
+    def _targets_of_nodes(self) -> ExperimentSpec:
+        """Nodes reach a target at its URL, and nobody asks the parent before each send."""
+        if self.load_generators.is_local:
+            return self
+        if self.max_usd is not None:
+            raise ValueError(
+                "load_generators on nodes and max_usd: what a run may spend is watched where it is sent from; use on: local"
+            )
+        if self.share is not None:
+            raise ValueError("a share is sent by one load generator that knows of no other: leave out --share, or --on")
+        for target in self.targets:
+            if target.kind in ("hybrid", "offline"):
+                raise ValueError(
+                    f"target {target.name!r} of kind {target.kind} takes its load from this machine: use load_generators: {{on: local}}"
+                )
+            if target.limits is not None and target.limits.pace:
+                raise ValueError(
+                    f"target {target.name!r} is paced, and a pace is kept where it is sent from: use on: local, or limits with pace: false"
+                )
+            if target.kind == "vllm" or (target.url is not None and is_loopback(target.url)):
+                raise ValueError(
+                    f"target {target.name!r} listens on this machine's loopback, which nodes do not reach: give kind: adopt and a url that they do"
+                )
         return self
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ class StoredRow(NamedTuple):
     finish_reason: str | None
     error: str | None
     http_status: int | None
+    due_ns: int | None
     sent_ns: int | None
     ended_ns: int | None
     first_token_ns: int | None
@@ -45,7 +46,7 @@ def sent_of(row: RequestRecord | StoredRow, to_utc_s: Callable[[int | None], flo
     return SentRequest(
         outcome=str(row.outcome),
         http_status=row.http_status,
-        sent_utc_s=to_utc_s(row.sent_ns),
+        sent_utc_s=to_utc_s(row.due_ns if row.outcome == Outcome.LOST else row.sent_ns),
         ended_utc_s=to_utc_s(row.ended_ns),
         usage=_usage(row),
         asked_prompt_tokens=row.target_prompt_tokens or 0,

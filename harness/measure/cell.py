@@ -78,7 +78,9 @@ def run_cell(run: Run, target: Target, facts: Mapping[str, Any] | None = None) -
         more = _network(run, sides_of(target)[-1])
         ear = Ear(writer.add)
         with Observers(sides_of(target)[0].info, spec.observe, ear, run.own_spec, run.used_before, more) as observers:
-            calibration = calibration_limit(spec.workers) if spec.driver == "wire" else None
+            calibration = (
+                calibration_limit(spec.workers) if spec.driver == "wire" and spec.load_generators.is_local else None
+            )
             here = {"machine_boards": [board.name for board in boards()]}
             extra = {"plan_notes": list(notes), "calibration": calibration, **here, **facts}
             environment = collect(observers.gpu_static, extra)

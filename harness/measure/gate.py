@@ -1,4 +1,4 @@
-"""Who is asked before each request of a drive goes out: the protocol of gates, several as one, drives that begin together.
+"""Who is asked before each request of a drive goes out: the protocol of gates, several as one, starts, drives that begin together.
 
 `drive/admission.py` asks; whoever bounds dollars, keeps to an account's limits, or divides a plan among two targets answers.
 """

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from harness.base.errors import InvalidRunError, TargetError
+from harness.base.errors import ConfigError, InvalidRunError, TargetError
 from harness.measure.drive.driver import drive
 from harness.measure.drive.heads import Heads
 from harness.measure.drive.hybrid import Dispatcher
@@ -18,10 +18,13 @@ from harness.measure.drive.pacing import Pacing, account_of
 from harness.measure.gate import Gate, Gates
 from harness.measure.hybrid import WarmUpOfSide, drive_sides
 from harness.measure.job import Job, Watcher
+from harness.measure.nodes.drive_nodes import drive_nodes
+from harness.measure.nodes.muster import Nodes
+from harness.measure.nodes.senders import senders, together
 from harness.measure.nodes.share import StartAt
 from harness.measure.observe.sampler import Observers
 from harness.measure.plan.prompts import prompts
-from harness.measure.refusals import REFUSED, Refusals
+from harness.measure.refusals import IN_A_ROW, REFUSED, Refusals
 from harness.measure.run import Probe, Run
 from harness.measure.spending import RunSpending
 from harness.measure.targets import Target
@@ -30,6 +33,7 @@ from harness.measure.targets.hybrid import HybridTarget, sides_of
 from harness.measure.targets.server.jit_log import JitWatch
 from harness.measure.warm_up import WarmUp, warm_up
 from harness.records import DriveProgress, DriveReport, Load, Phase, Plan, PlannedRequest, RequestRecord
+from harness.store.parcels import records
 from harness.store.parts import SCRATCH
 from harness.store.writer import RunWriter
 
@@ -51,6 +55,7 @@ class Phases:
     money: RunSpending = field(init=False)
     refusals: Refusals = field(init=False)
     jit: JitWatch = field(init=False)
+    nodes: Nodes | None = None  # that send the measured phase; None: this machine does
     reports: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,7 +71,14 @@ class Phases:
         return sides_of(self.target)[-1]
 
     def measure(self) -> None:
-        """Both phases. Raises TargetError, InvalidRunError."""
+        """Both phases. Raises ConfigError, TargetError, InvalidRunError."""
+        with senders(self.run.spec, self.target.endpoint, self.plan, self.run.display.say) as self.nodes:
+            if self.nodes is not None:
+                limit = together([said["calibration"] for said in self.nodes.described])
+                self.writer.update(environment={**self.writer.manifest.environment, "calibration": limit})
+            self._both()
+
+    def _both(self) -> None:
         warmed = self._warm_up()
         self._phase(Phase.MEASURE, self.plan.requests, self.plan.load, self.target)
         self.jit.look()
@@ -160,6 +172,8 @@ class Phases:
         if target_spec.kind == "offline":
             order, size = target_spec.batch_order, target_spec.batch_size
             return partial(run_batch, target=target, order=order, batch_size=size, say=self.run.display.say)
+        if self.nodes is not None and job.phase is Phase.MEASURE:
+            return partial(self._from_nodes, self.nodes, target)
         many = job.phase is Phase.MEASURE or (job.load.concurrency or 0) > _ONE_WORKER
         return partial(
             drive,
@@ -168,6 +182,17 @@ class Phases:
             workers=spec.workers if many else 1,
             timeouts=spec.timeouts.record(),
         )
+
+    def _from_nodes(self, nodes: Nodes, target: Target, job: Job, watcher: Watcher) -> DriveReport:
+        assert isinstance(watcher, _PhaseWatcher)
+        if job.gate is not None:
+            advice = "take the cap away (max_usd), or send from this machine: load_generators: {on: local}"
+            raise ConfigError("what is bounded before each send is sent from this machine", target.info.name, advice)
+        spec = self.run.spec
+        return drive_nodes(
+            job, watcher, nodes, target.endpoint, target.vocabulary,
+            driver=spec.driver, timeouts=spec.timeouts.record(),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +224,13 @@ class _PhaseWatcher:
         self.of.refusals.note(rows)
         if self.probe:
             self.probe.on_rows(rows)
+
+    def table(self, table: Any) -> None:
+        """Rows that nodes sent, as a table."""
+        self.of.writer.add_ready("requests", table)
+        self.of.refusals.note(records(table, most=2 * IN_A_ROW, failed_first=True, lists=False))
+        if self.probe:
+            self.probe.on_rows(records(table))
 
     def progress(self, progress: DriveProgress) -> None:
         self.of.jit.look()

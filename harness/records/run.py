@@ -37,6 +37,7 @@ class Outcome(StrEnum):
     OVERRUN = "overrun"  # more than twice the tokens asked for: ended by us as soon as it was seen
     CANCELLED = "cancelled"  # by us, on Ctrl-C or at the end of the run
     DROPPED = "dropped"  # could not be sent when it was due
+    LOST = "lost"  # on a load-generating node that was lost: it may have been sent, and nobody knows what came of it
 
 
 RETRIED = (
@@ -228,7 +229,7 @@ class DriveReport:
     started_ns: int
     ended_ns: int
     stamp_source: str  # kernel | user
-    stop_reason: str  # done | duration | interrupted | worker_died | target_died
+    stop_reason: str  # done | duration | interrupted | worker_died | node_lost | target_died
     reads: int
     merged_reads: int
     cpu_s: float  # of the sending and reading processes
@@ -240,6 +241,9 @@ class DriveReport:
     clock_offsets: Sequence[tuple[int, int]] = ()  # per worker: its CLOCK_MONOTONIC - ours, and the error of that, ns
     largest_read_bytes: int | None = None  # what one read took out of a socket: the most that stood there unread
     notes: Sequence[str] = ()
+    nodes: Sequence[
+        Mapping[str, Any]
+    ] = ()  # of load from many nodes: each one's facts, its clock's, its rows, why it was lost
 
 
 # ---------------------------------------------------------------- store

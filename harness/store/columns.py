@@ -78,3 +78,8 @@ def to_table(table: str, rows: Sequence[Any]) -> Any:
         return _convert(table, rows)
     except _CONVERSION_ERRORS:
         return _convert(table, [_repaired(row, schema_of(table)) for row in rows])
+
+
+def together(tables: Sequence[Any]) -> Any:
+    """Several pyarrow.Tables of one schema as one, nothing copied."""
+    return pa.concat_tables(tables)

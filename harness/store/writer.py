@@ -15,7 +15,7 @@ from harness.base import clock
 from harness.base.errors import HarnessError, StoreError
 from harness.base.files import is_no_room
 from harness.records import Manifest, Plan, RunState
-from harness.store.columns import to_table
+from harness.store.columns import to_table, together
 from harness.store.manifest import owner, write_manifest
 from harness.store.parts import RESERVE, final_path, merge, part_path, warm_up, write_file
 from harness.store.schema import TABLES
@@ -53,6 +53,7 @@ class RunWriter:
         self._lock = threading.Lock()  # guards _pending
         self._flushing = threading.Lock()  # one flush at a time; guards _numbers and _counts
         self._pending: dict[str, list[Any]] = {table: [] for table in TABLES if table != "plan"}
+        self._ready: dict[str, list[Any]] = {}  # pyarrow.Tables that came as such
         self._numbers = dict.fromkeys(self._pending, 0)
         self._counts: dict[str, int] = {}
         self._failure: StoreError | None = None
@@ -100,6 +101,13 @@ class RunWriter:
             raise self._failure
         with self._lock:
             self._pending[table].extend(rows)
+
+    def add_ready(self, table: str, data: Any) -> None:
+        """Queue a pyarrow.Table with the schema of one of them: rows that another machine packed. Raises as `add`."""
+        if self._failure is not None:
+            raise self._failure
+        with self._lock:
+            self._ready.setdefault(table, []).append(data)
 
     def flush(self) -> None:
         """Write what is queued now. Raises the StoreError of a write that failed, now or earlier."""
@@ -158,20 +166,28 @@ class RunWriter:
         for table in self._pending:
             with self._lock:
                 rows, self._pending[table] = self._pending[table], []
+                ready = self._ready.pop(table, [])
             written = 0
             try:
                 with self._flushing:
+                    if ready:
+                        self._write_part(table, together(ready))
+                        ready = []
                     while written < len(rows):
                         batch = rows[written : written + PART_ROWS]
-                        path = part_path(self.run_dir, table, self._numbers[table] + 1)
-                        write_file(path, table, to_table(table, batch))
+                        self._write_part(table, to_table(table, batch))
                         written += len(batch)
-                        self._numbers[table] += 1
-                        self._counts[table] = self._counts.get(table, 0) + len(batch)
             except Exception as error:
                 self._failure = self._failure or _store_error("rows cannot be written", self.run_dir, error)
                 with self._lock:
                     self._pending[table] = rows[written:] + self._pending[table]
+                    if ready:
+                        self._ready[table] = ready + self._ready.get(table, [])
+
+    def _write_part(self, table: str, data: Any) -> None:
+        write_file(part_path(self.run_dir, table, self._numbers[table] + 1), table, data)
+        self._numbers[table] += 1
+        self._counts[table] = self._counts.get(table, 0) + data.num_rows
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -105,6 +106,7 @@ class Cluster:
         self, nodes: int, *, cpus: int = 2, environment: Mapping[int, Mapping[str, str]] | None = None
     ) -> None:
         self.numbers = range(1, nodes + 1)
+        self._token = secrets.token_hex(32)
         self.cpus, self._environment = cpus, environment or {}
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # short: sockets have their names in it
         self.address = f"{self.ip(1)}:{PORT}"  # for processes in the head's namespace
@@ -122,6 +124,7 @@ class Cluster:
 
     def environment(self, node: int) -> dict[str, str]:
         own = {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_worker_prestart": "0"}
+        own |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token}  # not that of whoever owns this machine
         own["RAY_raylet_start_wait_time_s"] = "120"  # a machine with other work
         return {**os.environ, **own, **self._environment.get(node, {})}
 

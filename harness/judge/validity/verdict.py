@@ -51,6 +51,8 @@ def stopped_early(e: Evidence) -> Reason | None:
             note or "a load-generator process died: its requests are missing",
             _ADVICE_OF_DEATH.get(next((word for word in _ADVICE_OF_DEATH if word in (note or "")), ""), "run again"),
         )
+    if why == "node_lost":
+        return _node_lost(e)
     if why == "target_died":
         return invalid(
             "target_died",
@@ -58,6 +60,18 @@ def stopped_early(e: Evidence) -> Reason | None:
             "read the end of server.log in the run directory",
         )
     return None
+
+
+def _node_lost(e: Evidence) -> Reason:
+    """Load from many nodes went on without one: the server had less of it, and nobody knows what came of that node's requests."""
+    names = [str(node.get("node")) for node in e.drive.get("nodes") or () if node.get("lost")]
+    gone = np.isin(e.requests.outcome, [Outcome.LOST.value, Outcome.DROPPED.value]).sum()
+    share = gone / max(1, e.requests.count)
+    return invalid(
+        "node_lost",
+        f"{', '.join(names)} lost: {gone} of {e.requests.count} requests ({share:.1%}) were not sent or nobody knows what came of them",
+        "look at that machine and its network, and run again; `drive` in the manifest says why it was given up",
+    )
 
 
 def rows_missing(e: Evidence) -> Reason | None:
@@ -117,6 +131,12 @@ def _own_lag_s(e: Evidence) -> FloatArray:
     return late
 
 
+def _clocks_unsure_s(e: Evidence) -> float:
+    """How far the nodes' stamps may be from this machine's line, at most; 0 where all stamps are of one machine."""
+    errors_ns = [error for _, error in e.drive.get("clock_offsets") or ()]
+    return max(errors_ns, default=0) / 1e9 if e.drive.get("nodes") else 0.0
+
+
 def send_lag(e: Evidence) -> Reason | None:
     if e.load.is_closed or e.window is None:
         return None
@@ -126,12 +146,14 @@ def send_lag(e: Evidence) -> Reason | None:
     if not len(lag) or not rate:
         return None
     limit = max(MAX_SEND_LAG_S, MAX_SEND_LAG_GAPS / rate)
-    p99 = float(np.quantile(lag, 0.99))
+    unsure_s = _clocks_unsure_s(e)
+    p99 = float(np.quantile(lag, 0.99)) + unsure_s
     if p99 <= limit:
         return None
+    clocks = f" ({unsure_s * 1e3:.2f} ms of it is how unsure the nodes' clocks are)" if unsure_s else ""
     return invalid(
         "send_lag",
-        f"p99 send lag is {p99 * 1e3:.1f} ms, above {limit * 1e3:.1f} ms: the client was late",
+        f"p99 send lag is {p99 * 1e3:.1f} ms{clocks}, above {limit * 1e3:.1f} ms: the client was late",
         "use more workers or another machine for the load generator; `harness calibrate` shows its ceiling",
     )
 

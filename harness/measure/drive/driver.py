@@ -57,7 +57,7 @@ def drive(
     redaction.learn(endpoint.api_key)
     head = request_head(endpoint)
     if not requests:
-        return _nothing_sent(driver, "done")
+        return nothing_sent(driver, "done")
     count = max(1, min(workers, len(requests), load.concurrency or workers))
     tree = turns.tree_of(requests)
     owner = owners(requests, load, count, tree)
@@ -106,7 +106,7 @@ def drive(
         except _StoppedError as stopped:
             if job.gate is not None:
                 job.gate.ended()
-            return _nothing_sent(driver, str(stopped))
+            return nothing_sent(driver, str(stopped))
         finally:
             for process in processes:
                 process.kill()
@@ -163,10 +163,11 @@ def _fill_first(feed: Feed, watcher: Watcher) -> None:
     """What may be written ahead before the first send. Raises _StoppedError: it may be much, and not be wanted any more."""
     while feed.fill(STOP_POLL_NS):
         if (word := watcher.should_stop()) is not None:
-            raise _StoppedError(_reason_of(word))
+            raise _StoppedError(reason_of(word))
 
 
-def _reason_of(word: str) -> str:
+def reason_of(word: str) -> str:
+    """The stop_reason that a watcher's word comes to."""
     return "interrupted" if word in ("drain", "abort") else word
 
 
@@ -176,14 +177,14 @@ KERNEL_STAMPS = True  # False: stamps are taken in user space even where the ker
 def owners(
     requests: Sequence[PlannedRequest], load: Load, workers: int, tree: turns.Tree = turns.NO_TURNS
 ) -> list[int]:
-    """Which worker sends each request: by seq in an open loop, by slot in a closed one (so that a worker with more
+    """Which worker sends each request: by position in an open loop, by slot in a closed one (so that a worker with more
     slots gets more requests). A session stays with one worker; its first request says which."""
     if tree.waiting:
         firsts = [i for i in range(len(requests)) if i not in tree.root]
         of_first = dict(zip(firsts, owners([requests[i] for i in firsts], load, workers), strict=True))
         return [of_first[tree.root.get(i, i)] for i in range(len(requests))]
     if load.concurrency is None:
-        return [request.seq % workers for request in requests]
+        return [i % workers for i in range(len(requests))]  # not by seq: of a node's share every second may be even
     slot_owner = [slot % workers for slot in range(load.concurrency)]
     return [slot_owner[i % load.concurrency] for i in range(len(requests))]
 
@@ -203,7 +204,7 @@ class _Parent:
         if self.died:
             return "worker_died"
         if self.stop_word is not None:
-            return _reason_of(self.stop_word)
+            return reason_of(self.stop_word)
         return "duration" if self.collector.cut else "done"
 
     def wait_ready(self) -> None:
@@ -352,7 +353,8 @@ class _Parent:
             self._abort()
 
 
-def _nothing_sent(driver: str, stop_reason: str) -> DriveReport:
+def nothing_sent(driver: str, stop_reason: str) -> DriveReport:
+    """The report of a drive that had nothing to send, or was stopped before it did."""
     now = clock.monotonic_ns()
     return DriveReport(
         driver, 0, now, now, "kernel" if driver == "wire" else "user", stop_reason, 0, 0, 0.0, None, None, 0, 0, ()

@@ -1,6 +1,6 @@
 /* Golden server in C: an OpenAI-compatible stream whose every send time is known, for measuring clients at high rates.
  *
- *   golden_server TTFT_US ITL_US LOG [SERVICE_US]      listens on 127.0.0.1, an ephemeral port, printed as the first line
+ *   golden_server TTFT_US ITL_US LOG [SERVICE_US [ADDRESS]]      listens on 127.0.0.1 or ADDRESS, an ephemeral port, printed as the first line
  *
  * Every completion request gets max_tokens events (1 to MAX_TOKENS, else 400) of one token each on absolute deadlines (TTFT, then one per ITL),
  * with running usage where the request asks for it, a usage event and [DONE]. With SERVICE_US a request first waits in one
@@ -296,15 +296,16 @@ static void write_log(const char *path) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4 && argc != 5) { fprintf(stderr, "usage: golden_server TTFT_US ITL_US LOG [SERVICE_US]\n"); return 2; }
+    if (argc < 4 || argc > 6) { fprintf(stderr, "usage: golden_server TTFT_US ITL_US LOG [SERVICE_US [ADDRESS]]\n"); return 2; }
     ttft_ns = atoll(argv[1]) * 1000;
     itl_ns = atoll(argv[2]) * 1000;
     service_ns = argc > 4 ? atoll(argv[4]) * 1000 : 0;
+    const char *host = argc > 5 ? argv[5] : "127.0.0.1";
     signal(SIGTERM, on_signal);
     prctl(PR_SET_PDEATHSIG, SIGTERM); /* a real-time server must not outlive the client that started it */
     heap = calloc(MAX_FD, sizeof *heap);
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {inet_addr(host)}};
     socklen_t size = sizeof at;
     setsockopt(listener, IPPROTO_TCP, TCP_CONGESTION, "reno", 4); /* the cheapest; a system may have set one that paces */
     if (bind(listener, (void *)&at, size) || listen(listener, 8192) || getsockname(listener, (void *)&at, &size)) {

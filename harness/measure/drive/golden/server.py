@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -43,15 +43,25 @@ class GoldenProcess:
 
     With `service_s` a request first takes its turn with a single server, so long each (M/D/1 under Poisson arrivals).
     A context manager; `stop` ends it and returns its log, request id -> Served. It takes the first core it may use,
-    with real-time priority where the system allows that.
+    with real-time priority where the system allows that. `host`: the IPv4 address it listens on; `through`: words before its own, as of
+    `ip netns exec NAME`, which become it.
     """
 
-    def __init__(self, binary: Path, ttft_s: float, itl_s: float, folder: Path, service_s: float = 0.0) -> None:
-        self.ttft_s, self.itl_s = ttft_s, itl_s
+    def __init__(
+        self,
+        binary: Path,
+        ttft_s: float,
+        itl_s: float,
+        folder: Path,
+        service_s: float = 0.0,
+        *,
+        host: str = "127.0.0.1",
+        through: Sequence[str] = (),
+    ) -> None:
+        self.ttft_s, self.itl_s, self.host = ttft_s, itl_s, host
         self._log = folder / "golden.log"
-        words = [str(binary), str(round(ttft_s * 1e6)), str(round(itl_s * 1e6)), str(self._log)]
-        if service_s:
-            words.append(str(round(service_s * 1e6)))
+        times = [str(round(seconds * 1e6)) for seconds in (ttft_s, itl_s, service_s)]
+        words = [*through, str(binary), *times[:2], str(self._log), times[2], host]
         self._process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, preexec_fn=_apart)  # noqa: PLW1509 - starts no thread
         assert self._process.stdout is not None
         port = self._process.stdout.readline()
@@ -61,7 +71,7 @@ class GoldenProcess:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http://{self.host}:{self.port}/v1"
 
     @property
     def pid(self) -> int:

@@ -1,0 +1,294 @@
+"""A node's part of a load: its share of the plan, driven by the ordinary driver of this machine, its rows packed until the parent has them.
+
+It knows no transport. Whoever carries its calls (an actor, a pipe) calls one at a time: `describe`, `listen`, `prepare`, `poll` until it is
+ready, `start`, `poll` until there is a report, `close`. A parent that is not heard of for SILENCE_S has gone: nothing more is sent then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness.base import clock, redaction
+from harness.base.errors import HarnessError
+from harness.measure.calibrate import calibration_limit
+from harness.measure.drive import reader
+from harness.measure.drive.driver import LEAD_NS, drive
+from harness.measure.job import Job
+from harness.measure.nodes.clock_source import clock_facts
+from harness.measure.nodes.echo import Echo
+from harness.measure.plan.prompts import prompts
+from harness.records import (
+    DriveProgress,
+    DriveReport,
+    Endpoint,
+    Load,
+    Phase,
+    PlannedRequest,
+    RequestRecord,
+    Timeouts,
+    Vocabulary,
+)
+from harness.store.parcels import pack, warm_up
+
+SILENCE_S = 15.0
+PACK_NS = 500_000_000  # rows are packed no more often
+WAIT_S = 0.02
+GONE = "parent_gone"  # a drive's stop_reason
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a node is to send: `requests` of the plan (offsets from the start), `load` as far as it is this node's. `ca_pem`: certificates
+    that the target's are signed with, beside the system's."""
+
+    requests: Sequence[PlannedRequest]
+    load: Load
+    phase: Phase
+    run_id: str
+    duration_s: float | None
+    vocabulary: Vocabulary
+    driver: str
+    workers: int
+    timeouts: Timeouts
+    ca_pem: bytes | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Of the requests: what came is what was sent."""
+        return hashlib.sha256("\n".join(map(repr, self.requests)).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Rows as `store.parcels.pack` made them; `number` counts from 1."""
+
+    number: int
+    rows: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """How a node is doing. `parcels`: those that were not acknowledged. `report`: once it has ended and every row is in a parcel.
+    `trouble`: why there will be none."""
+
+    ready: bool
+    parcels: tuple[Parcel, ...]
+    progress: DriveProgress | None
+    report: DriveReport | None
+    trouble: str | None
+
+
+class NotStartedError(Exception):
+    """The start did not come, or it is over."""
+
+
+class _Start:
+    """The start as the driver waits for it: told by the parent, on this node's clock."""
+
+    def __init__(self, should_give_up: Callable[[], bool]) -> None:
+        self.ready = threading.Event()
+        self._told = threading.Event()
+        self._at_ns = 0
+        self._should_give_up = should_give_up
+
+    def wait(self) -> int:
+        """As CommonStart.wait. Raises NotStartedError where the run is over before it began."""
+        self.ready.set()
+        while not self._told.wait(WAIT_S):
+            if self._should_give_up():
+                raise NotStartedError
+        return self._at_ns - LEAD_NS
+
+    def give_up(self) -> None:
+        """Nobody else waits for this drive."""
+
+    def tell(self, at_ns: int) -> int:
+        """Begin at `at_ns`; how much of the time that workers need to hear of it is left (ns). Below 0: it is too late, and nothing begins."""
+        left_ns = at_ns - LEAD_NS - clock.monotonic_ns()
+        if left_ns >= 0:
+            self._at_ns = at_ns
+            self._told.set()
+        return left_ns
+
+
+class Agent:
+    """One node's. Every method may raise HarnessError; what the drive itself raises is `trouble` of a poll."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the four below
+        self._rows: list[RequestRecord] = []
+        self._parcels: list[Parcel] = []
+        self._progress: DriveProgress | None = None
+        self._heard_ns = clock.monotonic_ns()
+        self._packed, self._packed_ns = 0, 0
+        self._word: str | None = None
+        self._start = _Start(lambda: self.should_stop() is not None)
+        self._report: DriveReport | None = None
+        self._trouble: str | None = None
+        self._thread: threading.Thread | None = None
+        self._echo: Echo | None = None
+        self._scratch: Path | None = None
+
+    # ---------------------------------------------------------------- what the parent calls
+
+    def describe(self, workers: int) -> dict[str, Any]:
+        """This node: host, pid, cores, Python, harness version and digest, reader (C or Python), how its clock is kept, and what it was
+        calibrated to hold with so many workers."""
+        self._heard()
+        warm_up()
+        return {
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "python": platform.python_version(),
+            "harness_version": harness.__version__,
+            "harness_sha256": source_digest(),
+            "reader": "C" if reader.library() else "Python",
+            "clock_source": clock_facts(),
+            "calibration": calibration_limit(workers),
+        }
+
+    def listen(self, address: str, secret: bytes) -> int:
+        """Answer questions to this node's clock at `address`; the port."""
+        self._heard()
+        self._echo = Echo(address, secret)
+        return self._echo.port
+
+    def prepare(self, share: Share, endpoint: Endpoint) -> str:
+        """Write the shards' beginnings and start the workers, in a thread; the digest of what was given. `poll` says when it is ready."""
+        self._heard()
+        redaction.learn(endpoint.api_key)
+        redaction.learn_data(dict(endpoint.headers))
+        assert self._thread is None
+        self._scratch = Path(tempfile.mkdtemp(prefix="harness-node-"))
+        self._thread = threading.Thread(target=self._drive, args=(share, endpoint), name="node-drive", daemon=True)
+        self._thread.start()
+        return share.sha256
+
+    def poll(self, acknowledged: int, word: str | None) -> Poll:
+        """`acknowledged`: the number of the last parcel that the parent has stored. `word`: what Watcher.should_stop says there."""
+        self._heard()
+        if word is not None:
+            self._word = word
+        over = self._thread is not None and not self._thread.is_alive()
+        self._pack(at_once=over)
+        with self._lock:
+            self._parcels = [parcel for parcel in self._parcels if parcel.number > acknowledged]
+            parcels, progress = tuple(self._parcels), self._progress
+        return Poll(self._start.ready.is_set(), parcels, progress, self._report if over else None, self._trouble)
+
+    def start(self, at_ns: int) -> int:
+        """Begin at `at_ns` of this node's clock; how much time was left (ns), below 0: too late, nothing will be sent."""
+        self._heard()
+        return self._start.tell(at_ns)
+
+    def close(self) -> None:
+        """End what still runs, and leave nothing behind."""
+        self._word = "abort"
+        if self._thread is not None:
+            self._thread.join()
+        if self._echo is not None:
+            self._echo.close()
+            self._echo = None
+        self._clear()
+
+    # ---------------------------------------------------------------- the drive's thread, and its Watcher
+
+    def _drive(self, share: Share, endpoint: Endpoint) -> None:
+        scratch = self._scratch
+        assert scratch is not None
+        try:
+            if share.ca_pem is not None:
+                (scratch / "ca.pem").write_bytes(share.ca_pem)
+                endpoint = replace(endpoint, ca_file=str(scratch / "ca.pem"))
+            texts = prompts(share.requests, share.vocabulary, endpoint.api, endpoint.body)
+            job = Job(
+                share.requests, texts, share.load, share.phase, share.run_id, scratch, share.duration_s,
+                start=self._start,
+            )  # fmt: skip
+            self._report = drive(
+                job, self, endpoint, driver=share.driver, workers=share.workers, timeouts=share.timeouts
+            )
+        except NotStartedError:
+            self._trouble = "it was ended before it began"
+        except HarnessError as error:
+            self._trouble = redaction.text("; ".join(str(error).splitlines()))
+        except BaseException as error:
+            self._trouble = redaction.text(f"{type(error).__name__}: {error}")
+        if self._gone():
+            self._clear()
+
+    def rows(self, rows: Sequence[RequestRecord]) -> None:
+        with self._lock:
+            self._rows.extend(rows)
+
+    def progress(self, progress: DriveProgress) -> None:
+        with self._lock:
+            self._progress = progress
+
+    def should_stop(self) -> str | None:
+        return GONE if self._gone() else self._word
+
+    def ended(self) -> None:
+        """Rows are kept here until they are acknowledged."""
+
+    # ----------------------------------------------------------------
+
+    def _heard(self) -> None:
+        with self._lock:
+            self._heard_ns = clock.monotonic_ns()
+
+    def _gone(self) -> bool:
+        return clock.monotonic_ns() - self._heard_ns > SILENCE_S * clock.NS
+
+    def _pack(self, *, at_once: bool) -> None:
+        now = clock.monotonic_ns()
+        if not at_once and now - self._packed_ns < PACK_NS:
+            return
+        with self._lock:
+            rows, self._rows = self._rows, []
+        if rows:
+            self._packed_ns = now
+            self._packed += 1
+            parcel = Parcel(self._packed, len(rows), pack(rows))
+            with self._lock:
+                self._parcels.append(parcel)
+
+    def _clear(self) -> None:
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+@cache
+def source_digest() -> str:
+    """Of the harness's own code: two nodes with one version may still have two states of it."""
+    root = Path(harness.__file__).parent
+    whole = hashlib.sha256()
+    for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".c") and "_data" not in p.parts):
+        whole.update(f"{path.relative_to(root)}\0".encode())
+        whole.update(path.read_bytes())
+    return whole.hexdigest()[:16]
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """What must be equal on all nodes and is not, in words: `name THEIRS, here OURS`."""
+    must = {"harness_version": "harness", "harness_sha256": "its code", "python": "Python", "reader": "reader"}
+    if ours["harness_version"] != theirs.get("harness_version"):
+        must.pop("harness_sha256")
+    return [
+        f"{words} {theirs.get(name)}, here {ours[name]}"
+        for name, words in must.items()
+        if ours[name] != theirs.get(name)
+    ]

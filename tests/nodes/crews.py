@@ -1,0 +1,88 @@
+"""A plan over a crew against the golden server, for tests of load from many nodes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.measure.drive.golden.server import MODEL
+from harness.measure.job import Job
+from harness.measure.nodes.crew import Crew
+from harness.measure.nodes.drive_nodes import drive_nodes
+from harness.measure.nodes.muster import mustered
+from harness.records import (
+    DriveProgress,
+    DriveReport,
+    Endpoint,
+    Load,
+    Phase,
+    PlannedRequest,
+    RequestRecord,
+    Timeouts,
+    Vocabulary,
+)
+from harness.store.parcels import records
+
+WORDS = Vocabulary(("a", "b"), tuple(range(10, 100)), 0, "a test's")
+LIMITS = Timeouts(30, 60, 60, 120)
+
+
+@dataclass
+class Seen:
+    """A NodesWatcher that keeps what it hears. `on_progress` may do something to the run, `stop` end it."""
+
+    on_progress: Callable[[DriveProgress], None] = lambda _: None
+    stop: Callable[[], str | None] = lambda: None
+    rows_seen: list[RequestRecord] = field(default_factory=list)
+    tables: int = 0
+    was_ended: bool = False
+
+    def table(self, table: Any) -> None:
+        self.tables += 1
+        self.rows_seen += records(table)
+
+    def rows(self, rows: list[RequestRecord]) -> None:
+        self.rows_seen += rows
+
+    def progress(self, progress: DriveProgress) -> None:
+        self.on_progress(progress)
+
+    def should_stop(self) -> str | None:
+        return self.stop()
+
+    def ended(self) -> None:
+        self.was_ended = True
+
+
+def poisson(count: int, rate_rps: float, tokens: int, seed: int = 1) -> list[PlannedRequest]:
+    due = np.cumsum(np.random.default_rng(seed).exponential(1e9 / rate_rps, count)).astype(np.int64)
+    return [PlannedRequest(i, int(at), 16, tokens, None, i) for i, at in enumerate(due)]
+
+
+def offer(
+    crew: Crew,
+    url: str,
+    plan: list[PlannedRequest],
+    load: Load,
+    seen: Seen,
+    *,
+    workers: int = 1,
+    duration_s: float | None = None,
+    api_key: str | None = None,
+    run_id: str = "nodes",
+) -> DriveReport:
+    with tempfile.TemporaryDirectory() as scratch, mustered(crew, workers) as nodes:
+        return drive_nodes(
+            Job(plan, (), load, Phase.MEASURE, run_id, Path(scratch), duration_s),
+            seen,
+            nodes,
+            Endpoint(url, MODEL, "completions", api_key=api_key, vllm_extensions=True),
+            WORDS,
+            driver="wire",
+            timeouts=LIMITS,
+        )
