@@ -97,13 +97,14 @@ bench: ## from nothing to a measured $/token report of a real vLLM server
 
 # A box without a network has no gateway, no Prometheus and no Ray: their tests are skipped, and say so.
 GATEWAY = $(if $(WHEELS),,.venv-gateway/.setup .venv/prometheus/.setup .venv/.cluster)
-# What only computes and what waits run on every core, each file in one process; what talks to the real server, alone with it.
+# What only computes and what waits run on every core, each file in one process; then what talks to the real server, beside what
+# starts an engine of its own.
 test: .venv/.vllm $(GATEWAY) ## from nothing to a passed test suite, the real vLLM server included; ARGS= for one pytest of your own
 ifdef ARGS
 	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest $(ARGS)
 else
 	@$(BIN)/python -m pytest -m 'not vllm' -n $(WAITING) --maxprocesses 8 --dist loadfile
-	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest -m vllm
+	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest -m vllm -n 2 --dist loadgroup
 endif
 
 test-timing: .venv/.vllm $(GATEWAY) ## the tests that wait for something or talk to a real server; ARGS= for pytest

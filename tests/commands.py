@@ -71,9 +71,13 @@ def _wait_for_words() -> None:
     import matplotlib.backends.backend_svg
     import matplotlib.figure  # noqa: F401 - drawing is a third of a short run
 
+    from harness.report import pages
+
     for module in pkgutil.walk_packages(harness_package.__path__, "harness."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    for name in pages.environment().list_templates(extensions=("j2",)):
+        pages.environment().get_template(name)
     gc.freeze()
     for line in sys.stdin.buffer:
         child = os.fork()

@@ -35,12 +35,9 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return f"{argname}{len(val)}B" if isinstance(val, bytes) else None
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call):
-    report = yield
-    if report.when == "call" and report.passed and item.get_closest_marker("vllm"):
-        _ran_on_vllm.add(item.nodeid)
-    return report
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed and "vllm" in report.keywords:
+        _ran_on_vllm.add(report.nodeid)
 
 
 def skipped(reports) -> Counter[tuple[str, str]]:

@@ -23,10 +23,10 @@ NO_CREDIT = error(  # as OpenAI says it: longer than what is kept of an error
 )
 
 
-def experiment(url: str, **more):
-    """Two cells of 100,000 requests at a hosted API, with warm-up requests."""
+def experiment(url: str, *, requests: int = 10_000, **more):
+    """Two cells of so many requests at a hosted API, with warm-up requests."""
     target = {"name": "api", "kind": "hosted", "url": url, "model": "m", "api": "chat", "api_key_env": "SERVICE_KEY"}
-    loads = [{"concurrency": [4, 8], "requests": 100_000}]
+    loads = [{"concurrency": [4, 8], "requests": requests}]
     shape = {"workloads": ["fixed:16x4"], "loads": loads, "repetitions": 1, "warmup_requests": 4}
     return spec(targets=[target | more], **shape)
 
@@ -58,7 +58,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_refusal_is_all_that_an_api_is_asked_for(case, tmp_path):
-    """One POST in all, of two cells with 200,000 requests; three lines, exit code 3; the reply is a row."""
+    """One POST in all, of two cells with 20,000 requests; three lines, exit code 3; the reply is a row."""
     api, what, advice = CASES[case]
     api.posts.clear()
     api.replies = list(api.replies)
@@ -89,7 +89,7 @@ def test_without_warm_up_a_refusal_ends_the_run_too(tmp_path):
     """What was in flight is refused beside it; the hundred thousand are not sent."""
     api = Api(key="another", public_models=True)
     with serving(api) as url:
-        ran = run(experiment(url).model_copy(update={"warmup_requests": 0}), tmp_path)
+        ran = run(experiment(url, requests=100_000).model_copy(update={"warmup_requests": 0}), tmp_path)
     assert isinstance(ran.worst(), RefusedError)
     assert len(api.posts) < 5_000
 

@@ -31,7 +31,7 @@ def every_pair(closed, opened):
         "wire-1worker-closed": ("wire", 1, closed),
         "wire-3workers-open": ("wire", 3, opened),
         "sdk-1worker-open": ("sdk", 1, opened),
-        "sdk-3workers-closed": ("sdk", 3, closed),
+        "sdk-2workers-closed": ("sdk", 2, closed),  # two: each imports the SDK for a second
     }
     return pytest.mark.parametrize(("driver", "workers", "load"), ways.values(), ids=ways)
 

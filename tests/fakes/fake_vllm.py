@@ -40,6 +40,8 @@ class Fake:
     chat_overheads: tuple[int, ...] = (CHAT_OVERHEAD,)
     begins: int = 0  # tokens before every text, where special ones are not refused
     merges: bool = False  # a tokenizer that takes two words together once a text is long
+    trims: bool = True  # the chat template takes spaces off a message's ends
+    splits_first: tuple[str, ...] = ()  # words that are two tokens where a text begins with them, not with a space
     seen: list[tuple[str, str | None]] = field(default_factory=list)
     chats: int = 0
 
@@ -105,11 +107,13 @@ def handler(fake: Fake) -> type[BaseHTTPRequestHandler]:
             match self.path:
                 case "/tokenize" if "messages" in body:
                     text = body["messages"][0]["content"]
+                    split = text.lstrip().startswith(fake.splits_first) if fake.trims else text.startswith(" ")
                     extra = fake.chat_overheads[min(fake.chats, len(fake.chat_overheads) - 1)]
                     fake.chats += 1
-                    self.answer(200, json.dumps({"tokens": tokens(text) + [0] * extra}).encode())
+                    self.answer(200, json.dumps({"tokens": [0] * split + tokens(text) + [0] * extra}).encode())
                 case "/tokenize":
                     ids = [1] * (fake.begins if body.get("add_special_tokens", True) else 0) + tokens(body["prompt"])
+                    ids = [0] * (body["prompt"] in fake.splits_first) + ids
                     self.answer(200, json.dumps({"tokens": ids[:-1] if fake.merges and len(ids) > 9 else ids}).encode())
                 case "/v1/completions":
                     chunk = json.dumps({"choices": [{"index": 0, "text": "", "token_ids": [7]}]})

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +13,11 @@ import pytest
 import yaml
 
 from harness.store.reader import read_run
+from tests import commands
 from tests.live.gateway import Gateway
-from tests.live.test_run_vllm import BUSY_MACHINE
+from tests.live.test_run_vllm import BUSY_MACHINE, rate_rps
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timing, pytest.mark.timeout(900)]
-ROOT = Path(__file__).resolve().parents[2]
 WRONG = "sk-wrong-0123456789abcdef0123456789abcdef"
 
 
@@ -55,9 +53,8 @@ def run(server, gateway: Gateway, folder: Path, experiment: dict, **keys: str) -
     before, posts = counters(server), gateway.posts()
     config = folder / "experiment.yaml"
     config.write_text(yaml.safe_dump({"experiment": "gateway", "seed": 5, **experiment}))
-    words = [sys.executable, "-m", "harness", "run", str(config), "--out", str(folder / "out"), "--json"]
     environment = os.environ | keys | {"HARNESS_LEDGER_DIR": str(folder / "ledger")}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False, cwd=ROOT, env=environment)
+    done = commands.harness("run", str(config), "--out", str(folder / "out"), "--json", env=environment)
     after = counters(server)
     document = json.loads(done.stdout) if done.stdout.strip().startswith("{") else {}
     counted = {key: after[key] - before[key] for key in before}
@@ -74,7 +71,8 @@ def hosted(gateway: Gateway, name: str = "hosted", **more: object) -> dict:
 
 @pytest.fixture(scope="module")
 def arms(vllm_server, gateway, tmp_path_factory) -> Ran:
-    """One experiment with two arms, a closed loop of four slots each: the server itself, and the same through the gateway."""
+    """One experiment with two arms, a closed loop of four slots each: the server itself, and the same through the gateway, for as long as
+    200 requests take by a pilot, 10 s at least."""
     own = {"name": "own", "kind": "adopt", "url": vllm_server.info.base_url, "model": "tiny", "body": "plain"}
     price = {"provider": "gateway", "model": "tiny", "input_usd_per_million": 1.0, "output_usd_per_million": 4.0}
     experiment = {
@@ -83,7 +81,7 @@ def arms(vllm_server, gateway, tmp_path_factory) -> Ran:
             hosted(gateway, price=price),
         ],
         "workloads": ["fixed:64x24"],
-        "loads": [{"concurrency": [4], "duration_s": 10}],
+        "loads": [{"concurrency": [4], "duration_s": round(max(10, 200 / rate_rps(vllm_server, 4000)))}],
         "slo": {"ttft_from_schedule_s": 5.0, "attainment": 0.9},
         "max_usd": 100,
     }

@@ -16,11 +16,10 @@ from harness.monitor.page import PageReader
 from harness.monitor.paid import paid_servers, server_of
 from harness.monitor.view import view
 from harness.monitor.watched import Watched
-from tests.live.test_run_vllm import run
+from tests.live.test_run_vllm import rate_rps, run
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timing, pytest.mark.timeout(900)]
 HARDWARE = {"name": "box", "usd_per_hour": 1.0, "source": "as the run is told", "as_of": "2026-11-01"}
-RATE = 20
 
 
 class Watcher:
@@ -51,17 +50,27 @@ class Watcher:
 
 
 def test_dollars_of_a_window_are_those_of_the_run_that_it_covers(vllm_server, tmp_path):
-    """Twenty requests a second, evenly: between two pages that came at once from a server at rest, as far apart as the run's window has
+    """240 requests, evenly, at a quarter of what a pilot shows or 20 a second: between two pages that came at once from a server at rest, as far apart as the run's window has
     them, $/M output, $/M total and $/1,000 requests are the run's within 1 %: the edges hold at most one request more or less."""
     url = vllm_server.info.base_url.removesuffix("/v1") + "/metrics"
+    rate = min(20.0, round(rate_rps(vllm_server, 5000) / 4, 1))
     with Watcher(url) as watcher:
-        words = ("--workload", "fixed:32x4", "--rate", str(RATE), "--arrivals", "constant", "--duration", "12")
+        words = (
+            "--workload",
+            "fixed:32x4",
+            "--rate",
+            str(rate),
+            "--arrivals",
+            "constant",
+            "--duration",
+            str(240 / rate),
+        )
         document = run(vllm_server, tmp_path / "run", *words, "--allow-invalid")
     (summary,) = analyse(tmp_path / "run").summaries
     offset_ns = clock.anchor().offset_ns
     inside = [
         row.read_utc_ns for took_s, row in watcher.rows
-        if took_s < 0.02 and not row.running and not row.waiting
+        if took_s < 0.4 / rate and not row.running and not row.waiting
         and summary.window.start_ns <= row.read_utc_ns - offset_ns <= summary.window.end_ns
     ]  # fmt: skip
     first, last = inside[0] + 1, inside[-1] + 1

@@ -5,6 +5,8 @@ The whole table (10,000 prompts, context 8,192): `python -m tests.bench.bench_pr
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from harness.measure import plan
@@ -18,13 +20,20 @@ SMALL = [name for name in plan.presets() if name not in bench_prompts.SESSION_PR
 
 @pytest.mark.parametrize("mode", bench_prompts.MODES)
 def test_every_prompt_has_the_planned_length(vllm_server, mode):
-    """72 prompts over all presets without sessions, cut to the server's 2,048 tokens: the server's usage says the planned
+    """72 prompts over all presets without sessions in one drive, cut to the server's 2,048 tokens: the server's usage says the planned
     length for every one, and so does its /tokenize."""
     target = bench_prompts.in_mode(vllm_server, mode)
-    rows = [bench_prompts.exactness(target, name, mode, EACH, 100 + k, 2048) for k, name in enumerate(SMALL)]
-    assert sum(row.prompts for row in rows) == EACH * len(SMALL)
-    wrong = [row for row in rows if not row.prompts == row.by_usage == row.by_tokenize]
-    assert not wrong
+    shortest = 1 + (target.vocabulary.prompt_overhead_tokens or 0 if mode == "chat" else 0)
+    drawn = [r for k, name in enumerate(SMALL) for r in bench_prompts.planned(name, EACH, 100 + k, None)]
+    fitted, _, _ = bench_prompts.fitted(drawn, 2047, shortest)
+    requests = [replace(r, seq=i) for i, r in enumerate(fitted)]
+    assert len(requests) == EACH * len(SMALL)
+    made = list(prompts(requests, target.vocabulary, target.endpoint.api))
+    rows = bench_prompts.send(target, requests, made, 8, f"exact-{mode}")
+    counted = bench_prompts.tokenized(target, made)
+    lengths = [r.target_prompt_tokens for r in requests]
+    assert [(row.outcome, row.prompt_tokens) for row in rows] == [("ok", length) for length in lengths]
+    assert counted == lengths
 
 
 def test_session_prompts_grow_by_what_was_planned(vllm_server, tmp_path):

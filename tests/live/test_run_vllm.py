@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +11,10 @@ from harness.judge.validity.verdict import MIN_WINDOW_S
 from harness.measure.plan.prompts import prompts
 from harness.records import PlannedRequest
 from harness.store.reader import read_run
+from tests import commands
 from tests.bench import bench_prompts
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timing, pytest.mark.timeout(900)]
-ROOT = Path(__file__).resolve().parents[2]
 
 
 # What a machine that does something else for a moment brings about: it is no fault of the program, and a short run shows it
@@ -33,10 +31,8 @@ BUSY_MACHINE = {
 def run(server, out: Path, *more: str) -> dict:
     """One run of the command line against the session's server; its JSON document. Nothing but a busy machine may
     have made it INVALID."""
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", "run", "--url", server.info.base_url, "--model", server.info.model,
-         "--out", str(out), "--usd-per-hour", "1.0", "--json", *more],
-        capture_output=True, text=True, timeout=600, check=False, cwd=ROOT,
+    done = commands.harness(
+        "run", "--url", server.info.base_url, "--model", server.info.model, "--out", str(out), "--usd-per-hour", "1.0", "--json", *more
     )  # fmt: skip
     assert done.returncode in (0, 7), done.stderr
     document = json.loads(done.stdout)
@@ -176,10 +172,8 @@ def test_the_same_prompts_again_are_caught_in_the_prefix_cache(vllm_server, tmp_
     """The same seed twice on one server: the second run finds its prompts cached and is not VALID."""
     words = ("--workload", "fixed:256x4", "--concurrency", "2", "--requests", "12", "--seed", "15", "--warmup", "2")
     run(vllm_server, tmp_path / "first", *words)
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", "run", "--url", vllm_server.info.base_url, "--model", vllm_server.info.model,
-         "--out", str(tmp_path / "second"), "--json", *words],
-        capture_output=True, text=True, timeout=600, check=False, cwd=ROOT,
+    done = commands.harness(
+        "run", "--url", vllm_server.info.base_url, "--model", vllm_server.info.model, "--out", str(tmp_path / "second"), "--json", *words
     )  # fmt: skip
     assert done.returncode == 7
     assert "prefix_cache" in {reason["code"] for reason in json.loads(done.stdout)["runs"][0]["reasons"]}

@@ -118,7 +118,7 @@ def test_a_run_within_its_cap_is_counted_by_its_usage(tmp_path, server):
         pytest.param("wire", 1, {"concurrency": [8]}, id="wire-1worker-closed"),
         pytest.param("wire", 3, {"rate": [200]}, id="wire-3workers-open"),
         pytest.param("sdk", 1, {"rate": [200]}, id="sdk-1worker-open"),
-        pytest.param("sdk", 3, {"concurrency": [8]}, id="sdk-3workers-closed"),
+        pytest.param("sdk", 2, {"concurrency": [8]}, id="sdk-2workers-closed"),
     ],
 )
 def test_at_its_cap_a_run_drains_and_says_so(tmp_path, server, driver, workers, load):

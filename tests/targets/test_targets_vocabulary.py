@@ -8,6 +8,7 @@ from harness.base.errors import TargetError
 from harness.measure.targets.vocabulary import read_words, vocabulary
 from harness.records import Endpoint
 from tests.fakes.fake_vllm import CHAT_OVERHEAD, Fake, serve, tokens
+from tests.fakes.golden_server import GoldenServer
 
 pytestmark = pytest.mark.timing
 WORDS = (*read_words()[:60], "something", "understanding")
@@ -39,9 +40,35 @@ def test_what_the_tokenizer_puts_before_a_plain_text_is_counted(body, overhead):
     assert learn(Fake(begins=1), body=body).prompt_overhead_tokens == overhead
 
 
+def test_few_questions_are_asked():
+    """Of hundreds of words, some of two tokens: a few texts tell all."""
+    fake, words = Fake(), read_words()
+    found = learn(fake, words=words)
+    assert found.words == tuple(word for word in words if len(word) <= 7)
+    assert len(fake.seen) < 25
+
+
+@pytest.mark.parametrize(("api", "trims", "kept"), [("completions", True, True), ("chat", False, True), ("chat", True, False)])  # fmt: skip
+def test_a_word_of_two_tokens_at_the_start_of_a_text(api, trims, kept):
+    """It is left out where a message may begin with it: in chat, by a template that trims."""
+    split = WORDS[5]
+    found = learn(Fake(trims=trims, splits_first=(split,)), api)
+    assert (split in found.words) is kept
+    assert found.prompt_overhead_tokens == (0 if api == "completions" else CHAT_OVERHEAD + (not trims))
+
+
+def test_words_of_the_same_id_are_kept():
+    """The golden server's ids are sums of letters: one that is another's anagram has its id, and stands beside it."""
+    words = ("ab", "ba", *WORDS[:60])
+    with GoldenServer() as server:
+        found = vocabulary(Endpoint(server.url, "golden", "completions", None, vllm_extensions=True), words)
+    assert found.words == words
+    assert found.token_ids[:2] == (100 + ord("a") + ord("b"),) * 2
+
+
 def test_an_overhead_that_changes_with_length_is_unknown():
-    """Where the template's tokens differ between lengths the overhead is None, and the source says so."""
-    found = learn(Fake(chat_overheads=(9, 9, 11)), "chat")
+    """Where the template's tokens differ between lengths (after two questions: does it trim) the overhead is None, and the source says so."""
+    found = learn(Fake(chat_overheads=(9, 9, 9, 9, 11)), "chat")
     assert found.prompt_overhead_tokens is None
     assert "chat overhead unknown: [9, 9, 11]" in found.source
     assert found.token_ids

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _FEWEST = 32  # with fewer one-token words than this, prompts would repeat themselves
 _PARALLEL = 8
+_WORDS_A_TEXT = 64
 
 
 def read_words() -> tuple[str, ...]:
@@ -73,20 +74,39 @@ def _spaced(words: Sequence[str]) -> str:
 
 
 def _one_token_words(http: httpx.Client, endpoint: Endpoint, words: Sequence[str]) -> tuple[dict[str, int], int]:
-    """word -> id of the word after a space, for words that are one token both so and at the start of a text (a chat
-    template may trim a message); and the tokens that a text's leading space costs.
+    """word -> its id, for words that are one token after a space; and the tokens that a text's leading space costs.
 
     The id is read after another word, not after a lone leading space: tokenizers that put a mark of their own before
-    a text (SentencePiece) count that space as a token, once per text.
+    a text (SentencePiece) count that space as a token, once per text. Where the chat template trims messages, one may begin with any of
+    the words: there each is to be one token at the start of a text too, which takes a request a word.
     """
+    for between in words:
+        lead, twice = (_text(http, endpoint, _spaced((between,) * times)) for times in (1, 2))
+        if lead and twice[:-1] == lead:
+            break
+    else:
+        return {}, 0
+
+    def ids_of(asked: Sequence[str]) -> list[list[int]]:
+        """Each word's tokens, none where they cannot be told: all in one text, with `between` before, among and behind them."""
+        rest = _text(http, endpoint, _spaced((between, *(each for word in asked for each in (word, between)))))
+        found: list[list[int]] = [[]]
+        for token in rest[len(lead) :]:
+            found += [[]] if token == twice[-1] else []
+            found[-1] += [token] if token != twice[-1] else []
+        if rest[: len(lead)] == lead and len(found) == len(asked) + 1 and not found[-1]:
+            return found[:-1]
+        if len(asked) == 1:  # another word may have the same id
+            return [rest[len(lead) : -1] if len(rest) == len(lead) + 2 and rest[-1] == twice[-1] else []]
+        return ids_of(asked[: len(asked) // 2]) + ids_of(asked[len(asked) // 2 :])
+
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        alone = list(pool.map(lambda word: _text(http, endpoint, word), words))
-        starters = [word for word, ids in zip(words, alone, strict=True) if len(ids) == 1]
-        if not starters:
-            return {}, 0
-        lead = _text(http, endpoint, _spaced(starters[:1]))
-        after = list(pool.map(lambda word: _text(http, endpoint, _spaced((starters[0], word))), starters))
-    known = {word: ids[-1] for word, ids in zip(starters, after, strict=True) if ids[:-1] == lead}
+        texts = [words[at : at + _WORDS_A_TEXT] for at in range(0, len(words), _WORDS_A_TEXT)]
+        after = [ids for found in pool.map(ids_of, texts) for ids in found]
+        known = {word: ids[0] for word, ids in zip(words, after, strict=True) if len(ids) == 1}
+        if endpoint.api != "completions" and _chat(http, endpoint, between) == _chat(http, endpoint, f" {between}"):
+            alone = pool.map(lambda word: _text(http, endpoint, word), known)
+            known = {word: known[word] for word, ids in zip(tuple(known), alone, strict=True) if len(ids) == 1}
     return known, len(lead) - 1
 
 
