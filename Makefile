@@ -104,7 +104,7 @@ ifdef ARGS
 	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest $(ARGS)
 else
 	@$(BIN)/python -m pytest -m 'not vllm' -n $(WAITING) --maxprocesses 8 --dist loadfile
-	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest -m vllm -n 2 --dist loadgroup
+	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest -m vllm -n 2 --dist loadfile
 endif
 
 test-timing: .venv/.vllm $(GATEWAY) ## the tests that wait for something or talk to a real server; ARGS= for pytest

@@ -21,7 +21,21 @@ if "PYTEST_XDIST_WORKER" in os.environ or "HARNESS_LOCK_DIR" not in os.environ:
 # and what a test spends is in nobody's ledger
 os.environ["HARNESS_LEDGER_DIR"] = tempfile.mkdtemp(prefix="harness-ledger-")
 
+OWN_ENGINES = ("tests/live/test_batch_vllm.py", "tests/live/test_starts_vllm.py")
 _ran_on_vllm: set[str] = set()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Each file is one process's, and so is all that talks to the one real server: beside it run engines of their own."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests/live" if file.startswith("tests/live/") and file not in OWN_ENGINES else file
+
+    return Files(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)

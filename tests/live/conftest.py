@@ -21,15 +21,6 @@ from harness.measure.targets import Target, embedded, open_target
 from tests.live import gateway as litellm
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two processes one has the server, the other what starts an engine of its own (`--dist loadgroup`)."""
-    for item in items:
-        if item.get_closest_marker("vllm"):
-            shared = {"vllm_server", "vllm_model"} & set(getattr(item, "fixturenames", ()))
-            item.add_marker(pytest.mark.xdist_group("the server" if shared else "an engine of its own"))
-
-
 @pytest.fixture(scope="session")
 def vllm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the model that the server runs."""

@@ -50,21 +50,14 @@ class Watcher:
 
 
 def test_dollars_of_a_window_are_those_of_the_run_that_it_covers(vllm_server, tmp_path):
-    """240 requests, evenly, at a quarter of what a pilot shows or 20 a second: between two pages that came at once from a server at rest, as far apart as the run's window has
-    them, $/M output, $/M total and $/1,000 requests are the run's within 1 %: the edges hold at most one request more or less."""
+    """240 requests, evenly, at a quarter of what a pilot shows or 20 a second: between two pages that came at once from a server at rest, as
+    far apart as the run's window has them, $/M output, $/M total and $/1,000 requests are the run's within 1 %: the edges hold at most one
+    request more or less."""
     url = vllm_server.info.base_url.removesuffix("/v1") + "/metrics"
     rate = min(20.0, round(rate_rps(vllm_server, 5000) / 4, 1))
     with Watcher(url) as watcher:
-        words = (
-            "--workload",
-            "fixed:32x4",
-            "--rate",
-            str(rate),
-            "--arrivals",
-            "constant",
-            "--duration",
-            str(240 / rate),
-        )
+        load = f"--rate {rate} --arrivals constant --duration {240 / rate}"
+        words = ("--workload", "fixed:32x4", *load.split())
         document = run(vllm_server, tmp_path / "run", *words, "--allow-invalid")
     (summary,) = analyse(tmp_path / "run").summaries
     offset_ns = clock.anchor().offset_ns

@@ -42,6 +42,7 @@ def with_nvml(fake_nvml_dir):
 
     def run(code, *, library=True, **settings):
         env = {k: v for k, v in os.environ.items() if k not in {"CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"}}
+        env["OMP_NUM_THREADS"] = "1"  # a load of ours is one core's
         env |= {"LD_LIBRARY_PATH": str(fake_nvml_dir if library else ROOT / "nowhere"), "PYTHONPATH": str(ROOT)}
         env |= {k if k.isupper() else f"FAKE_NVML_{k.upper()}": str(v) for k, v in settings.items()}
         done = subprocess.run(

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 from harness.base.stats import FloatArray, t_above
 from harness.judge.capacity.probe import unevenness
@@ -223,5 +222,7 @@ def _queue_half_width(rows: _Rows, theta: FloatArray, attainment: float) -> floa
 
 def _design(theta: FloatArray, x: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Derivatives of the log-odds by a and log b, and the share of misses."""
+    from scipy import special  # a quarter of what `harness run` imports, and only searches come here
+
     rise = math.exp(theta[1]) * x
     return np.column_stack([np.ones_like(x), rise]), special.expit(theta[0] + rise)

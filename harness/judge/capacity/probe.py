@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,6 @@ BATCHES = 10
 PASS_NOW, FAIL_NOW = "stop: pass", "stop: fail"
 
 _CLEAR_P = 0.00135  # one-sided, as 3 standard errors: some 20 looks a probe keep a wrong stop below about 2 %
-_ABOVE_Z = normal_above(_CLEAR_P)
-_BELOW_Z = {freedom: t_above(_CLEAR_P, freedom) for freedom in range(1, BATCHES)}
 _HOPELESS = 0.5  # below it a probe need not last for its shortest time to be clear
 _INTERVAL_Z = 1.96
 _LOOK = 1.2  # looks at n, 1.2 n, ..: more of them would find more accidents
@@ -34,6 +33,12 @@ _MIN_JUDGED = 30
 FEW_MISSES, LEAST_INFLATION = 3, 4.0  # misses in fewer batches say nothing about how they cluster: assume this much
 # backlog as a share of what was offered; its noise: many looks; of medians of TTFT
 _MAX_GROWTH, _GROWTH_NOISE, _TTFT_GROWTH = 0.10, 4.0, 1.5
+
+
+@cache
+def _clear_z(freedom: int | None) -> float:
+    """Standard errors that chance passes with _CLEAR_P, by a normal distribution or Student's t of so many degrees of freedom."""
+    return normal_above(_CLEAR_P) if freedom is None else t_above(_CLEAR_P, freedom)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,12 +250,12 @@ class Watch:
         missing = sum(good < offered for offered, good in batches)
         # the spread is only as well known as there are batches with misses
         uneven = unevenness(self._work_cv2(judged))
-        below = estimate(batches, _BELOW_Z[max(1, missing - 1)], self.inflation, uneven)
+        below = estimate(batches, _clear_z(max(1, missing - 1)), self.inflation, uneven)
         long_enough = self._seconds() >= self.shortest_s
         if below.high < self.attainment and (long_enough or (not self.patient and below.attainment < _HOPELESS)):
             return "fail", "clearly below"
         built_up = not self.stays or self._seconds() >= self.stays * _stay_s(judged)
-        if long_enough and built_up and estimate(batches, _ABOVE_Z, self.inflation, uneven).low > self.attainment:
+        if long_enough and built_up and estimate(batches, _clear_z(None), self.inflation, uneven).low > self.attainment:
             return "pass", "clearly above"
         return "undecided", "longest probe"
 
