@@ -6,14 +6,14 @@ that `results_of` makes of an old directory what `run_campaign` made of it on it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.base.errors import INTERRUPTED, ConfigError, HarnessError, InvalidRunError, StoreError
 from harness.config.experiment import ExperimentSpec
-from harness.judge.runs import analyse
+from harness.judge.runs import analyse, experiments, index_paths
 from harness.measure.campaign import ending
 from harness.measure.campaign.campaign import Campaign, begin, conclude
 from harness.measure.campaign.fleet.campaign import over_fleet
@@ -29,6 +29,8 @@ from harness.price.run_cost import price_runs
 from harness.records import Analysis, CostReport, Hardware
 from harness.report.run.document import write_report
 from harness.store.history import index_campaign
+from harness.store.reader import find_capacities, find_runs, is_run
+from harness.store.upload import Upload
 from harness.store.writer import write_plan
 
 
@@ -62,16 +64,17 @@ def run_campaign(
     stop: Stop,
     intent: Intent = Intent(),  # noqa: B008 - frozen
     *,
-    history: Path | None = None,
+    history: Path | str | None = None,
     allow_invalid: bool = False,
+    upload: Upload | None = None,
 ) -> Outcome:
     """Everything that `harness run CONFIG` does, from its cells to whoever wants to be told of their end.
 
-    `out`: the experiment's directory. `history`: the directory of all results, None to leave it as it is. Raises what
-    `measure_campaign` raises, after telling of it, and StoreError.
+    `out`: the experiment's directory. `history`: the directory or URL of all results, None to leave it as it is. `upload`: where the runs
+    go beside; what could not be put there is `pending` in it. Raises what `measure_campaign` raises, after telling of it, and StoreError.
     """
     try:
-        ran = measure_campaign(spec, out, display, stop, intent)
+        ran = measure_campaign(spec, out, display, stop, intent, upload)
     except HarnessError as error:
         ending.notify(spec.notify, ending.aborted(spec.experiment, error), display.say)
         raise
@@ -80,8 +83,12 @@ def run_campaign(
         remember(history, results.analysis, display)
     worst = ran.worst()
     exit_code = INTERRUPTED if stop.asked else worst.exit_code if worst else results.exit_code if results else 0
+    if upload is not None and not upload.again():
+        exit_code = exit_code or StoreError.exit_code
     analysis, costs, files = (None, (), {}) if results is None else (results.analysis, results.costs, results.files)
     summary = conclude(spec, out, ran, analysis.summaries if analysis else (), costs, files.get("html"), exit_code)
+    if upload is not None:
+        upload.conclude(out, summary.campaign_id)
     ending.notify(spec.notify, summary, display.say)
     return Outcome(ran, results, summary)
 
@@ -92,16 +99,23 @@ def measure_campaign(
     display: Display,
     stop: Stop,
     intent: Intent = Intent(),  # noqa: B008 - frozen
+    upload: Upload | None = None,
 ) -> Ran:
     """Every cell of an experiment in its recorded order, stored. A cell that fails is a run that says so; the others go on.
 
-    Raises ConfigError or TargetError (a lock is held) before anything starts, and StoreError at any time; after that, a Ctrl-C or
-    a kill it can be resumed, until `conclude` has closed it.
+    Raises ConfigError or TargetError (a lock is held) before anything starts, StoreError too where the runs cannot go where they shall,
+    and StoreError at any time; after that, a Ctrl-C or a kill it can be resumed, until `conclude` has closed it.
     """
+    if upload is not None:
+        upload.probe()
+        intent = replace(intent, take=upload.take)
     if spec.fleet is not None:
-        return over_fleet(spec, out, intent, display, stop)
+        ran = over_fleet(spec, out, intent, display, stop)
+        if upload is not None:
+            upload.put_runs(ran.run_dirs)
+        return ran
     with begin(spec, out, intent, display) as campaign:
-        _measure_cells(campaign, stop)
+        _measure_cells(campaign, stop, upload)
     return campaign.ran
 
 
@@ -111,14 +125,16 @@ def measure_part(work: Work, voice: Voice, stop: Stop) -> None:
         _measure_cells(part, stop)
 
 
-def measure_one(spec: ExperimentSpec, run_dir: Path, display: Display, stop: Stop) -> Ran:
+def measure_one(spec: ExperimentSpec, run_dir: Path, display: Display, stop: Stop, upload: Upload | None = None) -> Ran:
     """The one cell of `spec` as the run directory `run_dir`, with nothing recorded beside it. Raises its HarnessError."""
+    if upload is not None:
+        upload.probe()
     with OneRun(spec, run_dir, display) as one:
-        _measure_cells(one, stop)
+        _measure_cells(one, stop, upload)
     return one.ran
 
 
-def _measure_cells(campaign: Campaign | OneRun | Part, stop: Stop) -> None:
+def _measure_cells(campaign: Campaign | OneRun | Part, stop: Stop, upload: Upload | None = None) -> None:
     for run in campaign.cells(stop):
         try:
             target, facts = campaign.serve(run)
@@ -127,6 +143,8 @@ def _measure_cells(campaign: Campaign | OneRun | Part, stop: Stop) -> None:
             campaign.ended(run)
         except Exception as error:  # trouble stays in its cell
             campaign.failed(run, error)
+        if upload is not None and run.run_dir.is_dir():
+            upload.put_run(run.run_dir)
 
 
 def results_of(analysis: Analysis, *, hardware: Hardware | None = None, allow_invalid: bool = False) -> Results:
@@ -141,12 +159,70 @@ def results_of(analysis: Analysis, *, hardware: Hardware | None = None, allow_in
     return Results(analysis, costs, write_report(analysis.directory, analysis, costs, allow_invalid=allow_invalid))
 
 
-def remember(results: Path, analysis: Analysis, display: Display) -> None:
+def remember(results: Path | str, analysis: Analysis, display: Display) -> None:
     """The campaign's runs as rows of the history; that can be done later, so a failure is a warning."""
     try:
         index_campaign(results, analysis.summaries)
     except (StoreError, ConfigError) as error:
         display.say(f"not in the history: {error.what}: {error.value}; `harness history index {results}` does it later")
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """What an upload did: `runs` put now, of `bytes`, `known` that were there whole, (run or campaign, why) `left` on this machine, and
+    `indexed` rows of the history."""
+
+    url: str
+    runs: tuple[str, ...]
+    bytes: int
+    known: int
+    left: tuple[tuple[str, str], ...]
+    indexed: int
+
+
+def upload_results(
+    directory: Path, url: str, say: Callable[[str], None], progress: Callable[[int, int], None] = lambda *_: None
+) -> Uploaded:
+    """Put what is not there yet: the runs of a run, an experiment or all results, their campaigns' files, reports and rows of the history.
+
+    `progress`: runs looked at, of how many. May be repeated at any time. Raises StoreError: nothing can be put there.
+    """
+    here, runs = _runs_below(directory.resolve())
+    put: list[str] = []
+    whole: list[Path] = []
+    left: list[tuple[str, str]] = []
+    with Upload(url, here, say) as upload:
+        upload.probe()
+        campaigns = {run.parent / "campaigns" / f"{run.name.partition('_')[0]}.json" for run in runs}
+        refused = {path: why for path in sorted(campaigns) if path.is_file() and (why := upload.refused(path))}
+        left += [(f"{path.parent.parent.name}/{path.stem}", why) for path, why in refused.items()]
+        for number, run in enumerate(runs, 1):
+            campaign = run.parent / "campaigns" / f"{run.name.partition('_')[0]}.json"
+            if campaign not in refused:
+                if upload.is_there(run):
+                    whole.append(run)
+                elif upload.put_run(run):
+                    whole.append(run)
+                    put.append(f"{run.parent.name}/{run.name}")
+            progress(number, len(runs))
+        for path in sorted(campaigns - set(refused)):
+            if path.is_file():
+                newest = path == max(c for c in campaigns if c.parent == path.parent)
+                upload.conclude(path.parent.parent, path.stem, report=newest)
+        left += [(str(path.relative_to(here)), why) for path, why in upload.pending.items()]
+        index = index_paths((run for run in whole if is_run(run)), url)
+        return Uploaded(url, tuple(put), upload.put_bytes, len(whole) - len(put), tuple(left), index.written)
+
+
+def _runs_below(directory: Path) -> tuple[Path, list[Path]]:
+    """The directory of all results, and the runs and searches at or below `directory` in it. Raises StoreError: there are none."""
+    runs = {*find_runs(directory), *find_capacities(directory)}
+    if runs == {directory}:
+        return directory.parent.parent, [directory]
+    if runs:
+        return directory.parent, sorted(runs)
+    folders = experiments(directory)
+    return directory, sorted(path for folder in folders for path in {*find_runs(folder), *find_capacities(folder)})
 
 
 def write_plans(spec: ExperimentSpec, out: Path) -> list[dict[str, Any]]:

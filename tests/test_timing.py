@@ -29,8 +29,9 @@ TAKES_TIME = {
     "waiting",
     "target_spawning",
     "prometheus_server",
+    "s3_server",
 }
-FIXTURES = {"cluster", "vllm_server", "metrics_server", "with_nvml", "golden"}
+FIXTURES = {"cluster", "vllm_server", "metrics_server", "with_nvml", "golden", "s3", "bucket"}
 # fakes whose slowness is what is tested, and the one place that polls
 MAY_SLEEP = {
     "waiting.py",

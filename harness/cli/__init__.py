@@ -25,6 +25,7 @@ from harness.cli import (
     results,
     run,
     spend,
+    upload,
 )
 
 
@@ -88,6 +89,7 @@ for command in (
     recover.recover_command,
     compare.compare_command,
     history.history_group,
+    upload.upload_command,
     monitor.monitor_group,
     reproduce.reproduce_command,
     probe.probe_command,

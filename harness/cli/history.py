@@ -41,9 +41,6 @@ def history_group() -> None:
 
 
 results_argument = click.argument("results", default="results", metavar="[RESULTS_DIR|URL]")
-directory_argument = click.argument(
-    "results", default="results", metavar="[RESULTS_DIR]", type=click.Path(path_type=Path)
-)
 
 
 @history_group.command("trend")
@@ -133,17 +130,19 @@ def sql_command(query: str, results: str, monitor: str | None, as_json: bool, as
 
 
 @history_group.command("index")
-@directory_argument
+@results_argument
 @click.option(
     "--to", metavar="DIR|URL", help="Write the history there, e.g. s3://bucket/results  [default: RESULTS_DIR]"
 )
 @click.option("--rebuild", is_flag=True, help="Also runs that are in the history already.")
 @as_json_option
-def index_command(results: Path, to: str | None, rebuild: bool, as_json: bool) -> None:
+def index_command(results: str, to: str | None, rebuild: bool, as_json: bool) -> None:
     """Put the runs under RESULTS_DIR into the history (harness run does it at the end of a campaign)."""
     from harness.judge.runs import index_runs
+    from harness.store.elsewhere import fetched, is_url
 
-    index = index_runs(results, to, rebuild=rebuild, say=lambda text: click.echo(text, err=True))
+    to = to or (results if is_url(results) else None)
+    index = index_runs(fetched(results, "all"), to, rebuild=rebuild, say=lambda text: click.echo(text, err=True))
     for problem in index.problems:
         click.echo(f"not indexed: {problem}", err=True)
     if as_json:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from harness.base.errors import ConfigError, UnreconciledError, nearest
-from harness.cli.results import as_json_option, console, emit
+from harness.cli.results import Directory, as_json_option, console, emit
 
 _day = click.DateTime(["%Y-%m-%d"])
 
@@ -16,7 +16,7 @@ _day = click.DateTime(["%Y-%m-%d"])
 @click.command("reconcile")
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
-    "--results", "directory", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
+    "--results", "directory", type=Directory("all"), default=Path("results"), show_default=True, metavar="DIR|URL",
     help="Our side: a run, an experiment's directory, or that of all.",
 )  # fmt: skip
 @click.option("--since", type=_day, help="First day (UTC)  [default: the file's]")

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.base.errors import StoreError
-from harness.cli.results import as_json_option, directory_argument, emit
+from harness.cli.results import as_json_option, emit
 
 if TYPE_CHECKING:
     from harness.measure.recover import Recovered
 
 
 @click.command("recover")
-@directory_argument
+@click.argument("directory", type=click.Path(path_type=Path))
 @as_json_option
 def recover_command(directory: Path, as_json: bool) -> None:
     """Store what killed runs at or below DIRECTORY had received and not stored yet.

@@ -23,8 +23,28 @@ if TYPE_CHECKING:
     from harness.config.price_ref import PriceRef
     from harness.pipeline import Outcome, Results
 
-directory_argument = click.argument("directory", type=click.Path(path_type=Path))
-campaign_option = click.option("--campaign", help='Another campaign\'s id, or "all"  [default: the newest]')
+
+class Directory(click.ParamType[Path]):
+    """A directory of results of this machine; of a URL (s3://..) what is there is fetched, of an experiment the campaign that was chosen."""
+
+    name = "directory"
+
+    def __init__(self, campaign: str | None = None) -> None:
+        self._campaign = campaign
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ARG002 - click's
+        from harness.store.elsewhere import fetched
+
+        chosen = self._campaign or (ctx.params.get("campaign") if ctx is not None else None)
+        if not isinstance(chosen, str):  # click's own word for an option that was not given
+            chosen = None
+        return fetched(value, chosen, lambda text: click.echo(text, err=True))
+
+
+directory_argument = click.argument("directory", type=Directory(), metavar="DIRECTORY|URL")
+campaign_option = click.option(
+    "--campaign", is_eager=True, help='Another campaign\'s id, or "all"  [default: the newest]'
+)
 as_json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 at_option = click.option(
     "--at", type=click.DateTime(["%Y-%m-%d"]), help="Prices in force on this day (UTC)  [default: now]"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ import click
 from rich.table import Table
 
 from harness.base import clock
-from harness.base.errors import INTERRUPTED, ConfigError
+from harness.base.errors import INTERRUPTED, ConfigError, StoreError
 from harness.cli.numbers import FloatRange
 from harness.cli.results import console, finish, show_outcome
 from harness.cli.shape import shape_options, spec_of
@@ -20,6 +22,7 @@ from harness.measure.campaign.intent import NEWEST, Intent
 
 if TYPE_CHECKING:
     from harness.measure.campaign.forecast import Forecast
+    from harness.store.upload import Upload
 
 _GIB = 2**30
 
@@ -31,10 +34,10 @@ _GIB = 2**30
 )
 @click.option(
     "--results",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
+    default="results",
     show_default=True,
-    help="Where experiment directories stand.",
+    metavar="DIR|URL",
+    help="Where experiment directories stand; s3://bucket/nightly and its like: written here, uploaded after each run.",
 )
 @click.option(
     "--on",
@@ -70,7 +73,7 @@ _GIB = 2**30
 @click.option("--json", "as_json", is_flag=True, help="The results as JSON on stdout.")
 def run(
     out: Path | None,
-    results: Path,
+    results: str,
     only: tuple[str, ...],
     resume: str | None,
     failed: bool,
@@ -88,6 +91,7 @@ def run(
     from harness.measure.campaign.campaign import foresee
     from harness.measure.run import Stop
     from harness.report.live import Live
+    from harness.store.elsewhere import fetch_campaign
 
     if words["config"] is None and resume not in (None, NEWEST):  # `run --resume CONFIG`
         words["config"], resume = Path(str(resume)), NEWEST
@@ -100,9 +104,12 @@ def run(
         given = "--only, --resume, --repetitions or --max-hours"
         raise ConfigError("one cell against --url is no campaign", given, "write an experiment file")
     spec = capped(spec_of(words), max_usd)
-    directory = out or (
-        results / spec.experiment / f"{clock.utc_stamp()}_adhoc" if single else results / spec.experiment
-    )
+    here, url = _places(results, out)
+    directory = out or here / spec.experiment
+    if single and out is None:
+        directory /= f"{clock.utc_stamp()}_adhoc"
+    if url is not None and resume is not None:
+        fetch_campaign(url, spec.experiment, None if resume == NEWEST else resume, finished_too=failed)
     intent = Intent(only, resume, wait_lock, failed)
     if dry_run:
         _show_forecast(foresee(spec, directory, intent), as_json=as_json)
@@ -111,19 +118,52 @@ def run(
     stop = Stop()
     with signals(stop):  # the report too: a second Ctrl-C that comes after a quick drain must not lose it
         if single:
-            with Live() as live:
-                ran = pipeline.measure_one(spec, directory, live, stop)
+            with Live() as live, _upload(url, here, live.say) as upload:
+                ran = pipeline.measure_one(spec, directory, live, stop, upload)
             code = finish(directory, None, allow_invalid=allow_invalid, as_json=as_json) if ran.run_dirs else 0
         else:
-            with Live() as live:
+            with Live() as live, _upload(url, here, live.say) as upload:
                 outcome = pipeline.run_campaign(
                     spec, directory, live, stop, intent,
-                    history=None if out else results, allow_invalid=allow_invalid,
+                    history=None if out else url or here, allow_invalid=allow_invalid, upload=upload,
                 )  # fmt: skip
             code = show_outcome(outcome, allow_invalid=allow_invalid, as_json=as_json)
             if (worst := outcome.ran.worst()) is not None and not stop.asked:
                 raise worst
+        if upload is not None and upload.pending:
+            what = f"{len(upload.pending)} not uploaded to {url}"
+            raise StoreError(what, next(iter(upload.pending.values())), f"harness upload {here} {url}")
     return INTERRUPTED if stop.asked else code
+
+
+def _places(results: str, out: Path | None) -> tuple[Path, str | None]:
+    """Where runs are written on this machine, and the URL that they go to, if any. Raises ConfigError."""
+    from harness.store.elsewhere import is_url, open_mirror
+
+    if out is not None and is_url(str(out).replace(":/", "://", 1)):  # a path has one slash left of two
+        raise ConfigError(
+            "--out is a directory of this machine", out, "give the URL as --results; runs are uploaded there"
+        )
+    if not is_url(results):
+        return Path(results), None
+    if out is not None:
+        raise ConfigError(
+            "--out and a URL as --results", f"{out}, {results}", "leave --out out: --results URL has its own layout"
+        )
+    return open_mirror(results).here, results
+
+
+@contextmanager
+def _upload(url: str | None, here: Path, say: Callable[[str], None]) -> Iterator[Upload | None]:
+    """To the URL, its locks held until the end; None where results stay here."""
+    from harness.store.upload import Upload
+
+    if url is None:
+        yield None
+        return
+    with Upload(url, here, say) as upload:
+        say(f"results go to {url}, written in {here}")
+        yield upload
 
 
 @click.command("plan")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,40 +125,47 @@ def index_runs(
     A run that the history has as ended is left out unless `rebuild`; one that is still going on is left out for now.
     Raises StoreError: no such directory, or one experiment's instead of the results of all.
     """
-    where = to or str(results_dir)
+    paths = (path for experiment in experiments(results_dir) for path in find_runs(experiment))
+    return index_paths(paths, to or str(results_dir), rebuild=rebuild, say=say)
+
+
+def index_paths(
+    paths: Iterable[Path], where: str, *, rebuild: bool = False, say: Callable[[str], None] | None = None
+) -> Indexed:
+    """`index_runs` of these run directories. Raises StoreError: the history cannot be read or written."""
     have = history.indexed(where)
     known = pruned = written = 0
     problems: list[str] = []
     batch: list[RunSummary] = []
-    for experiment in _experiments(results_dir):
-        for path in find_runs(experiment):
-            if is_pruned(path):
-                pruned += 1
+    for path in paths:
+        if is_pruned(path):
+            pruned += 1
+            continue
+        try:
+            manifest = read_manifest(path)
+            state = have.get((manifest.experiment, manifest.run_id), RunState.RUNNING)
+            if not rebuild and state != RunState.RUNNING:
+                known += 1
                 continue
-            try:
-                manifest = read_manifest(path)
-                state = have.get((manifest.experiment, manifest.run_id), RunState.RUNNING)
-                if not rebuild and state != RunState.RUNNING:
-                    known += 1
-                    continue
-                run = read_run(path)
-                if run.manifest.state == RunState.RUNNING:
-                    problems.append(f"{path.name}: still running")
-                    continue
-                batch.append(summarise(run))
-            except StoreError as error:
-                problems.append(f"{path.name}: {error.what}: {error.value}")
+            run = read_run(path)
+            if run.manifest.state == RunState.RUNNING:
+                problems.append(f"{path.name}: still running")
                 continue
-            if len(batch) >= _BATCH:
-                history.index_campaign(where, batch)
-                written, batch = written + len(batch), []
-                if say is not None:
-                    say(f"{written} runs indexed")
+            batch.append(summarise(run))
+        except StoreError as error:
+            problems.append(f"{path.name}: {error.what}: {error.value}")
+            continue
+        if len(batch) >= _BATCH:
+            history.index_campaign(where, batch)
+            written, batch = written + len(batch), []
+            if say is not None:
+                say(f"{written} runs indexed")
     history.index_campaign(where, batch)
     return Indexed(written + len(batch), known, pruned, tuple(problems))
 
 
-def _experiments(results_dir: Path) -> list[Path]:
+def experiments(results_dir: Path) -> list[Path]:
+    """The experiments' directories in that of all results. Raises StoreError: there is none, or it is one experiment's."""
     if is_run(results_dir) or (results_dir.is_dir() and any(is_run(child) for child in results_dir.iterdir())):
         parent = results_dir.parent.parent if is_run(results_dir) else results_dir.parent
         advice = f"give the directory of all experiments, {parent}"

@@ -1,38 +1,45 @@
-"""The history: one row a run in `<results>/history/*.parquet`, queried as the table `runs` with DuckDB. The only module that imports it.
+"""The history: one row a run in `<results>/history/month=YYYY-MM/*.parquet`, queried as the table `runs` with DuckDB. The only module that
+imports it.
 
 What a monitor stored in `<results>/monitor` (or elsewhere) stands beside it: `readings`, counters as they were read, and `hours`, what
 they rose in each hour; so nightly capacity joins production load.
 
-Files are never changed. Indexing a run again adds a row with a later `indexed_utc`, which is the one that counts; many small files are
-merged into one, and only those that were read are removed, so two machines may write at once and a kill leaves at worst a row twice.
-A directory is a path or an fsspec URL (s3://bucket/results, memory://results); other than local needs that filesystem's package.
+Files are never changed. Indexing a run again adds a row with a later `indexed_utc`, which is the one that counts; a month's many small
+files are merged into one, and only those that were read are removed, so two machines may write at once and a kill leaves at worst a row
+twice. A directory is a path or an fsspec URL (s3://bucket/results, memory://results); other than local needs that filesystem's package,
+and is queried from copies in the user's cache: whoever asks again fetches only what was added since.
 """
 
 from __future__ import annotations
 
 import glob
+import io
 import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.base import clock
 from harness.base.errors import ConfigError, StoreError
 from harness.records import RunSummary
+from harness.store.elsewhere import mirror_of
 from harness.store.history_columns import row_of, runs_schema
-from harness.store.manifest import refuse_newer
+from harness.store.manifest import NAME, refuse_newer
 from harness.store.root import Root, open_root
 from harness.store.schema import schema_of
 
 FOLDER = "history"
-MERGE_AT = 64  # small files; a file of 110 columns costs a query about 0.5 ms to open, whatever is in it
+MERGE_AT = 64  # files of a month; a file of 110 columns costs a query about 0.5 ms to open, whatever is in it
+NO_MONTH = "month=unknown"  # of runs that do not say when they were made
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,47 +61,71 @@ def index_campaign(results_dir: str | Path, summaries: Sequence[RunSummary]) -> 
     if not summaries:
         return None
     root, now = open_root(results_dir), clock.utc_now()
-    table = pa.Table.from_pylist([row_of(summary, now) for summary in summaries], schema=runs_schema())
-    path = _write(root, table, max(s.campaign_id for s in summaries))
-    if len(root.urls(f"{FOLDER}/*.parquet")) > MERGE_AT:
-        merge(root)
+    stem, rows = max(s.campaign_id for s in summaries), [row_of(summary, now) for summary in summaries]
+    by_month: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_month.setdefault(_month_of(row["created_utc"]), []).append(row)
+    for month, of_month in sorted(by_month.items()):
+        path = _write(root, pa.Table.from_pylist(of_month, schema=runs_schema()), month, stem)
+    merge(root, at=MERGE_AT)
     return path
 
 
-def _write(root: Root, table: Any, stem: str) -> str:
+def _month_of(moment: Any) -> str:
+    """The folder of a run made then; `moment` is a datetime or None."""
+    return NO_MONTH if moment is None else f"month={moment:%Y-%m}"
+
+
+def _write(root: Root, table: Any, month: str, stem: str) -> str:
     """One file under a name nobody has, whole or not at all."""
-    final = f"{root.path}/{FOLDER}/{stem}-{clock.utc_stamp()}-{secrets.token_hex(4)}.parquet"
+    final = f"{root.path}/{FOLDER}/{month}/{stem}-{clock.utc_stamp()}-{secrets.token_hex(4)}.parquet"
     with root.writing(final) as file:
         pq.write_table(table, file, compression="zstd")
     return final
 
 
-def merge(root: Root) -> None:
-    """One file in place of those that stand there now; earlier rows of a run are left out. Raises StoreError."""
-    urls = root.urls(f"{FOLDER}/*.parquet")
-    if len(urls) < 2:
-        return
-    paths = [url.removeprefix(root.prefix) for url in urls]
+def merge(root: Root, at: int = 1) -> None:
+    """One file in place of each month's, where it has more than `at`; earlier rows of a run are left out. Months before the newest have no
+    more than one file after that, since hardly anything is added to them. Raises StoreError."""
+    by_folder: dict[str, list[str]] = {}
+    for info in _files(root):
+        by_folder.setdefault(str(info["name"]).rpartition("/")[0], []).append(str(info["name"]))
+    newest = max((folder for folder in by_folder if not folder.endswith(NO_MONTH)), default="")
+    for folder, paths in by_folder.items():
+        is_flat = folder.endswith(f"/{FOLDER}")  # as an older harness wrote them: into their months
+        if len(paths) > (at if folder == newest else 1) or (is_flat and len(paths) > at):
+            _merge(root, paths)
+
+
+def _merge(root: Root, paths: Sequence[str]) -> None:
     tables = []
     for path in paths:
         try:
-            with root.fs.open(path, "rb") as file:
-                tables.append(pq.read_table(file))
+            tables.append(pq.read_table(io.BytesIO(root.fs.cat_file(path)), partitioning=None))
         except FileNotFoundError:
             return  # another merge is at work: leave it to it
         except (OSError, pa.ArrowException) as error:
-            raise StoreError("history file cannot be read", path, f"{error}; move it away and index again") from None
-        refuse_newer((tables[-1].schema.metadata or {}).get(b"schema_version"), path)
+            advice = f"{error}; move it away and index again"
+            raise StoreError("history file cannot be read", root.url(path), advice) from None
+        refuse_newer((tables[-1].schema.metadata or {}).get(b"schema_version"), root.url(path))
     together = pa.concat_tables(tables, promote_options="default").replace_schema_metadata(runs_schema().metadata)
     latest: dict[tuple[str, str], int] = {}
     stamps = together["indexed_utc"].to_pylist()
     for at, key in enumerate(zip(together["experiment"].to_pylist(), together["run_id"].to_pylist(), strict=True)):
         if key not in latest or stamps[at] >= stamps[latest[key]]:
             latest[key] = at
-    _write(root, together.take(sorted(latest.values())), "merged")
+    kept = together.take(sorted(latest.values()))
+    months = pa.array([_month_of(moment) for moment in kept["created_utc"].to_pylist()])
+    for month in sorted(set(months.to_pylist())):
+        _write(root, kept.filter(pc.equal(months, month)), month, "merged")
     for path in paths:
         with suppress(FileNotFoundError):
-            root.fs.rm(path)
+            root.fs.rm_file(path)
+
+
+def _files(root: Root) -> list[dict[str, Any]]:
+    """The history's files: in the folders of their months, or right in its folder as an older harness wrote them."""
+    return [info for info in root.files(f"{root.path}/{FOLDER}") if str(info["name"]).endswith(".parquet")]
 
 
 # ---------------------------------------------------------------- reading
@@ -105,24 +136,47 @@ def _list(urls: Sequence[str]) -> str:
     return "[" + ", ".join("'" + glob.escape(url).replace("'", "''") + "'" for url in urls) + "]"
 
 
+def _at_hand(root: Root, since: Any = None) -> list[str]:
+    """The history's files on this machine, fetched where they are elsewhere, without months that ended before `since` (a date)."""
+    first = "" if since is None else _month_of(since)
+
+    def wanted(folder: str) -> bool:
+        return not folder.startswith("month=") or folder >= first
+
+    if root.local:
+        names = [str(info["name"]) for info in _files(root)]
+    else:
+        names = [str(path) for path in mirror_of(root).exactly(FOLDER, ".parquet")]
+    return [name for name in names if wanted(name.split("/")[-2])]
+
+
+def _raw_files(root: Root) -> list[str]:
+    """Of every run that is there: elsewhere one without a manifest is still on its way."""
+    raw = root.urls("*/*/requests.parquet")
+    if root.local:
+        return raw
+    whole = {url.removesuffix(f"/{NAME}") for url in root.urls(f"*/*/{NAME}")}
+    return [url for url in raw if url.rpartition("/")[0] in whole]
+
+
 @contextmanager
-def _connection(root: Root, *, requests: bool = False, monitor: Root | None = None) -> Iterator[Any]:
+def _connection(root: Root, *, requests: bool = False, monitor: Root | None = None, since: Any = None) -> Iterator[Any]:
     """DuckDB in memory with the view `runs`; `requests` where asked for (it opens every run's file), `readings` and `hours` of a monitor's
     store where one is given."""
     with duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}) as con:
-        for place in (root, monitor):
+        for place in (root if requests else None, monitor):
             if place is not None and not place.local:
                 con.register_filesystem(place.fs)
         con.register("no_runs", runs_schema().empty_table())
-        files, source = root.urls(f"{FOLDER}/*.parquet"), "SELECT * FROM no_runs"
+        files, source = _at_hand(root, since), "SELECT * FROM no_runs"
         if files:
-            source += f" UNION ALL BY NAME SELECT * FROM read_parquet({_list(files)}, union_by_name = true)"  # noqa: S608 (our own file names, quoted)
+            source += f" UNION ALL BY NAME SELECT * FROM read_parquet({_list(files)}, union_by_name = true, hive_partitioning = false)"  # noqa: S608 (our own file names, quoted)
         con.execute(
             f"CREATE VIEW runs AS SELECT * FROM ({source}) "  # noqa: S608 (our own file names, quoted)
             "QUALIFY row_number() OVER (PARTITION BY experiment, run_id ORDER BY indexed_utc DESC) = 1"
         )
         if requests:
-            raw = root.urls("*/*/requests.parquet")
+            raw = _raw_files(root)
             if not raw:
                 raise StoreError("no raw requests here", root.shown, "they were pruned, or there was no run yet")
             con.execute(
@@ -154,19 +208,26 @@ def _ask(
     *,
     requests: bool = False,
     monitor: Root | None = None,
+    since: Any = None,
     tries: int = 3,
 ) -> Table:
     """Raises StoreError where the files cannot be read, duckdb.Error where the text cannot be run."""
     while True:
         try:
-            with _connection(root, requests=requests, monitor=monitor) as con:
+            with _connection(root, requests=requests, monitor=monitor, since=since) as con:
                 answer = con.execute(text, list(values))
                 return Table(tuple(d[0] for d in answer.description or ()), tuple(answer.fetchall()))
         except (duckdb.IOException, duckdb.InvalidInputException, FileNotFoundError) as error:
             tries -= 1  # a merge may have removed a file since it was listed
-            if tries <= 0 or not ("No such file" in str(error) or "does not exist" in str(error)):
+            gone = (
+                isinstance(error, FileNotFoundError) or "No such file" in str(error) or "does not exist" in str(error)
+            )
+            if tries <= 0 or not gone:
                 again = "" if monitor is not None else " and run `harness history index` again"
-                advice = f"{str(error).splitlines()[0]}; move the file away{again}"
+                said = str(error).splitlines()[0] if str(error) else type(error).__name__
+                if not root.local:  # the copy's name is of no use to him
+                    said = said.replace(str(mirror_of(root).here), root.shown)
+                advice = f"{said}; move the file away{again}"
                 raise StoreError("history cannot be read", root.shown, advice) from None
 
 
@@ -231,6 +292,9 @@ PROVENANCE = (
 )  # fmt: skip
 
 
+_BETWEEN, _NULL = "chr(31)", "chr(30)"  # in no name, version or digest
+
+
 def nights(
     results_dir: str | Path, columns: Sequence[str], *, experiment: str | None = None, since: Any = None
 ) -> list[NightRow]:
@@ -239,7 +303,7 @@ def nights(
     if unknown := [c for c in columns if c not in names]:
         raise ConfigError("no such column in the history", unknown[0], "results/README.md lists them")
     means = [f'avg("{c}") FILTER (verdict = \'VALID\' AND isfinite("{c}"))' for c in columns]
-    extremes = [f"{which}({p})" for p in PROVENANCE for which in ("min", "max")]
+    known = f"concat_ws({_BETWEEN}, {', '.join(f'coalesce({p}, {_NULL})' for p in PROVENANCE)})"  # one text, for 10 columns are a second
     where, values = ["TRUE"], list[Any]()
     if experiment is not None:
         where, values = [*where, "experiment = ?"], [*values, experiment]
@@ -248,26 +312,25 @@ def nights(
     text = (
         "SELECT experiment, target, workload, load, campaign_id, min(created_utc) AS created, "  # noqa: S608 (names checked above)
         + ", ".join(f"count(*) FILTER (verdict = '{v}')" for v in ("VALID", "INVALID", "UNKNOWN"))
-        + "".join(f", {part}" for part in (*means, *extremes))
+        + "".join(f", {part}" for part in (*means, f"list(DISTINCT {known})"))
         + f" FROM runs WHERE {' AND '.join(where)} GROUP BY experiment, target, workload, load, campaign_id "
         "ORDER BY experiment, target, workload, load, created, campaign_id"
     )
     try:
-        answer = _ask(open_root(results_dir), text, values)
+        answer = _ask(open_root(results_dir), text, values, since=since)
     except duckdb.Error as error:
         raise StoreError("history cannot be read", str(results_dir), " ".join(str(error).split())[:300]) from None
-    end = 9 + len(columns)
-    return [_night(row[:9], row[9:end], row[end:]) for row in answer.rows]
+    return [NightRow(*row[:9], row[9:-1], _provenance(tuple(row[-1]))) for row in answer.rows]
 
 
-def _night(head: Sequence[Any], values: tuple[float | None, ...], extremes: Sequence[str | None]) -> NightRow:
-    """`extremes`: least and greatest of each of PROVENANCE; two different ones are both told."""
-    experiment, target, workload, load, campaign_id, created_utc, valid, invalid, unknown = head
-    pairs = zip(PROVENANCE, extremes[::2], extremes[1::2], strict=True)
-    provenance = {name: low if low == high else f"{low} + {high}" for name, low, high in pairs if low is not None}
-    return NightRow(
-        experiment, target, workload, load, campaign_id, created_utc, valid, invalid, unknown, values, provenance
-    )
+@lru_cache(maxsize=1024)
+def _provenance(texts: tuple[str, ...]) -> dict[str, str]:
+    """Of a night whose runs have these values of PROVENANCE: least and greatest where they differ. Most nights share theirs."""
+    columns = zip(*(text.split("\x1f") for text in texts), strict=True)
+    values = {
+        name: sorted({v for v in column if v != "\x1e"}) for name, column in zip(PROVENANCE, columns, strict=True)
+    }
+    return {name: seen[0] if len(seen) == 1 else f"{seen[0]} + {seen[-1]}" for name, seen in values.items() if seen}
 
 
 def indexed(results_dir: str | Path) -> dict[tuple[str, str], str]:

@@ -10,6 +10,7 @@ from harness.base.errors import ConfigError, InvalidRunError, StoreError
 from harness.judge.repeats import CellKey, by_cell, campaign_of
 from harness.judge.summary import summarise
 from harness.records import Cell, ComparedSide, Manifest, RunData, RunSummary, Verdict
+from harness.store.elsewhere import fetched, is_url
 from harness.store.manifest import read_manifest
 from harness.store.reader import find_runs, read_run
 
@@ -49,7 +50,10 @@ class Side:
 
 
 def split_campaign(words: str) -> tuple[Path, str | None]:
-    """`DIR` or `DIR@CAMPAIGN_ID`; a directory whose own name holds an @ is taken as it is."""
+    """`DIR` or `DIR@CAMPAIGN_ID`; a directory whose own name holds an @ is taken as it is. Of a URL the campaign is fetched."""
+    if is_url(words):
+        place, _, campaign = words.rpartition("@") if "@" in words else (words, "", "")
+        return fetched(place, campaign or None), campaign or None
     if Path(words).exists() or "@" not in words:
         return Path(words), None
     directory, _, campaign = words.rpartition("@")

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.base.errors import ConfigError
+from harness.base.errors import ConfigError, StoreError
 from harness.config.experiment import ExperimentSpec
 from harness.measure.campaign import file, lock, order, stock
 from harness.measure.campaign.intent import NEWEST, Intent
@@ -61,13 +61,17 @@ def claim(
         names = lock.lock_names(spec.targets) if spec.fleet is None else []  # its boxes lock themselves
         rename = held.enter_context(lock.hold(names, name, wait=intent.wait_lock, say=say))
         if found is None:
-            campaign = file.create(out, spec, intent.only, tuple(step.name for step in steps))
+            campaign = file.create(out, spec, intent.only, tuple(step.name for step in steps), intent.take)
             rename(campaign.campaign_id)
             held.enter_context(lock.hold_file(file.lock_path(out, campaign.campaign_id), campaign.campaign_id))
             yield Claim(campaign, frozenset())
             return
         held.enter_context(lock.hold_file(file.lock_path(out, found.campaign_id), found.campaign_id))
-        campaign = file.resumed(file.read(file.path_of(out, found.campaign_id)))
+        path = file.path_of(out, found.campaign_id)
+        if intent.take is not None and not intent.take(path):
+            advice = "resume it where it was begun, or send it to another prefix"
+            raise StoreError("another campaign has this id where the results go", found.campaign_id, advice)
+        campaign = file.resumed(file.read(path))
         if campaign.state == file.FINISHED and not intent.failed:
             raise ConfigError("the campaign is finished", found.campaign_id, "start a new one without --resume")
         for part in (out / file.FOLDER).glob(f"{found.campaign_id}.json.*.tmp"):  # of a write that was killed

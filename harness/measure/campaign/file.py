@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -59,8 +59,14 @@ def path_of(out: Path, campaign_id: str) -> Path:
     return out / FOLDER / f"{campaign_id}.json"
 
 
-def create(out: Path, spec: ExperimentSpec, only: tuple[str, ...], order: tuple[str, ...]) -> Campaign:
-    """Write the file of a new campaign under an id that no other has. Raises StoreError."""
+def create(
+    out: Path,
+    spec: ExperimentSpec,
+    only: tuple[str, ...],
+    order: tuple[str, ...],
+    take: Callable[[Path], bool] | None = None,
+) -> Campaign:
+    """Write the file of a new campaign under an id that no other has, here and where its results go (`take`). Raises StoreError."""
     config = spec.public()
     now = clock.utc_now().isoformat(timespec="seconds")
     stamp = clock.utc_stamp()
@@ -74,10 +80,22 @@ def create(out: Path, spec: ExperimentSpec, only: tuple[str, ...], order: tuple[
             made = replace(made, campaign_id=stamp if number == 1 else f"{stamp}-{number}")
             with suppress(FileExistsError):
                 write_whole(path_of(out, made.campaign_id), _text(made), new=True)
-                return made
+                if take is None or _is_taken(path_of(out, made.campaign_id), take):
+                    return made
     except OSError as error:
         raise _unwritable(out / FOLDER, error) from error
     raise StoreError("no free campaign id", out / FOLDER, "look at what fills that directory")
+
+
+def _is_taken(path: Path, take: Callable[[Path], bool]) -> bool:
+    """Whether the id is ours elsewhere too; a file of an id that is not goes."""
+    ours = False
+    try:
+        ours = take(path)
+    finally:
+        if not ours:
+            path.unlink()
+    return ours
 
 
 def write(out: Path, campaign: Campaign) -> None:
