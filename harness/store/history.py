@@ -320,7 +320,14 @@ def nights(
         answer = _ask(open_root(results_dir), text, values, since=since)
     except duckdb.Error as error:
         raise StoreError("history cannot be read", str(results_dir), " ".join(str(error).split())[:300]) from None
-    return [NightRow(*row[:9], row[9:-1], _provenance(tuple(row[-1]))) for row in answer.rows]
+    return [_night(row[:9], row[9:-1], tuple(row[-1])) for row in answer.rows]
+
+
+def _night(head: Sequence[Any], values: tuple[float | None, ...], known: tuple[str, ...]) -> NightRow:
+    experiment, target, workload, load, campaign_id, created_utc, valid, invalid, unknown = head
+    return NightRow(
+        experiment, target, workload, load, campaign_id, created_utc, valid, invalid, unknown, values, _provenance(known)
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)

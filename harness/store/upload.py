@@ -280,6 +280,6 @@ def _json(content: bytes) -> dict[str, Any]:
 
 
 def _first_attempt(content: bytes) -> Any:
-    """What tells a campaign from another of its id: when and by which process it was begun, and its config."""
+    """What tells a campaign from another of its id: how it was begun (its nonce), and its config."""
     data = _json(content)
     return (data.get("attempts") or [None])[0], data.get("config_sha256")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -32,7 +33,7 @@ _FREE_KEYS = frozenset({"description", "max_hours", "max_usd", "min_free_gib", "
 @dataclass(frozen=True, slots=True)
 class Campaign:
     """`order`: names of the cells in the order they run. `config`: the resolved experiment. `dropped_repetitions`: left
-    out because of max_hours. `attempts`: one mapping an invocation (started_utc, pid, resumed)."""
+    out because of max_hours. `attempts`: one mapping an invocation (started_utc, pid, resumed, nonce)."""
 
     schema_version: int
     campaign_id: str
@@ -117,7 +118,8 @@ def resumed(campaign: Campaign) -> Campaign:
 
 def _with_attempt(campaign: Campaign, *, resumed: bool) -> Campaign:
     now = clock.utc_now().isoformat(timespec="seconds")
-    attempt = {"started_utc": now, "pid": os.getpid(), "resumed": resumed}
+    # of two machines that begin in one second, in containers too, each has its own nonce
+    attempt = {"started_utc": now, "pid": os.getpid(), "resumed": resumed, "nonce": secrets.token_hex(8)}
     return replace(campaign, attempts=(*campaign.attempts, attempt))
 
 
