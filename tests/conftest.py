@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections import Counter
 
@@ -15,11 +17,20 @@ from harness.base import redaction
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
+# folders of these tests alone, within one that goes with the process that made it: a worker of several inherits it
+if "HARNESS_TEST_FOLDER" not in os.environ:
+    os.environ["HARNESS_TEST_FOLDER"] = tempfile.mkdtemp(prefix="harness-tests-")
+
+    def _clear(folder: str = os.environ["HARNESS_TEST_FOLDER"], maker: int = os.getpid()) -> None:
+        if os.getpid() == maker:  # no fork of it
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(_clear)
 # two suites, or two processes of one, do not wait for each other
 if "PYTEST_XDIST_WORKER" in os.environ or "HARNESS_LOCK_DIR" not in os.environ:
-    os.environ["HARNESS_LOCK_DIR"] = tempfile.mkdtemp(prefix="harness-locks-")
+    os.environ["HARNESS_LOCK_DIR"] = tempfile.mkdtemp(prefix="locks-", dir=os.environ["HARNESS_TEST_FOLDER"])
 # and what a test spends is in nobody's ledger
-os.environ["HARNESS_LEDGER_DIR"] = tempfile.mkdtemp(prefix="harness-ledger-")
+os.environ["HARNESS_LEDGER_DIR"] = tempfile.mkdtemp(prefix="ledger-", dir=os.environ["HARNESS_TEST_FOLDER"])
 
 OWN_ENGINES = ("tests/live/test_batch_vllm.py", "tests/live/test_starts_vllm.py")
 _ran_on_vllm: set[str] = set()
