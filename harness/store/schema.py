@@ -28,6 +28,7 @@ from harness.records import (
     ServerReading,
     ServerSample,
 )
+from harness.store.elsewhere_page import ELSEWHERE
 from harness.store.history_columns import history_section
 
 TABLES: dict[str, type] = {
@@ -179,7 +180,7 @@ Everything here but this page is made by runs. This page is generated from `harn
       traceback.txt       only where the run ended by an error that was not foreseen
       reserve.tmp         only while a run goes on: room for the last manifest on a full disk
       scratch/            the same as parts/: what the load generator received and has not stored (`harness recover`)
-    results/history/   one row a run, kept for ever: not to be deleted
+    results/history/   one row a run, by month, kept for ever: not to be deleted
     results/<experiment>/derived/   summaries and reports; can always be made again
 
 While a run goes on its rows stand in `parts/<table>-00001.parquet`, .. , written at most once a second. At the end they
@@ -261,6 +262,7 @@ def schema_page() -> str:
         _HEAD.format(version=SCHEMA_VERSION)
         + "".join(_table_section(table) for table in TABLES)
         + history_section()
+        + ELSEWHERE
         + _MONITOR_HEAD
         + "".join(_table_section(table) for table in MONITOR_TABLES)
         + f"\n## manifest.json\n\nStates: {states}.\n\n| key | meaning |\n|---|---|\n{manifest}\n"

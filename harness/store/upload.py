@@ -200,7 +200,11 @@ class Upload:
         campaign = run_dir.parent / "campaigns" / f"{run_dir.name.partition('_')[0]}.json"
         theirs = self._read(f"{there}/{NAME}") or b"{}"
         ours_there = self._read(self._there(campaign))
-        if ours_there is None or _first_attempt(ours_there) != _first_attempt(campaign.read_bytes()):
+        if (
+            ours_there is None
+            or not campaign.is_file()
+            or _first_attempt(ours_there) != _first_attempt(campaign.read_bytes())
+        ):
             who = f"{run_dir.name}, of {_json(theirs).get('created_utc')}"
             raise StoreError(
                 "another run of this name is there", who, "it was left as it is; upload under another prefix"

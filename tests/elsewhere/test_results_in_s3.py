@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from harness import pipeline
@@ -266,6 +267,40 @@ def test_a_history_file_that_cannot_be_read_is_named(s3, bucket):
     s3.fs.pipe_file(f"{bucket}/nightly/history/month=2026-01/bad.parquet", b"not parquet at all")
     with pytest.raises(StoreError, match=f"{url}/history/month=2026-01/bad.parquet"):
         history.nights(url, ["output_tps"])
+
+
+def test_the_views_of_the_page_answer_as_the_command_does(s3, bucket, golden):
+    """DuckDB's, as results/README.md has them, over the files of a campaign."""
+    url = f"s3://{bucket}/nightly"
+    campaign(config(golden.url), url, Display())
+    history.index_campaign(url, [summary(0, tps=1.0)])
+    page = (commands.ROOT / "results" / "README.md").read_text()
+    views = page.partition("```sql duckdb\n")[2].partition("```")[0].replace("BUCKET", bucket)
+    with duckdb.connect() as con:
+        con.register_filesystem(s3.fs)
+        con.execute(views)
+        for text in (
+            "SELECT count(*), count(DISTINCT run_id), max(output_tps) FROM runs",
+            "SELECT experiment, run_id, count(*) FROM requests GROUP BY ALL ORDER BY ALL",
+        ):
+            assert con.execute(text).fetchall() == list(history.sql(url, text).rows)
+        assert con.execute("SELECT DISTINCT month FROM runs WHERE experiment = 'e' ORDER BY 1").fetchall()[0] == (
+            "2026-01",
+        )
+
+
+def test_of_the_history_only_what_is_new_is_fetched(s3, bucket):
+    """A listing each time; a file once."""
+    url = f"s3://{bucket}/nightly"
+    for night in range(3):
+        history.index_campaign(url, [summary(night, tps=1.0)])
+    asked = []
+    for night in (3, 4):
+        before = s3.asked()
+        assert len(history.nights(url, ["output_tps"])) == night
+        asked.append(dict(s3.asked() - before))
+        history.index_campaign(url, [summary(night, tps=1.0)])
+    assert asked == [{"LIST": 1, "GET": 3}, {"LIST": 1, "GET": 1}]
 
 
 class _Expired(http.server.BaseHTTPRequestHandler):

@@ -108,6 +108,50 @@ def test_files_are_merged_and_nothing_is_lost(where, monkeypatch):
     assert value(where, "SELECT count(*) FROM runs") == 3
 
 
+def layout(where) -> dict[str, int]:
+    """Files of each folder of the history."""
+    folders = [
+        url.split("/")[-2]
+        for url in (*open_root(where).urls("history/*/*.parquet"), *open_root(where).urls("history/*.parquet"))
+    ]
+    return {folder: folders.count(folder) for folder in sorted(set(folders))}
+
+
+def test_a_row_stands_in_its_month(where):
+    """A campaign over the turn of a month is two files; months before the newest are one file each, also when a late night comes."""
+    for night in (29, 30, 33, 34):
+        history.index_campaign(where, [summary(night, tps=1.0), summary(night + 1, tps=2.0, repetition=2)])
+    assert layout(where) == {"month=2026-01": 1, "month=2026-02": 3}
+    history.index_campaign(where, [replace(summary(3, tps=3.0), created_utc="")])
+    history.index_campaign(where, [summary(2, tps=4.0)])
+    assert layout(where) == {"month=2026-01": 1, "month=2026-02": 3, "month=unknown": 1}
+    assert history.sql(where, "SELECT count(*), sum(output_tps) FROM runs").rows == ((10, 19.0),)
+    assert len(history.nights(where, ["output_tps"], since=datetime(2026, 2, 1))) == 4  # noqa: DTZ001
+
+
+def test_files_of_an_older_layout_are_read_and_go_into_their_months(where):
+    """Right in history/, of several months in one file; as they are, and merged."""
+    root = open_root(where)
+    for night in (0, 40, 41):
+        history.index_campaign(where, [summary(night, tps=1.0)])
+    for url in root.urls("history/*/*.parquet"):
+        path = url.removeprefix(root.prefix)
+        root.put(f"{root.path}/history/{path.rpartition('/')[2]}", root.fs.cat_file(path))
+        root.fs.rm_file(path)
+    assert (layout(where), value(where, "SELECT count(*) FROM runs")) == ({"history": 3}, 3)
+    assert len(history.nights(where, ["output_tps"], since=datetime(2026, 2, 1))) == 2  # noqa: DTZ001
+    history.merge(root)
+    assert (layout(where), value(where, "SELECT count(*) FROM runs")) == ({"month=2026-01": 1, "month=2026-02": 1}, 3)
+
+
+def test_what_differs_within_a_night_is_told(where):
+    """Three versions in one campaign: the least and the greatest; what is equal is told once, what is not known not at all."""
+    history.index_campaign(where, [summary(0, tps=1.0, repetition=r, version=v) for r, v in enumerate("bca", 1)])
+    (night,) = history.nights(where, ["output_tps"])
+    assert (night.provenance["server_version"], night.provenance["driver"]) == ("a + c", "580.1")
+    assert "config_sha256" not in night.provenance
+
+
 def test_a_kill_between_merge_and_removal_doubles_nothing(tmp_path):
     """The merged file beside the ones it was made of counts every run once."""
     for night in range(3):
