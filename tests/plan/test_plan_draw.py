@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
-from harness.measure.plan import draw
+from harness.measure.plan import draw, sources
 from harness.measure.plan.rows import Rows, digest
 from harness.records import Load
 
@@ -179,14 +179,16 @@ def test_context_limit_that_leaves_almost_nothing(workload, limit):
         plan_of(workload, limit=limit, requests=2000)
 
 
-def test_closed_loop_with_a_duration_gets_a_pool():
-    """The pool holds (1 + ceil(duration / (5 ms + 0.5 ms x output tokens))) requests for each slot, and a note says so."""
+def test_closed_loop_with_a_duration_gets_a_pool(monkeypatch):
+    """The pool holds (1 + ceil(duration / (5 ms + 0.5 ms x output tokens))) requests for each slot, and a note says so; a million at most."""
+    assert sources._POOL_MAX == 1_000_000
+    monkeypatch.setattr(sources, "_POOL_MAX", 10_000)
     plan, notes = plan_of("fixed:16x90", Load(concurrency=8), None, 30.0)
     assert len(plan.requests) == 8 * (1 + 600)
     assert all(r.scheduled_ns is None for r in plan.requests)
     assert "a pool of 4,808 requests" in notes[0]
     plan, notes = plan_of("fixed:1x1", Load(concurrency=1000), None, 3600.0)
-    assert len(plan.requests) == 1_000_000
+    assert len(plan.requests) == 10_000
     assert "the rule asks for" in notes[0]
 
 

@@ -68,10 +68,10 @@ def same(ours, theirs):
     )
 
 
-def test_closed_form_is_the_brute_force_on_3000_random_cases():
+def test_closed_form_is_the_brute_force_on_1000_random_cases():
     """Every crossing and its direction, within 1e-6, for u* from 0.05 to 1.2, 0 to 4 spares and fixed costs."""
     draw, several = random.Random(6), 0
-    for _ in range(3000):
+    for _ in range(1000):
         mu, c = round(draw.uniform(0.5, 60), 3), round(draw.uniform(0.2, 20), 3)
         u = draw.uniform(0.05, 1.2) if draw.random() < 0.9 else draw.uniform(0.9, 0.99)
         p = round(c / (u * 3600 * mu), 9)
@@ -83,7 +83,7 @@ def test_closed_form_is_the_brute_force_on_3000_random_cases():
         if expected:
             assert abs(result.permanent_rps - expected[-1][0]) <= 1e-6 * max(1, expected[-1][0])
         several += len(expected) > 1
-    assert several > 1000  # the cases are not all of the easy kind
+    assert several > 300  # the cases are not all of the easy kind
 
 
 @pytest.mark.parametrize(

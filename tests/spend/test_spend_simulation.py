@@ -13,7 +13,7 @@ from harness.measure.spend import MAX_USD, OVERRUN_SLACK, OVERRUN_TIMES
 from harness.price.ledger import Ledger
 from tests.spend.simulated import Api, Drive, gate_of, random_price
 
-RUNS = 1000 if os.environ.get("HARNESS_LONG") else 200
+RUNS = 1000 if os.environ.get("HARNESS_LONG") else 100
 BLOCKS = 20
 
 
