@@ -184,10 +184,11 @@ def test_what_a_machine_lacks(tmp_path, monkeypatch, need, no_gpu, rehearse, pac
 # ---------------------------------------------------------------- NVML steps
 
 STEP = """
-from tests.bench.gpu_check import cool_down_step, machine_steps, nvml_steps
+from importlib import import_module
 from tests.bench.gpu_check.step import Place
-steps = {s.name: s for s in (*nvml_steps.STEPS, *cool_down_step.STEPS, *machine_steps.LAST)}
-def result(name, out, scale=0.05):
+def result(name, out, scale=0.05, of="nvml_steps"):
+    module = import_module(f"tests.bench.gpu_check.{of}")
+    steps = {s.name: s for s in getattr(module, "STEPS", None) or module.LAST}
     found = steps[name].measure(Place(Path(out), None, scale=scale, device="cpu", say=lambda text: None))
     print(json.dumps({"found": found, "wrong": steps[name].check(found)}))
 """
@@ -370,7 +371,7 @@ def test_the_cool_down_is_watched(with_nvml, tmp_path):
     state = tmp_path / "state"
     state.write_text("0 345 0x1 40\n")
     code = f"""
-from tests.bench.gpu_check import matmul
+from tests.bench.gpu_check import cool_down_step, matmul
 state, go = Path({str(state)!r}), matmul.Matmul.go
 def hot(self):
     state.write_text("0 1755 0x0 75\\n")
@@ -395,7 +396,12 @@ print(json.dumps({{"found": found, "wrong": cool_down_step.check_decay(found)}})
 @pytest.mark.timing
 def test_the_lock_is_that_of_every_board(with_nvml, tmp_path):
     """Of two boards each has a lock; a second run is refused by the holder's pid, and the lock ends with its holder."""
-    told = with_nvml(STEP + f"result('lock', {str(tmp_path)!r})", gpus=2, used="0:0,1:0", CUDA_VISIBLE_DEVICES="0,1")
+    told = with_nvml(
+        STEP + f"result('lock', {str(tmp_path)!r}, of='machine_steps')",
+        gpus=2,
+        used="0:0,1:0",
+        CUDA_VISIBLE_DEVICES="0,1",
+    )
     assert told["wrong"] == []
     assert [name[:12] for name in told["found"]["names"]] == ["gpu-GPU-0000", "gpu-GPU-0000"]
 
