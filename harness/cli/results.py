@@ -121,20 +121,22 @@ def _print(
     analysis: Any, costs: Any, paths: dict[str, Path], *, allow_invalid: bool, as_json: bool, money: bool = True
 ) -> None:
     from harness.report import capacity
-    from harness.report.run import cells, hybrids, sides_page, tables
+    from harness.report.run import cells, hybrids, replicas, sides_page, tables
     from harness.report.run.answer import answer
     from harness.report.run.sides import sides
 
     for problem in analysis.problems:
         click.echo(f"not read: {problem}", err=True)
     summaries = list(analysis.summaries)
-    policies = hybrids.policy_tables(cells.rows(summaries, list(costs), allow_invalid=allow_invalid), costs)
+    table = cells.rows(summaries, list(costs), allow_invalid=allow_invalid)
+    policies, several = hybrids.policy_tables(table, costs), replicas.replica_tables(table)
     if as_json:
         document = tables.as_json(summaries, list(costs), allow_invalid=allow_invalid)
         document["capacities"] = [
             {"cell": asdict(found.cell), **capacity.as_values(found.result)} for found in analysis.capacities
         ]
         document["hybrids"] = [hybrids.as_values(table) for table in policies]
+        document["replicas"] = [replicas.as_values(one) for one in several]
         document["files"] = {name: str(path) for name, path in paths.items()}
         click.echo(json.dumps(document, indent=2, default=str))
         return
@@ -143,6 +145,7 @@ def _print(
     tables.render_hosted(out, summaries)
     tables.render_reasons(out, summaries)
     hybrids.render(out, policies)
+    replicas.render(out, several)
     for found in analysis.capacities:
         out.print()
         out.print(

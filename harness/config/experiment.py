@@ -245,7 +245,9 @@ class ExperimentSpec(Spec):
                 )
             return self
         for target in self.targets:
-            if target.kind in ("hosted", "hybrid") or (target.url is not None and not is_loopback(target.url)):
+            if target.kind in ("hosted", "hybrid") or any(
+                url is not None and not is_loopback(url) for url in (target.url, *target.replicas)
+            ):
                 raise ValueError(
                     f"target {target.name!r} is no box's own: all boxes of the fleet would load it at once; measure it in an experiment without fleet:"
                 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
@@ -66,6 +67,7 @@ _LATER = frozenset(  # keys that older campaigns do not have
         "sides",
         "policy",
         "resources",
+        "replicas",
     )
 )
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token of RFC 9110
@@ -144,6 +146,11 @@ class TargetSpec(Spec):
     metrics_urls: list[str] = Field(
         default_factory=list, max_length=256, description="/metrics of every rank or replica behind the URL; summed"
     )
+    replicas: list[str] = Field(
+        default_factory=list,
+        max_length=256,
+        description="the servers behind a router at `url`; without a url our requests go to them in turn",
+    )
     reset_prefix_cache: bool = Field(
         default=False, description="POST /reset_prefix_cache before a cell; vLLM has it in development mode only"
     )
@@ -195,6 +202,16 @@ class TargetSpec(Spec):
     def _of_its_preset(cls, data: Any) -> Any:
         return with_preset(data) if isinstance(data, dict) else data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_replicas(cls, data: Any) -> Any:
+        """Their pages are scraped, and without a router the first stands for all where one is asked what it is."""
+        replicas = data.get("replicas") if isinstance(data, dict) else None
+        if not isinstance(replicas, list) or not all(isinstance(url, str) for url in replicas) or not replicas:
+            return data
+        pages = [f"{url.rstrip('/').removesuffix('/v1')}/metrics" for url in replicas]
+        return {"url": replicas[0], "metrics_urls": pages} | {k: v for k, v in data.items() if v not in (None, [])}
+
     @field_validator("headers")
     @classmethod
     def _no_secret_header(cls, headers: dict[str, str]) -> dict[str, str]:
@@ -209,7 +226,7 @@ class TargetSpec(Spec):
                 )
         return headers
 
-    @field_validator("url", "telemetry_url", "metrics_urls")
+    @field_validator("url", "telemetry_url", "metrics_urls", "replicas")
     @classmethod
     def _no_credentials(cls, urls: str | list[str] | None) -> str | list[str] | None:
         for url in urls if isinstance(urls, list) else [urls]:
@@ -280,6 +297,14 @@ class TargetSpec(Spec):
             named := [key for key in ("headers", "request", "output_limit") if getattr(self, key)]
         ):
             raise ValueError(f"target {self.name!r}: {named[0]} is sent to a server; kind offline has none")
+        if self.replicas and self.kind != "adopt":
+            raise ValueError(f"target {self.name!r}: replicas belong to kind adopt: servers that somebody else started")
+        if self.replicas and (
+            len(self.replicas) < 2 or len({replica_name(url) for url in self.replicas}) != len(self.replicas)
+        ):
+            raise ValueError(
+                f"target {self.name!r}: replicas are two or more servers, each named once: {self.replicas}"
+            )
         own = {"python": self.python, "image": self.image, "container": self.container}
         if self.kind != "vllm" and (named := [key for key, value in own.items() if value is not None]):
             raise ValueError(f"target {self.name!r}: {named[0]} belongs to kind vllm")
@@ -304,6 +329,11 @@ class TargetSpec(Spec):
             raise ValueError(f"target {self.name!r}: kind {self.kind} starts its own server; use kind adopt with url")
         return self
 
+    @property
+    def in_turn(self) -> bool:
+        """Requests go to the replicas themselves, with no router before them."""
+        return self.url in self.replicas
+
     def _of_two_sides(self) -> TargetSpec:
         if len(set(self.sides)) != 2:
             raise ValueError(f"target {self.name!r} of kind hybrid needs sides: [OWN, HOSTED], two targets' names")
@@ -314,6 +344,11 @@ class TargetSpec(Spec):
         if others := [key for key in given if key not in ("name", "kind", "model", "sides", "policy")]:
             raise ValueError(f"target {self.name!r}: {others[0]} belongs to one of its sides: a hybrid only chooses")
         return self
+
+
+def replica_name(url: str) -> str:
+    """host:port, as telemetry and rows name a replica."""
+    return urlsplit(url).netloc
 
 
 def own_of(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from harness.judge.first_tokens import first_tokens
 from harness.judge.metrics import NAMES, distribution, distributions, per_request, slo_of
 from harness.judge.network import median_round_trip_s, network_path
 from harness.judge.rates import rates
+from harness.judge.replicas import replicas_of_run
 from harness.judge.sent import sent_requests
 from harness.judge.sides import names_of, of_side, sides_of_run
 from harness.judge.telemetry import harness_cpu_share, timeline, token_checks
@@ -145,6 +146,7 @@ def summarise(run: RunData) -> RunSummary:
         first_tokens=first_tokens(requests, values, window, slo),
         sent=sent_requests(run) if target.get("kind") == "hosted" else (),
         sides=sides_of_run(run, requests, values, window, slo, population),
+        replicas=replicas_of_run(run, requests, values),
     )
 
 

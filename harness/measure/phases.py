@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from harness.base.errors import ConfigError, InvalidRunError, TargetError
+from harness.config.target import replica_name
 from harness.measure.drive.driver import drive
 from harness.measure.drive.heads import Heads
 from harness.measure.drive.hybrid import Dispatcher
@@ -60,7 +61,8 @@ class Phases:
 
     def __post_init__(self) -> None:
         run = self.run
-        self.heads = Heads(account_of(self.account.endpoint), self.writer.add)
+        replicas = [replica_name(url) for url in run.target_spec.replicas]
+        self.heads = Heads(account_of(self.account.endpoint), self.writer.add, replicas)
         self.money = RunSpending(run.spending, run.run_dir.name, self.plan.load.concurrency)
         self.refusals = Refusals(at_once=run.target_spec.kind in ("hosted", "hybrid"))
         self.jit = JitWatch(self.target.log_path)
@@ -220,6 +222,8 @@ class _PhaseWatcher:
     def rows(self, rows: Sequence[RequestRecord]) -> None:
         if self.pacing is not None:
             rows = [replace(row, released_ns=self.pacing.released_ns.get(row.seq)) for row in rows]
+        if self.of.run.target_spec.replicas:
+            rows = [replace(row, served_by=self._replica(row)) for row in rows]
         self.of.writer.add("requests", rows)
         self.of.refusals.note(rows)
         if self.probe:
@@ -231,6 +235,11 @@ class _PhaseWatcher:
         self.of.refusals.note(records(table, most=2 * IN_A_ROW, failed_first=True, lists=False))
         if self.probe:
             self.probe.on_rows(records(table))
+
+    def _replica(self, row: RequestRecord) -> str | None:
+        """Ours by the worker that had it alone; a router's, where its reply said which."""
+        replicas = self.of.target.endpoint.replicas
+        return replica_name(replicas[row.worker % len(replicas)]) if replicas else self.of.heads.served_by(row.seq)
 
     def progress(self, progress: DriveProgress) -> None:
         self.of.jit.look()

@@ -93,6 +93,18 @@ class Timeline:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaOfRun:
+    """One replica's part of the measured phase. `source`: rows (the requests that are known to be its own: ok ones), or counters (what its page
+    rose by). `ttft_s`: the median of rows, the mean of counters, which is the server's own. None: not told."""
+
+    name: str  # host:port
+    source: str  # rows | counters
+    requests: int | None
+    output_tokens: int | None
+    ttft_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
     """Everything later stages need of one run. `scalars` uses the metric names of metrics.METRICS."""
 
@@ -123,6 +135,7 @@ class RunSummary:
     )
     sent: tuple[SentRequest, ...] = field(repr=False, default=())  # every one of a hosted target's, warm-up included
     sides: tuple[SideOfRun, ...] = ()  # of a hybrid: its own side, and the hosted one
+    replicas: tuple[ReplicaOfRun, ...] = ()  # of a target of several
     network: NetworkPath | None = None
     account: Account | None = None
 

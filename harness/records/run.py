@@ -97,6 +97,7 @@ class Endpoint:
     request: Mapping[str, Any] = field(default_factory=dict)  # of the body, beside our own; None leaves one of ours out
     output_limit: str | None = None  # the body's field that bounds a reply; None: what the API's documentation says
     connections: str = "kept"  # kept | fresh: one a request
+    replicas: tuple[str, ...] = ()  # base URLs that requests go to in turn, by position; empty: all go to base_url
     proxy_env: str | None = (
         None  # variable with the URL of the proxy; None: the environment's usual ones, none for loopback
     )
@@ -193,7 +194,11 @@ class RequestRecord:
         "Of prompt_tokens, written into the cache for an hour, the longer life (OpenAI: 12 hours), by usage",
         default=None,
     )
-    served_by: str | None = col("", "Hybrid: the target that the request was sent to; else null", default=None)
+    served_by: str | None = col(
+        "",
+        "Hybrid: the target that the request was sent to; of several replicas the one that served it, host:port, where that is known; else null",
+        default=None,
+    )
     routed_why: str | None = col("", "Hybrid: why it was sent there, in the policy's words", default=None)
 
 

@@ -30,6 +30,7 @@ from harness.config.price_ref import PriceRef
 from harness.measure.drive import cc, driver, scheduling, shard
 from harness.measure.drive.golden import server as golden
 from harness.measure.drive.golden.truth import Comparison, compare
+from harness.measure.drive.request_head import request_head
 from harness.measure.gate import Gate
 from harness.measure.job import Job
 from harness.measure.spend import Budget, Lease, SpendGate
@@ -123,7 +124,7 @@ def floor(folder: Path, streams: int, requests: int, tokens: int) -> tuple[float
     with golden.GoldenProcess(golden.build(folder), TTFT_S, ITL_S, folder) as server:
         end = Endpoint(server.url, golden.MODEL, "completions", vllm_extensions=True)
         shards.write(plan, [PROMPT], [0], 1, end, "floor", folder)
-        (folder / "request").write_bytes(driver.request_head(end) + shard.Shard(folder, 0).piece(0))
+        (folder / "request").write_bytes(request_head(end) + shard.Shard(folder, 0).piece(0))
         words = [str(folder / "floor_client"), str(server.port), str(streams), str(requests), str(folder / "request")]
         out = subprocess.run(words, capture_output=True, text=True, check=True, preexec_fn=beside)
     ended, _, seconds, cpu_s = out.stdout.split()

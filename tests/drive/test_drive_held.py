@@ -10,6 +10,7 @@ import pytest
 from harness.base import clock
 from harness.measure.drive import driver, loop, reader, shard, wire
 from harness.measure.drive.collect import Collector
+from harness.measure.drive.request_head import request_head
 from harness.measure.drive.spool import Writer
 from harness.measure.job import Job
 from harness.measure.recover import left_folders, left_rows
@@ -45,7 +46,7 @@ def test_all_replies_together_hold_no_more_than_they_may(tmp_path, monkeypatch, 
         spool, (control, parent) = Writer(tmp_path, 0), os.pipe()
         os.set_blocking(control, False)
         os.write(parent, b"go %d\n" % clock.monotonic_ns())
-        head = driver.request_head(endpoint)
+        head = request_head(endpoint)
         config = loop.LoopConfig(endpoint.base_url, None, head, REPLIES, Timeouts(60, 60, 60, 120), None, True, library)
         worker = loop.Loop(config, shard.Shard(tmp_path, 0), spool, control)
         worker.prepare()

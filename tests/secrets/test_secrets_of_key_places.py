@@ -47,7 +47,7 @@ STAGES = {  # where a failure is put -> the command's words; CONFIG and URL are 
     "harness.measure.phases.warm_up": "run CONFIG",
     "harness.measure.phases.prompts": "run CONFIG",
     "harness.measure.phases.drive": "run CONFIG",
-    "harness.measure.drive.driver.request_head": "run CONFIG",
+    "harness.measure.drive.processes.request_head": "run CONFIG",
     "harness.measure.drive.driver.start_workers": "run CONFIG",
     "harness.measure.drive.collect.Collector.collect": "run CONFIG",
     "harness.store.writer.RunWriter.add": "run CONFIG",

@@ -22,7 +22,6 @@ from harness.measure.drive.admission import FOREVER_NS, Admission
 from harness.measure.drive.collect import Collector
 from harness.measure.drive.feed import Feed
 from harness.measure.drive.processes import WorkerProcess, start_workers
-from harness.measure.drive.request_head import request_head
 from harness.measure.job import Job, Watcher
 from harness.records import DriveReport, Endpoint, Load, PlannedRequest, Timeouts
 
@@ -55,10 +54,9 @@ def drive(
     _refuse_words(driver, load)
     _refuse_base(driver, endpoint)
     redaction.learn(endpoint.api_key)
-    head = request_head(endpoint)
     if not requests:
         return nothing_sent(driver, "done")
-    count = max(1, min(workers, len(requests), load.concurrency or workers))
+    count = _workers(workers, min(len(requests), load.concurrency or len(requests)), len(endpoint.replicas))
     tree = turns.tree_of(requests)
     owner = owners(requests, load, count, tree)
     processes: list[WorkerProcess] = []
@@ -89,7 +87,7 @@ def drive(
                 "has_key": endpoint.api_key is not None,
             }
             (place / ABOUT).write_text(json.dumps(about))
-            processes = start_workers(job, place, count, driver, endpoint, head, timeouts, kernel_stamps=KERNEL_STAMPS)
+            processes = start_workers(job, place, count, driver, endpoint, timeouts, kernel_stamps=KERNEL_STAMPS)
             parent = _Parent(processes, collector, feed, watcher)
             parent.wait_ready()
             parent.measure_clocks()
@@ -113,6 +111,14 @@ def drive(
             for open_files in (collector, feed):
                 if open_files is not None:
                     open_files.close()
+
+
+def _workers(wanted: int, most: int, replicas: int) -> int:
+    """How many, at most `most`; as many a replica, where there are several, so that a worker has one of them alone."""
+    if replicas:
+        wanted = max(1, -(-wanted // replicas)) * replicas
+        most = most // replicas * replicas or most
+    return max(1, min(wanted, most))
 
 
 @dataclass(slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from harness.measure.drive.pacing import Account
-from harness.measure.drive.places import places_in
+from harness.measure.drive.places import places_in, replica_in
 from harness.measure.drive.rate_headers import read_limits
 from harness.measure.job import Head
 from harness.records import LimitSample
@@ -17,8 +17,12 @@ _Said = tuple[int | None, int | None]  # limit, remaining
 class Heads:
     """`sink` gets rows of the table limits, where one is new or has changed; `account` learns from all of them."""
 
-    def __init__(self, account: Account, sink: Callable[[str, list[LimitSample]], None]) -> None:
-        self._account, self._sink = account, sink
+    def __init__(
+        self, account: Account, sink: Callable[[str, list[LimitSample]], None], replicas: Sequence[str] = ()
+    ) -> None:
+        """`replicas`: host:port of the servers behind a router, which a head may name."""
+        self._account, self._sink, self._replicas = account, sink, replicas
+        self._served_by: dict[int, str] = {}
         self._last: dict[tuple[str, float | None, str], _Said] = {}
         self._places: Counter[str] = Counter()
 
@@ -30,6 +34,8 @@ class Heads:
         changed = [sample for sample in samples if self._is_news(sample)]
         if changed:
             self._sink("limits", changed)
+        if self._replicas and (replica := replica_in(head.headers, self._replicas)) is not None:
+            self._served_by[head.seq] = replica
         self._places.update(f"{name}: {place}" for name, place in places_in(head.headers).items())
 
     def _is_news(self, sample: LimitSample) -> bool:
@@ -37,6 +43,10 @@ class Heads:
         news = self._last.get(key) != said
         self._last[key] = said
         return news
+
+    def served_by(self, seq: int) -> str | None:
+        """The replica that a request's reply came from, as its head said; told once."""
+        return self._served_by.pop(seq, None)
 
     def places(self) -> dict[str, int]:
         """`header: place` -> replies that said so."""

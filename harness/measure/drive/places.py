@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 _PLAIN = ("x-ms-region", "x-amz-cf-pop", "x-served-by", "x-vercel-id", "x-goog-region", "fly-region", "x-region")
 _PLACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ,.:_-]{0,59}")
 _CF_RAY = re.compile(r"[0-9a-f]{8,32}-([A-Z]{3})")
 _BEFORE_IDS = re.compile(r"[a-z]{3}\d(?=::)")  # x-vercel-id: fra1::iad1::request
 _CACHE_NODE = re.compile(r"cache-([a-z]{3})[a-z]*\d*")  # x-served-by: cache-fra-etou8220021-FRA
+
+
+def replica_in(headers: Mapping[str, str], replicas: Collection[str]) -> str | None:
+    """The replica (host:port) that a reply's head names: a router's header that has its address, as x-litellm-model-api-base; None where
+    none does, or several."""
+    named = {name for name in replicas for value in headers.values() if name in re.split(r"[/,; ]", value)}
+    return named.pop() if len(named) == 1 else None
 
 
 def tells_place(name: str) -> bool:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from harness.base import redaction
 from harness.base.files import NO_ROOM_EXIT_CODE
 from harness.measure.drive import dialect, reader
 from harness.measure.drive.proxy import of_target, url_of
+from harness.measure.drive.request_head import request_head
 from harness.measure.job import Job
 from harness.measure.request_headers import key_header, more_headers
 from harness.records import Endpoint, Timeouts
@@ -98,17 +100,18 @@ def start_workers(
     count: int,
     driver: str,
     endpoint: Endpoint,
-    head: bytes,
     timeouts: Timeouts,
     *,
     kernel_stamps: bool,
 ) -> list[WorkerProcess]:
-    """Start `count` workers; the closed loop's concurrency is divided among them exactly."""
+    """Start `count` workers; the closed loop's concurrency is divided among them exactly. Of several replicas each worker has one."""
     started: list[WorkerProcess] = []
     compiled = reader.library() if driver == "wire" else None
-    proxy = of_target(endpoint.base_url, endpoint.proxy_env)
     try:
         for number in range(count):
+            if endpoint.replicas:
+                endpoint = replace(endpoint, base_url=endpoint.replicas[number % len(endpoint.replicas)])
+            head, proxy = request_head(endpoint), of_target(endpoint.base_url, endpoint.proxy_env)
             concurrency = job.load.concurrency
             slots = None if concurrency is None else len(range(number, concurrency, count))
             config = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import httpx
@@ -33,6 +34,10 @@ def adopt(spec: TargetSpec, say: Callable[[str], None]) -> Target:
     base = identity.base_url(spec.url, vllm=True)
     endpoint = identity.endpoint(spec, base, read_key(spec), vllm=True)
     say(f"{spec.name}: asking {base} what it is")
+    if spec.in_turn:
+        endpoint = replace(endpoint, replicas=tuple(identity.base_url(url, vllm=True) for url in spec.replicas))
+    for replica in spec.replicas:
+        _serves(replica, endpoint, spec)
     with identity.client_of(endpoint) as http:
         served = identity.models(http, base, spec.model)
         if isinstance(served, int):
@@ -71,6 +76,20 @@ def adopt(spec: TargetSpec, say: Callable[[str], None]) -> Target:
         checks=checks,
     )
     return Target(info, endpoint, words)
+
+
+def _serves(replica: str, endpoint: Endpoint, spec: TargetSpec) -> None:
+    """Raises TargetError for a replica that does not answer or has another model: a part of the load would measure something else."""
+    base = identity.base_url(replica, vllm=True)
+    with identity.client_of(replace(endpoint, base_url=base)) as http:
+        served = identity.models(http, base, spec.model)
+    if isinstance(served, int):
+        raise TargetError(f"a replica's /models answers HTTP {served}", base, "is this the URL of a vLLM server?")
+    if spec.model not in served.names:
+        names = f"{spec.model}; it serves: {identity.names_shown(served.names)}"
+        raise TargetError(
+            f"the replica at {base} does not serve the model asked for", names, "start all with one model"
+        )
 
 
 def _pages(urls: Sequence[str]) -> identity.Metrics:

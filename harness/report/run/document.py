@@ -13,7 +13,7 @@ from harness.base.documents import csv_cell
 from harness.records import Analysis, CapacityResult, Cell, CostReport, RunSummary
 from harness.records.metrics import METRICS
 from harness.report import capacity, formats, pages
-from harness.report.run import cells, figures, hosted, hybrids, sections, sides_page
+from harness.report.run import cells, figures, hosted, hybrids, replicas, sections, sides_page
 from harness.report.run.answer import Answer, find_answer, price_line
 from harness.report.run.markdown import markdown
 from harness.report.run.sides import in_words, sides
@@ -90,6 +90,8 @@ def html(
         ],
         policies=[(hybrids.cell_words(one), hybrids.texts(one), one.optimum_words) for one in hybrids.policy_tables(table, costs)],
         policy_headers=hybrids.HEADERS,
+        replicas=[(replicas.cell_words(one), replicas.texts(one), one.words) for one in replicas.replica_tables(table)],
+        replica_headers=replicas.HEADERS,
         both=[
             (found, in_words(found), pages.svg(figures.dollars_against_promise(found)), sides_page.blocks(found, costs, allow_invalid=allow_invalid), sides_page.prices(found, costs))
             for found in sides(summaries, costs, allow_invalid=allow_invalid)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from harness.records import CapacityResult, Cell, CostReport, RunSummary
 from harness.report import capacity, formats
 from harness.report.formats import md_code, md_text
-from harness.report.run import hosted, hybrids, sections, sides_page
+from harness.report.run import hosted, hybrids, replicas, sections, sides_page
 from harness.report.run.answer import find_answer, price_line
 from harness.report.run.cells import Row, absent_reasons, price_words, rows, shown_columns, spread_text, unit_and_writer
 from harness.report.run.sides import sides
@@ -42,6 +42,8 @@ def markdown(
         parts.append("\n".join(f"- row {index}: {_ids(row)}" for index, row in enumerate(table, 1)))
     for policies in hybrids.policy_tables(table, costs):
         parts += [f"## Policies: {md_text(hybrids.cell_words(policies))}", hybrids.markdown(policies)]
+    for several in replicas.replica_tables(table):
+        parts += [f"## Replicas: {md_text(replicas.cell_words(several))}", replicas.markdown(several)]
     parts += _hosted(summaries)
     for found in sides(summaries, costs, allow_invalid=allow_invalid):
         parts += [f"## Own and hosted: {md_text(found.workload)}"]
