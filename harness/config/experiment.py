@@ -244,6 +244,8 @@ class ExperimentSpec(Spec):
                     f"resources of {labelled[0]!r} choose among the boxes of a fleet: give fleet: {{on: ray}}"
                 )
             return self
+        if not self.load_generators.is_local:
+            raise ValueError("a fleet's box sends its own load: leave out load_generators (or --on)")
         for target in self.targets:
             if target.kind in ("hosted", "hybrid") or any(
                 url is not None and not is_loopback(url) for url in (target.url, *target.replicas)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.measure.drive.driver import request_head
+from harness.measure.drive.request_head import request_head
 from harness.measure.request_headers import key_header, more_headers
 from harness.measure.targets import identity
 from harness.records import Endpoint

@@ -32,7 +32,7 @@ def cluster(on: str, say: Callable[[str], None]) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError("load from many nodes needs Ray", error, INSTALL) from None
+        raise ConfigError("work on many nodes needs Ray", error, INSTALL) from None
     if not _is_guarded(on):
         say(
             "note: whoever reaches this Ray cluster runs code on its nodes: start it with RAY_AUTH_MODE=token, or keep it to a network of its own"

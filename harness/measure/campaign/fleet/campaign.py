@@ -143,7 +143,6 @@ class FleetCampaign:
                     return
                 with self._change:
                     self._coming.pop(box.name, None)
-                    self._schedule.came(box.name, box.resources)
                 while (steps := self._next(box)) is not None:
                     self._measure(box, steps)
             except BoxLostError as lost:
@@ -162,6 +161,7 @@ class FleetCampaign:
         """The box's next cells, waited for; None where there will be none."""
         with self._change:
             while not self._schedule.over and not self._halts():
+                self._schedule.came(box.name, box.resources)  # again, where one of its name was lost meanwhile
                 steps = self._schedule.take(box.name, self._may_begin)
                 if self._no_time_from is not None:
                     self._course.drop_from(self._no_time_from)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, Self
 
-from harness.base.errors import ConfigError, TargetError
+from harness.base.errors import TargetError
 from harness.config.fleet import FleetSpec
 from harness.measure.campaign.fleet.boxes import Box, BoxLostError, Line
 from harness.measure.campaign.fleet.process import BoxProcess
+from harness.measure.nodes.ray_nodes import cluster
 
 _ANSWER_S = 60.0  # a box that is silent for so long is lost; Ray finds out sooner, as a rule
 _ASK_AGAIN_S = 5.0
@@ -21,15 +22,16 @@ class RayBoxes:
     """The nodes of a cluster that are alive. A context manager."""
 
     def __init__(self, fleet: FleetSpec, say: Callable[[str], None]) -> None:
-        """Raises ConfigError without Ray, TargetError where the cluster cannot be reached."""
-        self._ray = _ray()
         self._fleet, self._say, self._seen = fleet, say, set[str]()
-        address = "auto" if fleet.on == "ray" else fleet.on
-        try:
-            self._ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-        except Exception as error:
-            why = str(error).strip().splitlines() or [type(error).__name__]
-            raise TargetError(f"no Ray cluster at {fleet.on}", why[0][:300], "ray start --head on one machine, ray start --address=HEAD:6379 on the others") from None  # fmt: skip
+        self._open_things = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Connect. Raises ConfigError: no Ray here, no cluster there."""
+        self._ray = self._open_things.enter_context(cluster(self._fleet.on, self._say))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open_things.close()
 
     def look(self) -> Sequence[Box]:
         """Nodes that are new, at most as many as are wanted. Raises TargetError."""
@@ -77,13 +79,6 @@ class RayBoxes:
         line.close()
         return None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(Exception):  # of a cluster that is gone
-            self._ray.shutdown()
-
 
 class _RayLine:
     def __init__(self, ray: Any, actor: Any) -> None:
@@ -112,11 +107,3 @@ def _lost(error: Exception) -> BoxLostError:
 def _name(node: Mapping[str, Any]) -> str:
     """As `ray start --node-name` has it, else the node's address."""
     return str(node.get("NodeName") or node["NodeManagerAddress"])
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise ConfigError("a fleet needs Ray", "no module named ray", "pip install 'vllm-cost-harness[ray]'") from None
-    return ray
