@@ -58,7 +58,7 @@ ONLY_IN = {  # package -> the only places of the harness that may import it
     "openai": "measure/drive/sdk_call.py",
     "anthropic": "measure/drive/sdk_call.py",
     "httpx": "measure/ monitor/",
-    "subprocess": "measure/",
+    "subprocess": "measure/ monitor/capacity.py",
     "matplotlib": "report/figures.py",
     "genai_prices": "price/",
     "yaml": "base/documents.py",

@@ -103,11 +103,15 @@ def sql_command(query: str, results: str, monitor: str | None, as_json: bool, as
     """Run one SELECT (DuckDB) over the table `runs`, one row a run, and `requests`, every raw request that is left.
 
     Of a monitor: `readings`, the servers' counters as they were read, and `hours`, what they rose in each hour.
+    A file of these that cannot be read is named on stderr and left out.
     `harness history sql "DESCRIBE runs"` lists the columns; results/README.md says what they mean.
     """
+    from harness.report.formats import ABSENT, clean
     from harness.store import history
 
     table = history.sql(results, query, monitor)
+    for warning in table.warnings:
+        click.echo(clean(warning, 400), err=True)
     if as_json:
         click.echo(
             json.dumps([dict(zip(table.columns, row, strict=True)) for row in table.rows], indent=2, default=str)
@@ -118,8 +122,6 @@ def sql_command(query: str, results: str, monitor: str | None, as_json: bool, as
         writer.writerow([csv_cell(name) for name in table.columns])
         writer.writerows([csv_cell(value) for value in row] for row in table.rows)
         return
-    from harness.report.formats import ABSENT, clean
-
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in table.columns:
         shown.add_column(Text(clean(name, 100)), overflow="fold")

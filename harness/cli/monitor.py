@@ -79,7 +79,9 @@ def watch_command(config: Path, listen: str, once: bool, for_s: float | None, as
     from harness.config.monitor import load_monitor
     from harness.monitor.exporter import Exporter, serving
     from harness.monitor.live import watched
+    from harness.store.columns import without_pandas
 
+    without_pandas()
     spec = load_monitor(config)
     if once:
         spec = spec.model_copy(update={"interval_s": min(spec.interval_s, _ONCE_S)})

@@ -9,14 +9,16 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.base.documents import load_yaml
 from harness.base.files import data_dir
-from harness.judge.columns import FloatArray, IntArray
 from harness.records import Manifest, Window
+
+if TYPE_CHECKING:
+    from harness.judge.columns import FloatArray, IntArray
 
 Version = tuple[int, ...]
 _BLOCK_SIZE = "block_size"  # label of vllm:cache_config_info

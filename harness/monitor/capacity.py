@@ -5,20 +5,27 @@ A capacity of another machine, or of requests of other lengths, is shown with wh
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
+from harness.base import redaction
 from harness.base.errors import HarnessError
 from harness.config.monitor import MonitorSpec, PoolSpec
 from harness.monitor.paid import hardware_on
-from harness.planner.measured import Measured, measured
 from harness.price.hosted import same_model
 from harness.price.machine_match import price_mismatch
 from harness.records.monitor import CapacityOfRun, ServerUsage
-from harness.store import history
+
+if TYPE_CHECKING:
+    from harness.planner.measured import Measured
 
 LENGTHS_ALIKE = 1.5  # mean prompts and replies up to so many times as long or as short are taken for the same work
 _MOST_READ = 12  # campaigns whose raw files are read for one model, newest first
@@ -38,6 +45,8 @@ def measured_models(results: str | Path, models: Sequence[str]) -> tuple[Measure
 
     A results directory that is not there, or on object storage, has none. Raises StoreError where the history cannot be read.
     """
+    from harness.store import history
+
     root = Path(results)
     wanted = sorted({model for model in models if model})
     if not wanted or "://" in str(results) or not root.is_dir():
@@ -50,7 +59,38 @@ def measured_models(results: str | Path, models: Sequence[str]) -> tuple[Measure
     return tuple(_of_model(root, model, [row for row in rows if same_model(model, str(row[3]))]) for model in wanted)
 
 
+def measured_apart(results: str | Path, models: Sequence[str]) -> tuple[MeasuredModel, ...]:
+    """`measured_models`, by a process that ends: what reads runs (DataFrames, DuckDB) would stay in the memory of a monitor that asks for it
+    once an hour. What keeps it from an answer is a problem of each model, for the servers are watched all the same."""
+    if "://" in str(results) or not Path(results).is_dir():
+        return measured_models(results, models)
+    code = "import sys; from harness.monitor.capacity import answer; answer(sys.argv[1], sys.argv[2:])"
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(results), *models], env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.DEVNULL,
+        capture_output=True, check=False, start_new_session=True,
+    )  # fmt: skip
+    if done.returncode == 0:
+        found: tuple[MeasuredModel, ...] | str = pickle.loads(done.stdout)  # noqa: S301 - our own child wrote it
+    else:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        found = f"the results were not read: exit code {done.returncode}: {redaction.text(''.join(last))}"
+    return tuple(MeasuredModel(model, (), (found,)) for model in models) if isinstance(found, str) else found
+
+
+def answer(results: str, models: Sequence[str]) -> None:
+    """Write to stdout what `measured_apart` reads there."""
+    try:
+        found: tuple[MeasuredModel, ...] | str = measured_models(results, models)
+    except HarnessError as error:
+        found = f"{error.what}: {error.value}; {error.advice}"
+    sys.stdout.buffer.write(pickle.dumps(found))
+
+
 def _of_model(root: Path, model: str, rows: Sequence[tuple[object, ...]]) -> MeasuredModel:
+    from harness.planner.measured import measured
+
     found, problems = [], []
     for experiment, target, workload, _, campaign in rows[:_MOST_READ]:
         try:

@@ -140,6 +140,12 @@ class _Page:
 def _lines(page: _Page, state: MonitorState) -> None:
     """A gauge a line. Many groups of a kind have their headlines in the short windows alone; how many are left out is a gauge too."""
     for window, view in state.views.items():
+        page.gauge(
+            "window_end_timestamp_seconds",
+            "When the window of these figures ended, since the epoch.",
+            view.to_ns / clock.NS,
+            window=window,
+        )
         many = {kind for kind, count in Counter(group.kind for group in view.groups).items() if count > MANY_GROUPS}
         seen: Counter[str] = Counter()
         for group in view.groups:

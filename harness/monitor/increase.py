@@ -18,6 +18,7 @@ from harness.base.clock import NS
 from harness.monitor.adding import at_bounds, rest_of_page, together
 from harness.monitor.incarnations import SKEW_NS, Pages, Restart, incarnations
 from harness.monitor.spans import Seen, seconds_of
+from harness.monitor.usual import Asked, Columns, Lists, usual
 from harness.records import COUNTERS, GAUGES, HISTOGRAMS, OTHER, Histogram, ServerReading, ServerUsage
 from harness.store.monitor_rows import Rows, readings_of
 
@@ -25,27 +26,6 @@ ROW_S = 60.0  # a row is the last page of its minute
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-Key = tuple[str, str]  # model, tenant
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """All readings by server and time."""
-
-    t: IntArray
-    server: IntArray
-    monitor: IntArray
-    key: IntArray
-    count: IntArray
-    started: IntArray
-    scrapes: IntArray
-    values: FloatArray
-    gauges: FloatArray
-    order: IntArray  # row of these columns -> row of the readings
-    servers: list[str]
-    pools: list[str]  # of each row
-    engines: list[str]
-    keys: list[Key]
 
 
 def usage(
@@ -64,33 +44,40 @@ def usage(
     rows = readings_of(readings)
     if not len(rows):
         return []
-    columns, pool_of, engine_of = _columns(rows)
-    began = dict(began_ns or rows.began_ns)
+    columns = _columns(rows)
+    firsts = np.concatenate([[0], np.flatnonzero(np.diff(columns.server)) + 1])
+    ends = np.append(firsts[1:], len(rows))
+    pool_of = [columns.pools[at] for at in columns.pool[ends - 1].tolist()]
     seen_by_pool: dict[str, list[IntArray]] = defaultdict(list)
-    bounds = np.flatnonzero(np.diff(columns.server)) + 1
-    slices = list(zip([0, *bounds.tolist()], [*bounds.tolist(), len(rows)], strict=True))
-    for first, end in slices:
-        seen_by_pool[pool_of[end - 1]].append(columns.t[first:end])
+    for pool, first, end in zip(pool_of, firsts, ends, strict=True):
+        seen_by_pool[pool].append(columns.t[first:end])
     stamps = {pool: np.unique(np.concatenate(parts)) for pool, parts in seen_by_pool.items()}
-    servers = []
-    for first, end in slices:
-        pool = pool_of[end - 1]
-        server = _Server(columns, first, end, began.get(pool, int(stamps[pool][0])))
-        server.count(pool, engine_of[end - 1], from_ns, to_ns, interval_s, stamps[pool])
-        servers.append(server)
-    for name in HISTOGRAMS:  # one at a time: of an hour of 500 servers each has ten million bytes
-        buckets = _Buckets(rows.lists(f"{name}_le_s"), rows.lists(f"{name}_counts"))
-        for server in servers:
+    began = {pool: int(some[0]) for pool, some in stamps.items()} | dict(began_ns or rows.began_ns)
+    near_ns = round((ROW_S + 3 * interval_s) * NS)
+
+    def lists(name: str) -> tuple[Lists, Lists]:
+        return rows.lists(f"{name}_le_s"), rows.lists(f"{name}_counts")
+
+    found = usual(columns, firsts, ends, Asked(from_ns, to_ns, near_ns, stamps, began), lists)
+    others: dict[int, _Server] = {}
+    for at, (pool, first, end) in enumerate(zip(pool_of, firsts.tolist(), ends.tolist(), strict=True)):
+        if at not in found:
+            others[at] = _Server(columns, first, end, began[pool])
+            others[at].count(pool, columns.engines[columns.engine[end - 1]], from_ns, to_ns, near_ns, stamps[pool])
+    for name in HISTOGRAMS if others else ():
+        buckets = _Buckets(*lists(name))
+        for server in others.values():
             server.count_histogram(name, buckets)
-    return [one for server in servers for one in server.usages()]
+    found |= {at: server.usages() for at, server in others.items()}
+    return [one for at in range(len(firsts)) for one in found[at]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Buckets:
     """A histogram of all readings: values and offsets of its bounds and its counts, in the order of the readings."""
 
-    le: tuple[FloatArray, IntArray]
-    counts: tuple[FloatArray, IntArray]
+    le: Lists
+    counts: Lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +90,7 @@ class _Part:
     inside: npt.NDArray[np.bool_]
 
 
-def _columns(rows: Rows[ServerReading]) -> tuple[_Columns, list[str], list[str]]:
+def _columns(rows: Rows[ServerReading]) -> Columns:
     server, servers = rows.words("server")
     t = rows.stamps("read_utc_ns")
     order = np.lexsort((t, server))
@@ -114,21 +101,20 @@ def _columns(rows: Rows[ServerReading]) -> tuple[_Columns, list[str], list[str]]
     engine, engines = rows.words("engine")
     pairs, key = np.unique(model * len(tenants) + tenant, return_inverse=True)
     keys = [(models[p // len(tenants)], tenants[p % len(tenants)]) for p in pairs.tolist()]
-    columns = _Columns(
-        t=t[order], server=server[order], monitor=monitor[order], key=key.reshape(-1)[order],
+    return Columns(
+        t=t[order], server=server[order], monitor=monitor[order], key=key.reshape(-1)[order], pool=pool[order], engine=engine[order],
         count=rows.stamps("incarnation")[order], started=rows.stamps("started_utc_ns")[order],
         scrapes=rows.stamps("scrapes")[order],
         values=np.column_stack([rows.numbers(name) for name in COUNTERS])[order],
         gauges=np.column_stack([rows.numbers(name) for name in GAUGES])[order],
         order=order, servers=servers, pools=pools, engines=engines, keys=keys,
     )  # fmt: skip
-    return columns, [pools[i] for i in pool[order]], [engines[i] for i in engine[order]]
 
 
 class _Server:
     """One server's rows, by time, and what follows from them."""
 
-    def __init__(self, columns: _Columns, first: int, end: int, watched_ns: int) -> None:
+    def __init__(self, columns: Columns, first: int, end: int, watched_ns: int) -> None:
         self.columns, self.first, self.watched_ns = columns, first, watched_ns
         self.name = columns.servers[columns.server[first]]
         read = columns.scrapes[first:end] > 0
@@ -142,9 +128,8 @@ class _Server:
         self._found: list[ServerUsage] = []
         self._parts: list[_Part] = []
 
-    def count(self, pool: str, engine: str, from_ns: int, to_ns: int, interval_s: float, stamps: IntArray) -> None:
+    def count(self, pool: str, engine: str, from_ns: int, to_ns: int, near_ns: int, stamps: IntArray) -> None:
         """Its usages of the window, but for histograms."""
-        near_ns = round((ROW_S + 3 * interval_s) * NS)
         covered_s, gap_s = seconds_of(Seen(np.unique(self.t), np.unique(self.missed), stamps), from_ns, to_ns, near_ns)
         keys = np.unique(self.key[(self.t >= from_ns) & (self.t < to_ns)]).tolist()
         read = bool(keys)

@@ -13,7 +13,7 @@ from harness.monitor import quantiles
 from harness.monitor.hosted import Distance, HostedOffer
 from harness.monitor.served import PARTS, Served
 from harness.price.unit_cost import MILLION, short, usd_per_served
-from harness.records.monitor import HISTOGRAMS, MonitorGroup, MonitorLine
+from harness.records.monitor import HISTOGRAMS, Histogram, MonitorGroup, MonitorLine
 
 _COUNTED = {
     "prompt_tokens": ("prompt tokens, cached ones in", "tokens"),
@@ -48,6 +48,8 @@ class Group:
     distance: Distance | None = None
     hosted_why: str = ""
     lines: list[MonitorLine] = field(default_factory=list)
+    _totals: dict[str, Known] = field(default_factory=dict)
+    _histograms: dict[str, Histogram] = field(default_factory=dict)
 
     def add(self, name: str, label: str, unit: str, known: Known) -> float | None:
         value, formula = known
@@ -56,12 +58,26 @@ class Group:
 
     def total(self, name: str) -> Known:
         """A counter's increase over all rows that were read."""
+        if name not in self._totals:
+            self._totals[name] = self._total(name)
+        return self._totals[name]
+
+    def _total(self, name: str) -> Known:
         read = [row for row in self.rows if row.usage is not None]
         if not read:
             return None, "not known: no page of it was read in this window"
         if (lacking := next((row.server for row in read if row.counter(name) is None), None)) is not None:
             return None, f"not known: the pages of {lacking} do not say"
         return math.fsum(row.counter(name) or 0.0 for row in read), "increase of the servers' counters in the window"
+
+    def histogram(self, name: str) -> Histogram:
+        """One of HISTOGRAMS, of all rows that have it."""
+        if name not in self._histograms:
+            usages = [row.usage for row in self.rows if row.usage]
+            self._histograms[name] = quantiles.merged(
+                [one.histograms[name] for one in usages if name in one.histograms]
+            )
+        return self._histograms[name]
 
     def usd(self, of: Callable[[Served], Decimal | None], why: Callable[[Served], str]) -> tuple[Decimal | None, str]:
         parts = [(of(row), row) for row in self.rows]
@@ -75,16 +91,21 @@ class Group:
         return {(row.pool, row.server): row for row in self.rows}
 
 
-def group_of(group: Group) -> MonitorGroup:
-    """Every line that a group has, known or not."""
+def group_of(group: Group, *, brief: bool = False) -> MonitorGroup:
+    """Every line that a group has, known or not. `brief`: what was served, dollars, utilisation, the promise and the worst percent of the
+    first token and the next ones, for one of very many."""
     _served(group)
     usd = _money(group)
-    _idle(group, usd)
-    _cache(group)
-    _latencies(group)
-    _promise(group)
-    _energy(group)
-    _hosted(group)
+    _idle(group, usd, brief=brief)
+    if brief:
+        _latencies(group, ("ttft", "tpot"), (99,))
+        _promise(group)
+    else:
+        _cache(group)
+        _latencies(group)
+        _promise(group)
+        _energy(group)
+        _hosted(group)
     _watch(group)
     return MonitorGroup(kind=group.kind, name=group.name, lines=tuple(group.lines))
 
@@ -144,7 +165,7 @@ def _unit_cost(usd: Decimal | None, why: str, paid_s: float, served: Known, unit
     return float(cost), f"{short(hour)} $ a paid hour / ({short(rate)} a paid second x 3600 s/h) x {units}"
 
 
-def _idle(group: Group, usd: Decimal | None) -> None:
+def _idle(group: Group, usd: Decimal | None, *, brief: bool) -> None:
     lacking = next((row for row in group.rows if row.busy_s is None and row.usage is not None), None)
     busy_s = math.fsum(row.busy_s or 0.0 for row in group.rows)
     paid_s = math.fsum(row.paid_s for row in group.rows)
@@ -156,6 +177,8 @@ def _idle(group: Group, usd: Decimal | None) -> None:
         used = _over((busy_s, ""), (paid_s, ""), "requests / capacity in s, of the paid s")
         most = (capacity, "measured capacity x paid time / window") if capacity else (None, "not known: no capacity was measured")  # fmt: skip
     group.add("utilisation", "served load over paid capacity", "share", used)
+    if brief:
+        return
     group.add("capacity_rps", "measured capacity of what is paid", "requests/s", most)
     idle = [group.usd(lambda row, part=part: (row.idle_usd or {}).get(part), lambda row: row.idle_why or row.unpriced) for part in PARTS]  # type: ignore[misc]  # fmt: skip
     why = next((told for value, told in idle if value is None), "")
@@ -203,10 +226,10 @@ def _preempted(prompt: Known, cached: Known, output: Known, group: Group) -> Kno
     return tokens / done, f"{again:.0f} preemptions x (mean prompt + half a mean reply) of all tokens computed"
 
 
-def _latencies(group: Group) -> None:
-    for name in HISTOGRAMS:
-        found = quantiles.merged([row.usage.histograms[name] for row in group.rows if row.usage and name in row.usage.histograms])  # fmt: skip
-        for q in (50, 90, 99):
+def _latencies(group: Group, names: Sequence[str] = HISTOGRAMS, percents: Sequence[int] = (50, 90, 99)) -> None:
+    for name in names:
+        found = group.histogram(name)
+        for q in percents:
             band = quantiles.band(found, q / 100)
             told = (
                 "not known: its pages have no such histogram, or nothing was counted"
@@ -228,7 +251,6 @@ def slo_of(pools: Sequence[PoolSpec]) -> SloSpec | None:
 def _promise(group: Group) -> None:
     pools = [pool for pool in group.spec.pools if pool.name in {row.pool for row in group.rows}]
     slo = slo_of(pools)
-    rows = [row.usage for row in group.rows if row.usage]
     found: tuple[float, float] | str
     if slo is None:
         found = "no promise is declared, or several: see the pools" if any(p.slo for p in pools) else "no promise is declared: slo of the pool"  # fmt: skip
@@ -238,7 +260,7 @@ def _promise(group: Group) -> None:
         limits: dict[str, float] = {}
         for name, limit_s in slo.limits.items():
             limits[_LIMITS[name]] = min(limit_s, limits.get(_LIMITS[name], math.inf))
-        histograms = {name: quantiles.merged([usage.histograms[name] for usage in rows if name in usage.histograms]) for name in limits}  # fmt: skip
+        histograms = {name: group.histogram(name) for name in limits}
         found = quantiles.attainment(histograms, limits, group.total("requests")[0], group.total("errors")[0])
     burnt = None if isinstance(found, str) or slo is None else quantiles.burn(found, slo.attainment)
     told = f"not known: {found}" if isinstance(found, str) else "requests inside every limit of those offered, by the buckets around it; as the server saw them"  # fmt: skip

@@ -17,16 +17,17 @@ from harness.base.errors import ConfigError, StoreError
 from harness.config.monitor import MonitorSpec
 from harness.monitor import window
 from harness.monitor.adding import total
-from harness.monitor.capacity import MeasuredModel, measured_models
-from harness.monitor.increase import ROW_S, usage
+from harness.monitor.capacity import MeasuredModel, measured_apart
+from harness.monitor.increase import ROW_S
 from harness.monitor.paid import hardware_on, paid_servers
+from harness.monitor.recent import BLOCK_NS, LATE_NS, Recent
 from harness.monitor.steps import Steps, joined_steps, steps_of
 from harness.monitor.view import view
 from harness.monitor.watch import Watch, stop_on_signals
 from harness.price.hosted import find_price
 from harness.records import MonitorState, MonitorView, PriceOfPool, ServerReading, ServerUsage, ServerWatch
 from harness.store import readings
-from harness.store.monitor_rows import Rows, joined, readings_of
+from harness.store.monitor_rows import Rows
 from harness.store.readings import hour_of
 from harness.store.root import Root
 
@@ -38,38 +39,8 @@ LOOK_S = 30.0  # within which a dry look has asked every server twice
 _STANDS_NS = {"1m": 0, "1h": 30 * NS, "24h": 60 * NS, "month": 60 * NS, "advice": 600 * NS}
 _STANDS_SHARE = 50
 _REST = {"1m": 60, "1h": 120, "24h": 240, "month": 120, "advice": 2000}
-_BEFORE_NS = 600 * NS  # rows before this hour that stay in memory
-_SILENT_NS = 300 * NS
+MANY_GROUPS = 50  # of one kind: from then on each has its headlines alone
 _MEASURED_AGAIN_NS = HOUR_NS  # runs are read in seconds
-
-
-class Recent:
-    """This monitor's rows since a little before this hour, each server's last one before them, and every scrape of the last minutes."""
-
-    def __init__(self, root: Root, now_ns: int, interval_s: float) -> None:
-        """From the store, so that a monitor that was started again knows its hour. One that cannot be read is empty."""
-        try:
-            rows = window.rows_of(root, hour_of(now_ns) - _BEFORE_NS, now_ns + HOUR_NS, interval_s)
-        except StoreError:
-            rows = readings_of(())
-        self._rows = _since(rows, hour_of(now_ns) - _BEFORE_NS)
-        self._fresh: list[ServerReading] = []
-
-    def add(
-        self, closed: Sequence[ServerReading], fresh: Sequence[ServerReading], now_ns: int, keep_s: float
-    ) -> Rows[ServerReading]:
-        """`closed`: rows of minutes that are over and were not added yet; `fresh`: the minute that goes on, kept for `keep_s`."""
-        if closed:
-            self._rows = _since(joined([self._rows, readings_of(closed)]), hour_of(now_ns) - _BEFORE_NS)
-        since_ns = now_ns - round(keep_s * NS)
-        self._fresh = [row for row in self._fresh if row.read_utc_ns >= since_ns] + list(fresh)
-        return joined([self._rows, readings_of(self._fresh)])
-
-
-def _since(rows: Rows[ServerReading], begin_ns: int) -> Rows[ServerReading]:
-    """Rows from `begin_ns` on, and each server's last one before it."""
-    old = rows.stamps("read_utc_ns") < begin_ns
-    return joined([readings.last_of(rows.where(old)), rows.where(~old)]) if old.any() else rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +69,17 @@ class Figures:
     def state(
         self,
         now_ns: int,
-        recent: Rows[ServerReading],
+        recent: Recent,
         servers: Sequence[ServerWatch],
         unstored: int = 0,
         warnings: Sequence[str] = (),
     ) -> MonitorState:
-        """`recent`: of `Recent`. Raises ConfigError: a hosted price that is not known. A store that cannot be read is a warning."""
+        """Raises ConfigError: a hosted price that is not known. A store that cannot be read is a warning."""
         self._began_ns = self._first(recent)
         self._measure(now_ns, recent)
-        begins = {
-            "1m": now_ns - round(self.shortest_s * NS), "1h": now_ns - HOUR_NS, "24h": now_ns - DAY_NS,
+        hour_ns = now_ns - HOUR_NS
+        begins = {  # of the longer ones with a block, or an hour: they are summed of these
+            "1m": now_ns - round(self.shortest_s * NS), "1h": hour_ns - hour_ns % BLOCK_NS, "24h": hour_of(now_ns - DAY_NS),
             "month": _month_ns(now_ns), "advice": hour_of(now_ns) - EVIDENCE_DAYS * DAY_NS,
         }  # fmt: skip
         late_ns = self._late_ns(now_ns, recent)
@@ -121,16 +93,26 @@ class Figures:
             usd_per_month_budget=_decimal(budget.usd_per_month), unstored=unstored, warnings=tuple(warnings),
         )  # fmt: skip
 
-    def _view(self, name: str, from_ns: int, now_ns: int, recent: Rows[ServerReading]) -> MonitorView:
+    def _view(self, name: str, from_ns: int, now_ns: int, recent: Recent) -> MonitorView:
         """Of [from_ns, now_ns), or since the first reading there is: hours in which nobody watched would be paid for nothing."""
         made = self._views.get(name)
         if made is not None and 0 <= now_ns - made.at_ns < made.stands_ns:
             return made.view
         began_s = clock.process_cpu_s()
-        from_ns = min(now_ns - NS, max(from_ns, self._began_ns or from_ns))
+        from_ns = min(now_ns - NS, max(from_ns, self._began_ns or now_ns))
         usages, steps, warnings = self._usages(from_ns, now_ns, recent)
         paid = paid_servers(self._spec, usages, from_ns, now_ns, steps)
-        shown = view(self._spec, usages, paid, from_ns=from_ns, to_ns=now_ns, steps=steps, measured=self._measured)
+        whole = 0 if name == "advice" else MANY_GROUPS
+        shown = view(
+            self._spec,
+            usages,
+            paid,
+            from_ns=from_ns,
+            to_ns=now_ns,
+            steps=steps,
+            measured=self._measured,
+            most_whole=whole,
+        )
         shown = replace(shown, warnings=(*warnings, *shown.warnings))
         if self._began_ns is not None:
             stands_ns = min(_STANDS_NS[name], (now_ns - from_ns) // _STANDS_SHARE)
@@ -140,21 +122,24 @@ class Figures:
         return shown
 
     def _usages(
-        self, from_ns: int, now_ns: int, recent: Rows[ServerReading]
+        self, from_ns: int, now_ns: int, recent: Recent
     ) -> tuple[list[ServerUsage], Sequence[ServerUsage] | Steps, tuple[str, ...]]:
         """The window's usages, the same by the hour where it has some, and what the store could not give."""
         interval_s, hour = self._spec.interval_s, hour_of(now_ns)
-        if from_ns >= hour - _BEFORE_NS // 2:
-            return usage(recent, from_ns, now_ns, interval_s), (), ()
-        now = usage(recent, hour, now_ns, interval_s)
+        if from_ns >= recent.since_ns():
+            return recent.usages(from_ns, now_ns), (), ()
+        now = recent.usages(hour, now_ns)
+        read_ns = (
+            hour_of(from_ns) if from_ns == self._began_ns else from_ns
+        )  # nothing is before the first: its whole hour is in the store
         try:
-            stored = window.window(self._root, from_ns, hour, interval_s)
-            before = window.hourly(self._root, from_ns, hour, interval_s)
+            stored = window.window(self._root, read_ns, hour, interval_s)
+            before = window.hourly(self._root, read_ns, hour, interval_s)
         except StoreError as error:
             return total(now, from_ns, now_ns), now, (f"the store cannot be read, only this hour is in: {error.what}",)
         return total([*stored.usages, *now], from_ns, now_ns), joined_steps([before, steps_of(now)]), stored.warnings
 
-    def _first(self, recent: Rows[ServerReading]) -> int | None:
+    def _first(self, recent: Recent) -> int | None:
         """When the first reading was made that is there; None before any. History out of a Prometheus may come later than what is new."""
         if self._began_ns is None or self._history:
             with suppress(StoreError):
@@ -165,22 +150,20 @@ class Figures:
                     rows = readings.first_after(self._root, stored)
                     self._first_file_ns = stored
                     self._began_ns = int(rows.stamps("read_utc_ns").min()) if len(rows) else stored
-        mine = int(recent.stamps("read_utc_ns").min()) if len(recent) else None
-        return min((ns for ns in (self._began_ns, mine) if ns is not None), default=None)
+        return min((ns for ns in (self._began_ns, recent.first_ns()) if ns is not None), default=None)
 
-    def _late_ns(self, now_ns: int, recent: Rows[ServerReading]) -> int:
+    def _late_ns(self, now_ns: int, recent: Recent) -> int:
         """How far behind the rows out of a Prometheus are: the last minutes end with them. One that is silent for long does not count."""
-        if not self._history or not len(recent):
+        if not self._history:
             return 0
-        stamps, (pools, names) = recent.stamps("read_utc_ns"), recent.words("pool")
-        newest = [int(stamps[pools == names.index(name)].max()) for name in self._history if name in names]
-        return max((late for ns in newest if (late := now_ns - ns - 1) < _SILENT_NS), default=0)
+        newest = [ns for name, ns in recent.newest_ns().items() if name in self._history]
+        return max((late for ns in newest if (late := now_ns - ns - 1) < LATE_NS), default=0)
 
-    def _measure(self, now_ns: int, recent: Rows[ServerReading]) -> None:
+    def _measure(self, now_ns: int, recent: Recent) -> None:
         """The capacities in the results, when other models are served than before, and now and then."""
-        models = [name for name in recent.words("model")[1] if name]
+        models = recent.models()
         if models != self._measured_of[0] or now_ns - self._measured_of[1] > _MEASURED_AGAIN_NS:
-            self._measured = measured_models(self._spec.results, models)
+            self._measured = measured_apart(self._spec.results, models)
             self._measured_of = models, now_ns
 
 
@@ -216,29 +199,30 @@ def looked(spec: MonitorSpec) -> MonitorState:
 
 async def _watched(watch: Watch, show: Callable[[MonitorState], bool], for_s: float | None) -> None:
     spec, loop, stop = watch.spec, asyncio.get_running_loop(), stop_on_signals()
-    recent, figures = (
-        await asyncio.to_thread(Recent, watch.root, watch.now_ns(), spec.interval_s),
-        Figures(spec, watch.root),
-    )
+    recent = await asyncio.to_thread(_recent, watch)
+    figures = Figures(spec, watch.root)
     # by figures that are thrown away, for these have seen no reading: what is imported late is not what a view costs
-    await asyncio.to_thread(Figures(spec, watch.root).state, watch.now_ns(), readings_of(()), ())
+    await asyncio.to_thread(Figures(spec, watch.root).state, watch.now_ns(), recent, ())
     watching = asyncio.create_task(watch.until(stop))
     watching.add_done_callback(lambda _: stop.set())
     end_s = loop.time() + for_s if for_s is not None else math.inf
 
-    def made(closed: Sequence[ServerReading], fresh: Sequence[ServerReading], servers: Sequence[ServerWatch]) -> bool:
+    def made(
+        closed: Sequence[Rows[ServerReading]], fresh: Sequence[ServerReading], servers: Sequence[ServerWatch]
+    ) -> bool:
         now_ns = watch.now_ns()
-        rows = recent.add(closed, fresh, now_ns, 2 * figures.shortest_s)
-        return show(figures.state(now_ns, rows, servers, watch.unstored, watch.warnings))
+        recent.add(closed, fresh, now_ns, 2 * figures.shortest_s)
+        return show(figures.state(now_ns, recent, servers, watch.unstored, watch.warnings))
 
-    pause_s, last = min(1.0, spec.interval_s), None
+    pause_s, last, asked_ns = min(1.0, spec.interval_s), None, -1
     try:
         while not stop.is_set() and loop.time() < end_s:
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), min(pause_s, end_s - loop.time()))
             closed = _after(watch.recent, last)
             last = watch.recent[-1] if watch.recent else last
-            if await asyncio.to_thread(made, closed, watch.so_far(), watch.servers()):
+            fresh, asked_ns = watch.so_far(asked_ns), watch.now_ns() - 1
+            if await asyncio.to_thread(made, closed, fresh, watch.servers()):
                 break
             pause_s = min(5.0, spec.interval_s)
     finally:
@@ -246,7 +230,12 @@ async def _watched(watch: Watch, show: Callable[[MonitorState], bool], for_s: fl
         await watching
 
 
-def _after(rows: Sequence[ServerReading], last: ServerReading | None) -> list[ServerReading]:
+def _recent(watch: Watch) -> Recent:
+    late = any(pool.prometheus for pool in watch.spec.pools)
+    return Recent(watch.root, watch.now_ns(), watch.spec.interval_s, late=late)
+
+
+def _after(rows: Sequence[Rows[ServerReading]], last: Rows[ServerReading] | None) -> list[Rows[ServerReading]]:
     """What came after `last`; everything where that is gone."""
     at = next((at for at in range(len(rows), 0, -1) if rows[at - 1] is last), 0)
     return list(rows[at:])

@@ -14,6 +14,7 @@ from harness.monitor.view import view
 from harness.monitor.window import hourly, window
 from harness.records import MonitorView
 from harness.store import readings
+from harness.store.readings import hour_of
 from harness.store.root import open_root
 
 _AT = "%Y-%m-%dT%H:%M:%SZ"
@@ -38,12 +39,15 @@ def period(
     late = first is not None and first - from_ns > _LATE_NS
     if since_first and first is not None and late:
         from_ns = min(first, to_ns)
-    whole = window(root, from_ns, to_ns, spec.interval_s)
+    read_ns = (
+        hour_of(from_ns) if first is not None and hour_of(from_ns) == hour_of(first) else from_ns
+    )  # nothing is before the first
+    whole = window(root, read_ns, to_ns, spec.interval_s)
     if not whole.usages:
         told = f"{root.shown}: {utc_of(from_ns):{_AT}} to {utc_of(to_ns):{_AT}}"
         since = "there is no reading at all" if first is None else f"the first reading is of {utc_of(first):{_AT}}"
         raise StoreError("nothing was read in this period", told, f"{since}; `harness monitor CONFIG` stores them")
-    steps = hourly(root, from_ns, to_ns, spec.interval_s)
+    steps = hourly(root, read_ns, to_ns, spec.interval_s)
     known = measured_models(spec.results, [usage.model for usage in whole.usages]) if measured is None else measured
     paid = paid_servers(spec, whole.usages, from_ns, to_ns, steps)
     seen = view(spec, whole.usages, paid, from_ns=from_ns, to_ns=to_ns, steps=steps, measured=known)

@@ -174,10 +174,10 @@ class PoolWatch:
         rows += [row for watched in self.watched().values() for row in watched.drain(now_ns)]
         return rows + [row for board in self._boards.values() for row in board.drain(now_ns)]
 
-    def so_far(self) -> list[ServerReading]:
-        """Rows of the minute that goes on."""
-        rows = [row for watched in self.watched().values() for row in watched.so_far()]
-        return rows + [row for board in self._boards.values() for row in board.so_far()]
+    def so_far(self, after_ns: int) -> list[ServerReading]:
+        """Rows of the minute that goes on, of what was read after `after_ns`."""
+        every = [*self.watched().values(), *self._boards.values()]
+        return [row for one in every for row in one.so_far(after_ns)]
 
     async def close(self) -> None:
         if self._scraper is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +18,15 @@ from harness.monitor.lines import Group, group_of, slo_of
 from harness.monitor.paid import price_warnings
 from harness.monitor.served import Served, pool_steps, served
 from harness.monitor.steps import Steps, steps_of
-from harness.records.monitor import CapacityOfRun, MonitorPart, MonitorStep, MonitorView, PaidServer, ServerUsage
+from harness.records.monitor import (
+    CapacityOfRun,
+    MonitorGroup,
+    MonitorPart,
+    MonitorStep,
+    MonitorView,
+    PaidServer,
+    ServerUsage,
+)
 
 UNREAD = "(not read)"
 _MOST_NAMED = 5
@@ -32,9 +41,11 @@ def view(
     to_ns: int,
     steps: Sequence[ServerUsage] | Steps = (),
     measured: Sequence[capacity_of.MeasuredModel] = (),
+    most_whole: int | None = None,
 ) -> MonitorView:
     """What a window came to. `steps`: the same usage cut into equal steps (hours), for what is idle when and for advice; without it the
-    window is one step. `measured`: from `capacity.measured_models`. Raises ConfigError: a hosted price that is not known."""
+    window is one step. `measured`: from `capacity.measured_models`. `most_whole`: a kind of which there are more groups has headlines alone;
+    with 0 there are no groups. Raises ConfigError: a hosted price that is not known."""
     at = utc_of(to_ns)
     capacities = capacity_of.capacities(spec, usages, measured, at)
     used = capacity_of.used(capacities)
@@ -44,7 +55,7 @@ def view(
     rows = served(spec, usages, paid, ratios, used, cut)
     seconds = (to_ns - from_ns) / NS
     pools = {pool.name: _of_pool(pool, rows, cut, used, seconds, at) for pool in spec.pools}
-    groups = tuple(group_of(group) for group in _groups(spec, rows, seconds, pools))
+    groups = _lines(_groups(spec, rows, seconds, pools), most_whole)
     offers = {name: one.offers for name, one in pools.items()}
     seen = Evidence(spec, rows, columns, cut, used, offers, from_ns, to_ns)
     promise = slo_of(spec.pools)
@@ -64,6 +75,13 @@ def view(
             for row in rows
         ),
     )
+
+
+def _lines(groups: Sequence[Group], most_whole: int | None) -> tuple[MonitorGroup, ...]:
+    if most_whole is None:
+        return tuple(group_of(group) for group in groups)
+    counts = Counter(group.kind for group in groups)
+    return tuple(group_of(group, brief=counts[group.kind] > most_whole) for group in groups if most_whole)
 
 
 @dataclass(frozen=True, slots=True)

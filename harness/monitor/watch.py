@@ -20,16 +20,17 @@ from harness.monitor.discover import ACCOUNT
 from harness.monitor.pool import MOST_WAITING, STORE_S, Means, PoolWatch
 from harness.records import ServerReading, ServerWatch
 from harness.store import hour_rows, readings
+from harness.store.monitor_rows import Rows, joined, readings_of
 from harness.store.readings import QUARTER_NS
 from harness.store.root import Root, open_root
 
 KEPT_NS = 10 * MINUTE_NS  # rows that stay in memory, for who shows the last minutes
-MOST_UNSTORED = 100_000  # rows that wait for room on a full disk
+MOST_UNSTORED = 40_000  # rows that wait for room on a full disk: 60 MB
 STEP_TOLD_NS = 2 * NS
 
 
 class Watch:
-    """A monitor at work. `recent`: rows of the last minutes; `warnings`: what is wrong now; `unstored`, `store_says`: rows that could not
+    """A monitor at work. `recent`: rows of the last minutes, as they were stored; `warnings`: what is wrong now; `unstored`, `store_says`: rows that could not
     be written, and why."""
 
     def __init__(self, spec: MonitorSpec, monitor: str = "", account: Path = ACCOUNT) -> None:
@@ -41,8 +42,8 @@ class Watch:
             self.monitor, spec.interval_s, spec.most_rows_per_server, self.now_ns, ssl.create_default_context(), account
         )
         self._pools = [PoolWatch(pool, means) for pool in spec.pools]
-        self.recent: list[ServerReading] = []
-        self._pending: list[ServerReading] = []
+        self.recent: list[Rows[ServerReading]] = []
+        self._pending: list[Rows[ServerReading]] = []
         self.unstored, self.lost_rows, self.store_says = 0, 0, ""
         self._store_warnings: tuple[str, ...] = ()
         self._kept_day = self._rolled_hour = self._merged_quarter = -1
@@ -64,9 +65,9 @@ class Watch:
             found.append(f"{self.unstored} rows are not stored ({self.lost_rows} given up): {self.store_says}")
         return (*found, *self._store_warnings)
 
-    def so_far(self) -> list[ServerReading]:
-        """Rows of the minute that goes on: what was read last of every server."""
-        return [row for pool in self._pools for row in pool.so_far()]
+    def so_far(self, after_ns: int = -1) -> list[ServerReading]:
+        """Rows of the minute that goes on: what was read last of every server that was read after `after_ns`."""
+        return [row for pool in self._pools for row in pool.so_far(after_ns)]
 
     def now_ns(self) -> int:
         """The stamp clock."""
@@ -121,23 +122,26 @@ class Watch:
 
     async def _store(self, now_ns: int | None) -> None:
         """Rows of the minutes that are over (None: all) go to the store."""
-        rows = [row for pool in self._pools for row in pool.drain(now_ns)]
-        if rows:
-            since_ns = max(row.read_utc_ns for row in rows) - KEPT_NS
-            self.recent = [row for row in self.recent if row.read_utc_ns >= since_ns] + rows
-            self._pending += rows
+        drained = [row for pool in self._pools for row in pool.drain(now_ns)]
+        if drained:
+            rows = await asyncio.to_thread(readings_of, drained)
+            del drained
+            stamps = rows.stamps("read_utc_ns")
+            since_ns = int(stamps.max()) - KEPT_NS
+            self.recent = [some for some in self.recent if some.stamps("read_utc_ns").max() >= since_ns]
+            self.recent.append(rows.where(stamps >= since_ns) if stamps.min() < since_ns else rows)
+            self._pending.append(rows)
         if self._pending:
             await asyncio.to_thread(self._write)
 
     def _write(self) -> None:
         try:
-            readings.write(self.root, self._pending)
+            readings.write(self.root, joined(self._pending))
         except HarnessError as error:
-            surplus = len(self._pending) - MOST_UNSTORED
-            if surplus > 0:
-                self.lost_rows += surplus
-                del self._pending[:surplus]
-            self.unstored, self.store_says = len(self._pending), f"{error.what}: {error.value}; {error.advice}"
+            while len(self._pending) > 1 and sum(map(len, self._pending)) > MOST_UNSTORED:
+                self.lost_rows += len(self._pending.pop(0))
+            self.unstored = sum(map(len, self._pending))
+            self.store_says = f"{error.what}: {error.value}; {error.advice}"
         else:
             self._pending, self.unstored, self.store_says = [], 0, ""
 

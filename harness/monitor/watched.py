@@ -20,7 +20,7 @@ class _Minutes:
 
     def __init__(self) -> None:
         self._rows: list[ServerReading] = []
-        self._minute = -1
+        self._minute = self._newest_ns = -1
 
     @property
     def waiting_rows(self) -> int:
@@ -34,14 +34,17 @@ class _Minutes:
         rows, self._rows = self._rows, []
         return rows
 
-    def so_far(self) -> list[ServerReading]:
-        """Rows of the minute that goes on, as if it were over now; it goes on all the same."""
+    def so_far(self, after_ns: int = -1) -> list[ServerReading]:
+        """Rows of the minute that goes on, as if it were over now; it goes on all the same. None where nothing came after `after_ns`."""
+        if self._newest_ns <= after_ns:
+            return []
         before, self._rows = self._rows, []
         self._add_rows()
         rows, self._rows = self._rows, before
         return rows
 
     def _turn(self, at_ns: int) -> None:
+        self._newest_ns = at_ns
         if at_ns // MINUTE_NS != self._minute:
             self._close()
             self._minute = at_ns // MINUTE_NS

@@ -12,11 +12,12 @@ import numpy.typing as npt
 from harness.base.clock import DAY_NS, HOUR_NS, NS
 from harness.monitor.adding import together, total
 from harness.monitor.increase import ROW_S, usage
+from harness.monitor.paid import days
 from harness.monitor.steps import COLUMNS, Steps, joined_steps, steps_of, steps_of_hours
 from harness.records import COUNTERS, GAUGES, HISTOGRAMS, Histogram, HourUsage, ServerReading, ServerUsage
 from harness.store import hour_rows, readings
 from harness.store.monitor_rows import Rows, empty, joined
-from harness.store.readings import hour_of
+from harness.store.readings import QUARTER_NS, hour_of
 from harness.store.root import Root
 
 LATE_NS = 300 * NS  # rows of another monitor may be stored as late as this
@@ -55,6 +56,9 @@ def _of_hours(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Window
         whole &= set(np.unique(hours.stamps("from_utc_ns")).tolist())
     parts, warnings = total_of_hours(hours, from_ns, to_ns), list(hours.warnings)
     for begin, end in _stretches(whole, HOUR_NS, from_ns, to_ns):
+        if end - begin > DAY_NS:
+            first = readings.first_stamp(root)
+            begin = max(begin, min(end, end if first is None else hour_of(first)))  # noqa: PLW2901
         found = _of_readings(root, begin, end, interval_s)
         parts += found.usages
         warnings += found.warnings
@@ -63,15 +67,23 @@ def _of_hours(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Window
 
 def hourly(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Steps:
     """The same by the hour: for what changes with the hour of the day. What cannot be read is in the warnings of `window`."""
-    hours = hour_rows.read_hours(root, from_ns, to_ns, COLUMNS)
-    whole = set(np.unique(hours.stamps("from_utc_ns")).tolist())
-    nothing = hour_rows.hours_there(root, from_ns, to_ns) - whole if not hours.warnings else set[int]()
+    there, whole, nothing = hour_rows.hours_there(root, from_ns, to_ns), set[int](), set[int]()
+    steps: list[Steps] = []
+    for begin, end in days(from_ns, to_ns):  # a day at a time, for the memory's sake
+        hours = hour_rows.read_hours(root, begin, end, COLUMNS)
+        read = set(np.unique(hours.stamps("from_utc_ns")).tolist())
+        whole |= read
+        nothing |= {hour for hour in there - read if begin <= hour < end and not hours.warnings}
+        steps.append(steps_of_hours(hours))
     parts: list[ServerUsage] = []
-    for begin in range(hour_of(from_ns), to_ns, HOUR_NS):
-        if begin not in whole and begin not in nothing:
-            part = max(begin, from_ns), min(begin + HOUR_NS, to_ns)
-            parts += _of_readings(root, *part, interval_s).usages
-    return joined_steps([steps_of_hours(hours), steps_of(parts)])
+    left = [at for at in range(hour_of(from_ns), to_ns, HOUR_NS) if at not in whole and at not in nothing]
+    if left:
+        first = readings.first_stamp(root)
+        left = [at for at in left if first is not None and at + HOUR_NS > first]
+    for begin in left:
+        part = max(begin, from_ns), min(begin + HOUR_NS, to_ns)
+        parts += _of_readings(root, *part, interval_s).usages
+    return joined_steps([*steps, steps_of(parts)])
 
 
 def _stretches(whole: set[int], long_ns: int, from_ns: int, to_ns: int) -> Iterator[tuple[int, int]]:
@@ -86,18 +98,31 @@ def _stretches(whole: set[int], long_ns: int, from_ns: int, to_ns: int) -> Itera
 
 
 def _of_readings(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Window:
-    rows = rows_of(root, from_ns, to_ns, interval_s)
-    return Window(usage(rows, from_ns, to_ns, interval_s, rows.began_ns or None), rows.warnings)
+    """A quarter of an hour at a time, for the memory's sake: each begins at the last readings before it."""
+    parts: list[ServerUsage] = []
+    warnings: list[str] = []
+    for _, found, rows in pieces(root, from_ns, to_ns, QUARTER_NS, interval_s):
+        parts += found
+        warnings += rows.warnings
+    return Window(total(parts, from_ns, to_ns), tuple(dict.fromkeys(warnings)))
 
 
-def rows_of(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Rows[ServerReading]:
-    """Readings of a window, with what was last read before its hour, and with the first ones after it."""
-    hour = hour_of(from_ns)
-    last = hour_rows.last_before(root, hour)
-    near_ns = round((ROW_S + 3 * interval_s) * NS)
-    since = hour if last is not None else hour - HOUR_NS
-    rows = readings.read(root, since, to_ns + near_ns)
-    return rows if last is None else joined([last, rows])
+def pieces(
+    root: Root, from_ns: int, to_ns: int, long_ns: int, interval_s: float
+) -> Iterator[tuple[int, list[ServerUsage], Rows[ServerReading]]]:
+    """Begin, usages and last readings of each piece of [from_ns, to_ns), cut at multiples of `long_ns`. Raises StoreError."""
+    begin = hour_of(from_ns)
+    last = hour_rows.last_before(root, begin)
+    if last is None:
+        last = readings.read(root, begin - HOUR_NS, begin)
+    if begin < from_ns:
+        _, last = _rolled(root, last, begin, from_ns, interval_s)
+    at = from_ns
+    while at < to_ns:
+        end = min(to_ns, at + long_ns - at % long_ns)
+        found, last = _rolled(root, last, at, end, interval_s)
+        yield at, found, last
+        at = end
 
 
 # ---------------------------------------------------------------- hours
@@ -125,13 +150,9 @@ def roll_up(root: Root, now_ns: int, interval_s: float, most_hours: int = 24) ->
 
 
 def _roll(root: Root, begin: int, interval_s: float) -> None:
-    """A quarter of the hour at a time, for the memory's sake: each begins at the last readings before it."""
-    last = hour_rows.last_before(root, begin)
-    if last is None:
-        last = readings.read(root, begin - HOUR_NS, begin)
     parts: list[ServerUsage] = []
-    for quarter in range(begin, begin + HOUR_NS, HOUR_NS // 4):
-        found, last = _rolled(root, last, quarter, quarter + HOUR_NS // 4, interval_s)
+    last = empty("readings")
+    for _, found, last in pieces(root, begin, begin + HOUR_NS, QUARTER_NS, interval_s):  # noqa: B007 - the last one
         parts += found
     rows = [hour_row(one) for one in total(parts, begin, begin + HOUR_NS)]
     hour_rows.put_hour(root, begin, rows, last, last.began_ns)
@@ -140,10 +161,19 @@ def _roll(root: Root, begin: int, interval_s: float) -> None:
 def _rolled(
     root: Root, last: Rows[ServerReading], begin: int, end: int, interval_s: float
 ) -> tuple[list[ServerUsage], Rows[ServerReading]]:
-    """Usages of [begin, end), and the last readings before its end, with when each pool was first watched."""
     ahead = readings.read(root, begin, end + round((ROW_S + 3 * interval_s) * NS))
+    if not len(last) and not len(ahead):
+        return [], joined([last, ahead])
     if not len(ahead) or ahead.stamps("read_utc_ns").max() < end:
         ahead = joined([ahead, readings.first_after(root, end)])
+    return advanced(last, ahead, begin, end, interval_s)
+
+
+def advanced(
+    last: Rows[ServerReading], ahead: Rows[ServerReading], begin: int, end: int, interval_s: float
+) -> tuple[list[ServerUsage], Rows[ServerReading]]:
+    """Usages of [begin, end), and the last readings before its end, with when each pool was first watched. `last`: those before its begin,
+    `ahead`: all since, and some after its end."""
     both = joined([last, ahead])
     stamps, began = both.stamps("read_utc_ns"), dict(last.began_ns)
     pool, names = both.words("pool")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from itertools import chain
@@ -17,6 +18,26 @@ from harness.store.schema import schema_of
 
 _SAID_BY_A_SERVER = ("error", "finish_reason", "metric", "labels")
 _CONVERSION_ERRORS = (pa.ArrowException, OverflowError, TypeError, ValueError)
+
+
+class _NoPandas:
+    """A finder that has none."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ImportError(name)
+
+
+def without_pandas() -> None:
+    """For a process that goes on for months: PyArrow looks once whether there is pandas, and would import it, 45 MiB for nothing. Frames are not
+    to be had in this process any more; nothing happens where it is imported already."""
+    if "pandas" not in sys.modules:
+        sys.meta_path.insert(0, _NoPandas)
+        try:
+            pa.array([None])
+        finally:
+            sys.meta_path.remove(_NoPandas)
 
 
 def _lists(values: list[Any], arrow_type: Any) -> Any:

@@ -16,7 +16,7 @@ import glob
 import io
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +33,7 @@ from harness.base.errors import ConfigError, StoreError
 from harness.records import RunSummary
 from harness.store.elsewhere import mirror_of
 from harness.store.history_columns import row_of, runs_schema
+from harness.store.hour_rows import unreadable_files
 from harness.store.manifest import NAME, refuse_newer
 from harness.store.root import Root, open_root
 from harness.store.schema import schema_of
@@ -42,12 +43,16 @@ MERGE_AT = 64  # files of a month; a file of 110 columns costs a query about 0.5
 NO_MONTH = "month=unknown"  # of runs that do not say when they were made
 
 
+_OF_FILES = (duckdb.IOException, duckdb.InvalidInputException, FileNotFoundError)
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The answer of a query."""
+    """The answer of a query. `warnings`: files of a monitor's that cannot be read, by name, and are left out."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
+    warnings: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------- writing
@@ -160,7 +165,14 @@ def _raw_files(root: Root) -> list[str]:
 
 
 @contextmanager
-def _connection(root: Root, *, requests: bool = False, monitor: Root | None = None, since: Any = None) -> Iterator[Any]:
+def _connection(
+    root: Root,
+    *,
+    requests: bool = False,
+    monitor: Root | None = None,
+    since: Any = None,
+    left_out: Collection[str] = (),
+) -> Iterator[Any]:
     """DuckDB in memory with the view `runs`; `requests` where asked for (it opens every run's file), `readings` and `hours` of a monitor's
     store where one is given."""
     with duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}) as con:
@@ -185,15 +197,16 @@ def _connection(root: Root, *, requests: bool = False, monitor: Root | None = No
                 f"FROM read_parquet({_list(raw)}, union_by_name = true, filename = true)"
             )
         if monitor is not None:
-            _monitor_views(con, monitor)
+            _monitor_views(con, monitor, left_out)
         yield con
 
 
-def _monitor_views(con: Any, root: Root) -> None:
+def _monitor_views(con: Any, root: Root, left_out: Collection[str]) -> None:
     """Both of a monitor's tables with their time as a timestamp (UTC) too; an hour that a killed merge left twice counts once."""
     for table, stamp in (("readings", "read_utc"), ("hours", "from_utc")):
         con.register(f"no_{table}", schema_of(table).empty_table())
-        files, source = root.urls(f"{table}/day=*/*.parquet"), f"SELECT * FROM no_{table}"  # noqa: S608 (names above)
+        files = [url for url in root.urls(f"{table}/day=*/*.parquet") if url not in left_out]
+        source = f"SELECT * FROM no_{table}"  # noqa: S608 (names above)
         if files:
             source += f" UNION ALL BY NAME SELECT * FROM read_parquet({_list(files)}, union_by_name = true, hive_partitioning = false)"  # noqa: S608 (our own file names, quoted)
         once = " QUALIFY row_number() OVER (PARTITION BY from_utc_ns, server, model, tenant) = 1" if table == "hours" else ""  # fmt: skip
@@ -212,23 +225,30 @@ def _ask(
     tries: int = 3,
 ) -> Table:
     """Raises StoreError where the files cannot be read, duckdb.Error where the text cannot be run."""
+    left_out: dict[str, str] = {}
     while True:
         try:
-            with _connection(root, requests=requests, monitor=monitor, since=since) as con:
+            with _connection(root, requests=requests, monitor=monitor, since=since, left_out=left_out) as con:
                 answer = con.execute(text, list(values))
-                return Table(tuple(d[0] for d in answer.description or ()), tuple(answer.fetchall()))
-        except (duckdb.IOException, duckdb.InvalidInputException, FileNotFoundError) as error:
-            tries -= 1  # a merge may have removed a file since it was listed
+                columns = tuple(d[0] for d in answer.description or ())
+                return Table(columns, tuple(answer.fetchall()), tuple(left_out.values()))
+        except (duckdb.Error, FileNotFoundError) as error:
+            if not (type(error) is duckdb.Error or isinstance(error, _OF_FILES)):
+                raise  # of the text
             gone = (
                 isinstance(error, FileNotFoundError) or "No such file" in str(error) or "does not exist" in str(error)
             )
-            if tries <= 0 or not gone:
-                again = "" if monitor is not None else " and run `harness history index` again"
-                said = str(error).splitlines()[0] if str(error) else type(error).__name__
-                if not root.local:  # the copy's name is of no use to him
-                    said = said.replace(str(mirror_of(root).here), root.shown)
-                advice = f"{said}; move the file away{again}"
-                raise StoreError("history cannot be read", root.shown, advice) from None
+            if gone and (tries := tries - 1) > 0:
+                continue  # a merge may have removed a file since it was listed
+            if not gone and monitor is not None and (bad := unreadable_files(monitor, left_out)):
+                left_out |= bad
+                continue
+            again = "" if monitor is not None else " and run `harness history index` again"
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if not root.local:  # the copy's name is of no use to him
+                said = said.replace(str(mirror_of(root).here), root.shown)
+            advice = f"{said}; move the file away{again}"
+            raise StoreError("history cannot be read", root.shown, advice) from None
 
 
 def sql(results_dir: str | Path, text: str, monitor: str | Path | None = None) -> Table:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,10 +41,15 @@ def put_hour(
     """Store an hour's increases and the last readings at its end, unless another monitor has. Raises StoreError."""
     if root.fs.exists(hour_path(root, "hours", hour_ns)):
         return
-    metadata = {**(schema_of("readings").metadata or {}), _BEGAN: json.dumps(dict(began_ns)).encode()}
-    put(root, hour_path(root, "last", hour_ns + HOUR_NS), last.table.replace_schema_metadata(metadata), "readings")
+    put_last(root, hour_ns + HOUR_NS, last.table, began_ns)
     put(root, hour_path(root, "hours", hour_ns), to_table("hours", rows), "hours")
     pa.default_memory_pool().release_unused()  # a monitor goes on for months beside this
+
+
+def put_last(root: Root, hour_ns: int, table: Any, began_ns: Mapping[str, int]) -> None:
+    """Store the last readings before an hour. Raises StoreError."""
+    metadata = {**(schema_of("readings").metadata or {}), _BEGAN: json.dumps(dict(began_ns)).encode()}
+    put(root, hour_path(root, "last", hour_ns), table.replace_schema_metadata(metadata), "readings")
 
 
 def last_before(root: Root, hour_ns: int) -> Rows[ServerReading] | None:
@@ -145,3 +151,26 @@ def read_days(root: Root, days: Sequence[int]) -> Rows[HourUsage]:
         except (OSError, ValueError, StoreError, pa.ArrowException) as error:
             warnings.append(unreadable(path, error))
     return Rows(pa.concat_tables(tables), "hours", warnings)
+
+
+def unreadable_files(root: Root, known: Collection[str]) -> dict[str, str]:
+    """Files of readings and hours that cannot be read and are not `known`, by address, and why: those whose end says so, else those with a
+    damaged page, which is looked for in all. Raises StoreError: the store cannot be listed."""
+    urls = [url for kind in ("readings", "hours") for url in root.urls(f"{kind}/day=*/*.parquet") if url not in known]
+    for whole in (False, True):
+        if bad := {url: said for url in urls if (said := _why_unreadable(root, url, whole=whole))}:
+            return bad
+    return {}
+
+
+def _why_unreadable(root: Root, url: str, *, whole: bool) -> str:
+    path = url.removeprefix(root.prefix)
+    try:
+        with open_file(root, path) as file:
+            for group in range(file.num_row_groups if whole else 0):
+                file.read_row_group(group)
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, StoreError, pa.ArrowException) as error:
+        return unreadable(path, error)
+    return ""

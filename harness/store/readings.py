@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -21,9 +21,8 @@ import pyarrow.parquet as pq
 from harness.base.clock import DAY_NS, HOUR_NS, NS, utc_of
 from harness.base.errors import StoreError
 from harness.records import ServerReading
-from harness.store.columns import to_table
 from harness.store.manifest import refuse_newer
-from harness.store.monitor_rows import Rows
+from harness.store.monitor_rows import Rows, readings_of
 from harness.store.root import Root
 from harness.store.schema import parquet_options, schema_of
 
@@ -46,13 +45,15 @@ def hour_of(at_ns: int) -> int:
 
 def write(root: Root, rows: Sequence[ServerReading]) -> list[str]:
     """Store rows: one file a day that they are of, whole or not at all. Returns the files. Raises StoreError: nothing of that day stands."""
-    days: dict[str, list[ServerReading]] = {}
-    for row in rows:
-        days.setdefault(day_of(row.read_utc_ns), []).append(row)
-    return [_write_day(root, day, to_table("readings", some)) for day, some in sorted(days.items())]
+    table = readings_of(rows).table.replace_schema_metadata(schema_of("readings").metadata)
+    day = table.column("read_utc_ns").to_numpy() // DAY_NS
+    days = np.unique(day).tolist()
+    parts = [table] if len(days) == 1 else [table.filter(pa.array(day == one)) for one in days]
+    return [write_table(root, day_of(one * DAY_NS), part) for one, part in zip(days, parts, strict=True)]
 
 
-def _write_day(root: Root, day: str, table: Any) -> str:
+def write_table(root: Root, day: str, table: Any) -> str:
+    """A file of one day's rows, named by their first and last stamp; returns its path. Raises StoreError."""
     stamps = table.column("read_utc_ns").to_numpy()
     who = _file_word(table.column("monitor")[0].as_py())
     name = f"{stamps.min()}-{stamps.max()}-{who}-{secrets.token_hex(4)}.parquet"
@@ -273,26 +274,37 @@ def _merge(root: Root, paths: Sequence[str], from_ns: int, long_ns: int, who: st
             warnings.append(unreadable(path, error))
     if len(good) < 2:
         return warnings
-    name = f"{from_ns}-{from_ns + long_ns - 1}-{who}-{secrets.token_hex(4)}.parquet"
     broken: set[str] = set()
-    with root.writing(f"{root.path}/readings/day={day_of(from_ns)}/{name}") as file:
-        writer = pq.ParquetWriter(file, schema_of("readings"), **parquet_options("readings"))
-        spans = {path: _SPAN.match(path.rpartition("/")[2]) for path in good}
+    spans = {path: _SPAN.match(path.rpartition("/")[2]) for path in good}
+    with merged_file(root, from_ns, long_ns, who) as add:
         for begin in range(from_ns, from_ns + long_ns, QUARTER_NS):
             end = begin + QUARTER_NS
             near = [p for p, s in spans.items() if s is None or (int(s[1]) < end and int(s[2]) >= begin)]
             rows = _once(_read(root, near, begin, end))
             broken |= {path for path in near if any(path in said for said in rows.warnings)}
             warnings += [said for said in rows.warnings if said not in warnings]
-            if len(rows):
-                writer.write_table(rows.table, row_group_size=len(rows))
+            add(rows.table)
             del rows
-            pa.default_memory_pool().release_unused()  # a monitor goes on for months beside this
-        writer.close()
     for path in set(good) - broken:
         with suppress(FileNotFoundError):
             root.fs.rm(path)
     return warnings
+
+
+@contextmanager
+def merged_file(root: Root, from_ns: int, long_ns: int, who: str) -> Iterator[Callable[[Any], None]]:
+    """One file of [from_ns, from_ns + long_ns), whole after the block or not at all; each table that it is handed is a row group."""
+    name = f"{from_ns}-{from_ns + long_ns - 1}-{who}-{secrets.token_hex(4)}.parquet"
+    with root.writing(f"{root.path}/readings/day={day_of(from_ns)}/{name}") as file:
+        writer = pq.ParquetWriter(file, schema_of("readings"), **parquet_options("readings"))
+
+        def add(table: Any) -> None:
+            if table.num_rows:
+                writer.write_table(table, row_group_size=table.num_rows)
+            pa.default_memory_pool().release_unused()  # a monitor goes on for months beside this
+
+        yield add
+        writer.close()
 
 
 def _once(rows: Rows[ServerReading]) -> Rows[ServerReading]:

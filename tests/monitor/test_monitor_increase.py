@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from harness.base import clock
 from harness.base.clock import NS
+from harness.monitor import increase
 from harness.monitor.adding import total
 from harness.monitor.increase import usage
 from harness.records import COUNTERS, GAUGES, HISTOGRAMS, OTHER, ServerReading
@@ -229,3 +231,28 @@ def test_totals_of_many_scenes(seed):
     usages = usage(rows, T0 - 60 * NS, T0 + 4000 * NS, 15)
     for server in servers:
         assert summed(usages, server.name) == expected(server, rows, watchers), server.name
+
+
+@pytest.mark.parametrize(("seed", "tells"), [(1, True), (2, False), (3, None)])
+def test_what_is_counted_all_at_once_is_what_is_counted_one_by_one(seed, tells, monkeypatch):
+    """Servers of one monitor that nothing happens to are not looked at singly: in any window their usages are the same."""
+    rows = [row for row in scene(seed, monitors=1, restarts=4, missed=6, tells=tells)[2] if row.scrapes]
+    windows = [(T0 - 60 * NS, T0 + 4000 * NS), (T0 + 600 * NS, T0 + 660 * NS), (T0 + 900 * NS, T0 + 2000 * NS)]
+    together = [usage(rows, *window, 15) for window in windows]
+    singly = []
+    monkeypatch.setattr(increase, "usual", lambda columns, firsts, *_: singly.append(len(firsts)) or {})
+    for window, found in zip(windows, together, strict=True):
+        for one, other in zip(found, usage(rows, *window, 15), strict=True):
+            assert (one.server, one.model, one.tenant, one.restarts, one.lost) == (other.server, other.model, other.tenant, other.restarts, other.lost)  # fmt: skip
+            assert one.counters == other.counters
+            assert one.histograms == other.histograms
+            assert one.gauges == pytest.approx(other.gauges)
+            assert (one.covered_s, one.gap_s) == pytest.approx((other.covered_s, other.gap_s))
+    assert singly
+
+
+def test_servers_that_nothing_happens_to_are_not_looked_at_singly(monkeypatch):
+    """Five hundred of them would be a second of a core at every look."""
+    rows = [replace(row(60 * i, 10.0 * i), server=f"s{n}:1") for i in range(5) for n in range(3)]
+    monkeypatch.setattr(increase, "_Server", None)
+    assert [u.counters["output_tokens"] for u in usage(rows, T0 + 100 * NS, T0 + 300 * NS, 15)] == [30.0] * 3

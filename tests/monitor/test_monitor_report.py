@@ -9,11 +9,13 @@ import shutil
 import sys
 from decimal import Decimal
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from click.testing import CliRunner
 
-from harness.base.errors import StoreError
-from harness.cli import main
+from harness.base.errors import ConfigError
+from harness.cli import cli, main
 from harness.config.monitor import load_monitor
 from harness.monitor.paid import paid_servers
 from harness.monitor.period import period
@@ -134,16 +136,35 @@ def test_a_period_that_begins_before_the_first_reading(stored):
 
 
 def test_a_day_that_cannot_be_read_is_named_and_left_out(stored, tmp_path):
-    """The rest of the period counts; SQL says which file it is."""
+    """The rest of the period counts, of which the report and SQL do; a page that is damaged inside is found too."""
     shutil.copytree(stored / "monitor", tmp_path / "monitor")
     (bad,) = (tmp_path / "monitor" / "readings" / "day=2026-10-31").iterdir()
     bad.write_bytes(b"PAR1 no more")
+    shutil.rmtree(tmp_path / "monitor" / "hours" / "day=2026-10-31")
     made = load_monitor(stored / "monitor.yaml").model_copy(update={"store": str(tmp_path / "monitor")})
     seen = period(made, START_NS - 600 * NS, START_NS + 3 * HOUR_NS, ())
     assert any(bad.name in line for line in seen.warnings)
     assert seen.groups[0].value("requests") == 3 * 3600 * 3
-    with pytest.raises(StoreError, match=bad.name):
-        history.sql(tmp_path, "SELECT count(*) FROM readings")
+    rows = sum(
+        pq.ParquetFile(path).metadata.num_rows
+        for path in (tmp_path / "monitor" / "readings").rglob("*.parquet")
+        if path != bad
+    )
+    counted = history.sql(tmp_path, "SELECT count(*) FROM readings")
+    assert counted.rows == ((rows,),)
+    (said,) = counted.warnings
+    assert bad.name in said
+    shown = CliRunner().invoke(
+        cli, ["history", "sql", "SELECT count(*) AS n FROM readings", "--results", str(tmp_path), "--json"]
+    )
+    assert json.loads(shown.stdout) == [{"n": rows}]
+    assert bad.name in shown.stderr
+    hours = next(iter((tmp_path / "monitor" / "hours" / "day=2026-11-01").iterdir()))
+    whole = hours.read_bytes()
+    hours.write_bytes(whole[: len(whole) // 4] + bytes(2000) + whole[len(whole) // 4 + 2000 :])
+    assert hours.name in history.sql(tmp_path, "SELECT sum(list_sum(ttft_counts)), max(server) FROM hours").warnings[-1]
+    with pytest.raises(ConfigError, match="SQL that cannot be run"):
+        history.sql(tmp_path, "SELECT nothing FROM hours")
 
 
 def test_nightly_capacity_joins_production_load(harness, stored):

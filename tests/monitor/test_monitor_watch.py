@@ -27,6 +27,7 @@ from harness.monitor.watched import MINUTE_NS, Watched, WatchedBoard
 from harness.monitor.window import window
 from harness.records import OTHER
 from harness.store import readings
+from harness.store.monitor_rows import readings_of
 from harness.store.root import open_root
 from tests.fakes.certificates import certificate, server_context
 from tests.monitor.prometheus_server import prometheus
@@ -164,9 +165,9 @@ def test_a_full_disk_ends_no_watch_and_loses_no_row(pages, tmp_path, monkeypatch
     with watching(watch):
         until(lambda: watch.servers() and watch.servers()[0].up, "a page")
         rows = [row for pool in watch._pools for row in pool.drain(None)]
-        watch._pending += rows
+        watch._pending.append(readings_of(rows))
         watch._write()
-        assert watch.unstored == len(watch._pending) >= len(rows) == 1
+        assert watch.unstored >= len(rows) == 1
         assert "no room" in watch.store_says
         assert any("not stored" in said for said in watch.warnings)
         full[0] = False
