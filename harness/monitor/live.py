@@ -100,6 +100,16 @@ class Figures:
             return made.view
         began_s = clock.process_cpu_s()
         from_ns = min(now_ns - NS, max(from_ns, self._began_ns or now_ns))
+        shown = self.made(name, from_ns, now_ns, recent)
+        if self._began_ns is not None:
+            stands_ns = min(_STANDS_NS[name], (now_ns - from_ns) // _STANDS_SHARE)
+            self._views[name] = _Made(
+                now_ns, max(stands_ns, round(_REST[name] * (clock.process_cpu_s() - began_s) * NS)), shown
+            )
+        return shown
+
+    def made(self, name: str, from_ns: int, now_ns: int, recent: Recent) -> MonitorView:
+        """The view of [from_ns, now_ns), anew."""
         usages, steps, warnings = self._usages(from_ns, now_ns, recent)
         paid = paid_servers(self._spec, usages, from_ns, now_ns, steps)
         whole = 0 if name == "advice" else MANY_GROUPS
@@ -113,13 +123,7 @@ class Figures:
             measured=self._measured,
             most_whole=whole,
         )
-        shown = replace(shown, warnings=(*warnings, *shown.warnings))
-        if self._began_ns is not None:
-            stands_ns = min(_STANDS_NS[name], (now_ns - from_ns) // _STANDS_SHARE)
-            self._views[name] = _Made(
-                now_ns, max(stands_ns, round(_REST[name] * (clock.process_cpu_s() - began_s) * NS)), shown
-            )
-        return shown
+        return replace(shown, warnings=(*warnings, *shown.warnings))
 
     def _usages(
         self, from_ns: int, now_ns: int, recent: Recent

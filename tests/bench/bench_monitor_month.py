@@ -10,11 +10,14 @@ merged, rolled up and compacted by the monitor, and both must hold the same.
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +27,14 @@ import pyarrow.parquet as pq
 
 from harness.base.clock import DAY_NS, HOUR_NS, MINUTE_NS, NS
 from harness.config.monitor import MonitorSpec
+from harness.monitor.live import Figures
+from harness.monitor.period import period
+from harness.monitor.recent import Recent
 from harness.monitor.watch import keep_days
 from harness.monitor.window import roll_day, roll_up
 from harness.records import COUNTERS, HISTOGRAMS
-from harness.store import hour_rows, readings
+from harness.report.monitor import page
+from harness.store import history, hour_rows, readings
 from harness.store.monitor_rows import Rows
 from harness.store.root import open_root
 from harness.store.schema import schema_of
@@ -273,3 +280,67 @@ def _equal(a: Path, b: Path) -> None:
                 assert left.equals(right), (name, field.name)
         assert rows.schema.metadata == others.schema.metadata, name
     print(f"a day of few servers: {len(one)} files the same as the monitor's own", flush=True)
+
+
+# ---------------------------------------------------------------- what is asked of it
+
+SQL = {
+    "tokens of all by the hour": "SELECT date_trunc('hour', from_utc) AS hour, sum(output_tokens) FROM hours GROUP BY ALL ORDER BY 1",
+    "the dearest servers of the month": "SELECT server, sum(output_tokens) AS tokens FROM hours GROUP BY ALL ORDER BY 2 LIMIT 20",
+    "one server by the minute": "SELECT read_utc, output_tokens, running FROM readings WHERE server = '{server}' ORDER BY 1",
+    "requests queued, by the hour, of all rows": "SELECT date_trunc('hour', read_utc), avg(waiting), max(kv_cache_use) FROM readings GROUP BY ALL",
+}
+
+
+def ask(folder: str, names: Sequence[str], begin_ns: int, now_ns: int) -> None:
+    """Every window's figures as the monitor makes them, SQL, and the report with its files."""
+    spec, root = config(names, folder), open_root(f"{folder}/monitor")
+    recent = Recent(root, now_ns, INTERVAL_S)
+    for name, from_ns in (
+        ("1m", now_ns - MINUTE_NS),
+        ("1h", now_ns - HOUR_NS),
+        ("24h", now_ns - DAY_NS),
+        ("month", begin_ns),
+    ):
+        figures = Figures(spec, root)
+        with timed(f"figures of {name}"):
+            figures.made(name, from_ns, now_ns, recent)
+    for what, text in SQL.items():
+        with timed(what):
+            history.sql(f"{folder}/results", text.format(server=names[0]), f"{folder}/monitor")
+    with timed("the report of the month, figures"):
+        seen = period(spec, begin_ns, now_ns)
+    with tempfile.TemporaryDirectory() as out, timed("  its files"):
+        page.write(seen, Path(out))
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    began, cpu_s = time.monotonic(), time.process_time()
+    yield
+    print(f"  {what}: {time.monotonic() - began:.2f} s, {time.process_time() - cpu_s:.2f} s of CPU", flush=True)
+
+
+def main() -> None:
+    words = argparse.ArgumentParser()
+    words.add_argument("--servers", type=int, default=500)
+    words.add_argument("--days", type=int, default=30)
+    words.add_argument("--keep", help="make the store here and leave it; one that is there is asked again")
+    given = words.parse_args()
+    same_as_the_monitors()
+    names = [f"10.0.{i // 250}.{i % 250}:8000" for i in range(given.servers)]
+    with tempfile.TemporaryDirectory() if given.keep is None else nullcontext(given.keep) as folder:
+        span = Path(folder) / "span.json"
+        if not span.is_file():
+            now = time.time_ns() // MINUTE_NS * MINUTE_NS
+            begin = now - now % DAY_NS - given.days * DAY_NS
+            rows = make_month(f"{folder}/monitor", Fleet(names, begin), begin, now)
+            span.write_text(json.dumps([begin, now, rows]))
+        begin, now, rows = json.loads(span.read_text())
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
+        print(f"{given.servers} servers, {rows / 1e6:.1f} million rows, {size / 2**30:.2f} GiB", flush=True)
+        ask(folder, names, begin, now)
+
+
+if __name__ == "__main__":
+    main()
