@@ -2,7 +2,8 @@
 
 The mirror stands in the user's cache directory (XDG_CACHE_HOME), one folder a bucket. In each folder `.etags` says which version
 of a file it has, so that nothing is fetched twice; what `harness run --results URL` has not uploaded yet stands there too, has no entry,
-and is never replaced. A run is fetched as it was uploaded, its manifest last: a run without one is not there.
+and is never replaced. A run is fetched as it was uploaded, its manifest last: a run without one is not there. Beyond HARNESS_CACHE_GIB (50)
+what was read or put longest ago goes from this machine, if the store has it.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness.base.errors import StoreError
+from harness.base.errors import HarnessError, StoreError
 from harness.base.files import cache_dir, whole_file, write_whole
 from harness.store.manifest import NAME
 from harness.store.root import Root, open_root, unreachable
 
 RECORD = ".etags"
 AT_ONCE = 8  # requests under way
+CACHE_GIB = 50.0
 _URL = re.compile(r"[A-Za-z][\w+.-]*://")
 _NO_RUNS = frozenset({"campaigns", "derived", "history", "interrupted", "monitor", "server-logs"})
 
@@ -162,6 +165,32 @@ def _is_same(path: Path, record: dict[str, Any], info: dict[str, Any]) -> bool:
     return path.exists() and isinstance(entry, dict) and entry.get("version") == version_of(info)
 
 
+def trim(in_use: Iterable[Path] = ()) -> None:
+    """Delete what the store has too from the folders used longest ago, until all mirrors are within HARNESS_CACHE_GIB; `in_use` are folders
+    that stay. Never raises: it is tried again the next time."""
+    try:
+        limit = float(os.environ.get("HARNESS_CACHE_GIB", CACHE_GIB)) * 2**30
+        used = sorted((record.stat().st_mtime_ns, record.parent) for record in cache_dir("results").rglob(RECORD))
+        stored = {folder: [f for f in folder.iterdir() if f.name in read_record(folder)] for _, folder in used}
+        total = sum(path.stat().st_size for paths in stored.values() for path in paths)
+        kept = set(in_use)
+        for folder in [folder for _, folder in used if folder not in kept]:
+            if total <= limit:
+                return
+            record = read_record(folder)
+            for path in sorted(
+                stored[folder], key=lambda path: path.name != NAME
+            ):  # a run is not there before it is half there
+                if not _is_ours(path, record):
+                    total -= path.stat().st_size
+                    path.unlink()
+            (folder / RECORD).unlink()
+            with suppress(OSError):
+                folder.rmdir()
+    except (OSError, ValueError, HarnessError):
+        return
+
+
 # ---------------------------------------------------------------- runs
 
 
@@ -194,6 +223,11 @@ def fetch_runs(mirror: Mirror, runs: Sequence[list[dict[str, Any]]], say: Callab
         mirror.fetch(sorted((info for info in kept if str(info["name"]).endswith(f"/{NAME}")), key=_deepest_first))
     except FileNotFoundError as error:
         raise unreachable(mirror.root, error) from None
+    folders = {path.parent for info in kept if (path := mirror.place(str(info["name"]))) is not None}
+    for folder in folders:
+        with suppress(OSError):
+            os.utime(folder / RECORD)
+    trim(folders)
 
 
 def _deepest_first(info: dict[str, Any]) -> int:

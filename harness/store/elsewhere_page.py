@@ -25,7 +25,8 @@ What is guaranteed of two campaigns under one prefix: each has an id of its own 
 with it; elsewhere `--resume` names the object to delete. Objects that are put while a reader lists are seen now or the next time.
 
 `report`, `compare`, `cost`, `analyse` and `history` take URLs. Runs (without logs) are fetched into that same folder, each file once: its
-ETag is kept beside it in `.etags`, so what this machine uploaded is not fetched at all. Of an experiment only the campaign that was asked
+ETag is kept beside it in `.etags`, so what this machine uploaded is not fetched at all; beyond HARNESS_CACHE_GIB (50) the oldest of what the
+store has goes from here. Of an experiment only the campaign that was asked
 for is. `history sql .. FROM requests` reads ranges: the columns it names, of the row groups it needs.
 
 ### Views

@@ -59,8 +59,8 @@ class Root:
         try:
             self.fs.invalidate_cache()
             found = self.fs.find(folder, detail=True)
-        except FileNotFoundError:
-            return []
+        except FileNotFoundError as error:
+            return self._nothing(folder, error)
         except Exception as error:
             raise unreachable(self, error, folder) from None
         return [found[name] for name in sorted(found)]
@@ -70,10 +70,16 @@ class Root:
         try:
             self.fs.invalidate_cache()
             return sorted(self.fs.ls(folder, detail=True), key=lambda info: str(info["name"]))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        except (FileNotFoundError, NotADirectoryError) as error:
+            return self._nothing(folder, error)
         except Exception as error:
             raise unreachable(self, error, folder) from None
+
+    def _nothing(self, folder: str, error: Exception) -> list[dict[str, Any]]:
+        """What stands in a folder that is not there. Raises StoreError where the bucket is not."""
+        if "bucket does not exist" in str(error):
+            raise unreachable(self, error, folder) from None
+        return []
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Any]:

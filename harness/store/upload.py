@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from harness.base import clock
 from harness.base.errors import StoreError
-from harness.store.elsewhere import AT_ONCE, RECORD, note, read_record, write_record
+from harness.store.elsewhere import AT_ONCE, RECORD, note, read_record, trim, write_record
 from harness.store.manifest import NAME, goes_on, read_manifest
 from harness.store.parts import RESERVE, SCRATCH
 from harness.store.root import Root, open_root, unreachable
@@ -265,6 +265,7 @@ class Upload:
             self._say(f"report and campaign file not uploaded: {error.advice}")
         else:
             self.pending.pop(campaign, None)
+            trim(path.parent for path in experiment.glob(f"{campaign_id}_*/{NAME}"))
 
 
 def _files_of(run_dir: Path) -> Iterator[Path]:

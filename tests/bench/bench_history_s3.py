@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -88,10 +89,13 @@ def ask(url: str) -> None:
 
 
 def tell(name: str, server: S3Server, call: Callable[[], Any]) -> float:
-    before = server.asked()
+    before, cpu = server.asked(), time.process_time()
     taken = seconds(call)
+    cpu = time.process_time() - cpu
     asked: Counter[str] = server.asked() - before
-    print(f"  {name}: {taken:.2f} s, {', '.join(f'{n} {kind}' for kind, n in sorted(asked.items())) or 'no request'}")
+    print(
+        f"  {name}: {taken:.2f} s (own CPU {cpu:.2f} s), {', '.join(f'{n} {kind}' for kind, n in sorted(asked.items())) or 'no request'}"
+    )
     return taken
 
 

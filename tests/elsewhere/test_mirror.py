@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import fsspec
 import pytest
 
 from harness.base.errors import ConfigError
 from harness.store import root as roots
-from harness.store.elsewhere import RECORD, is_url, open_mirror, read_record
+from harness.store.elsewhere import RECORD, fetch_runs, is_url, open_mirror, read_record
 from harness.store.root import open_root
 from harness.store.upload import Upload
 
@@ -57,6 +59,32 @@ def test_no_name_of_the_store_leads_out_of_the_mirror(store, name):
     """Keys of object storage are any text."""
     mirror = open_mirror(store[1])
     assert mirror.place(f"{mirror.root.path}/{name}") is None
+
+
+def test_beyond_its_size_the_oldest_goes_if_the_store_has_it(store, monkeypatch):
+    """Of three runs the one read longest ago; not what is read now, nor what was made here; what went is fetched again."""
+    memory, url = store
+    for run in "abc":
+        memory.pipe({f"{url}/e/{run}/manifest.json": b"{}", f"{url}/e/{run}/requests.parquet": bytes(1000)})
+    mirror = open_mirror(url)
+    runs = {run: mirror.root.files(f"{mirror.root.path}/e/{run}") for run in "abc"}
+    for number, run in enumerate("bac"):
+        fetch_runs(mirror, [runs[run]])
+        os.utime(mirror.here / "e" / run / RECORD, ns=(number, number))
+    (mirror.here / "e" / "b" / "own.parquet").write_bytes(bytes(5000))
+    monkeypatch.setenv("HARNESS_CACHE_GIB", str(2100 / 2**30))
+    fetch_runs(mirror, [runs["c"]])
+    there = lambda: sorted(str(p.relative_to(mirror.here / "e")) for p in mirror.here.rglob("*.*") if p.name != RECORD)  # noqa: E731
+    kept = ["a/manifest.json", "a/requests.parquet", "b/own.parquet", "c/manifest.json", "c/requests.parquet"]
+    assert there() == kept
+    fetch_runs(mirror, [runs["b"]])
+    assert there() == [
+        "b/manifest.json",
+        "b/own.parquet",
+        "b/requests.parquet",
+        "c/manifest.json",
+        "c/requests.parquet",
+    ]
 
 
 def test_what_is_a_url():

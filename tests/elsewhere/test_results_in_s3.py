@@ -303,6 +303,13 @@ def test_of_the_history_only_what_is_new_is_fetched(s3, bucket):
     assert asked == [{"LIST": 1, "GET": 3}, {"LIST": 1, "GET": 1}]
 
 
+@pytest.mark.parametrize("ask", [lambda url: history.nights(url, ["output_tps"]), fetched], ids=["history", "report"])
+def test_to_read_from_a_bucket_that_is_not_there_is_an_error(s3, ask):
+    """And not an empty history; a prefix under which nothing is, is one."""
+    with pytest.raises(StoreError, match="bucket does not exist"):
+        ask("s3://no-such-bucket-here/x")
+
+
 class _Expired(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # which answers a client that asks whether to go on with its body
 
