@@ -176,6 +176,7 @@ class GoldenServer:
 def main() -> None:
     parser = argparse.ArgumentParser(description="golden server: an OpenAI-compatible stream of known tokens")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--ttft-s", type=float, default=0.02)
     parser.add_argument("--itl-s", type=float, default=0.005)
     parser.add_argument("--model", default="golden")
@@ -187,6 +188,7 @@ def main() -> None:
         a.ttft_s,
         a.itl_s,
         port=a.port,
+        host=a.host,
         model=a.model,
         api_keys=tuple(a.api_key),
         reject_above=a.reject_above,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from harness.base import clock
 from harness.measure.drive.golden.server import MODEL
 from harness.measure.job import Job
 from harness.measure.nodes.crew import Crew
@@ -34,22 +36,36 @@ LIMITS = Timeouts(30, 60, 60, 120)
 
 @dataclass
 class Seen:
-    """A NodesWatcher that keeps what it hears. `on_progress` may do something to the run, `stop` end it."""
+    """A NodesWatcher that keeps what it hears (the tables themselves until the end). `on_progress` may do something to the run, `stop` end it."""
 
     on_progress: Callable[[DriveProgress], None] = lambda _: None
     stop: Callable[[], str | None] = lambda: None
-    rows_seen: list[RequestRecord] = field(default_factory=list)
-    tables: int = 0
+    tables: list[Any] = field(default_factory=list)
+    said: list[RequestRecord] = field(default_factory=list)
+    used: list[tuple[int, float]] = field(
+        default_factory=list
+    )  # (ns, CPU seconds of this process) at each progress under way
     was_ended: bool = False
 
+    @cached_property
+    def rows_seen(self) -> list[RequestRecord]:
+        """Every row; ask when it is over."""
+        return [row for table in self.tables for row in records(table)] + self.said
+
+    def cpu_share(self) -> float:
+        """What this process took of a core from the first to the last progress of the load."""
+        (began_ns, before_s), (ended_ns, after_s) = self.used[0], self.used[-1]
+        return (after_s - before_s) / max(1e-9, (ended_ns - began_ns) / 1e9)
+
     def table(self, table: Any) -> None:
-        self.tables += 1
-        self.rows_seen += records(table)
+        self.tables.append(table)
 
     def rows(self, rows: list[RequestRecord]) -> None:
-        self.rows_seen += rows
+        self.said += rows
 
     def progress(self, progress: DriveProgress) -> None:
+        if progress.elapsed_s:
+            self.used.append((clock.monotonic_ns(), clock.process_cpu_s()))
         self.on_progress(progress)
 
     def should_stop(self) -> str | None:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from harness.base import clock
 from harness.base.errors import ConfigError, TargetError
 from harness.base.files import cache_dir
-from harness.measure.drive.golden.server import GoldenProcess, build
+from harness.measure.drive.golden.server import MODEL, GoldenProcess, build
 from harness.measure.drive.golden.truth import compare
 from harness.measure.nodes import agent, drive_nodes
-from harness.records import DriveProgress, Load, PlannedRequest
-from tests.nodes.crews import Seen, offer, poisson
+from harness.records import DriveProgress, Endpoint, Load, Phase, PlannedRequest
+from tests.nodes.crews import LIMITS, WORDS, Seen, offer, poisson
 from tests.nodes.local_crew import LocalCrew
 from tests.waiting import until
 
@@ -174,10 +175,25 @@ def test_a_straggler_is_named_and_nobody_begins(server, monkeypatch):
 
 def test_the_key_of_an_api_is_in_no_text_of_what_is_handed_over():
     """Not in the repr of a share, of a parcel or of an agent's trouble."""
-    from harness.records import Endpoint
-
     endpoint = Endpoint("http://10.0.0.1:1/v1", "m", "chat", api_key="top-secret-key-77")
     assert "top-secret" not in repr(endpoint)
     assert "top-secret" not in repr(replace(endpoint, model="n"))
     one = agent.Agent()
     assert "top-secret" not in repr(one)
+
+
+def test_an_agent_whose_parent_is_gone_stops_sending_and_leaves_nothing(server, monkeypatch):
+    """Nobody asks it any more: it aborts by itself, and its files are gone."""
+    monkeypatch.setattr(agent, "SILENCE_S", 1.0)
+    one = agent.Agent()
+    share = agent.Share(
+        poisson(5000, 100, 5), Load(rate_rps=100), Phase.MEASURE, "gone", None, WORDS, "wire", 1, LIMITS
+    )
+    one.prepare(share, Endpoint(server.url, MODEL, "completions", vllm_extensions=True))
+    until(lambda: one.poll(0, None).ready, "it to be ready")
+    assert one.start(clock.monotonic_ns() + 200_000_000) > 0
+    until(lambda: one.poll(0, None).parcels, "rows")
+    until(lambda: not one._thread.is_alive(), "it to stop")
+    assert not one._scratch.exists()
+    assert one._report.stop_reason == agent.GONE
+    assert len(server.stop()) < 5000

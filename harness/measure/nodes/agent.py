@@ -41,9 +41,9 @@ from harness.records import (
 )
 from harness.store.parcels import pack, warm_up
 
-SILENCE_S = 15.0
+SILENCE_S = 30.0  # longer than a parent takes to give a node up
 PACK_NS = 500_000_000  # rows are packed no more often
-WAIT_S = 0.02
+WAIT_S, WATCH_S = 0.02, 1.0
 GONE = "parent_gone"  # a drive's stop_reason
 
 
@@ -124,9 +124,10 @@ class _Start:
 
 
 class Agent:
-    """One node's. Every method may raise HarnessError; what the drive itself raises is `trouble` of a poll."""
+    """One node's. Every method may raise HarnessError; what the drive itself raises is `trouble` of a poll. `ends_process`: where the parent is gone
+    its process is nobody's, and ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ends_process: bool = False) -> None:
         self._lock = threading.Lock()  # guards the four below
         self._rows: list[RequestRecord] = []
         self._parcels: list[Parcel] = []
@@ -140,6 +141,8 @@ class Agent:
         self._thread: threading.Thread | None = None
         self._echo: Echo | None = None
         self._scratch: Path | None = None
+        if ends_process:
+            threading.Thread(target=self._end_if_gone, name="node-watch", daemon=True).start()
 
     # ---------------------------------------------------------------- what the parent calls
 
@@ -249,6 +252,12 @@ class Agent:
     def _heard(self) -> None:
         with self._lock:
             self._heard_ns = clock.monotonic_ns()
+
+    def _end_if_gone(self) -> None:
+        while not self._gone():
+            clock.sleep(WATCH_S)
+        self.close()
+        os._exit(0)
 
     def _gone(self) -> bool:
         return clock.monotonic_ns() - self._heard_ns > SILENCE_S * clock.NS

@@ -26,17 +26,25 @@ class NodeTrouble:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class NodeUnheard:
+    """In place of an answer: the call may have come to nothing; the next one may come through."""
+
+    why: str
+
+
 class Crew(Protocol):
-    """Nodes by position. `names` for people; `addresses`: where a node's clock is asked."""
+    """Nodes by position. `names` for people; `addresses`: where a node's clock is asked; `ended`: those that `end` was called for."""
 
     names: Sequence[str]
     addresses: Sequence[str]
+    ended: set[int]
 
     def ask(self, node: int, method: str, /, *args: Any) -> None:
         """Call a method of the node's Agent; one call at a time of each node."""
 
     def answers(self, within_s: float, /) -> list[tuple[int, Any]]:
-        """(node, answer) of calls that came back, waited for no longer than that; a NodeGone or NodeTrouble may stand for the answer."""
+        """(node, answer) of calls that came back, waited for no longer than that; a NodeGone, NodeTrouble or NodeUnheard may stand for the answer."""
 
     def end(self, node: int, /) -> None:
         """The agent's process goes, and what it started with it."""

@@ -241,7 +241,7 @@ class _Drive:
             self._lose(node, answer.why)
             return
         if not isinstance(answer, Poll):
-            return  # a late answer to an earlier call
+            return  # unheard, or a late answer to an earlier call
         member.heard_ns = clock.monotonic_ns()
         for parcel in answer.parcels:
             if parcel.number == member.number + 1:

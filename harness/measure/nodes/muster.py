@@ -12,13 +12,14 @@ import harness
 from harness.base.errors import ConfigError, TargetError
 from harness.measure.drive import reader
 from harness.measure.nodes.agent import differences, source_digest
-from harness.measure.nodes.crew import Crew, NodeGone, NodeTrouble, ask_all
+from harness.measure.nodes.crew import Crew, NodeGone, NodeTrouble, NodeUnheard, ask_all
 from harness.measure.nodes.echo import Asker, new_secret
 from harness.measure.nodes.time_line import TimeLine
 from harness.store.parcels import warm_up
 
 DESCRIBE_S = 120.0  # a cold node imports, and compiles the reader
 ANSWER_S = 20.0
+CLOSE_S = 15.0  # what is in flight is cancelled, and its files go
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,9 @@ def mustered(crew: Crew, workers: int) -> Iterator[Nodes]:
     finally:
         if asker is not None:
             asker.close()
-        for node in range(len(crew.names)):
+        every = [node for node in range(len(crew.names)) if node not in crew.ended]
+        ask_all(crew, dict.fromkeys(every, ("close",)), CLOSE_S)
+        for node in every:
             crew.end(node)
 
 
@@ -76,7 +79,7 @@ def _described(crew: Crew, workers: int) -> list[dict[str, Any]]:
         if isinstance(said, NodeGone) and said.missing:
             advice = "install the same version of the harness on every node, or start Ray there from its environment"
             raise ConfigError(f"node {name} has no harness", f"no module named {said.missing}", advice)
-        if isinstance(said, NodeGone | NodeTrouble):
+        if isinstance(said, NodeGone | NodeTrouble | NodeUnheard):
             raise TargetError(f"node {name} cannot be used", said.why, "look at Ray's logs there; nothing was sent")
         if differ := differences(ours, said):
             advice = "what sends must be the same everywhere: install the same version, Python and a C compiler on every node"

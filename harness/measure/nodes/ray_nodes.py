@@ -17,7 +17,7 @@ from harness.base import clock, redaction
 from harness.base.errors import ConfigError
 from harness.base.loopback import is_loopback
 from harness.measure.nodes.agent import Agent
-from harness.measure.nodes.crew import NodeGone, NodeTrouble
+from harness.measure.nodes.crew import NodeGone, NodeTrouble, NodeUnheard
 
 INSTALL = "pip install 'vllm-cost-harness[ray]'"
 # a driver whose head is gone ends itself after so long, with all that it had not stored: the run is to end as a run
@@ -151,11 +151,11 @@ class RayCrew:
                 max_restarts=0,
                 max_task_retries=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(place.node_id, soft=False),
-            ).remote()
+            ).remote(ends_process=True)
             for place in chosen
         ]
         self._calls: dict[Any, int] = {}  # reference -> node
-        self._ended: set[int] = set()
+        self.ended: set[int] = set()
 
     def ask(self, node: int, method: str, *args: Any) -> None:
         """As Crew.ask. Arguments are not kept anywhere: a call's go from process to process, those of an actor's making would stay with the head."""
@@ -176,6 +176,8 @@ class RayCrew:
         except errors.RayTaskError as error:
             cause = getattr(error, "cause", None) or error
             return NodeTrouble(_words(cause))
+        except errors.ActorUnavailableError as error:
+            return NodeUnheard(_words(error))
         except errors.RayActorError as error:
             found = _MISSING.search(str(error))
             return NodeGone(_words(error), found[1] if found else None)
@@ -183,8 +185,8 @@ class RayCrew:
             return NodeGone(_words(error))
 
     def end(self, node: int) -> None:
-        if node not in self._ended:
-            self._ended.add(node)
+        if node not in self.ended:
+            self.ended.add(node)
             with suppress(Exception):
                 self._ray.kill(self._actors[node], no_restart=True)
 
