@@ -131,6 +131,7 @@ def test_groups_beyond_the_bound_are_counted_not_shown(monkeypatch):
     assert len([key for key in found if key[0] == "harness_monitor_usd" and key[1] == "tenant"]) == 5
     assert found["harness_monitor_groups_left_out", "tenant", "chat", "1m"] == 7
     assert found["harness_monitor_groups_left_out", "all", "chat", "1m"] == 0
+    assert found["harness_monitor_window_end_timestamp_seconds", "chat", "1m"] == view(60, ()).to_ns / NS
 
 
 def test_many_servers_have_their_headlines():

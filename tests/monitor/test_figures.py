@@ -9,7 +9,9 @@ import pytest
 
 from harness.config.monitor import MonitorSpec
 from harness.monitor import live
-from harness.monitor.live import Figures, Recent
+from harness.monitor.exporter import HEADLINES, TOTALS
+from harness.monitor.live import Figures
+from harness.monitor.recent import Recent
 from harness.monitor.window import roll_up
 from harness.records import COUNTERS, GAUGES, HISTOGRAMS, MonitorView, ServerReading, ServerWatch
 from harness.store import readings
@@ -207,3 +209,30 @@ def test_a_monitor_began_with_its_first_reading_whatever_its_files_are_called(fr
     month = fleet.look()["month"]
     assert month.from_ns == pytest.approx(utc_ns(2026, 11, 20, 9, 38), abs=3 * NS)
     assert fleet.figure("usd") == pytest.approx(2 * 3.0 * 70 / 60, rel=0.002)
+
+
+def test_history_that_comes_late_is_in_the_last_hour_too(tmp_path):
+    """Rows of blocks that are over are taken from the store, where the watch has put them meanwhile."""
+    now_ns, root = utc_ns(2026, 11, 20, 9, 50), open_root(str(tmp_path))
+    recent = Recent(root, now_ns, 15, late=True)
+    rows = [reading("a:8000", now_ns - minute * MINUTE_NS, 1000 + 6 * (40 - minute)) for minute in range(40, 0, -1)]
+    recent.add([readings_of(rows)], [], now_ns, 120)
+    readings.write(root, rows)
+    recent.add([], [], now_ns + MINUTE_NS, 120)
+    (usage,) = recent.usages(now_ns - HOUR_NS, now_ns + MINUTE_NS)
+    assert usage.counters["requests"] == 6 * 39
+
+
+def test_one_of_very_many_has_the_headlines_that_it_would_have_alone(fresh, tmp_path):
+    """With more servers than are shown whole, what is left of their lines is the same."""
+    fleet = Fleet(tmp_path, utc_ns(2026, 11, 20, 9, 30))
+    for _ in range(8):
+        fleet.minute()
+    whole = {g.name: g for g in fleet.look()["1h"].groups if g.kind == "server"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "MANY_GROUPS", 1)
+        brief = {g.name: g for g in fleet.look()["1h"].groups if g.kind == "server"}
+    assert whole.keys() == brief.keys() == set(SERVERS)
+    for name, group in brief.items():
+        assert set(group.lines) < set(whole[name].lines)
+        assert {line.name for line in group.lines} >= HEADLINES | {line for line, _, _ in TOTALS}

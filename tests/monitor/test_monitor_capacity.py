@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from harness.base.clock import utc_of
 from harness.judge.runs import index_runs
-from harness.monitor.capacity import MeasuredModel, capacities, measured_models
+from harness.monitor.capacity import MeasuredModel, capacities, measured_apart, measured_models
 from harness.monitor.paid import paid_servers
 from harness.monitor.view import view
 from harness.planner.measured import measured as of_directory
 from tests.judge.test_compare_command import store
 from tests.monitor.known_fleet import HARDWARE, HOUR_NS, START_NS, measured, spec, usage
 
+ROOT = Path(__file__).resolve().parents[2]
 AT = utc_of(START_NS)
 SERVED = [usage(requests=100, prompt=1e4, output=2e3)]
 
@@ -99,3 +104,26 @@ def test_the_history_names_the_runs(tmp_path):
     assert measured_models(tmp_path, ["other"])[0].found == ()
     assert "no results directory" in measured_models(tmp_path / "gone", ["m"])[0].problems[0]
     assert measured_models(tmp_path, []) == ()
+
+
+def test_a_process_of_its_own_finds_the_same_and_a_damaged_history_ends_no_watch(tmp_path):
+    """A monitor asks it once an hour; what it cannot read is a problem of the model, not the end of the watching."""
+    store(tmp_path / "x", "20261101T000000Z", [0.010, 0.011])
+    assert index_runs(tmp_path).written == 2
+    assert measured_apart(tmp_path, ["m"]) == measured_models(tmp_path, ["m"])
+    for path in (tmp_path / "history").rglob("*.parquet"):
+        path.write_bytes(b"PAR1 no more")
+    (model,) = measured_apart(tmp_path, ["m"])
+    assert model.found == ()
+    assert "history cannot be read" in model.problems[0]
+
+
+def test_a_monitor_has_none_of_what_reads_runs_in_its_memory():
+    """Frames, DuckDB and SciPy are a hundred MiB."""
+    code = (
+        "import sys; from harness.store.columns import without_pandas; without_pandas(); import harness.cli.monitor, harness.monitor.live, "
+        "harness.monitor.exporter, harness.report.monitor.terminal; from harness.store.monitor_rows import empty; empty('readings'); "
+        "print(sorted({'pandas', 'duckdb', 'scipy', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
