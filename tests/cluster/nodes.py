@@ -125,6 +125,7 @@ class Cluster:
     def environment(self, node: int) -> dict[str, str]:
         own = {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_worker_prestart": "0"}
         own |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token}  # not that of whoever owns this machine
+        own["TMPDIR"] = str(self.folder)
         own["RAY_raylet_start_wait_time_s"] = "120"  # a machine with other work
         return {**os.environ, **own, **self._environment.get(node, {})}
 

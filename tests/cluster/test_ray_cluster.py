@@ -7,8 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 from scipy import stats
@@ -135,7 +133,6 @@ def test_whatever_breaks_on_a_node_costs_its_own_requests_alone(cluster, how, se
     assert spared == {f"{k} ok" for k in range(3) if k != node - 2}
     assert came["served"] <= 400
     until(lambda: not _is_left(cluster), "the load generators to end")
-    assert list(Path(tempfile.gettempdir()).glob("harness-node-*")) == []
 
 
 def test_the_command_sends_from_nodes_and_the_key_is_nowhere(cluster, tmp_path):

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self
@@ -19,7 +20,8 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["harness.measure.nodes.agent", "pandas"])
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, folder: str) -> None:
+    tempfile.tempdir = folder
     agent = Agent()
     while True:
         try:
@@ -42,9 +44,10 @@ class LocalCrew:
         self.addresses: Sequence[str] = ["127.0.0.1"] * count
         self.deaf: set[int] = set()
         self.calls: list[tuple[int, str]] = []
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # of agents that are killed, too
         pipes = [_CONTEXT.Pipe() for _ in range(count)]
         self._pipes = [ours for ours, _ in pipes]
-        self.processes = [_CONTEXT.Process(target=_serve, args=(theirs,)) for _, theirs in pipes]
+        self.processes = [_CONTEXT.Process(target=_serve, args=(theirs, self._folder.name)) for _, theirs in pipes]
         for process, (_, theirs) in zip(self.processes, pipes, strict=True):
             process.start()
             theirs.close()
@@ -94,3 +97,4 @@ class LocalCrew:
             if process.is_alive():
                 process.kill()
                 process.join()
+        self._folder.cleanup()

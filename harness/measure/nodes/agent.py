@@ -44,6 +44,7 @@ from harness.store.parcels import pack, warm_up
 SILENCE_S = 30.0  # longer than a parent takes to give a node up
 PACK_NS = 500_000_000  # rows are packed no more often
 WAIT_S, WATCH_S = 0.02, 1.0
+_SCRATCH = "harness-node-"
 GONE = "parent_gone"  # a drive's stop_reason
 
 
@@ -175,7 +176,8 @@ class Agent:
         redaction.learn(endpoint.api_key)
         redaction.learn_data(dict(endpoint.headers))
         assert self._thread is None
-        self._scratch = Path(tempfile.mkdtemp(prefix="harness-node-"))
+        _sweep()
+        self._scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-"))
         self._thread = threading.Thread(target=self._drive, args=(share, endpoint), name="node-drive", daemon=True)
         self._thread.start()
         return share.sha256
@@ -278,6 +280,14 @@ class Agent:
     def _clear(self) -> None:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """What agents left that were killed on this machine."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}[0-9]*-*"):
+        pid = folder.name.removeprefix(_SCRATCH).partition("-")[0]
+        if Path("/proc/self").exists() and not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @cache
