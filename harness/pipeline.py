@@ -7,18 +7,21 @@ that `results_of` makes of an old directory what `run_campaign` made of it on it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.base.errors import INTERRUPTED, ConfigError, HarnessError, InvalidRunError, StoreError
+from harness.base.errors import INTERRUPTED, ConfigError, HarnessError, InvalidRunError, StoreError, TargetError
 from harness.config.experiment import ExperimentSpec
 from harness.judge.runs import analyse, experiments, index_paths
 from harness.measure.campaign import ending
 from harness.measure.campaign.campaign import Campaign, begin, conclude
+from harness.measure.campaign.file import lock_path
 from harness.measure.campaign.fleet.campaign import over_fleet
 from harness.measure.campaign.fleet.part import Part, Voice, Work, begin_part
 from harness.measure.campaign.intent import Intent
+from harness.measure.campaign.lock import hold_file
 from harness.measure.campaign.one_run import OneRun
 from harness.measure.campaign.order import cells_of
 from harness.measure.campaign.ran import Ran
@@ -191,10 +194,11 @@ def upload_results(
     put: list[str] = []
     whole: list[Path] = []
     left: list[tuple[str, str]] = []
-    with Upload(url, here, say) as upload:
+    with ExitStack() as held, Upload(url, here, say) as upload:
         upload.probe()
         campaigns = {run.parent / "campaigns" / f"{run.name.partition('_')[0]}.json" for run in runs}
-        refused = {path: why for path in sorted(campaigns) if path.is_file() and (why := upload.refused(path))}
+        files = [path for path in sorted(campaigns) if path.is_file()]
+        refused = {path: why for path in files if (why := _in_use(path, held) or upload.refused(path))}
         left += [(f"{path.parent.parent.name}/{path.stem}", why) for path, why in refused.items()]
         for number, run in enumerate(runs, 1):
             campaign = run.parent / "campaigns" / f"{run.name.partition('_')[0]}.json"
@@ -205,13 +209,23 @@ def upload_results(
                     whole.append(run)
                     put.append(f"{run.parent.name}/{run.name}")
             progress(number, len(runs))
-        for path in sorted(campaigns - set(refused)):
-            if path.is_file():
-                newest = path == max(c for c in campaigns if c.parent == path.parent)
-                upload.conclude(path.parent.parent, path.stem, report=newest)
+        for path in [path for path in files if path not in refused]:
+            newest = path == max(c for c in campaigns if c.parent == path.parent)
+            upload.conclude(path.parent.parent, path.stem, report=newest)
         left += [(str(path.relative_to(here)), why) for path, why in upload.pending.items()]
         index = index_paths((run for run in whole if is_run(run)), url)
         return Uploaded(url, tuple(put), upload.put_bytes, len(whole) - len(put), tuple(left), index.written)
+
+
+def _in_use(campaign_file: Path, held: ExitStack) -> str | None:
+    """Why a campaign is left to who runs it on this machine now; None where nobody does, and nobody begins to while `held` lasts."""
+    path = lock_path(campaign_file.parent.parent, campaign_file.stem)
+    if path.exists():
+        try:
+            held.enter_context(hold_file(path, campaign_file.stem))
+        except TargetError as error:
+            return f"{error.what}: {error.value}: it uploads its runs itself"
+    return None
 
 
 def _runs_below(directory: Path) -> tuple[Path, list[Path]]:

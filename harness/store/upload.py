@@ -92,6 +92,10 @@ class Upload:
                 return False
             if not self._hold(campaign_file.parent.parent, campaign_file.stem, wait=earlier is not None):
                 return False
+            now = self._read(there)
+            if now is not None and _first_attempt(now) != _first_attempt(content):  # begun and ended since
+                self._let_go(f"{there.removesuffix('.json')}.lock")
+                return False
             self.root.put(there, content)
         except Exception as error:
             raise unreachable(self.root, error, there) from None
@@ -130,10 +134,13 @@ class Upload:
 
     def release(self) -> None:
         """Let every campaign go. Never raises: what cannot be deleted now is ours again the next time."""
-        for path in self._held:
-            with suppress(Exception):
-                self.root.fs.rm_file(path)
-        self._held.clear()
+        for path in list(self._held):
+            self._let_go(path)
+
+    def _let_go(self, path: str) -> None:
+        with suppress(Exception):
+            self.root.fs.rm_file(path)
+        self._held.discard(path)
 
     def __enter__(self) -> Self:
         return self

@@ -19,7 +19,7 @@ from harness import pipeline
 from harness.base.errors import ConfigError, StoreError
 from harness.cli import run as run_words
 from harness.config.experiment import ExperimentSpec
-from harness.measure.campaign import file
+from harness.measure.campaign import file, lock
 from harness.measure.campaign.intent import Intent
 from harness.measure.run import Stop
 from harness.pipeline import upload_results
@@ -171,6 +171,20 @@ def test_what_is_refused_in_the_middle_is_kept_and_finished_later(s3, bucket, go
     assert (again.runs, again.known, again.indexed, again.bytes) == ((), 2, 0, 0)
     assert [path for method, path in s3.requests()[before:] if method == "PUT" and ".parquet" in path] == []
     assert len(manifests(s3, bucket)) == 2
+
+
+def test_a_campaign_that_is_run_here_now_is_left_to_its_run(s3, bucket, golden):
+    """Its lock in the bucket is not let go under it, and nothing of it is put by another process."""
+    url = f"s3://{bucket}/nightly"
+    here, spec = open_mirror(url).here, ExperimentSpec.model_validate(config(golden.url))
+    pipeline.run_campaign(spec, here / "e", Display(), Stop())
+    (path,) = (here / "e" / "campaigns").glob("*.json")
+    with lock.hold_file(file.lock_path(here / "e", path.stem), path.stem):
+        done = upload_results(here, url, print)
+    assert (done.runs, [name for name, _ in done.left]) == ((), [f"e/{path.stem}"])
+    assert "in use" in done.left[0][1]
+    assert not keys(s3, bucket)
+    assert len(upload_results(here, url, print).runs) == 2
 
 
 class FirstCellOnly(GoldenServer):
