@@ -6,10 +6,10 @@ between runs of one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.judge.repeats import Run
+from harness.records import Manifest
 
 
 def box_of(environment: Mapping[str, Any]) -> str | None:
@@ -23,10 +23,10 @@ def place_of(environment: Mapping[str, Any]) -> str:
     return box_of(environment) or f"machine {environment.get('host_sha256', 'unknown')}"
 
 
-def torn(runs: Sequence[Run], environments: Sequence[Mapping[str, Any]]) -> dict[int, tuple[str, ...]]:
-    """Repetitions whose runs stand on several boxes -> these; `environments`: of the runs, in their order."""
+def torn(manifests: Iterable[Manifest]) -> dict[int, tuple[str, ...]]:
+    """Repetitions of a campaign whose runs stand on several boxes -> these."""
     seen: dict[int, set[str]] = {}
-    for run, environment in zip(runs, environments, strict=True):
-        if (box := box_of(environment)) is not None:
-            seen.setdefault(run.cell.repetition, set()).add(box)
+    for manifest in manifests:
+        if (box := box_of(manifest.environment)) is not None:
+            seen.setdefault(manifest.cell.repetition, set()).add(box)
     return {repetition: tuple(sorted(boxes)) for repetition, boxes in sorted(seen.items()) if len(boxes) > 1}

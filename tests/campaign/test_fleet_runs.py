@@ -11,7 +11,7 @@ from harness.config.experiment import parse_experiment
 from harness.judge.boxes import box_of
 from harness.measure.campaign import file
 from harness.measure.campaign.campaign import conclude
-from harness.measure.campaign.course import prepare
+from harness.measure.campaign.course import Course, prepare
 from harness.measure.campaign.fleet.campaign import foresee_boxes, over_fleet
 from harness.measure.campaign.forecast import forecast
 from harness.measure.campaign.intent import Intent
@@ -55,6 +55,8 @@ def test_a_box_lost_in_a_cell_costs_no_cell_and_doubles_none(golden, tmp_path):
     by_block = {k: {box_of(m.environment) for m in manifests.values() if m.cell.repetition == k} for k in range(1, 3)}
     assert {k for k, boxes_of in by_block.items() if len(boxes_of) > 1} <= torn
     assert any("given back" in text for text in display.said)
+    several = {k for k, boxes_of in by_block.items() if len(boxes_of) > 1}
+    assert sum("is on several boxes" in text for text in display.said) == len(several)
     assert all(len(read_run(run_dir).requests) == 4 for run_dir in ran.run_dirs)
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
     conclude(made, out, ran, (), (), None, 0)
@@ -102,6 +104,17 @@ def test_a_cell_without_a_box_has_failed_and_says_what_it_needs(tmp_path):
     assert "a needs {A100: 8}" in errors["a"].value
     assert errors["a"].exit_code == 3
     assert any(text.startswith("old: out of the campaign: another harness; 0.0.1") for text in display.said)
+
+
+def test_repetitions_that_do_not_fit_into_the_time_are_left_out(tmp_path, monkeypatch):
+    """Time for one repetition of three: the others are dropped whole, in the file too, and the campaign is over."""
+    monkeypatch.setattr(Course, "fits_time", lambda course, block, until_s: block[0].block == 1)
+    target = {"name": "absent", "kind": "adopt", "url": "http://127.0.0.1:9/v1", "model": "m"}
+    made, out = _two_targets("", targets=[target], repetitions=3), tmp_path / "out"
+    ran = over_fleet(made, out, Intent(), Quiet(), Stop(), LocalBoxes(tmp_path / "boxes", {"x": {}}))
+    assert ran.dropped == (2, 3)
+    assert list(states(out)) == ["absent_fixed-16x4_c1_rep1"]
+    assert file.read(file.path_of(out, ran.campaign_id)).dropped_repetitions == (2, 3)
 
 
 @pytest.mark.parametrize(

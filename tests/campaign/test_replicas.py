@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import cycle
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,9 +22,9 @@ from harness.judge.runs import analyse
 from harness.measure.drive.driver import _workers
 from harness.measure.drive.places import replica_in
 from harness.measure.targets import open_target
-from harness.records import ReplicaOfRun
+from harness.records import Load, ReplicaOfRun
 from harness.report.run.cells import rows
-from harness.report.run.replicas import replica_tables
+from harness.report.run.replicas import _parts, replica_tables
 from harness.store.reader import read_run
 from tests.bench.slow_proxy import SlowProxy
 from tests.fakes.golden_server import GoldenServer
@@ -165,6 +166,24 @@ def test_a_head_names_one_replica_or_none():
     assert replica_in({"x-upstream": "b:1"}, names) == "b:1"
     assert replica_in({"x-upstream": "b:1, 10.0.0.1:80"}, names) is None
     assert replica_in({"x-upstream": "c:1"}, names) is None
+
+
+def test_the_whole_is_held_against_its_parts_at_their_share_of_the_load():
+    """10 tok/s of two replicas that serve 6 each alone at half the load: 83.3 %. Without one of them at that load nothing is said."""
+
+    def row(url, tps, concurrency, replicas=()):
+        config = {"url": url, "replicas": list(replicas)}
+        parts = tuple(ReplicaOfRun("x", "rows", 1, 1, None) for _ in replicas)
+        run_of = SimpleNamespace(target_config=config, replicas=parts, scalars={"output_tps": tps}, distributions={})
+        return SimpleNamespace(
+            target="t", workload="w", campaign_id="c", load=Load(concurrency=concurrency), used=(run_of,)
+        )
+
+    urls = ["http://a:1/v1", "http://b:1/v1"]
+    whole, first, second = row(urls[0], 10.0, 4, urls), row(urls[0], 6.0, 2), row(urls[1], 6.0, 2)
+    assert "83.3% of the 12" in _parts(whole, [whole, first, second])
+    assert _parts(whole, [whole, first, row(urls[1], 6.0, 4)]) is None
+    assert _parts(whole, [whole, first]) is None
 
 
 @given(values=st.lists(st.integers(0, 10**6), min_size=2, max_size=9))

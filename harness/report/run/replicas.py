@@ -46,10 +46,10 @@ def replica_tables(table: Sequence[Row]) -> list[ReplicaTable]:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in table:
         groups.setdefault((row.experiment, row.campaign_id, row.workload, row.load), []).append(row)
-    return [_table(rows) for rows in groups.values() if any(run.replicas for row in rows for run in row.used)]
+    return [_table(rows, table) for rows in groups.values() if any(run.replicas for row in rows for run in row.used)]
 
 
-def _table(rows: Sequence[Row]) -> ReplicaTable:
+def _table(rows: Sequence[Row], all_rows: Sequence[Row]) -> ReplicaTable:
     whole = [row for row in rows if row.used and row.used[0].replicas]
     shown = tuple(
         ReplicaRow(row.target, _way(row.used[0]), run.run_id, part)
@@ -62,7 +62,7 @@ def _table(rows: Sequence[Row]) -> ReplicaTable:
         straight = next((other for other in whole if _is_straight(other) and _names(other) == _names(row)), None)
         if straight is not None and not _is_straight(row):
             words.append(_router(row, straight))
-    words += [words_of for row in whole if (words_of := _parts(row, rows)) is not None]
+    words += [words_of for row in whole if (words_of := _parts(row, all_rows)) is not None]
     return ReplicaTable(rows[0].workload, rows[0].load, shown, tuple(words))
 
 
@@ -110,14 +110,27 @@ def _router(row: Row, straight: Row) -> str:
 
 
 def _parts(row: Row, rows: Sequence[Row]) -> str | None:
-    """The whole's output rate against the sum of its replicas measured alone at this load; None where not each was."""
-    alone = [next((o for o in rows if o.used and not o.used[0].replicas and _host(o.used[0]) == name), None) for name in sorted(_names(row))]  # fmt: skip
-    rates = [None if other is None else _point(other, "output_tps") for other in alone]
+    """The whole's output rate against the sum of its replicas', each measured alone at its share of the load; None where not each was."""
+    names = sorted(_names(row))
+    rates = [_alone(row, name, len(names), rows) for name in names]
     mine = _point(row, "output_tps")
     if mine is None or not rates or any(rate is None for rate in rates):
         return None
     total = sum(rate for rate in rates if rate is not None)
-    return f"{row.target}: {formats.number(mine)} tok/s, {mine / total:.1%} of the {formats.number(total)} that its replicas serve alone, each at this load"
+    return f"{row.target}: {formats.number(mine)} tok/s, {mine / total:.1%} of the {formats.number(total)} of its replicas, each alone at its share of the load"
+
+
+def _alone(whole: Row, name: str, replicas: int, rows: Sequence[Row]) -> float | None:
+    """Output rate of the target that is this replica and nothing else, at the whole's load divided by its replicas."""
+    for row in rows:
+        if not row.used or row.used[0].replicas or _host(row.used[0]) != name:
+            continue
+        if (row.campaign_id, row.workload) != (whole.campaign_id, whole.workload):
+            continue
+        here, there = ((one.concurrency or one.rate_rps or 0) for one in (row.load, whole.load))
+        if row.load.is_closed == whole.load.is_closed and abs(here * replicas - there) < 1e-9 * max(1, there):
+            return _point(row, "output_tps")
+    return None
 
 
 def _point(row: Row, key: str) -> float | None:

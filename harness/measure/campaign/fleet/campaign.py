@@ -16,7 +16,7 @@ from typing import Any
 from harness.base import clock, errors
 from harness.base.errors import HarnessError, StoreError, TargetError
 from harness.config.experiment import ExperimentSpec
-from harness.judge.boxes import box_of
+from harness.judge.boxes import box_of, torn
 from harness.measure.campaign import spread
 from harness.measure.campaign.course import Course, Prepared, begin_course
 from harness.measure.campaign.failure import record_failure
@@ -119,6 +119,10 @@ class FleetCampaign:
         if self._trouble is not None:
             raise self._trouble
         self._course.ran.stopped = bool(self._stop.asked)
+        for repetition, boxes in torn(read_manifest(run_dir) for run_dir in self._course.ran.run_dirs).items():
+            self._say(
+                f"repetition {repetition} is on several boxes ({', '.join(boxes)}): `harness compare` takes its sides for no pair"
+            )
 
     def _ended(self) -> bool:
         with self._change:
