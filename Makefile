@@ -19,7 +19,7 @@ FROM = $(if $(WHEELS),--no-index --find-links '$(WHEELS)')
 VLLM_ARGS = $(if $(CUDA),--cuda '$(CUDA)') $(if $(filter no,$(KERNELS)),--no-kernels)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm gateway cluster bench test test-timing test-conditions check lint types bench-driver bench-tls bench-vllm-serve bench-ab gpu-check bench-peers bench-memory bench-prompts bench-window bench-workloads prometheus dashboards fuzz mutants locks wheels FORCE sbom audit clean
+.PHONY: help setup vllm gateway cluster bench test test-timing test-conditions check lint types bench-driver bench-tls bench-vllm-serve bench-ab gpu-check bench-peers bench-memory bench-nodes bench-prompts bench-window bench-workloads prometheus dashboards fuzz mutants locks wheels FORCE sbom audit clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -149,6 +149,9 @@ bench-window: .venv/.setup ## is any number of a VALID run off the steady state 
 
 bench-workloads: .venv/.setup ## traces beside pandas; ARGS=--million for a million rows
 	@$(BIN)/python -m tests.bench.bench_workloads $(ARGS)
+
+bench-nodes: .venv/.setup .venv/.cluster ## load from nodes of a Ray cluster in namespaces beside one process in the same minute (root); ARGS=
+	@$(BIN)/python -m tests.bench.bench_nodes $(ARGS)
 
 bench-memory: .venv/.setup ## a million requests through the whole command: resident size over time
 	@$(BIN)/python -m tests.bench.bench_memory $(ARGS)
