@@ -173,6 +173,21 @@ def test_a_straggler_is_named_and_nobody_begins(server, monkeypatch):
     assert server.stop() == {}
 
 
+class _Mute(LocalCrew):
+    """The second node's answer to the start does not come."""
+
+    def ask(self, node, method, *args):
+        if (node, method) == (1, "start"):
+            self.deaf.add(node)
+        super().ask(node, method, *args)
+
+
+def test_those_that_heard_of_the_start_are_called_back_where_one_did_not(server):
+    with _Mute(2) as crew, pytest.raises(TargetError, match="node local-1 heard of the start too late"):
+        offer(crew, server.url, poisson(5, 100, 2), Load(rate_rps=100), Seen())
+    assert server.stop() == {}
+
+
 def test_the_key_of_an_api_is_in_no_text_of_what_is_handed_over():
     """Not in the repr of a share, of a parcel or of an agent's trouble."""
     endpoint = Endpoint("http://10.0.0.1:1/v1", "m", "chat", api_key="top-secret-key-77")

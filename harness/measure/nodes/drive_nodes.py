@@ -33,7 +33,8 @@ from harness.records import (
 from harness.store.parcels import numbers, on_our_clock, only, unpack, when
 
 READY_S = 300.0  # against a node that hangs; one that dies is noticed at once
-LEAD_S = 0.5  # from the telling of the start to the start, and
+LEAD_S = 0.8  # from the telling of the start to the start, and
+HEAR_SHARE = 0.6
 LEAD_TRIPS = 4  # so many of the longest call there and back
 POLL_S = 0.25
 LOST_S = 10.0  # a node that has not answered for so long is lost
@@ -187,7 +188,8 @@ class _Drive:
         trip_ns = clock.monotonic_ns() - asked_ns
         self.started_ns = clock.monotonic_ns() + int(LEAD_S * clock.NS) + LEAD_TRIPS * trip_ns
         calls = {k: ("start", self.nodes.lines[k].to_node(self.started_ns)) for k in range(self.count)}
-        left = ask_all(self.crew, calls, (self.started_ns - clock.monotonic_ns()) / clock.NS)
+        # what is left of it after that is for calling those back that heard, where one did not
+        left = ask_all(self.crew, calls, HEAR_SHARE * (self.started_ns - clock.monotonic_ns()) / clock.NS)
         now = clock.monotonic_ns()
         for k, member in enumerate(self.members):
             member.heard_ns = now
