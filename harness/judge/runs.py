@@ -12,6 +12,7 @@ from harness.judge.repeats import LEVEL, campaign_of
 from harness.judge.summary import summarise
 from harness.records import Analysis, CapacityCell, RunState, RunSummary, SearchedCapacity
 from harness.store import history
+from harness.store.history_files import FOLDER
 from harness.store.manifest import is_pruned, read_capacity, read_manifest
 from harness.store.reader import find_capacities, find_runs, is_run, read_run
 
@@ -171,7 +172,7 @@ def experiments(results_dir: Path) -> list[Path]:
         advice = f"give the directory of all experiments, {parent}"
         raise StoreError("this is not the directory of all results", results_dir, advice)
     try:
-        return sorted(child for child in results_dir.iterdir() if child.is_dir() and child.name != history.FOLDER)
+        return sorted(child for child in results_dir.iterdir() if child.is_dir() and child.name != FOLDER)
     except OSError as error:
         advice = f"{error.strerror}; give the directory that holds the experiments, e.g. results"
         raise StoreError("no such results directory", results_dir, advice) from None

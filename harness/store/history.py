@@ -13,11 +13,9 @@ and is queried from copies in the user's cache: whoever asks again fetches only 
 from __future__ import annotations
 
 import glob
-import io
 import re
-import secrets
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,22 +23,19 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from harness.base import clock
 from harness.base.errors import ConfigError, StoreError
 from harness.records import RunSummary
 from harness.store.elsewhere import mirror_of
 from harness.store.history_columns import row_of, runs_schema
+from harness.store.history_files import at_hand, merge, month_of, write
 from harness.store.hour_rows import unreadable_files
-from harness.store.manifest import NAME, refuse_newer
+from harness.store.manifest import NAME
 from harness.store.root import Root, open_root
 from harness.store.schema import schema_of
 
-FOLDER = "history"
 MERGE_AT = 64  # files of a month; a file of 110 columns costs a query about 0.5 ms to open, whatever is in it
-NO_MONTH = "month=unknown"  # of runs that do not say when they were made
 
 
 _OF_FILES = (duckdb.IOException, duckdb.InvalidInputException, FileNotFoundError)
@@ -69,68 +64,11 @@ def index_campaign(results_dir: str | Path, summaries: Sequence[RunSummary]) -> 
     stem, rows = max(s.campaign_id for s in summaries), [row_of(summary, now) for summary in summaries]
     by_month: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        by_month.setdefault(_month_of(row["created_utc"]), []).append(row)
+        by_month.setdefault(month_of(row["created_utc"]), []).append(row)
     for month, of_month in sorted(by_month.items()):
-        path = _write(root, pa.Table.from_pylist(of_month, schema=runs_schema()), month, stem)
+        path = write(root, pa.Table.from_pylist(of_month, schema=runs_schema()), month, stem)
     merge(root, at=MERGE_AT)
     return path
-
-
-def _month_of(moment: Any) -> str:
-    """The folder of a run made then; `moment` is a datetime or None."""
-    return NO_MONTH if moment is None else f"month={moment:%Y-%m}"
-
-
-def _write(root: Root, table: Any, month: str, stem: str) -> str:
-    """One file under a name nobody has, whole or not at all."""
-    final = f"{root.path}/{FOLDER}/{month}/{stem}-{clock.utc_stamp()}-{secrets.token_hex(4)}.parquet"
-    with root.writing(final) as file:
-        pq.write_table(table, file, compression="zstd")
-    return final
-
-
-def merge(root: Root, at: int = 1) -> None:
-    """One file in place of each month's, where it has more than `at`; earlier rows of a run are left out. Months before the newest have no
-    more than one file after that, since hardly anything is added to them. Raises StoreError."""
-    by_folder: dict[str, list[str]] = {}
-    for info in _files(root):
-        by_folder.setdefault(str(info["name"]).rpartition("/")[0], []).append(str(info["name"]))
-    newest = max((folder for folder in by_folder if not folder.endswith(NO_MONTH)), default="")
-    for folder, paths in by_folder.items():
-        is_flat = folder.endswith(f"/{FOLDER}")  # as an older harness wrote them: into their months
-        if len(paths) > (at if folder == newest else 1) or (is_flat and len(paths) > at):
-            _merge(root, paths)
-
-
-def _merge(root: Root, paths: Sequence[str]) -> None:
-    tables = []
-    for path in paths:
-        try:
-            tables.append(pq.read_table(io.BytesIO(root.fs.cat_file(path)), partitioning=None))
-        except FileNotFoundError:
-            return  # another merge is at work: leave it to it
-        except (OSError, pa.ArrowException) as error:
-            advice = f"{error}; move it away and index again"
-            raise StoreError("history file cannot be read", root.url(path), advice) from None
-        refuse_newer((tables[-1].schema.metadata or {}).get(b"schema_version"), root.url(path))
-    together = pa.concat_tables(tables, promote_options="default").replace_schema_metadata(runs_schema().metadata)
-    latest: dict[tuple[str, str], int] = {}
-    stamps = together["indexed_utc"].to_pylist()
-    for at, key in enumerate(zip(together["experiment"].to_pylist(), together["run_id"].to_pylist(), strict=True)):
-        if key not in latest or stamps[at] >= stamps[latest[key]]:
-            latest[key] = at
-    kept = together.take(sorted(latest.values()))
-    months = pa.array([_month_of(moment) for moment in kept["created_utc"].to_pylist()])
-    for month in sorted(set(months.to_pylist())):
-        _write(root, kept.filter(pc.equal(months, month)), month, "merged")
-    for path in paths:
-        with suppress(FileNotFoundError):
-            root.fs.rm_file(path)
-
-
-def _files(root: Root) -> list[dict[str, Any]]:
-    """The history's files: in the folders of their months, or right in its folder as an older harness wrote them."""
-    return [info for info in root.files(f"{root.path}/{FOLDER}") if str(info["name"]).endswith(".parquet")]
 
 
 # ---------------------------------------------------------------- reading
@@ -139,20 +77,6 @@ def _files(root: Root) -> list[dict[str, Any]]:
 def _list(urls: Sequence[str]) -> str:
     """As DuckDB opens just these: it takes each for a pattern."""
     return "[" + ", ".join("'" + glob.escape(url).replace("'", "''") + "'" for url in urls) + "]"
-
-
-def _at_hand(root: Root, since: Any = None) -> list[str]:
-    """The history's files on this machine, fetched where they are elsewhere, without months that ended before `since` (a date)."""
-    first = "" if since is None else _month_of(since)
-
-    def wanted(folder: str) -> bool:
-        return not folder.startswith("month=") or folder >= first
-
-    if root.local:
-        names = [str(info["name"]) for info in _files(root)]
-    else:
-        names = [str(path) for path in mirror_of(root).exactly(FOLDER, ".parquet")]
-    return [name for name in names if wanted(name.split("/")[-2])]
 
 
 def _raw_files(root: Root) -> list[str]:
@@ -180,7 +104,7 @@ def _connection(
             if place is not None and not place.local:
                 con.register_filesystem(place.fs)
         con.register("no_runs", runs_schema().empty_table())
-        files, source = _at_hand(root, since), "SELECT * FROM no_runs"
+        files, source = at_hand(root, since), "SELECT * FROM no_runs"
         if files:
             source += f" UNION ALL BY NAME SELECT * FROM read_parquet({_list(files)}, union_by_name = true, hive_partitioning = false)"  # noqa: S608 (our own file names, quoted)
         con.execute(

@@ -23,7 +23,7 @@ import pyarrow as pa
 from harness.base import clock
 from harness.cli.history import history_group
 from harness.judge.trends import trends_of
-from harness.store import history
+from harness.store import history, history_files
 from harness.store.history_columns import row_of, runs_schema
 from harness.store.root import open_root
 from tests.bench.history_nights import FIRST, night_id, summary
@@ -78,7 +78,7 @@ def fill(url: str, runs: int) -> int:
     for month, nights in months.items():
         whole = [range(nights[0], nights[-1] + 1)]
         for part in [range(n, n + 1) for n in nights] if month == max(months) else whole:
-            history._write(root, rows_of_nights(part, chance), month, night_id(part[0]))
+            history_files.write(root, rows_of_nights(part, chance), month, night_id(part[0]))
     return total
 
 
