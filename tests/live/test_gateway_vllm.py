@@ -108,6 +108,7 @@ def arms(vllm_server, gateway, tmp_path_factory) -> Ran:
 
 def test_a_run_through_the_gateway_is_valid_or_says_why(arms):
     """A hosted target over TLS with its own CA and a key: every request is ok, and the verdict is VALID, or names the machine's other work."""
+    assert "runs" in arms.document, arms.words
     (one,) = (run for run in arms.document["runs"] if "hosted" in run["cell"])
     assert list(one["outcomes"]) == ["ok"]
     found = {reason["code"] for reason in one["reasons"] if reason["severity"] != "warning"}
