@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import secrets
@@ -30,6 +31,7 @@ STEP_S = 50_000
 PORT, CLIENT_PORT = 6399, 10001
 STORE_BYTES = 80_000_000  # the least that Ray takes is 75 MiB
 _PREFIX = "hrn"
+_SERIALS = itertools.count(1)
 _SUBNET = "10.231.7"
 _RAY = Path(sys.executable).with_name("ray")
 
@@ -94,7 +96,7 @@ def _end(namespace: str) -> None:
 def sweep() -> None:
     """What a process left behind that is gone."""
     for namespace in _namespaces():
-        owner = re.match(rf"{_PREFIX}(\d+)n\d+$", namespace)
+        owner = re.match(rf"{_PREFIX}(\d+)c\d+n\d+$", namespace)
         if owner and not Path("/proc", owner[1]).exists():
             _end(namespace)
 
@@ -106,6 +108,7 @@ class Cluster:
         self, nodes: int, *, cpus: int = 2, environment: Mapping[int, Mapping[str, str]] | None = None
     ) -> None:
         self.numbers = range(1, nodes + 1)
+        self._serial = next(_SERIALS)
         self._token = secrets.token_hex(32)
         self.cpus, self._environment = cpus, environment or {}
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # short: sockets have their names in it
@@ -113,7 +116,7 @@ class Cluster:
         self.client_address = f"ray://{self.ip(1)}:{CLIENT_PORT}"
 
     def namespace(self, node: int) -> str:
-        return f"{_PREFIX}{os.getpid()}n{node}"
+        return f"{_PREFIX}{os.getpid()}c{self._serial}n{node}"
 
     def ip(self, node: int) -> str:
         return f"{_SUBNET}.{node}"

@@ -62,6 +62,17 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
     assert "vllm-cost-harness[ray]" in refused.value.advice
 
 
+@pytest.mark.parametrize("on", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_where_nothing_listens_there_is_no_cluster(monkeypatch, on):
+    """Said at once, by every way of naming it."""
+    pytest.importorskip("ray", reason="no Ray: `make cluster` installs it")
+    with pytest.raises(ConfigError, match=f"no Ray cluster at {on}"), cluster(on, lambda _: None):
+        pass
+    monkeypatch.setenv("RAY_ADDRESS", on)
+    with pytest.raises(ConfigError, match=f"no Ray cluster at {on}"), cluster("ray", lambda _: None):
+        pass
+
+
 class _Ray:
     """As much of a cluster as is asked about its nodes."""
 

@@ -22,6 +22,7 @@ from harness.measure.nodes.crew import NodeGone, NodeTrouble, NodeUnheard
 INSTALL = "pip install 'vllm-cost-harness[ray]'"
 # a driver whose head is gone ends itself after so long, with all that it had not stored: the run is to end as a run
 _HEAD_GONE_S = "86400"
+CONNECT_S = 10.0
 FREED_S, FREED_POLL_S = 20.0, 0.2  # cores of an actor that was ended are free again a moment later
 _MISSING = re.compile(r"No module named '([\w.]+)'")
 
@@ -42,6 +43,7 @@ def cluster(on: str, say: Callable[[str], None]) -> Iterator[Any]:
     address = "auto" if on == "ray" and "RAY_ADDRESS" not in os.environ else None if on == "ray" else on
     joined = not ray.is_initialized()  # a fleet's campaign may have connected already
     if joined:
+        _refuse_silence(on, ray.__version__)
         try:
             ray.init(
                 address=address,
@@ -58,6 +60,17 @@ def cluster(on: str, say: Callable[[str], None]) -> Iterator[Any]:
         if joined:
             with suppress(Exception):
                 ray.shutdown()
+
+
+def _refuse_silence(on: str, version: str) -> None:
+    """Raises ConfigError where nothing listens: Ray itself asks again for as long as a lost head is waited for."""
+    address = urlsplit(f"//{(os.environ.get('RAY_ADDRESS', '') if on == 'ray' else on).removeprefix('ray://')}")
+    if address.port is None:
+        return
+    try:
+        socket.create_connection((address.hostname, address.port), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise _not_connected(on, error, version) from None
 
 
 def _is_guarded(on: str) -> bool:
