@@ -79,9 +79,10 @@ def watch_command(config: Path, listen: str, once: bool, for_s: float | None, as
     from harness.config.monitor import load_monitor
     from harness.monitor.exporter import Exporter, serving
     from harness.monitor.live import watched
-    from harness.store.columns import without_pandas
+    from harness.store.columns import give_memory_back, without_pandas
 
     without_pandas()
+    give_memory_back()
     spec = load_monitor(config)
     if once:
         spec = spec.model_copy(update={"interval_s": min(spec.interval_s, _ONCE_S)})

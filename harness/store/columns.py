@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -18,6 +19,9 @@ from harness.store.schema import schema_of
 
 _SAID_BY_A_SERVER = ("error", "finish_reason", "metric", "labels")
 _CONVERSION_ERRORS = (pa.ArrowException, OverflowError, TypeError, ValueError)
+
+
+_MALLOC = {-3: 1 << 18, -8: 1, -1: 1 << 20}  # of glibc's malloc.h: M_MMAP_THRESHOLD, M_ARENA_MAX, M_TRIM_THRESHOLD
 
 
 class _NoPandas:
@@ -38,6 +42,16 @@ def without_pandas() -> None:
             pa.array([None])
         finally:
             sys.meta_path.remove(_NoPandas)
+
+
+def give_memory_back() -> None:
+    """For such a process too: large blocks go back to the system when they are freed, and threads share one heap. glibc and Arrow otherwise keep
+    what the largest moment took, once a thread; elsewhere nothing happens."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in _MALLOC.items():
+            mallopt(option, value)
+        pa.set_memory_pool(pa.system_memory_pool())
 
 
 def _lists(values: list[Any], arrow_type: Any) -> Any:
