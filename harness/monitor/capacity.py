@@ -45,12 +45,12 @@ def measured_models(results: str | Path, models: Sequence[str]) -> tuple[Measure
 
     A results directory that is not there, or on object storage, has none. Raises StoreError where the history cannot be read.
     """
-    from harness.store import history
-
     root = Path(results)
     wanted = sorted({model for model in models if model})
     if not wanted or "://" in str(results) or not root.is_dir():
         return tuple(MeasuredModel(model, (), ("no results directory here",)) for model in wanted)
+    from harness.store import history
+
     rows = history.sql(
         root,
         "SELECT experiment, target, workload, model, max(campaign_id) AS newest FROM runs "

@@ -100,6 +100,7 @@ def _connection(
     """DuckDB in memory with the view `runs`; `requests` where asked for (it opens every run's file), `readings` and `hours` of a monitor's
     store where one is given."""
     with duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}) as con:
+        con.execute("SET enable_progress_bar = false")  # after two seconds it would stand between the rows
         for place in (root if requests else None, monitor):
             if place is not None and not place.local:
                 con.register_filesystem(place.fs)
