@@ -214,9 +214,11 @@ async def _watched(watch: Watch, show: Callable[[MonitorState], bool], for_s: fl
     def made(
         closed: Sequence[Rows[ServerReading]], fresh: Sequence[ServerReading], servers: Sequence[ServerWatch]
     ) -> bool:
-        now_ns = watch.now_ns()
-        recent.add(closed, fresh, now_ns, 2 * figures.shortest_s)
-        return show(figures.state(now_ns, recent, servers, watch.unstored, watch.warnings))
+        with watch.one_at_a_time:
+            now_ns = watch.now_ns()
+            recent.add(closed, fresh, now_ns, 2 * figures.shortest_s)
+            state = figures.state(now_ns, recent, servers, watch.unstored, watch.warnings)
+        return show(state)
 
     pause_s, last, asked_ns = min(1.0, spec.interval_s), None, -1
     try:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import ssl
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -48,6 +49,7 @@ class Watch:
         self._store_warnings: tuple[str, ...] = ()
         self._kept_day = self._rolled_hour = self._merged_quarter = -1
         self._keeping: asyncio.Task[None] | None = None
+        self.one_at_a_time = threading.Lock()  # what takes memory: figures, and what is put together
 
     # ---- what is known now
 
@@ -152,16 +154,20 @@ class Watch:
         try:
             quarter_ns = now_ns - now_ns % QUARTER_NS - QUARTER_NS
             if quarter_ns != self._merged_quarter and now_ns % QUARTER_NS > MINUTE_NS:
-                readings.compact_own(self.root, self.monitor, quarter_ns, QUARTER_NS)
+                with self.one_at_a_time:
+                    readings.compact_own(self.root, self.monitor, quarter_ns, QUARTER_NS)
                 self._merged_quarter = quarter_ns
             read_ns = min(pool.read_until_ns(now_ns) for pool in self._pools)
             whole_ns = min(now_ns, read_ns + window.LATE_NS)
             if whole_ns // HOUR_NS != self._rolled_hour and whole_ns % HOUR_NS > window.LATE_NS:
-                while window.roll_up(self.root, whole_ns, self.spec.interval_s):
-                    pass
+                rolled = True
+                while rolled:
+                    with self.one_at_a_time:
+                        rolled = bool(window.roll_up(self.root, whole_ns, self.spec.interval_s, most_hours=1))
                 self._rolled_hour = whole_ns // HOUR_NS
             if now_ns // DAY_NS != self._kept_day and now_ns % DAY_NS > 2 * HOUR_NS:
-                self._store_warnings = tuple(keep_days(self.root, now_ns, self.spec.retention_days))
+                with self.one_at_a_time:
+                    self._store_warnings = tuple(keep_days(self.root, now_ns, self.spec.retention_days))
                 self._kept_day = now_ns // DAY_NS
         except StoreError as error:
             self._store_warnings = (f"{error.what}: {error.value}; {error.advice}",)

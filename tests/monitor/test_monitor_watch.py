@@ -137,7 +137,7 @@ def test_hours_wait_for_a_history_that_is_still_read(tmp_path, monkeypatch):
     """What a Prometheus has is read later than it happened: no hour is summed before its rows are there."""
     now = T0 - T0 % readings.HOUR_NS + 10 * readings.HOUR_NS + 600 * NS
     asked = []
-    monkeypatch.setattr(watch_module.window, "roll_up", lambda root, now_ns, interval_s: asked.append(now_ns))
+    monkeypatch.setattr(watch_module.window, "roll_up", lambda root, now_ns, *_, **__: asked.append(now_ns))
     pool = {"name": "p", "prometheus": {"url": "http://127.0.0.1:1"}}
     watch = Watch(MonitorSpec.model_validate({"name": "t", "store": str(tmp_path / "m"), "pools": [pool]}), monitor="m")
     watch._keep(now)
