@@ -35,10 +35,10 @@ SHORTEST_SCRAPES = 4  # a minute has as many at the usual interval; with fewer t
 EVIDENCE_DAYS = 14  # what advice is seen in: two of each day of the week
 LOOK_S = 30.0  # within which a dry look has asked every server twice
 # How long a view stands, as long ones hardly change meanwhile: so long or this part of what it covers; and so many times as long as its
-# making took of a core, which keeps all of them within a twentieth of one, however many servers there are.
+# making took of a core, which keeps all of them within a thirtieth of one, however many servers there are.
 _STANDS_NS = {"1m": 0, "1h": 30 * NS, "24h": 60 * NS, "month": 60 * NS, "advice": 600 * NS}
 _STANDS_SHARE = 50
-_REST = {"1m": 60, "1h": 120, "24h": 240, "month": 120, "advice": 2000}
+_REST = {"1m": 60, "1h": 240, "24h": 480, "month": 360, "advice": 4000}
 MANY_GROUPS = 50  # of one kind: from then on each has its headlines alone
 _MEASURED_AGAIN_NS = HOUR_NS  # runs are read in seconds
 
