@@ -99,6 +99,9 @@ def sweep() -> None:
         owner = re.match(rf"{_PREFIX}(\d+)c\d+n\d+$", namespace)
         if owner and not Path("/proc", owner[1]).exists():
             _end(namespace)
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}[0-9]*-*"):
+        if not Path("/proc", folder.name.removeprefix(_PREFIX).partition("-")[0]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Cluster:
@@ -111,7 +114,7 @@ class Cluster:
         self._serial = next(_SERIALS)
         self._token = secrets.token_hex(32)
         self.cpus, self._environment = cpus, environment or {}
-        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # short: sockets have their names in it
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))  # short: sockets have their names in it
         self.address = f"{self.ip(1)}:{PORT}"  # for processes in the head's namespace
         self.client_address = f"ray://{self.ip(1)}:{CLIENT_PORT}"
 
