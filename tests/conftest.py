@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -46,7 +47,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
             file = super()._split_scope(nodeid)
             return "tests/live" if file.startswith("tests/live/") and file not in OWN_ENGINES else file
 
+    config.option.loadscopereorder = False  # as `pytest_collection_modifyitems` has put them
     return Files(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Beside others the files that wait come first, of each sort those with the most tests: what is left in the end is short."""
+    if config.getoption("dist", "no") == "no" and "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    tests = Counter(item.path for item in items)
+    waits = {item.path for item in items if item.get_closest_marker("timing")}
+    items.sort(key=lambda item: (item.path not in waits, -tests[item.path], item.path))
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: no later collection of garbage goes through its million objects again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

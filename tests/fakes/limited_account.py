@@ -61,13 +61,14 @@ class Rule:
 
 @dataclass
 class LimitedAccount:
-    """`settles`: what a reply did not use is given back. `tells`: the limits stand in every head, by OpenAI's names, or (`ietf`) those of requests with their window. `answers`: status of each offer."""
+    """`settles`: what a reply did not use is given back. `tells`: the limits stand in every head, by OpenAI's names, or (`ietf`) those of requests with their window. `answers`: status of each offer; `seen`: when it was one."""
 
     rules: list[Rule]
     settles: bool = False
     tells: bool | str = True
     retry_after: bool = True
     answers: list[int] = field(default_factory=list)
+    seen: list[float] = field(default_factory=list)
 
     def offer(self, now: float, prompt: int, max_tokens: int) -> tuple[int, dict[str, str]]:
         """Status and headers of a request that comes now."""
@@ -77,6 +78,7 @@ class LimitedAccount:
             for rule in self.rules:
                 rule.take(now, amounts[rule.kind])
         self.answers.append(429 if lacking else 200)
+        self.seen.append(now)
         headers = self._told(now) if self.tells else {}
         if lacking and self.retry_after:
             headers["retry-after"] = str(max(rule.reset_s(now) for rule in lacking))
