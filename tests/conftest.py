@@ -39,13 +39,15 @@ _ran_on_vllm: set[str] = set()
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """Each file is one process's, and so is all that talks to the one real server: beside it run engines of their own."""
+    """Each file is one process's, and so is all that talks to the one real server (beside it run engines of their own), or to the one
+    Ray cluster."""
     from xdist.scheduler import LoadFileScheduling
 
     class Files(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return "tests/live" if file.startswith("tests/live/") and file not in OWN_ENGINES else file
+            shared = (folder for folder in ("tests/live", "tests/cluster") if file.startswith(f"{folder}/"))
+            return file if file in OWN_ENGINES else next(shared, file)
 
     config.option.loadscopereorder = False  # as `pytest_collection_modifyitems` has put them
     return Files(config, log) if config.getoption("dist") == "loadfile" else None
