@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from harness.base import bounds
 from harness.base.bounds import Spec, within
-
-_CLUSTER = re.compile(r"ray|(ray://)?[^\s/:@]+:\d{1,5}")
+from harness.config.cluster import DESCRIPTION, named
 
 
 class FleetSpec(Spec):
@@ -18,7 +16,7 @@ class FleetSpec(Spec):
 
     on: bounds.Word = Field(
         default="ray",
-        description="ray: the cluster of this machine (RAY_ADDRESS); HOST:PORT of its head, or ray://HOST:PORT",
+        description=DESCRIPTION,
     )
     boxes: bounds.Count | None = Field(
         default=None, ge=1, description="at most so many; None: all that the cluster has"
@@ -30,6 +28,4 @@ class FleetSpec(Spec):
     @field_validator("on")
     @classmethod
     def _is_a_cluster(cls, on: str) -> str:
-        if not _CLUSTER.fullmatch(on):
-            raise ValueError(f"{on!r:.80} is no cluster: ray, HOST:PORT or ray://HOST:PORT")
-        return on
+        return named(on)

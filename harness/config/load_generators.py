@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from harness.base import bounds
 from harness.base.bounds import Spec, within
+from harness.config.cluster import DESCRIPTION, named
 
 LOCAL = "local"
-_CLUSTER = re.compile(r"local|ray|(ray://)?[^\s/:@]+:\d{1,5}")
 
 
 class LoadGeneratorsSpec(Spec):
@@ -19,7 +18,7 @@ class LoadGeneratorsSpec(Spec):
 
     on: bounds.Word = Field(
         default=LOCAL,
-        description="local; ray: the cluster of this machine (RAY_ADDRESS); HOST:PORT of its head, or ray://HOST:PORT",
+        description=f"{LOCAL}; {DESCRIPTION}",
     )
     nodes: Annotated[int, within(1, 1024, "nodes that send")] = 1
     workers_per_node: Annotated[int, within(1, 64, "processes a node")] | Literal["auto"] = Field(
@@ -34,9 +33,7 @@ class LoadGeneratorsSpec(Spec):
     @field_validator("on")
     @classmethod
     def _is_a_cluster(cls, on: str) -> str:
-        if not _CLUSTER.fullmatch(on):
-            raise ValueError(f"{on!r:.80} is no cluster: local, ray, HOST:PORT or ray://HOST:PORT")
-        return on
+        return named(on, LOCAL)
 
     @model_validator(mode="before")
     @classmethod

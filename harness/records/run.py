@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from harness.records.column import col
-from harness.records.plan import Load
+from harness.records.plan import Load, PlannedRequest
 
 
 class Phase(StrEnum):
@@ -200,6 +200,55 @@ class RequestRecord:
         default=None,
     )
     routed_why: str | None = col("", "Hybrid: why it was sent there, in the policy's words", default=None)
+
+
+def row_without_reply(
+    request: PlannedRequest,
+    outcome: Outcome,
+    error: str | None,
+    *,
+    request_id: str,
+    phase: Phase,
+    worker: int,
+    scheduled_ns: int | None,
+    due_ns: int | None,
+    ended_ns: int,
+) -> RequestRecord:
+    """The row of a request of which nothing was read; what is known besides is for `dataclasses.replace`."""
+    return RequestRecord(
+        request_id=request_id,
+        seq=request.seq,
+        phase=phase.value,
+        worker=worker,
+        session_id=request.session_id,
+        target_prompt_tokens=request.target_prompt_tokens,
+        target_output_tokens=request.target_output_tokens,
+        scheduled_ns=scheduled_ns,
+        due_ns=due_ns,
+        connect_started_ns=None,
+        connect_ns=None,
+        tls_ns=None,
+        sent_ns=None,
+        first_byte_ns=None,
+        first_token_ns=None,
+        last_token_ns=None,
+        ended_ns=ended_ns,
+        chunk_ns=(),
+        chunk_tokens=None,
+        prompt_tokens=None,
+        cached_prompt_tokens=None,
+        output_tokens=None,
+        reasoning_tokens=None,
+        counted_output_tokens=None,
+        merged_reads=0,
+        reads=0,
+        response_bytes=0,
+        connection_reused=None,
+        outcome=outcome.value,
+        http_status=None,
+        finish_reason=None,
+        error=error,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.base import clock
+from harness.measure.drive.sums import sums_of
 from harness.measure.gate import Answer, Asked
 from harness.measure.job import Job, Watcher
 from harness.measure.refusals import REFUSED
@@ -232,24 +233,12 @@ def drive_both(
 def _of_both(reports: Mapping[str, DriveReport]) -> DriveReport:
     first, *_ = known = list(reports.values())
     reasons = [report.stop_reason for report in known]
-    lags = [report.loop_lag_max_s for report in known if report.loop_lag_max_s is not None]
-    parses = [report.parse_cpu_s for report in known if report.parse_cpu_s is not None]
-    largest = [report.largest_read_bytes for report in known if report.largest_read_bytes is not None]
     return replace(
         first,
-        workers=sum(report.workers for report in known),
+        **sums_of(known),
         started_ns=min(report.started_ns for report in known),
         ended_ns=max(report.ended_ns for report in known),
-        stamp_source="kernel" if all(report.stamp_source == "kernel" for report in known) else "user",
         stop_reason=next((word for word in _STOPS if word in reasons), next(iter(set(reasons) - {"done"}), "done")),
-        reads=sum(report.reads for report in known),
-        merged_reads=sum(report.merged_reads for report in known),
-        cpu_s=sum(report.cpu_s for report in known),
-        parse_cpu_s=sum(parses) if parses else None,
-        loop_lag_max_s=max(lags, default=None),
-        late_sends=sum(report.late_sends for report in known),
-        largest_clock_step_ns=max((report.largest_clock_step_ns for report in known), key=abs),
         clock_offsets=[offset for report in known for offset in report.clock_offsets],
-        largest_read_bytes=max(largest, default=None),
         notes=[f"{name}: {note}" for name, report in reports.items() for note in report.notes],
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.base.clock import NS
 from harness.measure.drive.shard import request_id
 from harness.measure.job import Job
-from harness.records import Outcome, PlannedRequest, RequestRecord
+from harness.records import Outcome, PlannedRequest, RequestRecord, row_without_reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,53 +38,18 @@ def rows_of_lost(
             sent = scheduled_ns <= at.lost_ns
             if cut_ns is not None and scheduled_ns > cut_ns:
                 continue
-        yield _row(job, request, Outcome.LOST if sent else Outcome.DROPPED, worker, scheduled_ns, at, why)
+        yield row_without_reply(
+            request,
+            Outcome.LOST if sent else Outcome.DROPPED,
+            why,
+            request_id=request_id(job.run_id, job.phase, request.seq),
+            phase=job.phase,
+            worker=worker,
+            scheduled_ns=scheduled_ns,
+            due_ns=at.heard_ns if scheduled_ns is None else scheduled_ns,
+            ended_ns=at.lost_ns,
+        )
 
 
 def _end_ns(job: Job, at: LostAt) -> int | None:
     return None if job.duration_s is None else at.started_ns + int(job.duration_s * NS)
-
-
-def _row(
-    job: Job,
-    request: PlannedRequest,
-    outcome: Outcome,
-    worker: int,
-    scheduled_ns: int | None,
-    at: LostAt,
-    why: str,
-) -> RequestRecord:
-    return RequestRecord(
-        request_id=request_id(job.run_id, job.phase, request.seq),
-        seq=request.seq,
-        phase=job.phase.value,
-        worker=worker,
-        session_id=request.session_id,
-        target_prompt_tokens=request.target_prompt_tokens,
-        target_output_tokens=request.target_output_tokens,
-        scheduled_ns=scheduled_ns,
-        due_ns=at.heard_ns if scheduled_ns is None else scheduled_ns,
-        connect_started_ns=None,
-        connect_ns=None,
-        tls_ns=None,
-        sent_ns=None,
-        first_byte_ns=None,
-        first_token_ns=None,
-        last_token_ns=None,
-        ended_ns=at.lost_ns,
-        chunk_ns=(),
-        chunk_tokens=None,
-        prompt_tokens=None,
-        cached_prompt_tokens=None,
-        output_tokens=None,
-        reasoning_tokens=None,
-        counted_output_tokens=None,
-        merged_reads=0,
-        reads=0,
-        response_bytes=0,
-        connection_reused=None,
-        outcome=outcome.value,
-        http_status=None,
-        finish_reason=None,
-        error=why,
-    )

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.base import clock
 from harness.measure.drive.driver import reason_of
+from harness.measure.drive.sums import sums_of
 from harness.records import DriveProgress, DriveReport
 
 NODE_LOST = "node_lost"  # a drive's stop_reason: it went on without one
@@ -53,10 +54,6 @@ def report_of(
     machine's, where every stamp is by now."""
     there = [report for report in reports if report is not None]
     ends = [report.ended_ns - clocks[k][0] for k, report in enumerate(reports) if report is not None]
-    sources = {report.stamp_source for report in there}
-    lags = [report.loop_lag_max_s for report in there if report.loop_lag_max_s is not None]
-    parsed = [report.parse_cpu_s for report in there if report.parse_cpu_s is not None]
-    largest = [report.largest_read_bytes for report in there if report.largest_read_bytes is not None]
     offsets = []
     for k, report in enumerate(reports):
         own = [] if report is None else list(report.clock_offsets)
@@ -66,22 +63,13 @@ def report_of(
         ]  # else it is its machine's
         offsets += [(clocks[k][0] + offset, clocks[k][1] + error) for offset, error in apart]
     return DriveReport(
+        **sums_of(there),
         driver=driver,
-        workers=sum(report.workers for report in there),
         started_ns=started_ns,
         ended_ns=max(ends, default=clock.monotonic_ns()),
-        stamp_source="kernel" if sources == {"kernel"} else "user",
         stop_reason=_stop_reason(there, word, any_lost=any_lost),
-        reads=sum(report.reads for report in there),
-        merged_reads=sum(report.merged_reads for report in there),
-        cpu_s=sum(report.cpu_s for report in there),
-        parse_cpu_s=sum(parsed) if parsed else None,
-        loop_lag_max_s=max(lags, default=None),
-        late_sends=sum(report.late_sends for report in there),
-        largest_clock_step_ns=max((report.largest_clock_step_ns for report in there), default=0),
         anchors=[(a.monotonic_ns, a.offset_ns, a.error_ns) for a in anchors],
         clock_offsets=offsets,
-        largest_read_bytes=max(largest, default=None),
         notes=[*notes, *(f"{names[k]}: {note}" for k, report in enumerate(reports) if report for note in report.notes)],
         nodes=facts,
     )

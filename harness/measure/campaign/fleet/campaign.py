@@ -23,7 +23,7 @@ from harness.measure.campaign.failure import record_failure
 from harness.measure.campaign.fleet import parcel
 from harness.measure.campaign.fleet.boxes import Box, Boxes, BoxLostError
 from harness.measure.campaign.fleet.part import Work
-from harness.measure.campaign.fleet.schedule import Resources, Schedule, foreseen
+from harness.measure.campaign.fleet.schedule import Resources, Schedule, foreseen, suffices
 from harness.measure.campaign.forecast import Forecast, Pace, key_of, longest_cool_down_s
 from harness.measure.campaign.intent import Intent
 from harness.measure.campaign.order import Step
@@ -260,7 +260,7 @@ class FleetCampaign:
             stranded = [
                 step
                 for step in self._schedule.stranded()
-                if not any(_has(has, needs[step.cell.target]) for has in self._coming.values())
+                if not any(suffices(has, needs[step.cell.target]) for has in self._coming.values())
             ]
             now_ns = clock.monotonic_ns()
             self._stranded_ns = (self._stranded_ns or now_ns) if stranded else None
@@ -329,10 +329,6 @@ def _error(told: Sequence[str]) -> HarnessError:
     name, what, value, advice = told
     kind = getattr(errors, name, TargetError)
     return kind(what, value, advice) if issubclass(kind, HarnessError) else TargetError(what, value, advice)
-
-
-def _has(has: Resources, needs: Resources) -> bool:
-    return all(has.get(name, 0) >= amount for name, amount in needs.items())
 
 
 def _words(resources: Resources) -> str:

@@ -18,6 +18,11 @@ MOST_LOST = 2  # boxes that a cell is lost with before it counts as what ends th
 Resources = Mapping[str, float]
 
 
+def suffices(has: Resources, needs: Resources) -> bool:
+    """Whether a box with `has` can run what needs that."""
+    return all(has.get(name, 0) >= amount for name, amount in needs.items())
+
+
 @dataclass(slots=True)
 class Schedule:
     """`steps` in their order; `needs`: a target's name -> what a box must have for it; `homes`: repetition -> the box that earlier runs
@@ -87,8 +92,7 @@ class Schedule:
         return frozenset(step.name for step in self._waiting if step.block == block and self.fits(step, box))
 
     def fits(self, step: Step, box: str) -> bool:
-        has = self.boxes.get(box, {})
-        return all(has.get(name, 0) >= amount for name, amount in self.needs.get(step.cell.target, {}).items())
+        return suffices(self.boxes.get(box, {}), self.needs.get(step.cell.target, {}))
 
     def ended(self, box: str, name: str) -> None:
         """The cell is over, whatever came of it."""

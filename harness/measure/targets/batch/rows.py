@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.base import clock
-from harness.records import Outcome, Phase, PlannedRequest, RequestRecord
+from harness.records import Outcome, Phase, PlannedRequest, RequestRecord, row_without_reply
 
 _UNKNOWN = [None] * 6  # facts of a request that has none
 
@@ -73,37 +73,26 @@ class Batch:
             stamps = (first_ns, last_ns) if output_tokens > 1 else (first_ns,)
             chunk_tokens = (1, output_tokens - 1) if output_tokens > 1 else (1,)
         scheduled = None if request.scheduled_ns is None else self.started_ns
-        return RequestRecord(
+        row = row_without_reply(
+            request,
+            outcome,
+            error,
             request_id=f"{self.run_id}-{self.phase.value[0]}{abs(request.seq)}",
-            seq=request.seq,
-            phase=self.phase.value,
+            phase=self.phase,
             worker=0,
-            session_id=request.session_id,
-            target_prompt_tokens=request.target_prompt_tokens,
-            target_output_tokens=request.target_output_tokens,
             scheduled_ns=scheduled,
             due_ns=self.started_ns,
-            connect_started_ns=None,
-            connect_ns=None,
-            tls_ns=None,
+            ended_ns=ended_ns,
+        )
+        return replace(
+            row,
             sent_ns=None if outcome is Outcome.DROPPED else self.started_ns,
-            first_byte_ns=None,
             first_token_ns=first_ns if stamps else None,
             last_token_ns=stamps[-1] if stamps else None,
-            ended_ns=ended_ns,
             chunk_ns=stamps,
             chunk_tokens=chunk_tokens,
             prompt_tokens=prompt_tokens,
             cached_prompt_tokens=cached,
             output_tokens=output_tokens,
-            reasoning_tokens=None,
-            counted_output_tokens=None,
-            merged_reads=0,
-            reads=0,
-            response_bytes=0,
-            connection_reused=None,
-            outcome=outcome.value,
-            http_status=None,
             finish_reason=finish,
-            error=error,
         )
