@@ -171,7 +171,7 @@ class _Drive:
                     self._refuse(k, "is not ready", why)
                 elif said.ready:
                     waiting.discard(k)
-            if clock.monotonic_ns() > end_ns:
+            if waiting and clock.monotonic_ns() > end_ns:
                 self._refuse(min(waiting), "is not ready", f"it has been waited for {READY_S:g} s")
             clock.sleep(WAIT_S if waiting else 0)
         self.watcher.progress(self._progress())
