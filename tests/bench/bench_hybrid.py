@@ -58,12 +58,14 @@ def measured(folder: Path, data: dict[str, Any]) -> dict[str, Any]:
     return {run.cell.target: run for run in analyse(folder).summaries}
 
 
-def pilot(folder: Path, workload: str, of: list[dict[str, Any]], slots: tuple[int, int]) -> list[Any]:
+def pilot(
+    folder: Path, workload: str, of: list[dict[str, Any]], slots: tuple[int, int], duration_s: float
+) -> list[Any]:
     """Each side in a closed loop at its slots, both at once."""
     found: dict[str, Any] = {}
 
     def one(target: dict[str, Any], at_once: int) -> None:
-        loads = [{"concurrency": [at_once], "duration_s": 12}]
+        loads = [{"concurrency": [at_once], "duration_s": duration_s}]
         data = {
             "experiment": "pilot",
             "max_usd": 100,
@@ -110,7 +112,7 @@ def main() -> None:
             for name, at_once in slots.items()
         ]
         both = targets(*proxies, servers["own"].endpoint.model)
-        alone = pilot(folder / "pilot", args.workload, both, (args.own_slots, args.hosted_slots))
+        alone = pilot(folder / "pilot", args.workload, both, (args.own_slots, args.hosted_slots), 12 + 16 * args.pause)
         rates = [float(run.scalars["request_rps"]) for run in alone]
         service_s = max(float(run.distributions["e2el_s"].p50) for run in alone)
         rate_rps, limit_s = round(args.load * sum(rates), 2), round(args.services * service_s, 3)
