@@ -14,22 +14,21 @@ from harness import pipeline
 from harness.base import clock
 from harness.base.errors import ConfigError, HarnessError, StoreError, TargetError
 from harness.cli.reproduce import reproduce_command
+from harness.config.published import Figure, PublishedTable, load_table, tables
 from harness.measure.campaign.ran import Ran
+from harness.measure.reproduce import rows as reproduce_run
+from harness.measure.reproduce.compare import Difference, compare_figure, compare_row, differences, hardware_words
+from harness.measure.reproduce.obstacles import Machine, obstacles
+from harness.measure.reproduce.rows import compare_with, dry_run, place_models, reproduce
 from harness.measure.run import Stop
 from harness.records import Analysis, Load, Reason, Verdict
-from harness.reproduce import page
-from harness.reproduce import run as reproduce_run
-from harness.reproduce.compare import Difference, compare_figure, compare_row, differences, hardware_words
-from harness.reproduce.fits import Machine, obstacles
-from harness.reproduce.run import compare_with, dry_run, place_models, reproduce
-from harness.reproduce.table import Figure, PublishedTable, load_table, tables
+from harness.report import published as page
 from tests.report.report_values import INVALID, UNKNOWN, run
 
 GIB = 1 << 30
 CPU = Machine(vllm=True, gpu_names=(), gpu_memory_bytes=(), memory_bytes=24 * GIB, no_gpu_because="no NVML")
 H100X4 = Machine(True, ("NVIDIA H100 80GB HBM3",) * 4, (80 * GIB,) * 4, 512 * GIB)
 A10GX4 = Machine(True, ("NVIDIA A10G",) * 4, (24 * GIB,) * 4, 192 * GIB)
-QUIET = type("Quiet", (), {name: (lambda self, *a: None) for name in ("phase", "say", "cell", "progress")})()
 
 
 def table(**changes) -> dict:
@@ -324,6 +323,9 @@ class Runner:
                 self.runs.append(summary(load.points()[0].concurrency, repetition, target=name, campaign=self.now))
         return Ran(self.now, len(spec.loads))
 
+    def measure(self, spec):
+        return self.measure_campaign(spec, self.out, None, None)
+
     def conclude(self, spec, out, ran, summaries, costs, report_path, exit_code):
         self.concluded.append((ran.campaign_id, len(summaries), exit_code))
 
@@ -348,7 +350,7 @@ def runner(monkeypatch, tmp_path):
 def test_rows_of_one_target_share_a_server_and_skipped_rows_are_never_faked(runner):
     """Two small rows are one experiment; the row of two GPUs is skipped with its reason and has no measured number."""
     found = parsed(rows=[row("a", "small", 1), row("b", "small", 4), row("big-c4", "big")])
-    got, code = reproduce(found, runner.out, QUIET, Stop(), CPU)
+    got, code = reproduce(found, runner.out, runner.measure, Stop(), CPU)
     assert code == 0
     assert runner.loads == [["c1", "c4"]]
     assert runner.concluded == [("20261124T113000Z", 2, 0)]  # the campaign is closed: nothing is left to resume
@@ -361,12 +363,12 @@ def test_rows_of_one_target_share_a_server_and_skipped_rows_are_never_faked(runn
 def test_runs_made_before_in_the_same_directory_do_not_count(runner):
     """A second reproduction compares its own runs only, not those that were there, and none where it had none itself."""
     table_ = parsed(rows=[row("a", "small")])
-    reproduce(table_, runner.out, QUIET, Stop(), CPU)
+    reproduce(table_, runner.out, runner.measure, Stop(), CPU)
     runner.now = "20261125T113000Z"
-    got, _ = reproduce(table_, runner.out, QUIET, Stop(), CPU)
+    got, _ = reproduce(table_, runner.out, runner.measure, Stop(), CPU)
     assert [r.run_ids for r in got.rows] == [(runner.runs[1].run_id,)]
     runner.now, runner.fails["small"] = "20261126T113000Z", TargetError("the vLLM server died", "", "")
-    got, _ = reproduce(table_, runner.out, QUIET, Stop(), CPU)
+    got, _ = reproduce(table_, runner.out, runner.measure, Stop(), CPU)
     assert [(r.state, r.run_ids) for r in got.rows] == [("failed", ())]
 
 
@@ -375,7 +377,7 @@ def test_a_server_that_does_not_start_fails_its_rows_and_not_the_others(runner):
     runner.fails["small"] = TargetError("the vLLM server died while starting", "out of memory", "lower it")
     targets = table()["targets"] | {"other": {"label": "Other", "model": "embedded:tiny"}}
     found = parsed(targets=targets, rows=[row("a", "small"), row("b", "other")])
-    got, code = reproduce(found, runner.out, QUIET, Stop(), CPU)
+    got, code = reproduce(found, runner.out, runner.measure, Stop(), CPU)
     assert code == 3
     assert [r.state for r in got.rows] == ["failed", "measured"]
     assert "out of memory" in got.rows[0].reasons[0]
@@ -386,7 +388,7 @@ def test_a_run_that_was_recorded_as_failed_gives_its_reason(runner, monkeypatch)
     why = Reason("run_failed", "invalid", "the run is failed: CUDA out of memory", "")
     failed = replace(summary(verdict=Verdict("INVALID", (why,))), state="failed")
     monkeypatch.setattr(reproduce_run, "analyse", lambda path, campaign=None: Analysis(path, (failed,), ()))
-    got, code = reproduce(parsed(rows=[row("a", "small")]), runner.out, QUIET, Stop(), CPU)
+    got, code = reproduce(parsed(rows=[row("a", "small")]), runner.out, runner.measure, Stop(), CPU)
     assert (code, got.rows[0].state) == (3, "failed")
     assert any("CUDA out of memory" in reason for reason in got.rows[0].reasons)
 
@@ -403,13 +405,13 @@ def test_a_run_with_doubt_is_marked_at_its_number():
 
 def test_an_interrupt_leaves_the_rest_not_run(runner):
     """Ctrl-C before a group's turn: its rows say so."""
-    got, _ = reproduce(parsed(rows=[row("a", "small")]), runner.out, QUIET, Stop(asked=1), CPU)
+    got, _ = reproduce(parsed(rows=[row("a", "small")]), runner.out, runner.measure, Stop(asked=1), CPU)
     assert got.rows[0].state == "not_run"
 
 
 def test_when_nothing_can_run_the_exit_code_says_so(runner):
     """Only rows that do not fit: exit 3, and nothing was started."""
-    got, code = reproduce(parsed(rows=[row("big-c4", "big")]), runner.out, QUIET, Stop(), CPU)
+    got, code = reproduce(parsed(rows=[row("big-c4", "big")]), runner.out, runner.measure, Stop(), CPU)
     assert (code, runner.loads, got.rows[0].state) == (3, [], "skipped")
 
 
@@ -437,7 +439,7 @@ def invoke(*words: str):
 
 @pytest.fixture
 def cpu(monkeypatch):
-    monkeypatch.setattr("harness.reproduce.fits.this_machine", lambda: CPU)
+    monkeypatch.setattr("harness.measure.reproduce.obstacles.this_machine", lambda: CPU)
 
 
 def test_the_command_prints_what_was_skipped_and_keeps_the_columns_apart(cpu):

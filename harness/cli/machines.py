@@ -16,7 +16,7 @@ from harness.cli.results import as_json_option, at_option, emit, moment
 from harness.cli.results import console as terminal
 
 if TYPE_CHECKING:
-    from harness.model.shape import ModelShape
+    from harness.config.model.shape import ModelShape
 
 GB = 10**9
 
@@ -58,8 +58,8 @@ def memory_command(
     as_json: bool,
 ) -> None:
     """Weights, KV cache per token and how many sequences fit. MODEL: a name of configs/models, or a config.json."""
-    from harness.model import memory
-    from harness.model.shape import load_model
+    from harness.config.model import memory
+    from harness.config.model.shape import load_model
     from harness.price.prices import instances
 
     shape = load_model(model)
@@ -181,7 +181,7 @@ def instances_command(
 ) -> None:
     """The cheapest fleet from the price table: measured capacities where there are some, marked estimates elsewhere."""
     from harness.base.quantities import whole
-    from harness.model.shape import load_model
+    from harness.config.model.shape import load_model
     from harness.planner import instances
     from harness.planner.roofline import Shape
     from harness.price.prices import instances as price_table

@@ -14,11 +14,11 @@ from typing import Any
 from harness.base import clock
 from harness.base.errors import ConfigError
 from harness.base.files import data_dir
+from harness.config.model.memory import GB, fit
+from harness.config.model.shape import ModelShape, load_model
 from harness.measure.observe import machine
 from harness.measure.observe.boards.inventory import Board, boards
 from harness.measure.targets import at_hand
-from harness.model.memory import GB, fit
-from harness.model.shape import ModelShape, load_model
 from harness.price.machine_price import by_boards
 
 NAME = "quickstart"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -47,26 +48,29 @@ def reproduce_command(
     named with the reason and skipped. Exit codes: 0 something was measured, 7 a row has INVALID runs only, 3 nothing
     could be measured, else that of the first failure.
     """
+    from harness import pipeline
+    from harness.config.published import load_table
+    from harness.measure.reproduce import rows
+    from harness.measure.reproduce.obstacles import this_machine
     from harness.measure.run import Stop
+    from harness.report import published as page
     from harness.report.live import Live
     from harness.report.pages import write_whole
-    from harness.reproduce import page, run
-    from harness.reproduce.fits import this_machine
-    from harness.reproduce.table import load_table
 
     if dry_run and results_from:
         raise ConfigError("--dry-run and --from", "both were given", "--from measures nothing by itself")
-    published = run.place_models(load_table(table), _places(models))
+    published = rows.place_models(load_table(table), _places(models))
     machine = this_machine()
     stop = Stop()
     if dry_run:
-        comparison, code = run.dry_run(published, machine), 0
+        comparison, code = rows.dry_run(published, machine), 0
     elif results_from is not None:
-        comparison, code = run.compare_with(published, results_from, machine)
+        comparison, code = rows.compare_with(published, results_from, machine)
     else:
         out = results / f"reproduce-{published.table}"
         with signals(stop), Live() as live:
-            comparison, code = run.reproduce(published, out, live, stop, machine)
+            measure = partial(pipeline.measure_campaign, out=out, display=live, stop=stop)
+            comparison, code = rows.reproduce(published, out, measure, stop, machine)
     for problem in comparison.problems:
         click.echo(f"not read: {problem}", err=True)
     if markdown_file is not None:

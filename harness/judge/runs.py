@@ -10,7 +10,7 @@ from harness.base.errors import ConfigError, StoreError
 from harness.judge.capacity.orders import best_probe, over_repetitions
 from harness.judge.repeats import LEVEL, campaign_of
 from harness.judge.summary import summarise
-from harness.records import Analysis, CapacityCell, RunState, RunSummary, SearchedCapacity
+from harness.records import Analysis, CapacityCell, RunData, RunState, RunSummary, SearchedCapacity
 from harness.store import history
 from harness.store.history_files import FOLDER
 from harness.store.manifest import is_pruned, read_capacity, read_manifest
@@ -43,6 +43,11 @@ def analyse(directory: Path, campaign: str | None = None) -> Analysis:
             "no run to analyse", directory, "; ".join(problems) or "give a run directory or an experiment's directory"
         )
     return Analysis(directory, tuple(summaries), tuple(problems), tuple(capacities))
+
+
+def run_data(directory: Path, runs: Sequence[RunSummary]) -> list[RunData]:
+    """The rows behind judged runs of `directory`, a run's or an experiment's. Raises StoreError."""
+    return [read_run(directory if directory.name == run.run_id else directory / run.run_id) for run in runs]
 
 
 def _capacity(directory: Path) -> CapacityCell:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 from harness.base.errors import ConfigError
 from harness.config.experiment import SloSpec, of_run
 from harness.config.price_ref import PriceRef
-from harness.judge.runs import analyse
+from harness.judge.runs import analyse, run_data
 from harness.planner.modelled_sides import batching_of, latencies_of, lengths_of
 from harness.planner.policies import DayTerms
 from harness.price.hosted import find_price, usd_by_lengths
 from harness.price.hosted_api import api_of_run
 from harness.price.machine_price import machine_price
 from harness.price.prices import day_of
-from harness.records import OVERLOAD, Hardware, RunData, RunSummary
-from harness.store.reader import read_run
+from harness.records import OVERLOAD, Hardware, RunSummary
 
 
 def day_terms(
@@ -53,7 +52,7 @@ def day_terms(
     if not steady:
         advice = "its latencies are its queue's there: measure it at a rate that it takes"
         raise ConfigError("every run of the hosted side is overloaded", hosted, advice)
-    own_runs, hosted_runs = _read(directory, found[own]), _read(directory, steady)
+    own_runs, hosted_runs = run_data(directory, found[own]), run_data(directory, steady)
     return DayTerms(
         own=batching_of(own_runs, slots),
         latencies=latencies_of(hosted_runs),
@@ -64,10 +63,6 @@ def day_terms(
         attainment=slo.attainment,
         names=(own, hosted),
     )
-
-
-def _read(directory: Path, runs: Sequence[RunSummary]) -> list[RunData]:
-    return [read_run(directory if directory.name == run.run_id else directory / run.run_id) for run in runs]
 
 
 def _hosted_usd(run: RunSummary, ref: PriceRef | None, at: datetime) -> Callable[[int, int], float]:

@@ -23,7 +23,7 @@ from harness.base.quantities import (
     usd,
     whole,
 )
-from harness.model.shape import ModelShape
+from harness.config.model.shape import ModelShape
 from harness.planner.hybrid import spot_usd_per_hour
 from harness.planner.roofline import Shape, best_estimate
 from harness.price.prices import Instance, stale_after_days

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from harness.base.errors import ConfigError
 from harness.base.files import data_dir
 from harness.base.quantities import Number, above_zero, share, whole
-from harness.model.memory import GB, fit, sequence_kv_bytes, weight_bytes
-from harness.model.shape import ModelShape
+from harness.config.model.memory import GB, fit, sequence_kv_bytes, weight_bytes
+from harness.config.model.shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,13 @@ class Load:
         rate = "" if self.rate_rps is None else f"r{self.rate_rps:g}"
         return rate if self.arrivals == "poisson" else "-".join(filter(None, (rate, self.arrivals)))
 
+    @property
+    def words(self) -> str:
+        """`concurrency 16` or `2 req/s poisson`; arrivals alone where no rate is known."""
+        if self.is_closed:
+            return f"concurrency {self.concurrency}"
+        return self.arrivals if self.rate_rps is None else f"{self.rate_rps:g} req/s {self.arrivals}"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

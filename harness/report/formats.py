@@ -100,9 +100,7 @@ def ratio(value: Decimal | float) -> str:
 
 def load_words(load: Load) -> str:
     """`concurrency 16` or `2 req/s poisson`."""
-    if load.is_closed:
-        return f"concurrency {load.concurrency}"
-    return f"{load.rate_rps:g} req/s {clean(load.arrivals, 20)}" if load.rate_rps is not None else ABSENT
+    return clean(load.words, 40) if load.is_closed or load.rate_rps is not None else ABSENT
 
 
 def md_text(text: object) -> str:

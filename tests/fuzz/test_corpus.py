@@ -303,7 +303,7 @@ def test_a_word_too_long_for_a_file_is_no_file(words):
 
 def test_a_model_of_a_billion_layers_is_refused(tmp_path):
     """Not built in memory: 10,000 layers may be, one more may not."""
-    from harness.model.layers import layer_kinds, read_config
+    from harness.config.model.layers import layer_kinds, read_config
 
     def kinds(layers: int):
         return layer_kinds(read_config({"model_type": "llama", "num_hidden_layers": layers}, "m"))

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.config.model.memory import KvBlocks, block_tokens_of, predict_kv_blocks
+from harness.config.model.shape import model_shape
 from harness.config.target import TargetSpec
 from harness.measure.targets import Target, embedded, open_target
-from harness.model.memory import KvBlocks, block_tokens_of, predict_kv_blocks
-from harness.model.shape import model_shape
 
 pytestmark = [
     pytest.mark.vllm,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.model.layers import read_config
-from harness.model.matrices import Matrix, parts
+from harness.config.model.layers import read_config
+from harness.config.model.matrices import Matrix, parts
 
 BASE = {
     "hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 5, "intermediate_size": 7, "vocab_size": 11,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.model.shape import ModelShape
+from harness.config.model.shape import ModelShape
 
 PLAIN = ModelShape(  # 2 KV heads of 5, 2 bytes: 40 bytes of a token in a layer
     name="plain", layers=3, full_layers=3, window_layers=0, window=None, chunked=False, state_layers=0, state_bytes=0,

@@ -10,8 +10,8 @@ from math import ceil, floor
 
 import pytest
 
-from harness.model.memory import fit, kv_bytes_per_token, predict_kv_blocks, weight_bytes
-from harness.model.shape import model_shape, models
+from harness.config.model.memory import fit, kv_bytes_per_token, predict_kv_blocks, weight_bytes
+from harness.config.model.shape import model_shape, models
 from tests.price.published_configs import (
     DEEPSEEK_V2_LITE,
     GEMMA_3_12B,

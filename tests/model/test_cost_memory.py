@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
 from harness.cli.machines import memory_command as command
-from harness.model.memory import (
+from harness.config.model.memory import (
     GB,
     fit,
     kv_bytes_per_token,
@@ -18,7 +18,7 @@ from harness.model.memory import (
     sequence_kv_bytes,
     weight_bytes,
 )
-from harness.model.shape import load_model, model_shape, models
+from harness.config.model.shape import load_model, model_shape, models
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.model import memory
-from harness.model.memory import (
+from harness.config.model import memory
+from harness.config.model.memory import (
     KV_BYTES,
     WEIGHT_BYTES,
     Fit,

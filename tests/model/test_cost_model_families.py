@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from harness.model.layers import FAMILIES
-from harness.model.shape import model_shape
+from harness.config.model.layers import FAMILIES
+from harness.config.model.shape import model_shape
 
 pytestmark = [
     pytest.mark.timeout(600),

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.model.layers import FAMILIES, Family, layer_kinds, read_config
+from harness.config.model.layers import FAMILIES, Family, layer_kinds, read_config
 
 SHORT = {"full": "f", "window": "w", "chunk": "c", "state": "s", "none": "-"}
 WINDOW = {"sliding_window": 8, "use_sliding_window": True}

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
-from harness.model.memory import block_tokens_of, kv_bytes_per_token, predict_kv_blocks, sequence_kv_bytes
-from harness.model.shape import model_shape
+from harness.config.model.memory import block_tokens_of, kv_bytes_per_token, predict_kv_blocks, sequence_kv_bytes
+from harness.config.model.shape import model_shape
 from tests.price.published_configs import (
     DEEPSEEK_V2_LITE,
     GEMMA_2_27B,

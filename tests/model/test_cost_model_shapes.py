@@ -7,7 +7,7 @@ import json
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.model.shape import ModelShape, load_model, model_shape, models
+from harness.config.model.shape import ModelShape, load_model, model_shape, models
 from tests.model.matrix_lists import BASE, BLOCKS, DELTA, EXPERTS, LATENT
 
 LLAMA = {**BASE, "model_type": "llama", "num_hidden_layers": 2}

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
-from harness.model.memory import WEIGHT_BYTES, weight_bytes
-from harness.model.shape import load_model, model_shape, models
+from harness.config.model.memory import WEIGHT_BYTES, weight_bytes
+from harness.config.model.shape import load_model, model_shape, models
 from tests.price.published_configs import GPT_OSS_120B, QWEN3_30B_A3B
 
 LLAMA_70B = json.loads(models()["llama-3.3-70b"].read_text())

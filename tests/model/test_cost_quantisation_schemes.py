@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.model.matrices import Matrix
-from harness.model.quantisation import FP8, INT8, MXFP4, NVFP4, Scheme, quantisation
+from harness.config.model.matrices import Matrix
+from harness.config.model.quantisation import FP8, INT8, MXFP4, NVFP4, Scheme, quantisation
 
 UP = Matrix("model.layers.0.mlp.up_proj", 8, 8, "mlp")
 GATE = Matrix("model.layers.0.mlp.gate_proj", 8, 8, "mlp")

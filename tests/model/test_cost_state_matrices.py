@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.model.layers import read_config
-from harness.model.matrices import state_elements
+from harness.config.model.layers import read_config
+from harness.config.model.matrices import state_elements
 from tests.model.matrix_lists import BASE, BLOCKS, DELTA, EMBEDDING, HEAD, NEMOTRON, attention, block, found
 
 MLP = "model.layers.0.mlp"

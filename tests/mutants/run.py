@@ -37,7 +37,7 @@ PACKAGES = {
     "harness/base/stats.py": ("tests/test_stats.py",),
     "harness/judge": ("tests/judge", "tests/report", "tests/store/test_store_history.py"),
     "harness/price": ("tests/price", "tests/planner"),
-    "harness/model": ("tests/model",),
+    "harness/config/model": ("tests/model",),
     "harness/planner": ("tests/planner",),
     "harness/measure/plan": ("tests/plan",),
     "harness/measure/drive/sse.py": ("tests/drive/test_drive_sse.py", *PARSERS),

@@ -89,7 +89,7 @@ def test_a_shape_that_is_not_known_refuses_nothing_and_says_so(check, model, fla
 
 def test_a_models_own_config_is_read(check, tmp_path):
     """A directory's config.json, here one too large for the board."""
-    from harness.model.shape import models
+    from harness.config.model.shape import models
 
     (tmp_path / "config.json").write_text(models()["deepseek-v3"].read_text())
     error, _ = check(str(tmp_path), gpus=1)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from harness.base.errors import ConfigError
 from harness.cli.machines import instances_command as command
-from harness.model.shape import load_model
+from harness.config.model.shape import load_model
 from harness.planner.instances import (
     Candidate,
     Spot,

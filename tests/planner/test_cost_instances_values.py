@@ -10,7 +10,7 @@ from fractions import Fraction as F
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.model.shape import load_model
+from harness.config.model.shape import load_model
 from harness.planner.hybrid import spot_usd_per_hour
 from harness.planner.instances import (
     Candidate,

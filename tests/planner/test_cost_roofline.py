@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
-from harness.model.memory import layer_token_bytes, weight_bytes
-from harness.model.shape import load_model, model_shape
+from harness.config.model.memory import layer_token_bytes, weight_bytes
+from harness.config.model.shape import load_model, model_shape
 from harness.planner.roofline import Shape, best_estimate, decode_attention_flops, estimate, prefill_attention_flops
 from tests.price.published_configs import LLAMA_4_SCOUT, QWEN3_NEXT
 

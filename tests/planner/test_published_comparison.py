@@ -14,9 +14,9 @@ from harness.base.errors import ConfigError
 from harness.base.files import data_dir
 from harness.base.quantities import HOURS_PER_MONTH
 from harness.cli import cli
+from harness.config.model.memory import GB, kv_bytes_per_token, sequence_kv_bytes, weight_bytes
+from harness.config.model.shape import load_model
 from harness.config.price_ref import PriceRef
-from harness.model.memory import GB, kv_bytes_per_token, sequence_kv_bytes, weight_bytes
-from harness.model.shape import load_model
 from harness.planner.demand import flat
 from harness.planner.fleet import FleetSpec, fleet_cost, labour_usd_per_hour, replicas_needed
 from harness.planner.hybrid import clock_policy, spot_usd_per_hour

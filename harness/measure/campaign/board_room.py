@@ -16,12 +16,12 @@ from typing import Any
 
 from harness.base import clock
 from harness.base.errors import ConfigError, TargetError
+from harness.config.model.memory import GB, sequence_kv_bytes, weight_bytes
+from harness.config.model.shape import ModelShape, load_model, models
 from harness.config.target import TargetSpec, flags_by_name, parallel_sizes
 from harness.measure.observe.boards.choice import visible_devices
 from harness.measure.observe.boards.inventory import Room, Rooms, rooms
 from harness.measure.targets import at_hand
-from harness.model.memory import GB, sequence_kv_bytes, weight_bytes
-from harness.model.shape import ModelShape, load_model, models
 
 _OURS = ("vllm", "offline")
 _SHARE = 0.92  # vLLM's default gpu_memory_utilization, read at 0.24 and 0.32

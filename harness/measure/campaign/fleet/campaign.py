@@ -22,8 +22,8 @@ from harness.measure.campaign.course import Course, Prepared, begin_course
 from harness.measure.campaign.failure import record_failure
 from harness.measure.campaign.fleet import parcel
 from harness.measure.campaign.fleet.boxes import Box, Boxes, BoxLostError
-from harness.measure.campaign.fleet.part import Work
 from harness.measure.campaign.fleet.schedule import Resources, Schedule, foreseen, suffices
+from harness.measure.campaign.fleet.work import Work
 from harness.measure.campaign.forecast import Forecast, Pace, key_of, longest_cool_down_s
 from harness.measure.campaign.intent import Intent
 from harness.measure.campaign.order import Step

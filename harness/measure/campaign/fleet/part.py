@@ -8,9 +8,9 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,28 +23,11 @@ from harness.measure.campaign.campaign import Campaign, serving
 from harness.measure.campaign.claim import Claim
 from harness.measure.campaign.course import Course
 from harness.measure.campaign.fleet.parcel import pack
+from harness.measure.campaign.fleet.work import Work
 from harness.measure.campaign.forecast import Pace
 from harness.measure.run import Run, Stop
 from harness.measure.targets import Target
 from harness.records import DriveProgress
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a box is told. `spec`: the experiment, as plain JSON values. `cells`: (index in the campaign, name), in their order. `box`: facts
-    of it for every run's environment. `folder`: where the campaign was started, from which the config's paths are read."""
-
-    spec: Mapping[str, Any]
-    campaign_id: str
-    created_utc: str
-    cells: list[tuple[int, str]]
-    box: Mapping[str, Any]
-    folder: str
-    wait_lock: bool = False
-
-    def text(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self))
 
 
 class Voice:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import pipeline
 from harness.base import clock
 from harness.base.errors import ConfigError, HarnessError, InvalidRunError, StoreError, TargetError
 from harness.config.experiment import ExperimentSpec
+from harness.config.published import PublishedTable, Row
 from harness.judge.runs import analyse
 from harness.measure.campaign.campaign import conclude
-from harness.measure.run import Display, Stop
+from harness.measure.campaign.ran import Ran
+from harness.measure.reproduce.compare import compare_row, load_text, row_of
+from harness.measure.reproduce.obstacles import Machine, obstacles
+from harness.measure.run import Stop
 from harness.records import RunSummary
-from harness.reproduce.compare import ComparedRow, ComparedTable, compare_row, load_text, row_of
-from harness.reproduce.fits import Machine, obstacles
-from harness.reproduce.table import PublishedTable, Row
+from harness.records.published import ComparedRow, ComparedTable
+
+Measure = Callable[[ExperimentSpec], Ran]
+"""The program's way to measure an experiment into the table's directory."""
 
 _SECOND_S = 1.1  # a campaign is named by the second it starts in: two must not share one
 
@@ -54,9 +58,9 @@ def dry_run(table: PublishedTable, machine: Machine) -> ComparedTable:
 
 
 def reproduce(
-    table: PublishedTable, out: Path, display: Display, stop: Stop, machine: Machine
+    table: PublishedTable, out: Path, measure: Measure, stop: Stop, machine: Machine
 ) -> tuple[ComparedTable, int]:
-    """Run every row that can run here and compare it; rows that cannot are named with their reasons.
+    """Run every row that can run here, by `measure` into `out`, and compare it; rows that cannot are named with their reasons.
 
     Rows of one target and workload are one experiment: one server. An experiment that fails does not keep the others
     from running. Returns the table and the exit code: of the first failure, else 7 if a row has INVALID runs only, else 3
@@ -75,7 +79,7 @@ def reproduce(
             break
         if index:
             clock.sleep(_SECOND_S)
-        group = _run_group(table.experiment(rows), out, display, stop)
+        group = _run_group(table.experiment(rows), out, measure)
         problems += group.problems
         code = code or group.exit_code
         for row in rows:
@@ -107,11 +111,11 @@ def compare_with(table: PublishedTable, results: Path, machine: Machine) -> tupl
     return _compared(table, machine, rows, analysis.problems), _exit_code(rows)
 
 
-def _run_group(spec: ExperimentSpec, out: Path, display: Display, stop: Stop) -> _Group:
+def _run_group(spec: ExperimentSpec, out: Path, measure: Measure) -> _Group:
     """One experiment, read back from its directory: a failure keeps the runs before it."""
     group, ran, begun = _Group(), None, clock.utc_stamp()
     try:
-        ran = pipeline.measure_campaign(spec, out, display, stop)
+        ran = measure(spec)
     except HarnessError as error:
         group.error = " / ".join(part for part in (error.what, error.value, error.advice) if part)
         group.exit_code = error.exit_code

@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.base.errors import ConfigError
 from harness.base.quantities import whole
-from harness.model.matrices import Matrix
+from harness.config.model.matrices import Matrix
 
 _SCALE, _SMALL_SCALE = 16, 8  # bits: a float16 scale of a group; the 8-bit scales of NVFP4 and MXFP4
 _NVFP4_GROUP, _MXFP4_GROUP = 16, 32

@@ -6,12 +6,12 @@ import importlib.util
 from dataclasses import dataclass
 
 from harness.base.errors import HarnessError
+from harness.config.model.memory import GB, fit, weight_bytes
+from harness.config.published import Row, TableTarget
 from harness.measure.observe.boards import nvml
 from harness.measure.observe.machine import usable_memory_bytes
 from harness.measure.plan.workload import read_workload
 from harness.measure.targets import command, embedded
-from harness.model.memory import GB, fit, weight_bytes
-from harness.reproduce.table import Row, TableTarget
 
 _EMBEDDED = "embedded:"
 _GIB = 1 << 30

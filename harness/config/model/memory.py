@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from harness.base.errors import ConfigError, nearest
 from harness.base.quantities import Number, above_zero, at_least_zero, share, whole
-from harness.model.shape import ModelShape
+from harness.config.model.shape import ModelShape
 
 GB = 10**9
 

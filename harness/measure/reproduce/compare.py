@@ -4,80 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from harness.config.published import STREAM_FORMULA, STREAM_TPS, UNITS, Figure, PublishedTable, Row
 from harness.price.machine_match import gpus_used
 from harness.records import RunSummary
 from harness.records.metrics import METRICS
-from harness.report.formats import load_words
-from harness.reproduce.table import STREAM_FORMULA, STREAM_TPS, UNITS, Figure, PublishedTable, Row
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedFigure:
-    """One published figure and ours. `column`: single_stream | aggregate. `unit` is the source's; measured is converted to it.
-
-    measured: the median over the repetitions that are not INVALID, between `lowest` and `highest`; None: `absent` says why.
-    ratio: measured / published, None where either is missing.
-    """
-
-    metric: str
-    statistic: str | None
-    column: str
-    column_stated: bool
-    unit: str
-    published: float | None
-    measured: float | None
-    lowest: float | None
-    highest: float | None
-    ratio: float | None
-    absent: str
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Why published and measured may differ: one field. `published` is None where the source does not say."""
-
-    field: str
-    published: str | None
-    here: str
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedRow:
-    """One row of the table. `state`: measured | unknown (measured, no run of it VALID) | invalid | failed | skipped |
-    not_run | would_run; `reasons` say why it is not the first, and which runs were not used."""
-
-    name: str
-    label: str
-    model: str
-    workload: str
-    load: str
-    state: str
-    reasons: tuple[str, ...]
-    figures: tuple[ComparedFigure, ...]
-    differences: tuple[Difference, ...]
-    run_ids: tuple[str, ...]
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedTable:
-    """The whole table. `seconds`: of measuring that the rows which would run take, without starts; None if not known."""
-
-    table: str
-    title: str
-    source: str
-    url: str
-    date: str | None
-    source_note: str
-    machine: str
-    rows: tuple[ComparedRow, ...]
-    problems: tuple[str, ...] = ()
-    dry_run: bool = False
-    seconds: float | None = None
+from harness.records.published import ComparedFigure, ComparedRow, Difference
 
 
 def measured_value(figure: Figure, run: RunSummary, gpus: int) -> tuple[float | None, str]:
@@ -272,9 +206,7 @@ def _request_words(run: RunSummary) -> str:
 def load_text(row: Row) -> str:
     """`concurrency 16`, `2 req/s poisson` or `all at once`."""
     point = row.load.points()[0]
-    if point.arrivals == "batch" and point.concurrency is None:
-        return "all at once"
-    return load_words(point) if point.concurrency or point.rate_rps else point.arrivals
+    return "all at once" if point.arrivals == "batch" and not point.is_closed else point.words
 
 
 def _sized_load(row: Row) -> str:

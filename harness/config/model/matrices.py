@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.model.layers import Config, blocks_of, layer_kinds
+from harness.config.model.layers import Config, blocks_of, layer_kinds
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from harness.base.documents import exists, parse_json
 from harness.base.errors import ConfigError, nearest
 from harness.base.files import data_dir
 from harness.base.quantities import whole
-from harness.model.layers import Config, layer_kinds, read_config
-from harness.model.matrices import Matrix, head_dim, kv_heads, parts, state_elements
-from harness.model.quantisation import quantisation
+from harness.config.model.layers import Config, layer_kinds, read_config
+from harness.config.model.matrices import Matrix, head_dim, kv_heads, parts, state_elements
+from harness.config.model.quantisation import quantisation
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

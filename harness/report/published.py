@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.records.published import ComparedFigure, ComparedRow, ComparedTable, Difference
 from harness.report import formats
 from harness.report.formats import clean, md_code, md_text
-from harness.reproduce.compare import ComparedFigure, ComparedRow, ComparedTable, Difference
 
 _SYMBOLS = {
     "stream_tps": "1/TPOT",

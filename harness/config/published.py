@@ -14,8 +14,8 @@ from harness.base.errors import ConfigError
 from harness.base.files import data_dir
 from harness.config.experiment import ExperimentSpec
 from harness.config.load import LoadSpec
+from harness.config.model.shape import ModelShape, foreign_shape, load_model
 from harness.config.target import Flag, TargetSpec
-from harness.model.shape import ModelShape, foreign_shape, load_model
 from harness.records.metrics import METRICS
 
 # Unit of a published figure -> (unit of the metric in harness.records.metrics, factor from that to it). "/GPU" divides by the GPUs.
