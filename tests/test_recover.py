@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from harness.base.errors import StoreError
 from harness.cli.recover import recover_command
 from harness.measure.drive import driver, spool
-from harness.measure.recover import left_rows
+from harness.measure.left_drive import left_rows
 from harness.records import Cell, Endpoint, Load, Plan, PlannedRequest, Prompt
 from harness.store.parts import append_part, merge
 from harness.store.reader import read_run

@@ -64,6 +64,14 @@ def utc_stamp() -> str:
     return utc_now().strftime("%Y%m%dT%H%M%SZ")
 
 
+def boot_id() -> str:
+    """Names this start of the machine, since when the monotonic clock runs; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
 def process_cpu_s() -> float:
     """CPU seconds (user + system) of this process so far."""
     return time.process_time()

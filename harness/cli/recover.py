@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def recover_command(directory: Path, as_json: bool) -> None:
     """Store what killed runs at or below DIRECTORY had received and not stored yet.
 
-    A run that ended by itself, by Ctrl-C too, has nothing left. Its rows join the part files; the run stays interrupted.
+    A run that ended by itself, by Ctrl-C too, has nothing left. Its rows join the part files; the run stays interrupted. Money that it had
+    taken from a ledger and that nobody can have billed is given back.
     """
     from harness.measure.recover import runs_left
 
@@ -33,13 +34,17 @@ def recover_command(directory: Path, as_json: bool) -> None:
         except StoreError as error:  # the other runs are none the worse for it
             damaged.append(error)
             continue
-        recovered.append({"run": str(run_dir), "recovered": run.rows, "stored_before": run.before, "planned": run.planned, "unread": run.unread})  # fmt: skip
+        recovered.append({"run": str(run_dir), "recovered": run.rows, "stored_before": run.before, "planned": run.planned, "unread": run.unread,
+                          "settled": [{"lease": one.lease, "spent_usd": str(one.spent_usd), "back_usd": str(one.back_usd)} for one in run.settled],
+                          "unsettled": run.unsettled})  # fmt: skip
         if run.unread:
             damaged.append(_unread(run_dir, run.unread))
         if not as_json:
             click.echo(
                 f"{run_dir}: {run.rows:,} rows recovered, {run.before:,} were stored before, {run.planned:,} were planned"
             )
+            for line in (*(one.words for one in run.settled), *run.unsettled):
+                click.echo(f"  {line}")
     if as_json:
         emit(recovered)
     elif not recovered and not damaged:

@@ -19,8 +19,8 @@ from harness.cli.results import console
 )
 @click.option("--json", "as_json", is_flag=True)
 def spend(ledger_dir: Path | None, as_json: bool) -> None:
-    """What was spent at paid APIs under a cap: a row for each key (by its fingerprint), day of UTC and campaign. What a killed process had
-    taken for requests in flight counts as spent."""
+    """What was spent at paid APIs under a cap: a row for each key (by its fingerprint), day of UTC and campaign. What a killed run had
+    taken counts as spent until `harness recover`, or the next start with such a ledger, settles it by what was sent."""
     from harness.price.ledger import ledger_dir as usual
     from harness.price.ledger import rows_of
 

@@ -25,7 +25,8 @@ class Head:
 class Job:
     """One phase of a run. `prompts`: those of `requests`, in their order, taken once. `scratch`: a folder for the driver's own
     files. `duration_s`: no new sends after it, what is in flight ends by itself; None: until the plan is done. `gate`: who is asked
-    before each send. `on_head`: hears every reply's head, before its row (the SDK driver: of limits and places only). `start`: says when to begin; None: as soon as the workers stand."""
+    before each send. `on_head`: hears every reply's head, before its row (the SDK driver: of limits and places only). `start`: says when to begin; None: as soon as the workers stand. `paid`: whose money its gate takes,
+    for whoever finds the drive killed (see measure/settle.py)."""
 
     requests: Sequence[PlannedRequest]
     prompts: Iterable[Prompt]
@@ -37,6 +38,7 @@ class Job:
     gate: Gate | None = None
     on_head: Callable[[Head], None] | None = None
     start: Start | None = None
+    paid: Mapping[str, str] | None = None
 
 
 class Watcher(Protocol):

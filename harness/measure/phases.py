@@ -63,7 +63,7 @@ class Phases:
         run = self.run
         replicas = [replica_name(url) for url in run.target_spec.replicas]
         self.heads = Heads(account_of(self.account.endpoint), self.writer.add, replicas)
-        self.money = RunSpending(run.spending, run.run_dir.name, self.plan.load.concurrency)
+        self.money = RunSpending(run.spending, run.run_dir, self.plan.load.concurrency)
         self.refusals = Refusals(at_once=run.target_spec.kind in ("hosted", "hybrid"))
         self.jit = JitWatch(self.target.log_path)
 
@@ -166,6 +166,7 @@ class Phases:
             gates += [watcher.pacing] if watcher.pacing is not None else []
         if (bounded := self.money.gate(side.info.name, side.endpoint)) is not None:
             gates.append(bounded)
+            job = replace(job, paid=bounded.told(side.info.name))
         return replace(job, gate=None if not gates else gates[0] if len(gates) == 1 else Gates(*gates))
 
     def _driver(self, target: Target, job: Job) -> Callable[[Job, Watcher], DriveReport]:

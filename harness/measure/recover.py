@@ -1,44 +1,38 @@
-"""Rows of a killed run that its load generator had received and nobody had stored: out of its workers' spools, into its part files."""
+"""Rows of a killed run that its load generator had received and nobody had stored: out of its workers' spools, into its part files; and the
+money that it had taken, settled by them."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from harness.base import clock
-from harness.base.errors import StoreError
+from harness.base.errors import HarnessError, StoreError
 from harness.base.files import open_lock, try_lock
-from harness.measure.drive import driver, spool, turns
-from harness.measure.drive.collect import Collector
-from harness.measure.job import Job
-from harness.records import Load, Phase, PlannedRequest, RequestRecord
+from harness.measure.left_drive import left_folders, left_rows, planned
+from harness.measure.settle import Settled, settle_drive
+from harness.records import Load, Manifest, PlannedRequest
 from harness.store.manifest import goes_on, read_manifest
 from harness.store.parts import RESERVE, SCRATCH, append_part
 from harness.store.reader import read_columns
 
 _LOCK = "recover.lock"
-_SLICE_NS = 500_000_000
-_WITHHELD = "a reply that was read after its run was killed: its text is not kept, for it may hold the API key"
-_USUAL_ENDS = frozenset(
-    ("stop", "length", "tool_calls", "function_call", "content_filter", "end_turn", "max_tokens", "abort")
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """`rows`: stored now; `before`: stored when the run was killed; `planned`: requests of the plan; `unread`: what of the
-    spool could not be read, and was kept."""
+    """`rows`: stored now; `before`: stored when the run was killed; `planned`: requests of the plan, a warm-up's are in none of them;
+    `unread`: what of the spool could not be read, and was kept. `settled`: money; `unsettled`: why some goes on to count as spent."""
 
     rows: int
     before: int
     planned: int
     unread: tuple[str, ...] = ()
+    settled: tuple[Settled, ...] = ()
+    unsettled: tuple[str, ...] = ()
 
 
 def runs_left(directory: Path) -> list[Path]:
@@ -59,23 +53,47 @@ def recover(run_dir: Path, on_rows: Callable[[int, int], None] | None = None) ->
     if goes_on(manifest):
         raise StoreError("the run is going on", f"{run_dir}, pid {manifest.owner_pid}", "wait for it, or end it first")
     with _alone(run_dir / SCRATCH):
-        stored = {
-            seq
-            for seq, phase in zip(*read_columns(run_dir, "requests", ["seq", "phase"]), strict=True)
-            if phase == "measure"
-        }
-        before, requests = len(stored), _requests(run_dir)
+        stored: set[int] = set(read_columns(run_dir, "requests", ["seq"])[0])
+        before, requests = _measured(stored), planned(run_dir)
         unread: list[str] = []
+        settled: list[Settled] = []
+        unsettled: list[str] = []
         for folder in left_folders(run_dir / SCRATCH):
             damage = _store(run_dir, folder, requests, manifest.cell.load, stored, on_rows)
             unread += [f"{folder.name}: {what}" for what in damage]
+            _settle(run_dir, folder, manifest, requests, settled, unsettled)
             if not damage:
                 shutil.rmtree(folder)
         (run_dir / SCRATCH / _LOCK).unlink()
     (run_dir / RESERVE).unlink(missing_ok=True)
     with suppress(OSError):  # something was kept there
         (run_dir / SCRATCH).rmdir()
-    return Recovered(len(stored) - before, before, len(requests), tuple(unread))
+    rows = _measured(stored) - before
+    return Recovered(rows, before, len(requests), tuple(unread), tuple(settled), tuple(unsettled))
+
+
+def _measured(seqs: set[int]) -> int:
+    return sum(seq >= 0 for seq in seqs)  # those of a warm-up are negative
+
+
+def _settle(
+    run_dir: Path,
+    folder: Path,
+    manifest: Manifest,
+    requests: list[PlannedRequest],
+    settled: list[Settled],
+    unsettled: list[str],
+) -> None:
+    """What it had taken, before the folder that says what was sent of it goes. Raises StoreError where the ledger cannot be written: it can
+    be done again."""
+    try:
+        one = settle_drive(run_dir, folder, manifest, requests)
+    except StoreError:
+        raise
+    except (HarnessError, OSError, ValueError, LookupError) as error:
+        unsettled.append(f"{folder.name}: what it had taken counts as spent: {str(error).splitlines()[0]}")
+        return
+    settled += [one] if one is not None else []
 
 
 def _store(
@@ -94,7 +112,7 @@ def _store(
             append_part(run_dir, "requests", new)
             stored.update(row.seq for row in new)
             if on_rows is not None:
-                on_rows(len(stored), len(requests))
+                on_rows(_measured(stored), len(requests))
     except (OSError, ValueError, LookupError, MemoryError) as error:  # a file beside the spool, or the disk itself
         unread.append(f"{type(error).__name__}: {error}")
     return unread
@@ -111,92 +129,3 @@ def _alone(scratch: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _requests(run_dir: Path) -> list[PlannedRequest]:
-    """The plan, without what only prompts need."""
-    names = [
-        "seq",
-        "scheduled_ns",
-        "target_prompt_tokens",
-        "target_output_tokens",
-        "session_id",
-        "after_seq",
-        "think_ns",
-    ]
-    columns = read_columns(run_dir, "plan", names)
-    return [
-        PlannedRequest(prompt_seed=0, **dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)
-    ]
-
-
-# ---------------------------------------------------------------- out of a spool
-
-
-@dataclass
-class _Ended:
-    """A worker as the collector sees it."""
-
-    number: int
-    ready: bool = True
-
-
-def left_folders(scratch: Path) -> list[Path]:
-    """Folders under `scratch` of drives that did not end by themselves."""
-    return sorted(path for path in scratch.glob("drive-*") if path.is_dir())
-
-
-def _about(folder: Path) -> dict[str, Any] | None:
-    """What the drive said of itself; None if it was killed before its workers began. Raises ValueError."""
-    try:
-        about = json.loads((folder / driver.ABOUT).read_bytes())
-        Phase(about["phase"])
-        return {"run_id": str(about["run_id"]), "workers": int(about["workers"]), "phase": about["phase"], "has_key": bool(about["has_key"]), "spoken": str(about.get("spoken", "completions"))}  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if not any(folder.glob("spool-*-*")):
-            return None
-        raise ValueError(f"{driver.ABOUT} cannot be read: {type(error).__name__}: {error}") from None
-
-
-def left_rows(
-    folder: Path, requests: Sequence[PlannedRequest], load: Load, unread: list[str]
-) -> Iterator[list[RequestRecord]]:
-    """Rows of every reply in the spool, those that were stored before the kill too, and none of a warm-up, whose plan is not
-    kept. `requests` and `load` as they were driven. What cannot be read is passed over and added to `unread`. Raises StoreError
-    while a worker of that drive still lives; OSError, ValueError and LookupError where what stands beside the spool is damaged."""
-    about = _about(folder)
-    if about is None or about["phase"] != Phase.MEASURE.value:
-        return
-    count = about["workers"]
-    if any(spool.is_written(folder, worker) for worker in range(count)):
-        raise StoreError("a load-generator worker of this run still lives", folder, "wait until it has ended")
-    owner = driver.owners(requests, load, count, turns.tree_of(requests))
-    job = Job(requests, (), load, Phase.MEASURE, about["run_id"], folder)
-    collector = Collector(job, owner, count, folder, spoken=about["spoken"], written=False)
-    for worker, anchor in _first_anchors(folder, count).items():
-        collector.stamps[worker].add(anchor)
-    workers = [_Ended(worker) for worker in range(count)]
-    while True:
-        rows = collector.collect(workers, _SLICE_NS)
-        yield [_without_key(row) for row in rows] if about["has_key"] else rows
-        if not collector.behind:
-            break
-    unread += filter(None, (collector.damage(worker) for worker in range(count)))
-
-
-def _first_anchors(folder: Path, workers: int) -> dict[int, clock.Anchor]:
-    """Per worker the first anchor that can be read, its own or else another's: damage may have taken the one before a reply."""
-    anchors: dict[int, clock.Anchor] = {}
-    for worker in range(workers):
-        tail = spool.Tail(folder, worker, written=False)
-        anchor = next((clock.Anchor(*values) for kind, *values in tail.messages() if kind == "anchor"), None)
-        tail.close()
-        if anchor is not None:
-            anchors[worker] = anchor
-    other = next(iter(anchors.values()), None)
-    return {} if other is None else {worker: anchors.get(worker, other) for worker in range(workers)}
-
-
-def _without_key(row: RequestRecord) -> RequestRecord:
-    end = row.finish_reason if row.finish_reason in _USUAL_ENDS else None
-    return replace(row, error=None if row.error is None else _WITHHELD, finish_reason=end)

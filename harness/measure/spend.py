@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from harness.base import clock
 from harness.base.errors import StoreError
 from harness.judge.sent import sent_of
 from harness.measure.gate import Answer, Asked
@@ -25,10 +26,15 @@ from harness.price.request_price import RequestPrice
 from harness.records import RequestRecord
 
 MAX_USD = "max_usd"  # a drive's stop_reason
-SHARE = Decimal("0.9")
+SHARE = Decimal("0.95")
 AHEAD = 64  # requests of a closed loop, at least
 OVERRUN_TIMES = 2  # of the tokens asked for: there we hang up (drive/dialect.py)
 OVERRUN_SLACK = 64  # tokens: by then it has been noticed
+
+
+def worst_of(price: RequestPrice, body_bytes: int, output_tokens: int) -> Decimal:
+    """The most that a request of so many bytes, asked for so many tokens, can be billed."""
+    return price.worst_usd(body_bytes, OVERRUN_TIMES * output_tokens + OVERRUN_SLACK)
 
 
 class Budget:
@@ -46,9 +52,10 @@ class Budget:
             ledger.read()
             self.ledgers[key] = ledger
 
-    def take(self, key: str, lease: str, least: Decimal) -> tuple[Decimal, str]:
+    def take(self, key: str, lease: str, least: Decimal, place: str) -> tuple[Decimal, str]:
         with self._lock:
-            return self.ledgers[key].take(self.run, lease, least, lambda totals, day: self._room(key, totals, day))
+            ledger = self.ledgers[key]
+            return ledger.take(self.run, lease, least, lambda totals, day: self._room(key, totals, day), place)
 
     def add(self, key: str, lease: str, day: str, usd: Decimal, why: str) -> None:
         with self._lock:
@@ -87,13 +94,18 @@ class _Day:
 
 
 class Lease:
-    """One run's part of a budget, at one key. Thread-safe: two drives may share it."""
+    """One run's part of a budget, at one key, under a name of its own in each drive. Thread-safe: two drives may share it. `place`: the
+    run's directory, where who finds it killed looks for what it sent."""
 
-    def __init__(self, budget: Budget, key: str, name: str) -> None:
-        self.budget, self.key = budget, key
-        self.name = f"{name}#{secrets.token_hex(4)}"
+    def __init__(self, budget: Budget, key: str, run: str, place: str = "") -> None:
+        self.budget, self.key, self.place = budget, key, place
+        self._run = run
+        self.name, self._took = self._new_name(), False
         self._days: dict[str, _Day] = {}
         self._lock = threading.RLock()
+
+    def _new_name(self) -> str:
+        return f"{self._run}#{secrets.token_hex(4)}"
 
     def reserve(self, usd: Decimal) -> str | None:
         """The day that it counts for; None where it does not fit. Raises StoreError: the ledger cannot be written."""
@@ -103,9 +115,10 @@ class Lease:
                 self._give_back()
             mine = self._days.setdefault(day, _Day())
             if usd > mine.room:
-                taken, day = self.budget.take(self.key, self.name, usd - mine.room)
+                taken, day = self.budget.take(self.key, self.name, usd - mine.room, self.place)
                 mine = self._days.setdefault(day, _Day())
                 mine.taken += taken
+                self._took = True
             if usd > mine.room:
                 return None
             mine.reserved += usd
@@ -139,6 +152,14 @@ class Lease:
         with self._lock, suppress(StoreError):
             self._give_back()
 
+    def end(self) -> None:
+        """Its drive is over and nothing of it is in flight: as `give_back`, and the next drive has another name."""
+        with self._lock, suppress(StoreError):
+            self._give_back()
+            if self._took:
+                self.budget.add(self.key, self.name, today(), Decimal(0), "end")
+        self.name, self._took = self._new_name(), False
+
     def _give_back(self) -> None:
         for day, mine in self._days.items():
             if (room := mine.room) > 0:
@@ -165,8 +186,7 @@ class SpendGate:
     def ask(self, asked: Asked) -> Answer:
         if self.stopped_by is not None:
             return Answer.STOP
-        output = OVERRUN_TIMES * asked.request.target_output_tokens + OVERRUN_SLACK
-        worst = self.price.worst_usd(asked.body_bytes, output)
+        worst = worst_of(self.price, asked.body_bytes, asked.request.target_output_tokens)
         day = self.lease.reserve(worst)
         if day is not None:
             with self._lock:
@@ -197,7 +217,7 @@ class SpendGate:
     def ended(self) -> None:
         for seq in list(self._open):
             self._release(seq, Decimal(0))
-        self.lease.give_back()
+        self.lease.end()
 
     @property
     def words(self) -> str:
@@ -216,6 +236,17 @@ class SpendGate:
         with self._lock:
             reserved, day = self._open.pop(seq)
         self.lease.release(day, reserved, spent)
+
+    def told(self, target: str) -> dict[str, str]:
+        """A drive's `paid`: where its money is taken, under which name, for which target's price, and since which start of this machine
+        its send stamps count."""
+        ledger = self.lease.budget.ledgers[self.lease.key]
+        return {
+            "ledger": str(ledger.path.absolute()),
+            "lease": self.lease.name,
+            "target": target,
+            "boot": clock.boot_id(),
+        }
 
     def facts(self) -> dict[str, Any]:
         """For the run's manifest."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from harness.base import clock
@@ -11,6 +12,7 @@ from harness.base.errors import ConfigError
 from harness.base.loopback import is_loopback
 from harness.config.experiment import ExperimentSpec
 from harness.config.target import TargetSpec
+from harness.measure.settle import settle_left
 from harness.measure.spend import OVERRUN_SLACK, OVERRUN_TIMES, Budget, Lease, SpendGate
 from harness.price.hosted_api import api_of
 from harness.price.ledger import Ledger, fingerprint, ledger_dir, ledger_of, ledgers
@@ -70,22 +72,27 @@ class Spending:
         self._spec = spec
         self._prices = paid(spec) if spec.max_usd else {}
         self._budget: Budget | None = None
+        self._said: list[str] = []
         if spec.max_usd and self._prices:
             self._folder = ledger_dir()
             fingerprint(self._folder, "")
             opened = {path.stem.removeprefix("key-"): Ledger(path) for path in ledgers(self._folder)}
             self._budget = Budget(run, spec.max_usd.caps, opened)
+            for ledger in opened.values():
+                settled, why = settle_left(ledger)
+                self._said += [one.words for one in settled] + why
 
     @property
     def warnings(self) -> list[str]:
+        """What became of the money of killed runs, and what of the ledgers cannot be read."""
         found = {} if self._budget is None else self._budget.ledgers
-        return [
+        return self._said + [
             f"the ledger {ledger.path} has {ledger.damaged} line(s) that cannot be read: they count for nothing"
             for ledger in found.values()
             if ledger.damaged
         ]
 
-    def gate(self, name: str, endpoint: Endpoint, run_dir: str, slots: int | None) -> SpendGate | None:
+    def gate(self, name: str, endpoint: Endpoint, run_dir: Path, slots: int | None) -> SpendGate | None:
         """For one run at one target; None where it costs nothing, or nothing is bounded."""
         price = self._prices.get(name)
         if self._budget is None or price is None:
@@ -93,7 +100,7 @@ class Spending:
         key = fingerprint(self._folder, endpoint.api_key or f"no key at {endpoint.base_url}")
         if key not in self._budget.ledgers:
             self._budget.add_ledger(key, ledger_of(self._folder, key))
-        return SpendGate(Lease(self._budget, key, run_dir), price, slots)
+        return SpendGate(Lease(self._budget, key, run_dir.name, str(run_dir.absolute())), price, slots)
 
     def close(self) -> None:
         for ledger in {} if self._budget is None else self._budget.ledgers.values():
@@ -103,7 +110,7 @@ class Spending:
 class RunSpending:
     """The gates of one run, by target; what they came to."""
 
-    def __init__(self, spending: Spending | None, run_dir: str, slots: int | None) -> None:
+    def __init__(self, spending: Spending | None, run_dir: Path, slots: int | None) -> None:
         self._spending, self._run_dir, self._slots = spending, run_dir, slots
         self.gates: dict[str, SpendGate] = {}
 

@@ -66,15 +66,20 @@ def api_of_run(summary: RunSummary) -> HostedApi | None:
     config that cannot be read."""
     if summary.target_kind != "hosted":
         return None
-    target = summary.target_config
+    return api_in(summary.config, summary.cell.target, summary.run_id, summary.model)
+
+
+def api_in(config: Mapping[str, Any], name: str, run_id: str, model: str = "") -> HostedApi:
+    """The hosted API that target `name` of a stored run's config is. `model`: where the config names none. Raises StoreError."""
+    target = target_config(config, name)
     declared = target.get("price")
     return _api(
-        summary.cell.target,
+        name,
         str(target.get("url") or ""),
-        str(target.get("model") or summary.model),
-        None if declared is None else of_run(PriceRef, declared, summary.run_id),
+        str(target.get("model") or model),
+        None if declared is None else of_run(PriceRef, declared, run_id),
         target.get("request") or {},
-        [of_run(PriceRef, one, summary.run_id) for one in (summary.config.get("cost") or {}).get("hosted") or ()],
+        [of_run(PriceRef, one, run_id) for one in (config.get("cost") or {}).get("hosted") or ()],
     )
 
 

@@ -1,9 +1,10 @@
 """What was spent with one API key: an append-only file that processes share and that outlives being killed.
 
 Money is taken before it is spent and the rest given back: a line is on the disk (fsync) before a request that it pays for is sent. So
-the sum of the lines is at no instant less than what was spent and what is in flight; what a killed process had taken counts as spent.
+the sum of the lines is at no instant less than what was spent and what is in flight; what a killed process had taken counts as spent,
+until somebody settles it by what its run directory (`place`) says (measure/settle.py).
 
-    {"at": UTC, "day": UTC day that it counts for, "run": campaign, "lease": one process's part of it, "usd": "0.25", "why": "take"}
+    {"at": UTC, "day": UTC day that it counts for, "run": campaign, "lease": one drive's part of it, "usd": "0.25", "why": "take", "place": ".."}
 
 A file's name is a fingerprint: HMAC-SHA256 of the key with a random salt of this machine's user, so that who has the file and a
 list of keys learns nothing.
@@ -34,6 +35,7 @@ from harness.base.files import open_lock, state_dir, write_whole
 PARTS = 32  # of what is left that one taking takes: few lines, and little of it lost to a kill
 _UNIT_USD = Decimal("1e-12")  # a part is a whole number of them: sums are exact
 _SALT = "salt"
+_LAST = ("end", "settle")  # of a lease: after it nothing is given back in its name
 _LOCK_S = 30.0  # holders have it for milliseconds
 _LOCK_REST_S = 0.002
 _NOT_SAFE = "nothing more is sent: a cap that cannot be kept is none"
@@ -46,16 +48,35 @@ class Totals:
     key_usd: Decimal = Decimal(0)
     by_day: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     by_run: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
+    open: dict[str, Open] = field(default_factory=dict)
+    settled: set[str] = field(default_factory=set)
 
     def add(self, line: Line) -> None:
         self.key_usd += line.usd
         self.by_day[line.day] += line.usd
         self.by_run[line.run] += line.usd
+        if line.why in _LAST:
+            self.open.pop(line.lease, None)
+            self.settled.add(line.lease)
+        elif line.lease not in self.settled:
+            mine = self.open.setdefault(line.lease, Open(line.run))
+            mine.by_day[line.day] += line.usd
+            mine.place = line.place or mine.place
+
+
+@dataclass(slots=True)
+class Open:
+    """A lease that has not ended: its drive goes on, or was killed. `place`: its run directory, where it began."""
+
+    run: str
+    place: str = ""
+    by_day: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """`usd`: taken, or given back where negative. `why`: take | give | over (billed beyond what was taken)."""
+    """`usd`: taken, or given back where negative. `why`: take | give | over (billed beyond what was taken) | end (the drive is over, the
+    rest is given back) | settle (the same for a drive that was killed)."""
 
     at: str
     day: str
@@ -63,6 +84,7 @@ class Line:
     lease: str
     usd: Decimal
     why: str
+    place: str = ""
 
 
 def ledger_dir() -> Path:
@@ -131,21 +153,43 @@ class Ledger:
         with self._locked():
             return self.totals
 
-    def take(self, run: str, lease: str, least: Decimal, room: Callable[[Totals, str], Decimal]) -> tuple[Decimal, str]:
+    def take(
+        self, run: str, lease: str, least: Decimal, room: Callable[[Totals, str], Decimal], place: str = ""
+    ) -> tuple[Decimal, str]:
         """(dollars, day): `least`, or more where there is much left; 0 where `room(totals, day)` has less. Raises StoreError."""
         with self._locked():
+            if lease in self.totals.settled:
+                raise unwritable(self.path, f"another process took this one for dead and settled {lease}")
             day = today()
             left = room(self.totals, day)
             if left < least:
                 return Decimal(0), day
             usd = min(left, max(least, (left / PARTS).quantize(_UNIT_USD)))
-            self._append(run, lease, day, usd, "take")
+            self._append(Line(_now(), day, run, lease, usd, "take", place))
             return usd, day
 
     def add(self, run: str, lease: str, day: str, usd: Decimal, why: str) -> None:
-        """Give back (below 0), or note what was billed beyond what was taken. Raises StoreError."""
+        """Give back (below 0), or note what was billed beyond what was taken. Of a lease that was settled meanwhile nothing is given back
+        a second time. Raises StoreError."""
         with self._locked():
-            self._append(run, lease, day, usd, why)
+            if usd > 0 or lease not in self.totals.settled:
+                self._append(Line(_now(), day, run, lease, usd, why))
+
+    def settle(self, lease: str, spent_usd: Decimal) -> Decimal | None:
+        """Let a lease whose drive was killed count as what was, or may have been, spent of it: the dollars that this gives back (below 0:
+        it was billed beyond what was taken), None where it had ended or was settled before. Raises StoreError.
+
+        Which part of it was spent on which day nobody knows, so each day keeps as much of it, up to what was taken there."""
+        with self._locked():
+            mine = self.totals.open.get(lease)
+            if mine is None:
+                return None
+            back = {day: min(Decimal(0), spent_usd - taken) for day, taken in mine.by_day.items()}
+            last = max(back)
+            back[last] += max(Decimal(0), spent_usd - sum(mine.by_day.values()))
+            told = {day: usd for day, usd in back.items() if usd} or {last: Decimal(0)}
+            self._append(*(Line(_now(), day, mine.run, lease, usd, "settle") for day, usd in told.items()))
+            return -sum(back.values(), Decimal(0))
 
     # ------------------------------------------------------------ the file
 
@@ -188,10 +232,12 @@ class Ledger:
         self._at += whole
         self._torn = len(data) > whole
 
-    def _append(self, run: str, lease: str, day: str, usd: Decimal, why: str) -> None:
-        line = Line(clock.utc_now().isoformat(timespec="milliseconds"), day, run, lease, usd, why)
-        record = {name: str(getattr(line, name)) for name in Line.__slots__}
-        text = (b"\n" if self._torn else b"") + json.dumps(record).encode() + b"\n"
+    def _append(self, *lines: Line) -> None:
+        records = [
+            {name: str(getattr(line, name)) for name in Line.__slots__ if name != "place" or line.place}
+            for line in lines
+        ]
+        text = (b"\n" if self._torn else b"") + b"".join(json.dumps(record).encode() + b"\n" for record in records)
         try:
             size = os.fstat(self._descriptor).st_size
             done = os.pwrite(self._descriptor, text, size)
@@ -203,7 +249,12 @@ class Ledger:
         self.damaged += self._torn
         self._torn = False
         self._at = size + done
-        self.totals.add(line)
+        for line in lines:
+            self.totals.add(line)
+
+
+def _now() -> str:
+    return clock.utc_now().isoformat(timespec="milliseconds")
 
 
 def _line_of(text: bytes) -> Line | None:
@@ -211,7 +262,7 @@ def _line_of(text: bytes) -> Line | None:
     try:
         record: dict[str, Any] = json.loads(text)
         at, day, run, lease, why = (str(record[name]) for name in ("at", "day", "run", "lease", "why"))
-        line = Line(at, day, run, lease, Decimal(record["usd"]), why)
+        line = Line(at, day, run, lease, Decimal(record["usd"]), why, str(record.get("place", "")))
         date.fromisoformat(line.day)
     except (ValueError, KeyError, TypeError, InvalidOperation, RecursionError):
         return None

@@ -13,7 +13,7 @@ from harness.measure.drive.collect import Collector
 from harness.measure.drive.request_head import request_head
 from harness.measure.drive.spool import Writer
 from harness.measure.job import Job
-from harness.measure.recover import left_folders, left_rows
+from harness.measure.left_drive import left_folders, left_rows
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
 from tests import shards
 from tests.drive.offering import Watching

@@ -1,24 +1,28 @@
 """A model of a run against a paid API in one process: gate, lease and ledger are the real ones, requests and time are drawn.
 
-A kill takes the process's memory and leaves the ledger and what was stored; the API bills what it was sent.
+A kill takes the process's memory and leaves the ledger, what the drive had let out and begun, and its replies; the API bills what it was
+sent. `settle` does with those what a later start does.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from genai_prices.types import ModelPrice, Tier, TieredPrices
 
 from harness.config.price_ref import PriceRef
+from harness.judge.sent import sent_of
 from harness.measure.gate import Answer, Asked
-from harness.measure.spend import OVERRUN_SLACK, OVERRUN_TIMES, Budget, Lease, SpendGate
+from harness.measure.left_drive import LetOut
+from harness.measure.settle import spent_of
+from harness.measure.spend import OVERRUN_SLACK, OVERRUN_TIMES, Budget, Lease, SpendGate, worst_of
 from harness.price.hosted import HostedPrice, Tokens, bill
 from harness.price.ledger import Ledger
 from harness.price.request_price import RequestPrice
-from harness.records import Outcome, PlannedRequest, RequestRecord
+from harness.records import Outcome, PlannedRequest, RequestRecord, SentRequest
 
 EMPTY = dict.fromkeys(RequestRecord.__dataclass_fields__)
 
@@ -110,6 +114,9 @@ class Drive:
     admitted: list[Asked] = field(default_factory=list)  # ahead of a slot
     flying: list[tuple[float, int, dict]] = field(default_factory=list)
     waiting: Asked | None = None
+    let: dict[int, LetOut] = field(default_factory=dict)
+    ended: dict[int, SentRequest] = field(default_factory=dict)
+    billed: dict[int, Decimal] = field(default_factory=dict)  # dollars of what was sent
 
     def step(self) -> bool:
         """False once it is over."""
@@ -131,19 +138,57 @@ class Drive:
                 break
             self.seq += 1
             self.admitted.append(asked)
+            self.let[asked.request.seq] = LetOut(
+                asked.request.seq, asked.body_bytes, asked.request.target_output_tokens, False
+            )
         while not self.stopped and self.admitted and len(self.flying) < self.slots:
             asked = self.admitted.pop(0)
             seen, usd = self.api.reply(asked)
             self.api.billed_usd += usd
+            seq = asked.request.seq
+            self.let[seq] = replace(self.let[seq], begun=True)
+            self.billed[seq] = usd
             heapq.heappush(self.flying, (self.at + self.rng.expovariate(1), asked.request.seq, seen))
         if not self.flying:
             return not self.stopped
         self.at, seq, seen = heapq.heappop(self.flying)
-        self.gate.over([row_of(seq, seen)])
+        row = row_of(seq, seen)
+        self.ended[seq] = sent_of(row)
+        self.gate.over([row])
         return True
+
+    def known_and_unknown_usd(self) -> tuple[Decimal, Decimal]:
+        """(what replies that tell all of it were billed, the most that those may have been that tell less, or nothing). Less is told by usage
+        that is silent of cache writes where they have a price."""
+        known = unknown = Decimal(0)
+        price, writes = self.api.price, self.api.price.prices[0].model.cache_write_mtok is not None
+        for seq, usd in self.billed.items():
+            let, sent = self.let[seq], self.ended.get(seq)
+            worst = worst_of(price, let.body_bytes, let.output_tokens)
+            if sent is None:
+                unknown += worst
+            elif sent.http_status == 429 or (sent.usage is not None and (len(sent.usage) > 4 or not writes)):
+                known += usd
+            else:
+                unknown += price.spent_usd(sent, worst)[0]
+        return known, unknown
 
 
 def gate_of(path, caps, run, price, slots, name="run") -> tuple[SpendGate, Ledger]:
     """As a process makes it that begins, or begins again after a kill."""
     ledger = Ledger(path)
     return SpendGate(Lease(Budget(run, caps, {"k": ledger}), "k", name), price, slots), ledger
+
+
+def settle(path, drive: Drive, torn: int | None) -> None:
+    """What a later start does of a drive that was killed. `torn`: it is killed in the midst itself, so many bytes of its line written, and
+    done again."""
+    spent = spent_of(drive.api.price, drive.let.values(), drive.ended)
+    before = path.read_bytes()
+    for _ in range(1 if torn is None else 2):
+        ledger = Ledger(path)
+        ledger.settle(drive.gate.lease.name, spent)
+        ledger.close()
+        if torn is not None:
+            path.write_bytes(before + path.read_bytes()[len(before) :][:torn])
+            torn = None

@@ -194,11 +194,14 @@ def test_a_dry_run_shows_both_with_their_formula(tmp_path, server):
     assert all(formula in plain.stdout.replace("\n", " ") for formula in data["formulas"])
 
 
-def test_killed_runs_never_pass_the_cap(tmp_path):
-    """Three campaigns under one key, killed with -9 in the midst, then one that ends: no more was billed than the cap, 90 % of it counted."""
+def test_killed_runs_never_pass_the_cap_and_are_settled(tmp_path):
+    """Three campaigns under one key, killed with -9 in the midst, in the first one's place recovered twice, the others found by the next
+    start; then one that ends: no more was billed than is counted, and that within the cap; and once settled, a killed run counts no more
+    than what its requests billed and the worst case of those in flight."""
+    slots = 8
     with GoldenServer(ttft_s=0.02, itl_s=0.002, api_keys=(KEY,)) as server:
-        config = experiment(tmp_path, server.url, requests=3000, concurrency=8, max_usd={"key": 3})
-        for _ in range(3):
+        config = experiment(tmp_path, server.url, requests=3000, concurrency=slots, max_usd={"key": 3})
+        for kill in range(3):
             before = len(server.log)
             process = subprocess.Popen(
                 **command("run", str(config), cwd=tmp_path), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -210,9 +213,32 @@ def test_killed_runs_never_pass_the_cap(tmp_path):
             process.send_signal(signal.SIGKILL)
             process.wait()
             assert len(server.log) * EACH <= counted(tmp_path) <= 3
-        harness("run", str(config), cwd=tmp_path)
+            if kill == 0:
+                taken = counted(tmp_path)
+                (first,) = recovered(tmp_path)
+                (settled,) = first["settled"]
+                assert (
+                    D(settled["spent_usd"]) + 2 * EACH == counted(tmp_path) == taken - D(settled["back_usd"])
+                )  # a warm-up before it
+                assert len(server.log) * EACH <= counted(tmp_path) <= len(server.log) * EACH + slots * WORST
+                assert recovered(tmp_path) == []
+        last = harness("run", str(config), cwd=tmp_path)
+        assert "are free again" in last.stdout + last.stderr
         assert len(server.log) * EACH <= counted(tmp_path) <= 3
+        assert counted(tmp_path) <= len(server.log) * EACH + 3 * slots * WORST
     assert counted(tmp_path) >= D("2.7")
+
+
+def recovered(folder: Path) -> list[dict]:
+    """What `harness recover` says of each run; of one whose workers still live it is asked again."""
+
+    def done() -> subprocess.CompletedProcess[str] | None:
+        came = harness("recover", str(folder / "results"), "--json", cwd=folder)
+        return None if "still lives" in came.stderr else came
+
+    came = until(done, "the killed run's workers have ended")
+    assert came.returncode == 0, came.stderr
+    return json.loads(came.stdout)
 
 
 def test_a_ledger_that_cannot_be_written_sends_nothing(tmp_path, server):

@@ -234,9 +234,24 @@ class Collector:
                 continue
             request, _ = self._request(worker, index)
             due = 0 if request.scheduled_ns is None else self.started_ns + request.scheduled_ns
-            sent = sent_ns[index]
+            sent = sent_ns[index]  # of one that had only begun no row may say that it was never sent
             outcome = Outcome.CANCELLED if sent else Outcome.DROPPED
-            raw = Raw(index, outcome.value, why, due, 0, 0, 0, None, sent, now, False, b"", b"", b"")
+            raw = Raw(
+                index,
+                outcome.value,
+                why,
+                due,
+                0,
+                0,
+                0,
+                None,
+                now if sent == shard.BEGUN else sent,
+                now,
+                False,
+                b"",
+                b"",
+                b"",
+            )
             rows.append(self._row(worker, raw))
         return rows
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.base import clock, redaction
 from harness.base.errors import ConfigError
@@ -23,7 +24,7 @@ from harness.measure.drive.collect import Collector
 from harness.measure.drive.feed import Feed
 from harness.measure.drive.processes import WorkerProcess, start_workers
 from harness.measure.job import Job, Watcher
-from harness.records import DriveReport, Endpoint, Load, PlannedRequest, Timeouts
+from harness.records import DriveReport, Endpoint, Load, Phase, PlannedRequest, Timeouts
 
 READY_S = 300.0  # a worker that dies is noticed at once: against one that hangs
 LEAD_NS = 50_000_000  # the start instant lies this far ahead, so that every worker has heard of it
@@ -79,14 +80,7 @@ def drive(
                 on_over=feed.over,
                 admission=admission,
             )
-            about = {
-                "phase": job.phase.value,
-                "run_id": job.run_id,
-                "spoken": dialect.spoken(endpoint),
-                "workers": count,
-                "has_key": endpoint.api_key is not None,
-            }
-            (place / ABOUT).write_text(json.dumps(about))
+            (place / ABOUT).write_text(json.dumps(_about(job, endpoint, count)))
             processes = start_workers(job, place, count, driver, endpoint, timeouts, kernel_stamps=KERNEL_STAMPS)
             parent = _Parent(processes, collector, feed, watcher)
             parent.wait_ready()
@@ -111,6 +105,21 @@ def drive(
             for open_files in (collector, feed):
                 if open_files is not None:
                     open_files.close()
+
+
+def _about(job: Job, endpoint: Endpoint, workers: int) -> dict[str, Any]:
+    """What is told of a drive beside its spools, for whoever finds it killed. A warm-up's requests are kept nowhere else."""
+    kept = job.paid is not None and job.phase is Phase.WARMUP
+    return {
+        "phase": job.phase.value,
+        "run_id": job.run_id,
+        "spoken": dialect.spoken(endpoint),
+        "workers": workers,
+        "has_key": endpoint.api_key is not None,
+        "warm_up": [(r.seq, r.target_prompt_tokens, r.target_output_tokens) for r in job.requests] if kept else [],
+        "slots": job.load.concurrency,
+        "paid": job.paid,
+    }
 
 
 def _workers(wanted: int, most: int, replicas: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from harness.base import clock
 from harness.measure.drive import dialect, http1, reader, sse, wire
 from harness.measure.drive.connections import ConnectFailedError, Connections, Deadlines
-from harness.measure.drive.shard import Shard
+from harness.measure.drive.shard import BEGUN, Shard
 from harness.measure.drive.turns import Turns
 from harness.records import Outcome
 
@@ -82,6 +82,8 @@ class Exchanges:
         if conn.state not in (wire.IDLE, wire.SENDING):
             return  # failed while it stood in the queue
         conn.state = wire.SENDING
+        if not self.shard.sent[conn.index]:
+            self.shard.sent[conn.index] = BEGUN
         try:
             wire.begin_send(conn, self.head, self._piece(conn.index))
         except OSError as error:

@@ -4,7 +4,7 @@ The bytes begin after the lines that all requests share (those hold the API key 
 `x-request-id`, `content-length`, an empty line, the body. They are written while the run goes on (feed.py); behind the index
 stands how many are. Where a gate is asked before each send (admission.py) a column beside it says of which it has been, and how it
 answered. The stamps survive a worker that is killed, so that the parent knows which of its requests were
-on their way.
+on their way, and both columns outlive the parent (left_drive.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import sys
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.records import Phase
@@ -24,6 +25,7 @@ NOT_READY_S = 0.001  # then it is looked again whether a request is written
 SEGMENT_BITS = 44  # of a request's place: its segment above them, its offset there below
 _FIELDS = 4  # int64 of an index entry: place, length, scheduled_ns (UNSCHEDULED in a closed loop, AWAITS for a later turn), output tokens
 _OPEN_SEGMENTS = 2
+BEGUN = -1  # a send stamp: some of the request's bytes may be gone
 NOT_YET, ADMITTED, PASSED_OVER = 0, 1, 2  # of a request, in the gate's column
 
 
@@ -32,12 +34,13 @@ def index_file(scratch: Path, worker: int) -> Path:
 
 
 def sent_file(scratch: Path, worker: int) -> Path:
-    """int64 per request: CLOCK_MONOTONIC of the send, 0 before it."""
+    """int64 per request: CLOCK_MONOTONIC of the send, 0 before it, BEGUN where it began and has not ended."""
     return scratch / f"shard-{worker}.sent"
 
 
 def gate_file(scratch: Path, worker: int) -> Path:
-    """A byte per request: NOT_YET, ADMITTED, PASSED_OVER."""
+    """A byte per request: BEGUN = -1  # a send stamp: some of the request's bytes may be gone
+    NOT_YET, ADMITTED, PASSED_OVER."""
     return scratch / f"shard-{worker}.gate"
 
 
@@ -138,6 +141,27 @@ class Shard:
         name = segment_file(self._scratch, self._worker, segment)
         self._segments[segment] = descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         return descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class LeftShard:
+    """What a worker's share says when its drive is no more, per index: bytes of the request (0: made later, see turns.py), the gate's
+    column, the send stamps."""
+
+    lengths: Sequence[int]
+    gate: bytes
+    sent: Sequence[int]
+
+
+def left(scratch: Path, worker: int) -> LeftShard:
+    """Raises OSError: a file is not there; ValueError: not whole."""
+    rows, sent = array("q"), array("q")
+    rows.frombytes(index_file(scratch, worker).read_bytes())
+    sent.frombytes(sent_file(scratch, worker).read_bytes())
+    gate = gate_file(scratch, worker).read_bytes()
+    if not len(sent) == len(gate) == len(rows) // _FIELDS - 1:
+        raise ValueError(f"files of worker {worker} are of different lengths")
+    return LeftShard(rows[1:-_FIELDS:_FIELDS], gate, sent)
 
 
 def _mapped(path: Path) -> memoryview:

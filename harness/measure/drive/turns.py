@@ -30,6 +30,17 @@ def tree_file(scratch: Path, worker: int) -> Path:
     return scratch / f"shard-{worker}.turns"
 
 
+def left_bytes(scratch: Path, worker: int) -> dict[str, int]:
+    """Request id -> bytes, of the later turns that the parent had built. Raises OSError, ValueError: the file is damaged."""
+    data, at, sizes = late_file(scratch, worker).read_bytes(), 0, dict[str, int]()
+    while (end := data.find(b"\r\n\r\n", at)) >= 0:
+        lines = dict(line.split(b": ", 1) for line in data[at:end].split(b"\r\n"))
+        length = end + 4 - at + int(lines[b"content-length"])
+        sizes[lines[b"x-request-id"].decode()] = length
+        at += length
+    return sizes
+
+
 # ---------------------------------------------------------------- in the worker
 
 
