@@ -42,11 +42,13 @@ class _Slot:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Of a page with these slots: slot of each counter and gauge by key, and those of the buckets of its histograms, by bound."""
+    """Of a page with these slots: slot of each counter and gauge by key, those of the buckets of its histograms, by bound, and that of when
+    its process began."""
 
     numbers: Mapping[Key, tuple[int | None, ...]]
     buckets: Mapping[Key, tuple[tuple[tuple[float, ...], tuple[int, ...]], ...]]
     missing: tuple[str, ...]
+    started: int | None
 
 
 class Page:
@@ -54,9 +56,9 @@ class Page:
 
     __slots__ = ("_layout", "_values", "missing", "started_utc_ns")
 
-    def __init__(self, values: Mapping[int, float], layout: _Layout, started_s: float | None) -> None:
+    def __init__(self, values: Mapping[int, float], layout: _Layout) -> None:
         self._values, self._layout = values, layout
-        self.started_utc_ns = None if started_s is None else round(started_s * NS)
+        self.started_utc_ns = None if layout.started is None else round(values[layout.started] * NS)
         self.missing = layout.missing
 
     @property
@@ -114,16 +116,15 @@ class PageReader:
             self._clear()
         heads, values, counts = self._heads, dict[int, float](), dict[int, int]()
         for line in text.split("\n"):
-            if not line or line[0] == "#":
-                continue
-            end = line.rfind("}") + 1
-            if not end:
-                end = line.find(" ")
-            head = line[:end]
+            head, _, number = line.rpartition(" ")  # what it is of, but where a stamp or nothing comes behind the value
             slots = heads.get(head)
             if slots is None:
-                slots = self._learn(head, line)
-            if slots and (value := _value(line, end)) == value:
+                if not line or line[0] == "#":
+                    continue
+                end = line.rfind("}") + 1 or line.find(" ")
+                slots, number = heads.get(line[:end]), line[end:]
+                slots = self._learn(line[:end], line) if slots is None else slots
+            if slots and (value := _value(number, line)) == value:
                 self._put(slots, value, values, counts)
         return self._page(text, self._means(values, counts))
 
@@ -171,10 +172,7 @@ class PageReader:
                 self._layouts.clear()
                 self._laid = len(signature)
             self._layouts[signature] = layout
-        started = {
-            self._slots[at].meaning: values[at] for at in signature if self._slots[at].meaning in ("start", "created")
-        }
-        return Page(values, layout, started.get("start", started.get("created")))
+        return Page(values, layout)
 
     def _learn(self, head: str, line: str) -> tuple[int, ...]:
         """What a line stands for, by its head; raises PageError where it is no line of a metrics page."""
@@ -213,7 +211,8 @@ class PageReader:
         ]
 
     def _layout_of(self, signature: tuple[int, ...]) -> _Layout:
-        slots = [(at, self._slots[at]) for at in signature if self._slots[at].meaning not in ("start", "created")]
+        started = {self._slots[at].meaning: at for at in signature if self._slots[at].meaning in ("start", "created")}
+        slots = [(at, self._slots[at]) for at in signature if at not in started.values()]
         rank: dict[str, int] = {}
         for _, slot in slots:
             rank[slot.meaning] = min(rank.get(slot.meaning, slot.rank), slot.rank)
@@ -235,7 +234,7 @@ class PageReader:
         missing = tuple(
             names[0].name for meaning, names in self._engine.series.items() if meaning not in (*rank, *LATER)
         )
-        return _Layout(numbers, buckets, missing)
+        return _Layout(numbers, buckets, missing, started.get("start", started.get("created")))
 
     def _why_nothing(self, text: str) -> str:
         names = frozenset(
@@ -251,11 +250,14 @@ class PageReader:
         return f"no series of {self._engine.engine} ({wanted} ..) among its {len(names)} names ({some} ..)"
 
 
-def _value(line: str, end: int) -> float:
+def _value(number: str, line: str) -> float:
     try:
-        return float(line[end:].split(None, 1)[0]) if line.count(" ", end) > 1 else float(line[end:])
-    except (ValueError, IndexError):
-        raise PageError(_why_no_metrics(line)) from None
+        return float(number)
+    except ValueError:
+        try:
+            return float(number.split(None, 1)[0])  # a stamp behind it
+        except (ValueError, IndexError):
+            raise PageError(_why_no_metrics(line)) from None
 
 
 def _why_no_metrics(line: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,13 @@ STORE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What all pools of a monitor share. `monitor`: its name; `now_ns`: its clock; `verify`: of httpx; `account`: of Kubernetes."""
+    """What all pools of a monitor share. `monitor`: its name; `now_ns`: its clock; `verify`: of TLS; `account`: of Kubernetes."""
 
     monitor: str
     interval_s: float
     most_rows: int
     now_ns: Callable[[], int]
-    verify: object
+    verify: ssl.SSLContext
     account: Path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,6 +13,8 @@ import httpx
 from harness.base import redaction
 from harness.base.loopback import is_loopback
 from harness.measure.control_request import MOST_BYTES
+from harness.measure.drive.proxy import url_of
+from harness.monitor.connection import HEADERS, Connection
 from harness.monitor.page import PageError, PageReader
 from harness.monitor.watched import Watched
 
@@ -19,47 +22,45 @@ LONGEST_S = 10.0  # for a page, or the interval where that is shorter
 SPREAD_S = (
     0.05  # between the first pages of two servers: at once where they are few, over the interval where they are many
 )
-_HEADERS = {"accept": "text/plain;version=0.0.4", "accept-encoding": "identity"}
 
 
 def open_client(url: str, verify: object = True) -> httpx.AsyncClient:
-    """A client for one server: a pool of its own costs less than to look through everybody's connections. Proxies of the environment are
-    not asked for a loopback server."""
+    """A client for one server, for what is asked now and then or through a proxy of the environment, which a loopback server has none of."""
     limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=600)
     return httpx.AsyncClient(trust_env=not is_loopback(url), verify=verify, limits=limits)  # type: ignore[arg-type]
 
 
-async def fetch(client: httpx.AsyncClient, url: str, limit_s: float, headers: Mapping[str, str] = _HEADERS) -> str:
+async def fetch(client: httpx.AsyncClient, url: str, limit_s: float, headers: Mapping[str, str] = HEADERS) -> str:
     """Text of a page, whole within `limit_s`. Raises PageError: why there is none."""
-    return await _answer(client, _request(client, url, headers), limit_s)
-
-
-def _request(client: httpx.AsyncClient, url: str, headers: Mapping[str, str] = _HEADERS) -> httpx.Request:
     try:
-        return client.build_request("GET", url, headers=dict(headers), timeout=None)  # `_answer` has one for all of it
+        async with asyncio.timeout(limit_s), client.stream("GET", url, headers=dict(headers), timeout=None) as answer:
+            if answer.status_code != httpx.codes.OK:
+                raise PageError(f"HTTP status {answer.status_code}")
+            body = bytearray()
+            async for piece in answer.aiter_bytes():
+                body += piece
+                if len(body) > MOST_BYTES:
+                    raise PageError(f"the page is longer than {MOST_BYTES} bytes")
     except httpx.InvalidURL as error:
         raise PageError(f"no URL that can be asked: {error}") from None
-
-
-async def _answer(client: httpx.AsyncClient, request: httpx.Request, limit_s: float) -> str:
-    try:
-        async with asyncio.timeout(limit_s):
-            answer = await client.send(request, stream=True)
-            try:
-                if answer.status_code != httpx.codes.OK:
-                    raise PageError(f"HTTP status {answer.status_code}")
-                body = bytearray()
-                async for piece in answer.aiter_bytes():
-                    body += piece
-                    if len(body) > MOST_BYTES:
-                        raise PageError(f"the page is longer than {MOST_BYTES} bytes")
-            finally:
-                await answer.aclose()
     except TimeoutError:
         raise PageError(f"no page within {limit_s:g} s") from None
     except httpx.HTTPError as error:
         raise PageError(f"{type(error).__name__}: {error}".rstrip(": ")) from None
     return body.decode("utf-8", "replace")
+
+
+class _Proxied:
+    """As a Connection, through the proxy that the environment names."""
+
+    def __init__(self, url: str, verify: ssl.SSLContext) -> None:
+        self._url, self._client = url, open_client(url, verify)
+
+    async def page(self, limit_s: float) -> str:
+        return await fetch(self._client, self._url, limit_s)
+
+    async def close(self) -> None:
+        await self._client.aclose()
 
 
 class Scraper:
@@ -71,9 +72,9 @@ class Scraper:
         interval_s: float,
         now_ns: Callable[[], int],
         made: Callable[[str], Watched],
-        verify: object,
+        verify: ssl.SSLContext,
     ) -> None:
-        """`made`: what is kept of a server, by its name. `verify`: as of httpx, shared by all clients."""
+        """`made`: what is kept of a server, by its name. `verify`: shared by all connections."""
         self._reader, self._interval_s, self._now_ns, self._made, self._verify = (
             reader,
             interval_s,
@@ -101,13 +102,13 @@ class Scraper:
     async def _ask(self, name: str, url: str, late_s: float) -> None:
         loop, watched, limit_s = asyncio.get_running_loop(), self.watched[name], min(LONGEST_S, self._interval_s)
         due_s = loop.time() + late_s
-        async with open_client(url, self._verify) as client:
-            request = None  # the same each time
+        of: Connection | _Proxied | None = None
+        try:
             while True:
                 await asyncio.sleep(due_s - loop.time())
                 try:
-                    request = request or _request(client, url)
-                    page = self._reader.read(await _answer(client, request, limit_s))
+                    of = of or (_Proxied if url_of(url, None) else Connection)(url, self._verify)
+                    page = self._reader.read(await of.page(limit_s))
                     watched.take(page, self._now_ns())
                 except PageError as error:
                     watched.miss(self._now_ns(), str(error))
@@ -116,6 +117,9 @@ class Scraper:
                 due_s += self._interval_s
                 if due_s < loop.time():  # this machine slept
                     due_s = loop.time() + late_s
+        finally:
+            if of is not None:
+                await of.close()
 
     async def close(self) -> None:
         tasks = [task for _, task in self._tasks.values()]

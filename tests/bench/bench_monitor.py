@@ -4,14 +4,15 @@ The command itself, in a process of its own, reads pages of 150 series every 15 
 beside the store of a monitor that was away: days of sums, yesterday in pieces, hours that nobody rolled up, runs with a capacity. So all that
 a monitor ever does it does here, at once where it can be: the views of all windows, the page, the hours, the merging of a day.
 
-Printed: its share of one core, once what was left is done and all in all, its resident memory at most and when, and how old the windows'
-figures are on its page.
+Printed: its share of one core, once what was left is done and all in all; its resident memory at most, also for each thing it does, with the CPU
+time of that (`monitor_stages`); how old the windows' figures are on its page.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import multiprocessing
 import os
 import re
@@ -21,6 +22,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
@@ -32,7 +34,7 @@ from tests.judge.test_compare_command import store
 
 ROOT = Path(__file__).resolve().parents[2]
 SERIES = 150
-LOOK_S = 0.02
+LOOK_S = 1.0
 LEFT_HOURS = 2
 
 
@@ -86,24 +88,22 @@ def serve(count: int, ours) -> None:
 
 
 class Looked:
-    """Resident memory and CPU of a process, looked at until it ends; its page, every 15 s."""
+    """CPU of a process and of its first thread, once a second until it ends; its page, every 15 s."""
 
     def __init__(self, process: psutil.Process, url: str) -> None:
         self._process, self._url, self._began = process, url, time.monotonic()
-        self.most = self.pages = 0
-        self.cpu: list[tuple[float, float]] = []  # (s since the start, CPU s), once a second
-        self.peaks: list[tuple[float, int]] = []  # (s since the start, most bytes), each second
+        self.bytes = 0
+        self.cpu: list[
+            tuple[float, float, float]
+        ] = []  # s since the start, CPU s, those of the thread that reads pages
         self.ages: dict[str, list[float]] = {}
 
     def until(self, end_s: float) -> None:
-        scrape_s, self.bytes = INTERVAL_S, 0
+        scrape_s = INTERVAL_S
         while (now := time.monotonic() - self._began) < end_s:
-            rss = self._process.memory_info().rss
-            if not self.peaks or now - self.peaks[-1][0] >= 1:
-                times = self._process.cpu_times()
-                self.cpu.append((now, times.user + times.system))
-                self.peaks.append((now, rss))
-            self.peaks[-1] = (self.peaks[-1][0], max(self.peaks[-1][1], rss))
+            times = self._process.cpu_times()
+            reading = next(one for one in self._process.threads() if one.id == self._process.pid)
+            self.cpu.append((now, times.user + times.system, reading.user_time + reading.system_time))
             if now >= scrape_s:
                 scrape_s += INTERVAL_S
                 self._scrape(now)
@@ -122,9 +122,10 @@ class Looked:
         ):
             self.ages.setdefault(window, []).append(time.time() - float(value))
 
-    def share(self, from_s: float, to_s: float) -> float:
-        some = [one for one in self.cpu if from_s <= one[0] <= to_s]
-        return (some[-1][1] - some[0][1]) / (some[-1][0] - some[0][0])
+    def share(self, from_s: float, of: int = 1) -> float:
+        """Of one core, from then on; `of` 2: of the thread that reads pages."""
+        some = [one for one in self.cpu if one[0] >= from_s]
+        return (some[-1][of] - some[0][of]) / (some[-1][0] - some[0][0])
 
 
 def bench(count: int, seconds: float, days: int, folder: str) -> None:
@@ -152,7 +153,8 @@ def bench(count: int, seconds: float, days: int, folder: str) -> None:
     words = [
         sys.executable,
         "-m",
-        "harness",
+        "tests.bench.monitor_stages",
+        str(Path(folder) / "stages.jsonl"),
         "monitor",
         str(path),
         "--listen",
@@ -172,28 +174,21 @@ def bench(count: int, seconds: float, days: int, folder: str) -> None:
         looked.until(seconds)
         said = command.communicate(timeout=120)[0]
     servers.kill()
-    _print(looked, spec.store, seconds, said)
+    stages = [json.loads(line) for line in (Path(folder) / "stages.jsonl").read_text().splitlines()]
+    _print(looked, stages, spec.store, seconds, said)
 
 
-def _print(looked: Looked, store: str, seconds: float, said: str) -> None:
+def _print(looked: Looked, stages: list[dict[str, Any]], store: str, seconds: float, said: str) -> None:
     done_s = _busy_until(looked)
-    print(
-        f"  caught up after {done_s:.0f} s; then {100 * looked.share(done_s, seconds):.1f} % of one core, from the start {100 * looked.share(0, seconds):.1f} %"
-    )
-    peak_s, peak = max(looked.peaks, key=lambda one: one[1])
-    later = max(size for at, size in looked.peaks if at >= done_s)
-    print(
-        f"  at most {peak / 2**20:.0f} MiB resident (at {peak_s:.0f} s), {later / 2**20:.0f} MiB once it had caught up"
-    )
-    print(
-        "  MiB by time: "
-        + " ".join(f"{at:.0f}s:{size / 2**20:.0f}" for at, size in looked.peaks[:: max(1, len(looked.peaks) // 40)])
-    )
+    print(f"  caught up after {done_s:.0f} s; then {100 * looked.share(done_s):.1f} % of one core, {100 * looked.share(done_s, 2):.1f} % the thread that reads pages; from the start {100 * looked.share(0):.1f} %")  # fmt: skip
+    print(f"  at most {max(one['mib'] for one in stages):.0f} MiB resident; by what went on:")
+    for name in dict.fromkeys(one["stage"] for one in stages):
+        mine = [one for one in stages if one["stage"] == name]
+        cpu = sum(one["cpu_s"] for one in mine)
+        print(f"    {name:<22} {max(one['mib'] for one in mine):4.0f} MiB, {len(mine):3} times, {cpu:6.2f} s of CPU, {cpu / len(mine):.3f} each")  # fmt: skip
     for window, ages in looked.ages.items():
         print(f"  the figures of {window} were {min(ages):.0f} to {max(ages):.0f} s old when scraped")
-    print(
-        f"  page of {looked.bytes / 2**20:.2f} MiB; {said.strip().splitlines()[-1] if said.strip() else 'it said nothing'}"
-    )
+    print(f"  page of {looked.bytes / 2**20:.2f} MiB; {said.strip().splitlines()[-1] if said.strip() else 'it said nothing'}")  # fmt: skip
     pieces = list(Path(store).glob("readings/day=*/*.parquet"))
     print(f"  {len(pieces)} files of readings left")
 
@@ -201,7 +196,7 @@ def _print(looked: Looked, store: str, seconds: float, said: str) -> None:
 def _busy_until(looked: Looked) -> float:
     """When the last second ended that took more than half a core for five seconds on end."""
     busy = 0.0
-    for (a, cpu_a), (b, cpu_b) in zip(looked.cpu, looked.cpu[5:], strict=False):
+    for (a, cpu_a, _), (b, cpu_b, _) in zip(looked.cpu, looked.cpu[5:], strict=False):
         if (cpu_b - cpu_a) / (b - a) > 0.5:
             busy = b
     return busy
@@ -218,8 +213,8 @@ def _free_port() -> int:
 if __name__ == "__main__":
     words = argparse.ArgumentParser()
     words.add_argument("--servers", type=int, default=500)
-    words.add_argument("--seconds", type=float, default=300)
-    words.add_argument("--days", type=int, default=15)
+    words.add_argument("--seconds", type=float, default=420)
+    words.add_argument("--days", type=int, default=31)
     words.add_argument("--keep", help="make the store here, and leave it")
     given = words.parse_args()
     if given.keep:

@@ -16,7 +16,7 @@ import os
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +65,17 @@ def config(servers: Sequence[str], folder: str) -> MonitorSpec:
 
 @dataclass
 class Hour:
-    """An hour of all servers: tables of readings, one a quarter of an hour; the increases; the last rows at its end."""
+    """An hour of all servers: tables of readings, one a quarter of an hour, made when they are asked for; the increases; the last rows at its end."""
 
     begin_ns: int
-    quarters: list[pa.Table]
+    count: int
+    quarter: Callable[[int], pa.Table]
     hour: pa.Table
     last: pa.Table
+
+    @property
+    def quarters(self) -> list[pa.Table]:
+        return [self.quarter(at) for at in range(0, 60, 15)]
 
 
 class Fleet:
@@ -125,12 +130,14 @@ class Fleet:
         values |= {name: self._rng.integers(0, 9, (60, n)) / 4 for name in ("running", "waiting")}
         values["kv_cache_use"] = np.round(self._rng.random((60, n)), 3)
         self._incarnation, self.started = values["incarnation"][-1], values["started_utc_ns"][-1]
-        quarters = [
-            self._readings(stamps[at : at + 15], {k: v[at : at + 15] for k, v in values.items()})
-            for at in range(0, 60, 15)
-        ]
+
+        def quarter(at: int) -> pa.Table:
+            return self._readings(stamps[at : at + 15], {k: v[at : at + 15] for k, v in values.items()})
+
         hour = self._increases(begin_ns, stamps, values, after)
-        return Hour(begin_ns, quarters, hour, self._readings(stamps[-1:], {k: v[-1:] for k, v in values.items()}))
+        return Hour(
+            begin_ns, stamps.size, quarter, hour, self._readings(stamps[-1:], {k: v[-1:] for k, v in values.items()})
+        )
 
     def _readings(self, stamps: np.ndarray, values: dict[str, np.ndarray]) -> pa.Table:
         n = stamps.size
@@ -197,7 +204,7 @@ class Fleet:
 
 def make_month(folder: str, fleet: Fleet, begin_ns: int, now_ns: int, *, leave: int = 0) -> int:
     """The store of [begin_ns, now_ns) in `folder`: days that are over merged, today's quarters too, its last minutes a file each. `leave`: the
-    last so many hours are not rolled up, yesterday is left in pieces, and days before it have sums alone. Returns the rows."""
+    last so many hours are not rolled up, yesterday is left in pieces, days before it have sums alone, and the last quarter is a file a minute. Returns the rows."""
     root, count = open_root(folder), 0
     today = now_ns - now_ns % DAY_NS
     began = {TEXT["pool"]: begin_ns + 45 * NS + int(fleet.phase_ns.min())}
@@ -206,11 +213,11 @@ def make_month(folder: str, fleet: Fleet, begin_ns: int, now_ns: int, *, leave: 
         over = day_ns < today - (DAY_NS if leave else 0)
         with readings.merged_file(root, day_ns, DAY_NS, "day") if over and not leave else nullcontext(None) as add:
             for _, hour in zip(range(24 if day_ns < today else (now_ns - today) // HOUR_NS + 1), hours, strict=False):
-                count += sum(quarter.num_rows for quarter in hour.quarters)
+                count += hour.count
                 for quarter in hour.quarters if add else ():
                     add(quarter)
                 if not over:
-                    _in_pieces(root, hour.quarters, now_ns)
+                    _in_pieces(root, hour.quarters, now_ns, now_ns - (readings.QUARTER_NS if leave else 0))
                 if hour.begin_ns + HOUR_NS <= now_ns - leave * HOUR_NS:
                     hour_rows.put_last(root, hour.begin_ns + HOUR_NS, hour.last, began)
                     readings.put(root, hour_rows.hour_path(root, "hours", hour.begin_ns), hour.hour, "hours")
@@ -220,16 +227,16 @@ def make_month(folder: str, fleet: Fleet, begin_ns: int, now_ns: int, *, leave: 
     return count
 
 
-def _in_pieces(root, quarters: Sequence[pa.Table], now_ns: int) -> None:
-    """A file a quarter of an hour that is over, then one a minute."""
+def _in_pieces(root, quarters: Sequence[pa.Table], now_ns: int, merged_ns: int) -> None:
+    """A file a quarter of an hour that is over at `merged_ns`, then one a minute."""
     for quarter in quarters:
         stamps = quarter.column("read_utc_ns").to_numpy()
         begin = int(stamps[0] - stamps[0] % readings.QUARTER_NS)
-        if begin + readings.QUARTER_NS <= now_ns:
+        if begin + readings.QUARTER_NS <= merged_ns:
             with readings.merged_file(root, begin, readings.QUARTER_NS, TEXT["monitor"]) as add:
                 add(quarter)
             continue
-        for minute in range(begin, now_ns - now_ns % MINUTE_NS, MINUTE_NS):
+        for minute in range(begin, min(begin + readings.QUARTER_NS, now_ns - now_ns % MINUTE_NS), MINUTE_NS):
             some = quarter.filter(pa.array((stamps >= minute) & (stamps < minute + MINUTE_NS)))
             readings.write_table(root, readings.day_of(minute), some)
 

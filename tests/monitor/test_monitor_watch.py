@@ -79,7 +79,7 @@ def test_a_server_that_is_slow_or_gone_delays_no_other(pages, tmp_path):
     never.set()
     assert found[f"127.0.0.1:{pages.port}"].missed == 0
     assert "no page within 1 s" in found[f"127.0.0.1:{other.port}"].says
-    assert "ConnectError" in found["127.0.0.1:1"].says
+    assert "nothing listens there" in found["127.0.0.1:1"].says
     assert "HTML instead of metrics" in found[f"127.0.0.1:{third.port}"].says
     usages = {u.server: u for u in window(watch.root, 0, time.time_ns() + MINUTE_NS, 1).usages}
     assert usages[f"127.0.0.1:{pages.port}"].counters["output_tokens"] == 0.0
