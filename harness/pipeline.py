@@ -7,6 +7,7 @@ that `results_of` makes of an old directory what `run_campaign` made of it on it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from harness.judge.runs import analyse, experiments, index_paths
 from harness.measure.campaign import ending
 from harness.measure.campaign.campaign import Campaign, begin, conclude
 from harness.measure.campaign.file import lock_path
-from harness.measure.campaign.fleet.campaign import over_fleet
+from harness.measure.campaign.fleet.campaign import Find, find_on_ray, over_fleet
 from harness.measure.campaign.fleet.part import Part, Voice, begin_part
 from harness.measure.campaign.fleet.work import Work
 from harness.measure.campaign.intent import Intent
@@ -114,13 +115,37 @@ def measure_campaign(
         upload.probe()
         intent = replace(intent, take=upload.take)
     if spec.fleet is not None:
-        ran = over_fleet(spec, out, intent, display, stop)
-        if upload is not None:
-            upload.put_runs(ran.run_dirs)
-        return ran
+        return measure_fleet(spec, out, display, stop, intent, upload)
     with begin(spec, out, intent, display) as campaign:
         _measure_cells(campaign, stop, upload)
     return campaign.ran
+
+
+def measure_fleet(
+    spec: ExperimentSpec,
+    out: Path,
+    display: Display,
+    stop: Stop,
+    intent: Intent,
+    upload: Upload | None,
+    find: Find = find_on_ray,
+) -> Ran:
+    """`measure_campaign` over boxes, each run put as soon as it has come back, one at a time; nothing beside a cell that is measured here."""
+    put: dict[Path, Future[bool]] = {}
+    with ThreadPoolExecutor(1) as puts:
+
+        def stored(run_dir: Path) -> None:
+            if upload is not None:
+                put[run_dir] = puts.submit(upload.put_run, run_dir)
+
+        def here(campaign: Campaign) -> None:
+            wait(put.values())
+            _measure_cells(campaign, stop, upload)
+
+        ran = over_fleet(spec, out, intent, display, stop, find, here=here, stored=stored)
+    if upload is not None:  # those of earlier attempts
+        upload.put_runs([run_dir for run_dir in ran.run_dirs if run_dir not in put])
+    return ran
 
 
 def measure_part(work: Work, voice: Voice, stop: Stop) -> None:

@@ -247,13 +247,24 @@ class ExperimentSpec(Spec):
         if not self.load_generators.is_local:
             raise ValueError("a fleet's box sends its own load: leave out load_generators (or --on)")
         for target in self.targets:
-            if target.kind in ("hosted", "hybrid") or any(
-                url is not None and not is_loopback(url) for url in (target.url, *target.replicas)
-            ):
+            if target.kind == "hybrid":
                 raise ValueError(
-                    f"target {target.name!r} is no box's own: all boxes of the fleet would load it at once; measure it in an experiment without fleet:"
+                    f"hybrid {target.name!r} has a side on a box and one that the campaign's own machine pays for: measure it in an experiment without fleet:"
                 )
+            if target.resources and self.is_shared(target):
+                raise ValueError(
+                    f"resources of {target.name!r} choose among boxes: it is no box's own, and is measured from here"
+                )
+        if all(map(self.is_shared, self.targets)):
+            raise ValueError("no target is a box's own: leave out fleet:, all are measured from here")
         return self
+
+    @staticmethod
+    def is_shared(target: TargetSpec) -> bool:
+        """Whether all boxes of a fleet would load it at once: a hosted API, a server at an address. The campaign's own machine measures it,
+        after the boxes, under one cap."""
+        urls = (target.url, *target.replicas)
+        return target.kind == "hosted" or any(url is not None and not is_loopback(url) for url in urls)
 
     @model_validator(mode="after")
     def _share_of_one_cell(self) -> ExperimentSpec:

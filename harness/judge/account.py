@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from harness.config.limits import LimitsSpec
 from harness.judge.account_limits import declared_limits, learned_window_s
-from harness.judge.columns import BoolArray, FloatArray, Requests, floats, measured
+from harness.judge.columns import BoolArray, FloatArray, Requests, floats, measured_of
 from harness.judge.sides import names_of, of_side
 from harness.records import Account, AccountLimit, Manifest, RunData, target_config
 
@@ -74,7 +74,7 @@ def account_of(run: RunData, requests: Requests, scalars: Mapping[str, float | N
     names = names_of(run)
     if names:
         run, scalars = of_side(run, names[-1]), {}
-        requests = measured(run.requests)
+        requests = measured_of(run)
     mode, spec, heads = mode_of(run.manifest), declared(run.manifest), told(run)
     is_refused = requests.status.present & (requests.status.data == TOO_MANY)
     if mode == UNLIMITED and not heads and not is_refused.any():

@@ -6,7 +6,7 @@ hold a nanosecond stamp of a machine that has been up for more than 104 days.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from harness.records import Outcome, Phase, RequestRecord, Window
+from harness.records import Outcome, Phase, RequestRecord, RunData, Window
+from harness.store.chunks import ChunkRows, from_values
 
 IntArray = npt.NDArray[np.int64]
+GapArray = npt.NDArray[Any]  # whole ns in 4 bytes each, in 8 where one does not fit
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -44,20 +46,84 @@ class Ints:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunks:
-    """All token-bearing chunks, flat, in row order.
+class Piece:
+    """The chunks of some rows, flat, in row order: `stamp_ns[i]`, `gap_ns[i]` and `tokens[i]` belong to row `row[i]`.
 
-    `stamp_ns[i]` and `tokens[i]` belong to row `row[i]`; `tokens` is NaN where no source tells. `first[r]` is the
-    index of row r's first chunk and `count[r]` how many it has. `exact[r]`: the tokens of each of its chunks are
-    known; otherwise usage was spread evenly over them, or they are NaN.
+    `gap_ns` is 0 for a row's first chunk, which `is_first` says; `tokens` is NaN where no source tells.
     """
 
     stamp_ns: IntArray
+    gap_ns: GapArray
+    is_first: BoolArray
     tokens: FloatArray
     row: IntArray
-    first: IntArray
-    count: IntArray
-    exact: BoolArray
+
+
+class Chunks:
+    """All token-bearing chunks, made a piece at a time: all at once, in 64 bits, they would be most of a judge's memory.
+
+    `count[r]`: how many chunks row r has. `exact[r]`: the tokens of each of them are known; otherwise usage was spread evenly over them, or they
+    are NaN. `first_tokens[r]`: those of the first chunk, NaN where unknown or there is none.
+    """
+
+    def __init__(self, stored: Sequence[ChunkRows], use: BoolArray, output: Ints) -> None:
+        """`use`: which of the stored rows are ours; `output` of those."""
+        self._stored = stored
+        at = np.cumsum([0, *(len(rows.count) for rows in stored)])
+        self._use = [use[low:high] for low, high in zip(at, at[1:], strict=False)]
+        self.count = _joined([rows.count[mine] for rows, mine in self._each()], np.int64)
+        known = _joined([rows.known[mine] for rows, mine in self._each()], np.bool_)
+        # every token-bearing chunk holds at least one: as many chunks as tokens means one each
+        singles = ~known & output.present & (output.data == self.count)
+        self._spread = np.full(len(self.count), np.nan)
+        np.divide(output.data, self.count, out=self._spread, where=output.present & (self.count > 0) & ~known)
+        self.exact: BoolArray = known | singles
+        self.first_tokens = self._spread.copy()
+        self.first_tokens[known] = np.concatenate(
+            [np.zeros(0), *(_first_told(rows)[mine[rows.known]] for rows, mine in self._each())]
+        )
+
+    def _each(self) -> Iterator[tuple[ChunkRows, BoolArray]]:
+        return zip(self._stored, self._use, strict=True)
+
+    @property
+    def total(self) -> int:
+        return int(self.count.sum())
+
+    def pieces(self) -> Iterator[Piece]:
+        """Rows are whole in a piece."""
+        before = 0
+        for rows, mine in self._each():
+            numbers = np.arange(before, before + int(mine.sum()), dtype=np.int64)
+            before += len(numbers)
+            yield _piece(rows, mine, numbers, self._spread[numbers])
+
+
+def _joined(parts: Sequence[Any], kind: Any) -> Any:
+    return np.concatenate([np.zeros(0, kind), *parts])
+
+
+def _first_told(rows: ChunkRows) -> FloatArray:
+    """Tokens of the first chunk of each row where they are known."""
+    counts = rows.count[rows.known]
+    told: FloatArray = rows.tokens[np.cumsum(counts) - counts].astype(np.float64)
+    return told
+
+
+def _piece(rows: ChunkRows, mine: BoolArray, numbers: IntArray, spread: FloatArray) -> Piece:
+    each = np.zeros(len(mine))
+    each[mine] = spread
+    tokens = np.repeat(each, rows.count)
+    tokens[np.repeat(rows.known, rows.count)] = rows.tokens
+    number = np.zeros(len(mine), np.int64)
+    number[mine] = numbers
+    row, stamps = np.repeat(number, rows.count), rows.stamps_ns()
+    first = np.zeros(len(row), np.bool_)
+    first[(np.cumsum(rows.count) - rows.count)[rows.count > 0]] = True
+    if mine.all():
+        return Piece(stamps, rows.gaps_ns, first, tokens, row)
+    keep = np.repeat(mine, rows.count)
+    return Piece(stamps[keep], rows.gaps_ns[keep], first[keep], tokens[keep], row[keep])
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,39 +186,29 @@ def floats(frame: Any, name: str) -> FloatArray:
     return np.asarray(pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan))
 
 
-def _lengths(column: Any) -> IntArray:
-    """Length of each list, -1 where there is none."""
-    sized = (len(c) if isinstance(c, np.ndarray | list | tuple) else -1 for c in column)
-    return np.fromiter(sized, dtype=np.int64, count=len(column))
-
-
-def _flat(column: Any) -> IntArray:
-    lists = [c for c in column if isinstance(c, np.ndarray | list | tuple) and len(c)]
-    return np.concatenate(lists).astype(np.int64, copy=False) if lists else np.zeros(0, dtype=np.int64)
-
-
-def _chunks(stamps: Sequence[Any], tokens_of: Sequence[Any], output: Ints) -> Chunks:
-    """`stamps` and `tokens_of`: the chunk_ns and chunk_tokens of each row."""
-    n = len(stamps)
-    count = np.maximum(_lengths(stamps), 0)
-    known = (_lengths(tokens_of) == count) & (count > 0)
-    # every token-bearing chunk holds at least one: as many chunks as tokens means one each
-    singles = ~known & output.present & (output.data == count)
-    each = np.full(n, np.nan)
-    np.divide(output.data, count, out=each, where=output.present & (count > 0) & ~known)
-    tokens = np.repeat(each, count)
-    tokens[np.repeat(known, count)] = _flat([one for one, is_known in zip(tokens_of, known, strict=True) if is_known])
-    first = np.cumsum(count) - count
-    row = np.repeat(np.arange(n, dtype=np.int64), count)
-    return Chunks(_flat(stamps), tokens, row, first, count, known | singles)
-
-
-def measured(frame: Any) -> Requests:
-    """The rows of `frame` (a DataFrame with the columns of RequestRecord) that belong to the measured phase."""
+def measured(frame: Any, chunks: Sequence[ChunkRows] | None = None) -> Requests:
+    """The rows of `frame` (a DataFrame with the columns of RequestRecord) that belong to the measured phase. `chunks`: of the rows of the
+    whole table, to whose places the frame's index points; without them the frame has chunk_ns."""
     rows = frame[frame["phase"] == Phase.MEASURE.value]
-    stamps = rows["chunk_ns"].to_numpy(dtype=object)
-    tokens_of = rows["chunk_tokens"].to_numpy(dtype=object) if "chunk_tokens" in rows else [None] * len(rows)
-    return _requests(rows["outcome"].to_numpy(dtype=object), stamps, tokens_of, lambda name: ints(rows, name))
+    if chunks is None or "chunk_ns" in rows:
+        tokens_of = rows["chunk_tokens"].to_numpy(dtype=object) if "chunk_tokens" in rows else [None] * len(rows)
+        chunks, use = [from_values(rows["chunk_ns"].to_numpy(dtype=object), tokens_of)], np.ones(len(rows), np.bool_)
+    else:
+        use = np.zeros(sum(len(piece.count) for piece in chunks), np.bool_)
+        use[rows.index.to_numpy()] = True
+    return _requests(_texts(rows["outcome"]), chunks, use, lambda name: ints(rows, name))
+
+
+def measured_of(run: RunData) -> Requests:
+    """The measured phase of a run, however it was read."""
+    return measured(run.requests, run.chunks)
+
+
+def _texts(column: Any) -> npt.NDArray[np.object_]:
+    """A column of few different words, each of them one object."""
+    codes, words = pd.factorize(column)
+    each: npt.NDArray[np.object_] = np.asarray(words, dtype=object)[codes]
+    return each
 
 
 def of_records(rows: Sequence[RequestRecord]) -> Requests:
@@ -164,11 +220,12 @@ def of_records(rows: Sequence[RequestRecord]) -> Requests:
         return Ints(np.array([value or 0 for value in values], dtype=np.int64), present)
 
     outcome = np.array([str(row.outcome) for row in rows], dtype=object)
-    return _requests(outcome, [row.chunk_ns for row in rows], [row.chunk_tokens for row in rows], column)
+    chunks = [from_values([row.chunk_ns for row in rows], [row.chunk_tokens for row in rows])]
+    return _requests(outcome, chunks, np.ones(len(rows), np.bool_), column)
 
 
 def _requests(
-    outcome: npt.NDArray[np.object_], stamps: Sequence[Any], tokens_of: Sequence[Any], column: Callable[[str], Ints]
+    outcome: npt.NDArray[np.object_], chunks: Sequence[ChunkRows], use: BoolArray, column: Callable[[str], Ints]
 ) -> Requests:
     columns = {
         field: column(name)
@@ -202,6 +259,6 @@ def _requests(
         outcome=outcome,
         merged_reads=int(column("merged_reads").data.sum()),
         reads=int(column("reads").data.sum()),
-        chunks=_chunks(stamps, tokens_of, columns["output"]),
+        chunks=Chunks(chunks, use, columns["output"]),
         **columns,
     )

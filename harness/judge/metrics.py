@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from harness.judge.columns import BoolArray, FloatArray, IntArray, Requests
+from harness.judge.columns import NS, BoolArray, FloatArray, GapArray, IntArray, Requests
 from harness.records import Distribution, Window
 from harness.records.metrics import METRICS
 
 MIN_BEYOND = 5
+_SUMMED_AT_ONCE = 1 << 20
 SLO_METRICS = ("ttft_from_schedule_s", "ttft_s", "ttfvt_s", "tpot_s", "e2el_s")
 NAMES = tuple(m.name for m in METRICS.values() if m.per in {"request", "chunk"})
 
@@ -91,7 +93,7 @@ def _tpot(requests: Requests) -> FloatArray:
     chunks, hidden = requests.chunks, _hidden(requests)
     first_chunk = np.ones(requests.count)
     exact = chunks.exact & (chunks.count > 0)
-    first_chunk[exact] = chunks.tokens[chunks.first[exact]]
+    first_chunk[exact] = chunks.first_tokens[exact]
     streamed = requests.output.data - hidden
     after = streamed - np.where(first_chunk > hidden, first_chunk - hidden, first_chunk)
     tpot = np.full(requests.count, np.nan)
@@ -128,19 +130,61 @@ def held(requests: Requests, values: Mapping[str, FloatArray], name: str) -> Flo
     return values[name]
 
 
-def chunk_gaps(requests: Requests, window: Window) -> tuple[FloatArray, bool]:
-    """Gaps between neighbouring chunks of one ok request whose later stamp is in the window, in seconds, and whether
-    every chunk of those requests held exactly one token (then the gaps are ITL as well as ICL)."""
+def chunk_gaps(requests: Requests, window: Window) -> tuple[GapArray, bool]:
+    """Gaps between neighbouring chunks of one ok request whose later stamp is in the window, in whole nanoseconds (of 4 bytes where they
+    fit), and whether every chunk of those requests held exactly one token (then the gaps are ITL as well as ICL)."""
     chunks = requests.chunks
-    if len(chunks.stamp_ns) < 2:
-        return np.zeros(0), False
-    same = (chunks.row[1:] == chunks.row[:-1]) & requests.ok[chunks.row[1:]]
-    later = chunks.stamp_ns[1:]
-    use = same & (later > window.start_ns) & (later <= window.end_ns)
-    rows = np.zeros(requests.count, dtype=np.bool_)
-    rows[chunks.row[1:][use]] = True
-    one_each = bool(chunks.exact[rows].all()) and bool((chunks.tokens[rows[chunks.row]] == 1).all())
-    return np.diff(chunks.stamp_ns)[use] / 1e9, one_each
+    gaps: GapArray = np.empty(chunks.total, np.int32)
+    filled, one_each = 0, True
+    for piece in chunks.pieces():
+        later = piece.stamp_ns
+        use = ~piece.is_first & requests.ok[piece.row] & (later > window.start_ns) & (later <= window.end_ns)
+        found = piece.gap_ns[use]
+        if found.dtype != gaps.dtype:
+            gaps = gaps.astype(np.int64, copy=False)
+        gaps[filled : filled + len(found)] = found
+        filled += len(found)
+        if one_each and len(found):
+            row, low = piece.row - piece.row[0], piece.row[0]
+            used = np.zeros(row[-1] + 1, np.bool_)
+            used[row[use]] = True
+            exact = chunks.exact[low : low + len(used)][used]
+            one_each = bool(exact.all()) and bool((piece.tokens[used[row]] == 1).all())
+    return gaps[:filled], one_each and chunks.total > 1
+
+
+def gap_distribution(metric: str, gaps_ns: GapArray) -> Distribution:
+    """`distribution` of these gaps in seconds, to the last bit, without a copy of them as floats. Leaves them in another order."""
+    n = len(gaps_ns)
+    if not n:
+        return distribution(metric, np.zeros(0))
+    mean = _sum_s(gaps_ns) / n
+    supported = [p for p in (0.5, 0.9, 0.95, 0.99) if n >= min_count(p)]
+    at = {p: (n - 1) * p for p in supported}
+    below = {p: math.floor(place) for p, place in at.items()}
+    if supported:
+        gaps_ns.partition(sorted({k for low in below.values() for k in (low, low + 1)}))
+    of = {p: _between(gaps_ns[low] / NS, gaps_ns[low + 1] / NS, at[p] - low) for p, low in below.items()}
+    most = float(gaps_ns.max() / NS)
+    return Distribution(
+        metric, METRICS[metric].unit, n, mean, of.get(0.5), of.get(0.9), of.get(0.95), of.get(0.99), most
+    )
+
+
+def _between(low: float, high: float, share: float) -> float:
+    """As NumPy interpolates: from the nearer end."""
+    step = high - low
+    return float(low + step * share if share < 0.5 else high - step * (1 - share))
+
+
+def _sum_s(gaps_ns: GapArray) -> float:
+    """Sum of the gaps in seconds in the order in which NumPy adds an array of so many floats: halves of a multiple of 8, down to what is
+    converted at once."""
+    n = len(gaps_ns)
+    if n <= _SUMMED_AT_ONCE:
+        return float((gaps_ns / NS).sum())
+    half = n // 2 - (n // 2) % 8
+    return _sum_s(gaps_ns[:half]) + _sum_s(gaps_ns[half:])
 
 
 def distributions(
@@ -148,7 +192,10 @@ def distributions(
 ) -> dict[str, Distribution]:
     """Every per-request and per-chunk metric over `population` (ok requests sent in the window); chunks by their stamps."""
     each = {name: distribution(name, column[population]) for name, column in values.items()}
-    gaps, one_each = chunk_gaps(requests, window) if window is not None else (np.zeros(0), False)
-    each["icl_s"] = distribution("icl_s", gaps)
-    each["itl_s"] = distribution("itl_s", gaps if one_each else np.zeros(0))
+    gaps: GapArray = np.zeros(0, np.int32)
+    one_each = False
+    if window is not None:
+        gaps, one_each = chunk_gaps(requests, window)
+    each["icl_s"] = gap_distribution("icl_s", gaps)
+    each["itl_s"] = replace(each["icl_s"], metric="itl_s") if one_each else distribution("itl_s", np.zeros(0))
     return {name: each[name] for name in NAMES}

@@ -14,7 +14,7 @@ from harness.records import Analysis, CapacityCell, RunData, RunState, RunSummar
 from harness.store import history
 from harness.store.history_files import FOLDER
 from harness.store.manifest import is_pruned, read_capacity, read_manifest
-from harness.store.reader import find_capacities, find_runs, is_run, read_run
+from harness.store.reader import find_capacities, find_runs, is_run, read_judged
 
 
 def analyse(directory: Path, campaign: str | None = None) -> Analysis:
@@ -32,12 +32,14 @@ def analyse(directory: Path, campaign: str | None = None) -> Analysis:
         if path not in runs:
             continue
         try:
-            summaries.append(summarise(read_run(path)))
+            summaries.append(summarise(read_judged(path)))
         except StoreError as error:
             problems.append(f"{path.name}: {': '.join(filter(None, (error.what, error.value, error.advice)))}")
     seen = {summary.run_id for summary in summaries}
     bests = ((search.directory, best_probe(search.result)) for search in capacities)
-    summaries += [summarise(read_run(at / str(best.run_id))) for at, best in bests if best and best.run_id not in seen]
+    summaries += [
+        summarise(read_judged(at / str(best.run_id))) for at, best in bests if best and best.run_id not in seen
+    ]
     if not summaries and not capacities:
         raise StoreError(
             "no run to analyse", directory, "; ".join(problems) or "give a run directory or an experiment's directory"
@@ -47,7 +49,7 @@ def analyse(directory: Path, campaign: str | None = None) -> Analysis:
 
 def run_data(directory: Path, runs: Sequence[RunSummary]) -> list[RunData]:
     """The rows behind judged runs of `directory`, a run's or an experiment's. Raises StoreError."""
-    return [read_run(directory if directory.name == run.run_id else directory / run.run_id) for run in runs]
+    return [read_judged(directory if directory.name == run.run_id else directory / run.run_id) for run in runs]
 
 
 def _capacity(directory: Path) -> CapacityCell:
@@ -102,7 +104,7 @@ def hosted_summaries(directory: Path) -> tuple[list[RunSummary], list[str]]:
     for path in runs:
         try:
             if read_manifest(path).target.get("kind") in ("hosted", "hybrid"):
-                summaries.append(summarise(read_run(path)))
+                summaries.append(summarise(read_judged(path)))
         except StoreError as error:
             problems.append(f"{path.name}: {error.what}: {error.value}")
     return summaries, problems
@@ -153,7 +155,7 @@ def index_paths(
             if not rebuild and state != RunState.RUNNING:
                 known += 1
                 continue
-            run = read_run(path)
+            run = read_judged(path)
             if run.manifest.state == RunState.RUNNING:
                 problems.append(f"{path.name}: still running")
                 continue

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.judge import server_state
 from harness.judge.account import account_of
-from harness.judge.columns import BoolArray, Requests, measured
+from harness.judge.columns import BoolArray, Requests, measured_of
 from harness.judge.energy import Energy, gpu_energy, withheld
 from harness.judge.first_tokens import first_tokens
 from harness.judge.metrics import NAMES, distribution, distributions, per_request, slo_of
@@ -72,7 +72,7 @@ def _request_notes(requests: Requests, slo: Mapping[str, float]) -> list[str]:
         notes.append(
             "closed loop: the limit on TTFT from schedule is held against the time since the request's slot became free"
         )
-    left_out = int((~requests.ok[requests.chunks.row]).sum())
+    left_out = int(requests.chunks.count[~requests.ok].sum())
     if left_out:
         notes.append(f"{left_out} token-bearing chunks of requests that did not succeed are in no number here")
     return notes
@@ -97,7 +97,7 @@ def summarise(run: RunData) -> RunSummary:
     distributions are empty. Never raises for what is in the rows: what is wrong with them is in the verdict.
     """
     manifest = run.manifest
-    requests = measured(run.requests)
+    requests = measured_of(run)
     window, rule = find_window(requests, manifest.cell.load)
     round_trip_s = median_round_trip_s(run, window)
     values = per_request(requests, round_trip_s)
@@ -111,7 +111,7 @@ def summarise(run: RunData) -> RunSummary:
     )
     scalars = _scalars(rated, energy, window, harness_cpu_share(run.host, requests))
     own = names_of(run)[:1]  # of a hybrid: the server's counters are the own side's
-    counted = measured(of_side(run, own[0]).requests) if own else requests
+    counted = measured_of(of_side(run, own[0])) if own else requests
     tokens = token_checks(counted, run.server, manifest.target.get("server_version"))
     notes = _spending_notes(run) + _request_notes(requests, slo) + _telemetry_notes(run, energy)
     target: Mapping[str, Any] = manifest.target

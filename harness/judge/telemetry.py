@@ -121,15 +121,16 @@ def timeline(
         return None
     edges = np.linspace(0, phase[1] - phase[0], BINS + 1).astype(np.int64) + phase[0]
     middle = (edges[:-1] + edges[1:]) // 2
-    chunks = requests.chunks
-    known = (
-        requests.ok[chunks.row]
-        & ~np.isnan(chunks.tokens)
-        & (chunks.stamp_ns > edges[0])
-        & (chunks.stamp_ns <= edges[-1])
-    )
-    bins = np.searchsorted(edges, chunks.stamp_ns[known], side="left") - 1
-    tokens = np.bincount(bins, weights=chunks.tokens[known], minlength=BINS)
+    tokens = np.zeros(BINS)
+    for piece in requests.chunks.pieces():
+        known = (
+            requests.ok[piece.row]
+            & ~np.isnan(piece.tokens)
+            & (piece.stamp_ns > edges[0])
+            & (piece.stamp_ns <= edges[-1])
+        )
+        bins = np.searchsorted(edges, piece.stamp_ns[known], side="left") - 1
+        np.add.at(tokens, bins, piece.tokens[known])
     both = requests.sent.present & requests.ended.present
     started, ended = np.sort(requests.sent.data[both]), np.sort(requests.ended.data[both])
     in_flight = np.searchsorted(started, middle, side="right") - np.searchsorted(ended, middle, side="right")

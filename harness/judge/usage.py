@@ -17,4 +17,6 @@ def usage_of(requests: Requests, population: BoolArray) -> tuple[tuple[int, ...]
     writes = (requests.written_5m, requests.written_1h)
     if any(c.present[population].any() for c in writes):
         columns += writes
-    return tuple(zip(*(c.data[population].tolist() for c in columns), strict=True))
+    rows = zip(*(c.data[population].tolist() for c in columns), strict=True)
+    kept: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal ones are one object
+    return tuple(kept.setdefault(row, row) for row in rows)

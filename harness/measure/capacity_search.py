@@ -22,7 +22,7 @@ from harness.measure.run import Probe, Run
 from harness.measure.targets import Target
 from harness.records import OVERLOAD, CapacityResult, Phase, ProbeResult, RequestRecord, RunState, Verdict
 from harness.store.manifest import write_capacity
-from harness.store.reader import read_run
+from harness.store.reader import read_judged
 from harness.store.writer import RunWriter
 
 ShouldStop = Callable[[], str | None]
@@ -108,7 +108,7 @@ def untrusted(verdict: Verdict) -> str | None:
 
 
 def _verdict(run_dir: Path) -> Verdict:
-    return summarise(read_run(run_dir)).verdict
+    return summarise(read_judged(run_dir)).verdict
 
 
 def search_cell(run: Run, target: Target, facts: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,12 @@ def lacks_price(spec: ExperimentSpec, target: TargetSpec) -> bool:
     return api is not None and api.ref is None
 
 
-def paid(spec: ExperimentSpec) -> dict[str, RequestPrice]:
-    """The targets that cost money. Raises ConfigError: a hosted API elsewhere whose price nobody knows, so that nothing can be bounded."""
+def paid(spec: ExperimentSpec, used: Collection[str] | None = None) -> dict[str, RequestPrice]:
+    """The targets, of those that are `used`, that cost money. Raises ConfigError: a hosted API elsewhere whose price nobody knows, so that nothing can be bounded."""
     prices: dict[str, RequestPrice] = {}
     for target in spec.targets:
+        if used is not None and target.name not in used:
+            continue
         price = price_of_requests(spec, target)
         if price is not None:
             prices[target.name] = price
@@ -65,12 +67,15 @@ def paid(spec: ExperimentSpec) -> dict[str, RequestPrice]:
 
 
 class Spending:
-    """A campaign's budget; `ledgers` are opened once. Without caps or paid targets no gate."""
+    """A campaign's budget; `ledgers` are opened once. Without caps or paid targets no gate.
 
-    def __init__(self, spec: ExperimentSpec, run: str) -> None:
+    `used`: the targets that are measured here, all where it is left out: a box of a fleet has neither a cap nor a ledger.
+    """
+
+    def __init__(self, spec: ExperimentSpec, run: str, used: Collection[str] | None = None) -> None:
         """Raises ConfigError (a price), StoreError (a ledger that cannot be written)."""
         self._spec = spec
-        self._prices = paid(spec) if spec.max_usd else {}
+        self._prices = paid(spec, used) if spec.max_usd else {}
         self._budget: Budget | None = None
         self._said: list[str] = []
         if spec.max_usd and self._prices:

@@ -15,7 +15,7 @@ import numpy as np
 from harness.base.errors import ConfigError
 from harness.base.stats import nnls
 from harness.config.target import flags_by_name
-from harness.judge.columns import FloatArray, IntArray, Requests, measured
+from harness.judge.columns import FloatArray, IntArray, Requests, measured_of
 from harness.judge.metrics import per_request
 from harness.records import RunData
 from harness.routing.sides import Batching
@@ -32,7 +32,7 @@ def _in_flight(starts: IntArray, ends: IntArray, at: IntArray) -> FloatArray:
 
 
 def _used(run: RunData) -> tuple[Requests, np.ndarray[Any, np.dtype[np.bool_]]]:
-    requests = measured(run.requests)
+    requests = measured_of(run)
     return requests, requests.ok & requests.sent.present & requests.first_token.present & requests.last_token.present
 
 
@@ -87,6 +87,6 @@ def lengths_of(runs: Sequence[RunData]) -> list[tuple[int, int]]:
     """(prompt, output) tokens asked for, of every measured request."""
     lengths: list[tuple[int, int]] = []
     for run in runs:
-        requests = measured(run.requests)
+        requests = measured_of(run)
         lengths += zip(requests.target_prompt.data.tolist(), requests.target_output.data.tolist(), strict=True)
     return lengths

@@ -368,3 +368,4 @@ class RunData:
     host: Any | None
     network: Any | None = None
     limits: Any | None = None
+    chunks: Any | None = None  # Sequence[ChunkRows] of all rows of `requests`, where its frame has no chunk_ns

@@ -17,7 +17,7 @@ ELSEWHERE = """
 
 Before anything is sent an object is written there and deleted: a bucket that is missing or read-only, and credentials that are, end
 the command then. What is refused later stays here, is said, and the campaign goes on; `harness upload DIR URL` puts it, and may be
-repeated at any time. A fleet's runs go there when the campaign has ended.
+repeated at any time. A fleet's runs go there as they come back from their boxes, one at a time, from the machine that runs the campaign.
 
 What is guaranteed of two campaigns under one prefix: each has an id of its own (of those that begin in one second the later gets
 `-2`), writes only where it holds the lock, and never replaces another campaign's run. That rests on conditional puts (S3, Google, Azure;

@@ -22,16 +22,20 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from harness.judge.summary import summarise
 from harness.measure.nodes.echo import Asker, Echo, new_secret
 from harness.measure.plan import draw
-from harness.records import Load, RequestRecord
+from harness.records import Load, Plan, PlannedRequest, RequestRecord, RunState
 from harness.store.parcels import numbers, on_our_clock, pack, unpack, when
 from harness.store.parts import merge, part_path, write_file
-from harness.store.reader import _frame, _read_table
+from harness.store.reader import read_judged
+from harness.store.writer import RunWriter
+from tests.bench.bench_driver import manifest
 from tests.nodes.clocks import Clocks, line_of, quiet
 
 NS = 1_000_000_000
@@ -87,8 +91,9 @@ class Costs:
     write_s: float
     part_bytes: int
     merge_s: float
-    read_s: float
-    read_bytes_token: float
+    judge_s: float
+    judge_bytes_token: float
+    judge_bytes_request: float
     ask_s: float  # CPU of one question and its answer, both ends
     draw_s_request: float
     plan_bytes_request: float
@@ -111,8 +116,8 @@ def _draw(count: int, used: multiprocessing.Queue) -> None:
     used.put((time.process_time() - cpu, peak_bytes() - before, len(plan.requests)))
 
 
-def apart(work: Callable[..., None], *words: object) -> tuple[float, int, int]:
-    """(CPU seconds, bytes, rows) that `work` puts into its queue, from a process of its own."""
+def apart(work: Callable[..., None], *words: object) -> Any:
+    """What `work` puts into its queue, from a process of its own."""
     context = multiprocessing.get_context("spawn")
     said = context.Queue()
     process = context.Process(target=work, args=(*words, said))
@@ -182,15 +187,46 @@ def asked() -> float:
         return used / sum(len(line) for line in asker.lines)
 
 
-def _read_back(folder: str, rise: multiprocessing.Queue) -> None:
-    """In a process of its own: a merged table as the judge gets it; CPU seconds and the peak's rise."""
+def write_run(run_dir: Path, rows: list[RequestRecord], tokens: int) -> None:
+    """A complete run of these rows, over and over, until there are so many tokens."""
+    table = unpack(pack(rows))
+    each = sum(row.output_tokens or 0 for row in rows)
+    times, load = -(-tokens // each), Load(rate_rps=1000.0)
+    writer = RunWriter.create(run_dir, manifest(load))
+    plan = [PlannedRequest(row.seq, row.scheduled_ns, 512, row.target_output_tokens, None, row.seq) for row in rows]
+    writer.write_plan(Plan(tuple(plan * times), (), load, "bench", 1, ""))
+    for _ in range(times):
+        writer.add_ready("requests", table)
+        writer.flush()
+    writer.finish(RunState.COMPLETE)
+
+
+def _judge(small: str, run_dir: str, said: multiprocessing.Queue) -> None:
+    """In a process of its own, a small run first: CPU seconds and the peak's rise of a run judged from its files, and its requests."""
+    summarise(read_judged(small))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before, cpu = peak_bytes(), time.process_time()
-    frame = _frame(_read_table(Path(folder), "requests", []))
-    rise.put((time.process_time() - cpu, peak_bytes() - before, len(frame)))
+    run = read_judged(run_dir)
+    summary = summarise(run)
+    said.put((time.process_time() - cpu, peak_bytes() - before, summary.outcomes["ok"]))
 
 
-def measure(tokens_per_s: int, reply_tokens: int, parts: int, *, with_ray: bool) -> Costs:
-    """Every step once, on real tables; `parts` of them are merged and read back."""
+def judged(tokens: int, reply_tokens: int, rng: np.random.Generator) -> tuple[float, float, float]:
+    """(CPU seconds a token, bytes a token, bytes a request) of judging: from runs of `tokens` in replies of this length, of twice as many, and
+    of as many in replies of a quarter of it, so that what a judge needs for any run is in neither."""
+    short = max(2, reply_tokens // 4)
+    runs = {"small": (reply_tokens, 100_000), "one": (reply_tokens, tokens), "two": (reply_tokens, 2 * tokens), "short": (short, tokens)}  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        for kind, (length, total) in runs.items():
+            write_run(Path(name) / kind, rows_of(100_000, length, rng), total)
+        one, two, brief = (apart(_judge, f"{name}/small", f"{name}/{kind}") for kind in ("one", "two", "short"))
+    whole = (two[1] - one[1]) / (two[2] - one[2])  # bytes of a request with its tokens
+    request = (brief[1] - one[1]) / (brief[2] - one[2])  # as many tokens in more requests
+    return two[0] / (2 * tokens), (whole - request) / reply_tokens, request
+
+
+def measure(tokens_per_s: int, reply_tokens: int, parts: int, judge_tokens: int, *, with_ray: bool) -> Costs:
+    """Every step once, on real tables; `parts` of them are merged; runs of `judge_tokens`, and of twice as many, are judged."""
     rng = np.random.default_rng(1)
     rows = rows_of(tokens_per_s, reply_tokens, rng)
     parcel = pack(rows)
@@ -214,14 +250,14 @@ def measure(tokens_per_s: int, reply_tokens: int, parts: int, *, with_ray: bool)
         before = time.process_time()
         merge(run_dir, "requests")
         merge_s = (time.process_time() - before) / parts
-        read_s, peak, read_rows = apart(_read_back, folder)
+    judge_s, judge_token, judge_request = judged(judge_tokens, reply_tokens, rng)
     draw_s, plan_bytes, drawn = apart(_draw, 200_000)
     call_s = ray_call(len(parcel)) if with_ray else None
     tokens = len(rows) * reply_tokens
     return Costs(
         tokens=tokens, rows=len(rows), parcel_bytes=len(parcel), pack_s=cpu_s(lambda: pack(rows)),
         receive_s=received(parcel), map_s=cpu_s(mapped), write_s=write_s, part_bytes=part_bytes, merge_s=merge_s,
-        read_s=read_s / parts, read_bytes_token=peak / (read_rows * reply_tokens), ask_s=asked(),
+        judge_s=judge_s * tokens, judge_bytes_token=judge_token, judge_bytes_request=judge_request, ask_s=asked(),
         draw_s_request=draw_s / drawn, plan_bytes_request=plan_bytes / drawn, call_s=GIVEN["ray_call_s"] if call_s is None else call_s,
     )  # fmt: skip
 
@@ -242,8 +278,11 @@ def of_size(nodes: int, costs: Costs, seconds: float) -> dict[str, float]:
         "stored_gb": nodes * costs.part_bytes * seconds / 1e9,
         "held_gb": nodes * costs.parcel_bytes * 3 * FLUSH_S / 1e9,  # arriving, waiting for the writer, being written
         "merge_s": nodes * costs.merge_s * seconds,
-        "judged_gb": nodes * costs.tokens * seconds * costs.read_bytes_token / 1e9,
-        "judge_read_s": nodes * costs.read_s * seconds,
+        "judged_gb": nodes
+        * seconds
+        * (costs.tokens * costs.judge_bytes_token + costs.rows * costs.judge_bytes_request)
+        / 1e9,
+        "judge_s": nodes * costs.judge_s * seconds,
     }
 
 
@@ -274,7 +313,7 @@ def show(costs: Costs, sizes: list[dict[str, float]], limits: list[dict[str, obj
     print(f"measured here, a second of one node ({each:,} tok/s, {costs.rows:,} replies of {reply_tokens} tokens):")
     for name, seconds in (
         ("node: pack", costs.pack_s), ("parent: receive", costs.receive_s), ("parent: onto its clock", costs.map_s),
-        ("parent: write", costs.write_s), ("end: merge", costs.merge_s), ("judge: read", costs.read_s),
+        ("parent: write", costs.write_s), ("end: merge", costs.merge_s), ("judge", costs.judge_s),
     ):  # fmt: skip
         print(f"  {name:24} {seconds * 1e3:8.2f} ms CPU   {seconds / each * 1e9:7.1f} ns a token")
     print(f"  clock question           {costs.ask_s * 1e6:8.0f} us CPU, both ends")
@@ -283,7 +322,7 @@ def show(costs: Costs, sizes: list[dict[str, float]], limits: list[dict[str, obj
     )
     print(f"  actor call               {costs.call_s * 1e3:8.2f} ms CPU of the parent")
     print(
-        f"  parcel {costs.parcel_bytes / each:.1f} bytes a token, stored {costs.part_bytes / each:.2f}, judge's memory {costs.read_bytes_token:.0f}"
+        f"  parcel {costs.parcel_bytes / each:.1f} bytes a token, stored {costs.part_bytes / each:.2f}; judge's memory {costs.judge_bytes_token:.1f} a token, {costs.judge_bytes_request:.0f} a request"
     )
     print()
     names = list(sizes[0])
@@ -304,10 +343,11 @@ def main() -> None:
     parser.add_argument("--reply-tokens", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--parts", type=int, default=30)
+    parser.add_argument("--judge-tokens", type=int, default=10_000_000)
     parser.add_argument("--ray", action="store_true", help="measure an actor call of Ray here, else take it as given")
     parser.add_argument("--json", action="store_true")
     words = parser.parse_args()
-    costs = measure(words.tokens_per_s, words.reply_tokens, words.parts, with_ray=words.ray)
+    costs = measure(words.tokens_per_s, words.reply_tokens, words.parts, words.judge_tokens, with_ray=words.ray)
     sizes = [of_size(nodes, costs, words.seconds) for nodes in sorted({*SIZES, words.nodes})]
     limits = breaks(costs, words.seconds)
     if words.json:

@@ -36,7 +36,7 @@ class LocalLine:
 
 
 class LocalBoxes:
-    """`named`: name -> its resources. Each has locks and a folder of its own."""
+    """`named`: name -> its resources. Each has locks, a ledger and a folder of its own."""
 
     def __init__(self, folder: Path, named: Mapping[str, Mapping[str, float]], on_news=None) -> None:
         self._folder, self._new = folder, dict(named)
@@ -53,7 +53,8 @@ class LocalBoxes:
 
     def _opener(self, name: str):
         (folder := self._folder / name).mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"HARNESS_LOCK_DIR": str(folder / "locks"), "TMPDIR": str(folder)}
+        own = {"HARNESS_LOCK_DIR": str(folder / "locks"), "HARNESS_LEDGER_DIR": str(folder / "ledger")}
+        environment = os.environ | own | {"TMPDIR": str(folder)}
 
         def opened(_stopped: Callable[[], bool]) -> LocalLine:
             line = LocalLine(BoxProcess(environment), lambda line: self.on_news(name, line))

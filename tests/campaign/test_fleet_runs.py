@@ -6,16 +6,18 @@ import pytest
 from campaign_values import Quiet, spec, states
 from fleet_values import LocalBoxes
 
+from harness import pipeline
 from harness.base.errors import ConfigError
 from harness.config.experiment import parse_experiment
 from harness.judge.boxes import box_of
 from harness.measure.campaign import file
 from harness.measure.campaign.campaign import conclude
 from harness.measure.campaign.course import Course, prepare
-from harness.measure.campaign.fleet.campaign import foresee_boxes, over_fleet
+from harness.measure.campaign.fleet.campaign import HERE, foresee_boxes
 from harness.measure.campaign.forecast import forecast
 from harness.measure.campaign.intent import Intent
 from harness.measure.run import Stop
+from harness.price.ledger import rows_of
 from harness.store.manifest import read_manifest
 from harness.store.reader import read_run
 
@@ -26,6 +28,10 @@ def _two_targets(url: str, **changes):
     targets = [{"name": n, "kind": "adopt", "url": url, "model": "golden"} for n in ("a", "b")]
     changes = {"loads": [{"concurrency": [1], "requests": 4}], "repetitions": 4, "fleet": {"wait_s": 0}} | changes
     return spec(**({"targets": targets, "workloads": ["fixed:16x4"]} | changes))
+
+
+def over_fleet(made, out, intent, display, stop, boxes):
+    return pipeline.measure_fleet(made, out, display, stop, intent, None, boxes)
 
 
 def _runs(out, ran):
@@ -106,6 +112,33 @@ def test_a_cell_without_a_box_has_failed_and_says_what_it_needs(tmp_path):
     assert any(text.startswith("old: out of the campaign: another harness; 0.0.1") for text in display.said)
 
 
+def test_hosted_cells_are_measured_from_here_under_one_cap(golden, tmp_path, monkeypatch):
+    """An own target and a hosted one, two repetitions, a cap of $2 before $3.20: the own cells are on boxes, the hosted ones on none, after
+    them; both repetitions of these together keep to the cap; no box has a ledger. The dry run says where each is measured."""
+    price = {"provider": "acme", "model": "golden", "input_usd_per_million": 0, "output_usd_per_million": 1000}
+    targets = [{"name": "own", "kind": "adopt", "url": golden.url, "model": "golden"},
+               {"name": "api", "kind": "hosted", "url": golden.url, "model": "golden", "price": price}]  # fmt: skip
+    made = _two_targets(golden.url, targets=targets, repetitions=2, max_usd=2, loads=[{"concurrency": [8], "requests": 400}])  # fmt: skip
+    monkeypatch.setenv("HARNESS_LEDGER_DIR", str(tmp_path / "ledger"))
+    boxes, out = LocalBoxes(tmp_path / "boxes", {"x": {}, "y": {}}), tmp_path / "out"
+    prepared = prepare(made, out, Intent())
+    coming = forecast(made, out, prepared.todo, prepared.sizes, None)
+    foreseen = foresee_boxes(made, out, prepared, coming, LocalBoxes(tmp_path / "dry", {"x": {}, "y": {}}))
+    assert {(cell.name.partition("_")[0], cell.box) for cell in foreseen.cells} == {("own", "x"), ("own", "y"), ("api", HERE)}  # fmt: skip
+    ran = over_fleet(made, out, Intent(), Quiet(), Stop(), boxes)
+    runs = _runs(out, ran)
+    where = {name: box_of(manifest.environment) for name, manifest in runs.items()}
+    assert {box for name, box in where.items() if name.startswith("api")} == {None}
+    assert {box for name, box in where.items() if name.startswith("own")} <= {"x", "y"}
+    assert sorted(states(out).values()) == ["complete"] * 4
+    rows, _ = rows_of(tmp_path / "ledger")
+    billed = sum(read_run(run_dir).requests.output_tokens.sum() for run_dir in ran.run_dirs if "_api_" in run_dir.name)
+    assert 1800 <= billed <= sum(row.usd for row in rows) * 1000 <= 2000
+    assert not list(tmp_path.glob("boxes/*/ledger"))
+    ended = max(read_run(run_dir).requests.ended_ns.max() for run_dir in ran.run_dirs if "_own_" in run_dir.name)
+    assert ended < min(read_run(run_dir).requests.sent_ns.min() for run_dir in ran.run_dirs if "_api_" in run_dir.name)
+
+
 def test_repetitions_that_do_not_fit_into_the_time_are_left_out(tmp_path, monkeypatch):
     """Time for one repetition of three: the others are dropped whole, in the file too, and the campaign is over."""
     monkeypatch.setattr(Course, "fits_time", lambda course, block, until_s: block[0].block == 1)
@@ -122,7 +155,10 @@ def test_repetitions_that_do_not_fit_into_the_time_are_left_out(tmp_path, monkey
     [
         ({"fleet": {"on": "http://head:1/x"}}, "no cluster"),
         ({"fleet": {}, "targets": [{"name": "h", "kind": "hosted", "url": "https://api.example.com/v1", "model": "m"}]},
-         "no box's own"),
+         "no target is a box's own"),
+        ({"fleet": {}, "targets": [{"name": "own", "kind": "vllm", "model": "embedded:tiny"},
+                                   {"name": "h", "kind": "hosted", "url": "https://api.example.com/v1", "model": "m", "resources": {"H100": 8}}]},
+         "is no box's own"),
         ({"targets": [{"name": "a", "kind": "vllm", "model": "embedded:tiny", "resources": {"H100": 8}}]},
          "give fleet"),
     ],

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from harness.judge.columns import Ints, floats, ints, measured, of_records
+from harness.judge.columns import Chunks, Ints, floats, ints, measured, of_records
 from harness.judge.metrics import NAMES, chunk_gaps, distribution, distributions, min_count, per_request
 from harness.records import Distribution, RequestRecord, Window
 from tests.judge.run_builder import failed, frame, ns, request
@@ -44,6 +44,11 @@ def seconds(later_ns, earlier_ns):
     return None if None in (later_ns, earlier_ns) else (later_ns - earlier_ns) / 1e9
 
 
+def flat(chunks: Chunks, name: str) -> np.ndarray:
+    """One of the pieces' arrays, whole."""
+    return np.concatenate([getattr(piece, name) for piece in chunks.pieces()])
+
+
 def same(found, expected):
     """Element by element, NaN where None is expected."""
     return np.asarray(found, float).tolist() == pytest.approx(
@@ -58,8 +63,10 @@ def test_records_in_memory_are_the_same_as_their_frame():
         np.testing.assert_array_equal(getattr(found, name), getattr(REQUESTS, name))
     for name in COLUMNS:
         assert listed(getattr(found, name)) == listed(getattr(REQUESTS, name))
-    for name in ("stamp_ns", "tokens", "row", "first", "count", "exact"):
+    for name in ("first_tokens", "count", "exact"):
         np.testing.assert_array_equal(getattr(chunks, name), getattr(REQUESTS.chunks, name))
+    for name in ("stamp_ns", "gap_ns", "is_first", "tokens", "row"):
+        np.testing.assert_array_equal(flat(chunks, name), flat(REQUESTS.chunks, name))
     assert of_records([]).count == 0
 
 
@@ -77,12 +84,14 @@ def test_every_column_of_the_measured_rows():
 def test_every_chunk():
     """Its stamp, row and tokens: as told, else the usage spread evenly, else NaN; which rows are exact."""
     chunks = REQUESTS.chunks
-    flat = [(stamp, row) for row, r in enumerate(KEPT) for stamp in r.chunk_ns]
-    assert list(zip(chunks.stamp_ns.tolist(), chunks.row.tolist(), strict=True)) == flat
+    every = [(stamp, row) for row, r in enumerate(KEPT) for stamp in r.chunk_ns]
+    assert list(zip(flat(chunks, "stamp_ns").tolist(), flat(chunks, "row").tolist(), strict=True)) == every
     tokens = [1.0] * 5 + [2.0, 1.0, 1.0, 3.0] + [2.0] * 4 + [1.0] * 3 + [None] * 3 + [1.0] * 6 + [1.0]
-    assert same(chunks.tokens, tokens)
+    assert same(flat(chunks, "tokens"), tokens)
+    firsts = np.cumsum([0, *chunks.count[:-1]])
+    assert same(chunks.first_tokens, [tokens[at] if n else None for at, n in zip(firsts, chunks.count, strict=True)])
+    assert np.flatnonzero(flat(chunks, "is_first")).tolist() == [0, 5, 9, 13, 16, 19, 25]
     assert chunks.count.tolist() == [len(r.chunk_ns) for r in KEPT]
-    assert chunks.first.tolist() == [0, 5, 9, 13, 16, 19, 25, 25, 25]
     assert chunks.exact.tolist() == [True, True, False, True, False, True, False, False, True]
 
 
@@ -94,13 +103,13 @@ def test_frames_that_lack_columns():
     assert listed(found.session) == [None] * 9
     assert found.session.data.dtype == np.int64
     assert found.chunks.exact.tolist() == [True, False, False, True, False, True, False, False, False]
-    assert same(found.chunks.tokens[5:9], [7 / 4] * 4)
+    assert same(flat(found.chunks, "tokens")[5:9], [7 / 4] * 4)
     assert same(floats(table, "reads"), [None] * 10)
     assert same(floats(table, "prompt_tokens"), [r.prompt_tokens for r in ROWS])
     objects = table.assign(x=np.array([None, 3] * 5, dtype=object), y="word")
     assert listed(ints(objects, "x")) == [None, 3] * 5
     assert same(floats(objects, "y"), [None] * 10)
-    assert measured(table.iloc[:0]).chunks.stamp_ns.tolist() == []
+    assert flat(measured(table.iloc[:0]).chunks, "stamp_ns").tolist() == []
 
 
 def test_differences_and_windows_of_columns():
@@ -193,19 +202,19 @@ def test_gaps_between_chunks(window, count, one_each):
     """Of one ok request, their later stamp in the window; ITL too where each chunk of those replies held one token."""
     gaps, single = chunk_gaps(REQUESTS, window)
     expected = [
-        (b - a) / 1e9
+        b - a
         for r in KEPT
         if r.outcome == "ok"
         for a, b in pairwise(r.chunk_ns)
         if window.start_ns < b <= window.end_ns
     ]
     assert len(expected) == count
-    assert gaps.tolist() == pytest.approx(expected)
+    assert gaps.tolist() == expected
     assert single is one_each
     few = measured(frame([request(0, 1.0, tokens=1)], RequestRecord))
     assert (chunk_gaps(few, window)[0].tolist(), chunk_gaps(few, window)[1]) == ([], False)
     two = measured(frame([request(0, 1.0, tokens=2)], RequestRecord))
-    assert chunk_gaps(two, Window(ns(0), ns(9), "", 1, 0, 0)) == (pytest.approx([0.01]), True)
+    assert chunk_gaps(two, Window(ns(0), ns(9), "", 1, 0, 0)) == ([10_000_000], True)
 
 
 def test_distributions_of_a_window():

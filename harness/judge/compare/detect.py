@@ -21,7 +21,7 @@ from scipy import optimize, special
 
 from harness.base.errors import ConfigError
 from harness.base.stats import FloatArray, inside_variance, t_above
-from harness.judge.columns import measured
+from harness.judge.columns import measured_of
 from harness.judge.compare.comparison import ALPHA, MIN_EFFECT, pair_of
 from harness.judge.compare.keys import check_comparable, match_cells
 from harness.judge.compare.sides import ComparedRun, Side, require_valid
@@ -300,7 +300,7 @@ def _requests_of(run: ComparedRun) -> dict[str, FloatArray]:
     window = run.summary.window
     if run.data is None or window is None:
         return {}
-    requests = measured(run.data.requests)
+    requests = measured_of(run.data)
     use = requests.ok & requests.sent.inside(window)
     order = np.argsort(requests.sent.data[use], kind="stable")
     columns = {name: column[use][order] for name, column in per_request(requests).items()}

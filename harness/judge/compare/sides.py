@@ -12,7 +12,7 @@ from harness.judge.summary import summarise
 from harness.records import Cell, ComparedSide, Manifest, RunData, RunSummary, Verdict
 from harness.store.elsewhere import fetched, is_url
 from harness.store.manifest import read_manifest
-from harness.store.reader import find_runs, read_run
+from harness.store.reader import find_runs, read_judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def load_side(words: str, target: str | None = None, *, with_requests: bool = Fa
     runs: list[ComparedRun] = []
     for path in _of_target(of_campaign, target, directory):
         try:
-            data = read_run(path)
+            data = read_judged(path)
         except StoreError as error:
             problems.append(f"{path.name}: {error.what}: {error.value}")
             continue

@@ -198,8 +198,8 @@ def client_bottleneck(e: Evidence) -> Reason | None:
     calibration = e.run.manifest.environment.get("calibration")
     if not calibration or e.window is None:
         return None
-    stamps = e.requests.chunks.stamp_ns
-    chunks = int(((stamps > e.window.start_ns) & (stamps <= e.window.end_ns)).sum())
+    each = (piece.stamp_ns for piece in e.requests.chunks.pieces())
+    chunks = sum(int(((stamps > e.window.start_ns) & (stamps <= e.window.end_ns)).sum()) for stamps in each)
     loads = (
         ("tokens_per_s", "tokens_bounded", chunks / e.window.seconds, "chunks/s"),
         ("requests_per_s", "requests_bounded", e.scalars.get("achieved_rate_rps") or 0.0, "requests/s"),

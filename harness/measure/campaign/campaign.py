@@ -60,12 +60,13 @@ def serving(course: Course, log_prefix: str, facts: Mapping[str, Any] | None = N
     """A course with what serves it on this machine, the last server ended after it. `facts`: of every run's environment.
     Raises ConfigError, StoreError, and TargetError where a server cannot be ended."""
     spec, display, campaign_id = course.spec, course.display, course.file.campaign_id
+    used = {step.cell.target for step in course.steps}
     with (
         CoolDown(spec.cool_down) as cool,
         Server(
             spec, course.out / "server-logs", log_prefix, course.pace.saw_start, cool.server_is_up, display
         ) as server,
-        closing(Spending(spec, f"{spec.experiment} {campaign_id}")) as spending,
+        closing(Spending(spec, f"{spec.experiment} {campaign_id}", used)) as spending,
     ):
         for line in spending.warnings:
             display.say(line)

@@ -18,6 +18,7 @@ from harness.base.errors import HarnessError, StoreError, TargetError
 from harness.config.experiment import ExperimentSpec
 from harness.judge.boxes import box_of, torn
 from harness.measure.campaign import spread
+from harness.measure.campaign.campaign import Campaign, say_money, serving
 from harness.measure.campaign.course import Course, Prepared, begin_course
 from harness.measure.campaign.failure import record_failure
 from harness.measure.campaign.fleet import parcel
@@ -34,6 +35,7 @@ from harness.store.manifest import read_manifest
 
 _LOOK_S = 2.0  # from one look for new boxes to the next
 _PROGRESS_S = 10.0  # a line of progress a box
+HERE = "this machine"  # in a forecast
 
 Find = Callable[[ExperimentSpec, Callable[[str], None]], Boxes]
 
@@ -47,14 +49,37 @@ def find_on_ray(spec: ExperimentSpec, say: Callable[[str], None]) -> Boxes:
 
 
 def over_fleet(
-    spec: ExperimentSpec, out: Path, intent: Intent, display: Display, stop: Stop, find: Find = find_on_ray
+    spec: ExperimentSpec,
+    out: Path,
+    intent: Intent,
+    display: Display,
+    stop: Stop,
+    find: Find = find_on_ray,
+    *,
+    here: Callable[[Campaign], None],
+    stored: Callable[[Path], None] = lambda _: None,
 ) -> Ran:
-    """Every cell of an experiment, stored, as `measure_campaign` says it. Raises ConfigError, TargetError, StoreError."""
-    with find(spec, display.say) as boxes, begin_course(spec, out, intent, display) as (course, _):
+    """Every cell of an experiment, stored, as `measure_campaign` says it: boxes have measured theirs when `here` measures what is no box's own.
+
+    `stored` is called with each run that has come back, by the thread of its box. Raises ConfigError, TargetError, StoreError.
+    """
+    with find(spec, display.say) as boxes, begin_course(spec, out, intent, display) as (course, coming):
         parcel.sweep(out, course.file.campaign_id)
         course.say_order()
-        FleetCampaign(course, boxes, stop, wait_lock=intent.wait_lock).run()
+        say_money(display, coming)
+        FleetCampaign(course, boxes, stop, stored, wait_lock=intent.wait_lock).run()
+        course.done |= {run_dir.name.partition("_")[2] for run_dir in course.ran.run_dirs}
+        course.todo = [step for step in shared(spec, course.todo) if step.block not in course.ran.dropped]
+        if course.todo and not stop.asked:
+            with serving(course, course.file.campaign_id) as campaign:
+                here(campaign)
     return course.ran
+
+
+def shared(spec: ExperimentSpec, steps: Sequence[Step]) -> list[Step]:
+    """The steps of targets that are no box's own."""
+    names = {target.name for target in spec.targets if spec.is_shared(target)}
+    return [step for step in steps if step.cell.target in names]
 
 
 def foresee_boxes(
@@ -70,10 +95,14 @@ def foresee_boxes(
         return replace(
             coming, notes=(*coming.notes, f"which box runs which cell is not known: {error.what}: {error.value}")
         )
-    schedule = Schedule(prepared.todo, needs_of(spec))
+    later = shared(spec, prepared.todo)
+    schedule = Schedule([step for step in prepared.todo if step not in later], needs_of(spec))
     for box in found:
         schedule.came(box.name, box.resources)
     where, total_s = foreseen(schedule, lambda steps: pace.seconds(steps, prepared.sizes, spec))
+    if later:
+        where |= dict.fromkeys((step.name for step in later), HERE)
+        total_s += pace.seconds(later, prepared.sizes, spec)
     cells = tuple(replace(cell, box=where.get(cell.name, "none")) for cell in coming.cells)
     words = f"{len(found)} boxes, as they are now: {', '.join(box.name for box in found)}"
     return replace(coming, cells=cells, total_s=total_s, notes=(*coming.notes, words, *said))
@@ -86,14 +115,18 @@ def needs_of(spec: ExperimentSpec) -> dict[str, Resources]:
 class FleetCampaign:
     """The course of a campaign, run by boxes until it is over or stopped."""
 
-    def __init__(self, course: Course, boxes: Boxes, stop: Stop, *, wait_lock: bool) -> None:
-        self._course, self._boxes, self._stop, self._wait_lock = course, boxes, stop, wait_lock
+    def __init__(
+        self, course: Course, boxes: Boxes, stop: Stop, stored: Callable[[Path], None], *, wait_lock: bool
+    ) -> None:
+        self._course, self._boxes, self._stop, self._stored, self._wait_lock = course, boxes, stop, stored, wait_lock
+        self._later = shared(course.spec, course.todo)
         homes = {
             manifest.cell.repetition: box
             for run_dir in course.ran.run_dirs
             if (box := box_of((manifest := read_manifest(run_dir)).environment)) is not None
         }
-        self._schedule = Schedule(course.todo, needs_of(course.spec), homes)
+        own = [step for step in course.todo if step not in self._later]
+        self._schedule = Schedule(own, needs_of(course.spec), homes)
         self._change = threading.Condition(threading.RLock())
         self._coming: dict[str, Resources] = {}  # boxes that something else still uses
         self._trouble: Exception | None = None
@@ -234,7 +267,9 @@ class FleetCampaign:
             waited_s = (manifest.environment.get("cool_down") or {}).get("waited_s")
             course.pace.saw_cell(step, told.seconds() - (waited_s or 0.0), waited_s)
             left = self._schedule.left
-            course.say_eta(len(left), course.seconds(left) / max(1, len(self._schedule.boxes)))
+            left_s = course.seconds(left) / max(1, len(self._schedule.boxes)) + course.seconds(self._later)
+            course.say_eta(len(left) + len(self._later), left_s)
+        self._stored(run_dir)
         if manifest.plan_sha256 != course.sizes[key_of(step)].sha256:
             raise BoxLostError("it draws other plans than this machine", step.name, "install the same versions there")
 
@@ -285,6 +320,7 @@ class FleetCampaign:
         )
         course.ran.run_dirs.append(run_dir)
         course.ran.failures.append((step.name, error))
+        self._stored(run_dir)
         self._say(f"failed: {step.name}: {'; '.join(str(error).splitlines())}")
 
     def _say(self, text: str) -> None:
