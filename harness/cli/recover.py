@@ -18,13 +18,25 @@ if TYPE_CHECKING:
 
 @click.command("recover")
 @click.argument("directory", type=click.Path(path_type=Path))
+@click.option(
+    "--from",
+    "given",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Of one run that nodes sent (--on): a node's folder of rows, or a copy of it; may be repeated.",
+)
 @as_json_option
-def recover_command(directory: Path, as_json: bool) -> None:
+def recover_command(directory: Path, given: tuple[Path, ...], as_json: bool) -> None:
     """Store what killed runs at or below DIRECTORY had received and not stored yet.
 
     A run that ended by itself, by Ctrl-C too, has nothing left. Its rows join the part files; the run stays interrupted. Money that it had
-    taken from a ledger and that nobody can have billed is given back.
+    taken from a ledger and that nobody can have billed is given back. With --from the rows are those that a node of the run DIRECTORY kept
+    when it was cut off, or when this machine went away.
     """
+    if given:
+        _from_nodes(directory, given, as_json=as_json)
+        return
     from harness.measure.recover import runs_left
 
     recovered, damaged = [], []
@@ -53,6 +65,32 @@ def recover_command(directory: Path, as_json: bool) -> None:
         click.echo(f"error: {earlier}", err=True)
     if damaged:
         raise damaged[-1]
+
+
+def _from_nodes(run_dir: Path, given: Sequence[Path], *, as_json: bool) -> None:
+    from harness.measure.nodes.merge_kept import merge_kept
+
+    came = merge_kept(run_dir, given)
+    if as_json:
+        emit(
+            {
+                "run": str(run_dir),
+                "recovered": came.rows,
+                "replaced": came.replaced,
+                "nodes": came.nodes,
+                "unread": came.unread,
+            }
+        )
+    else:
+        click.echo(
+            f"{run_dir}: {came.rows:,} rows recovered, {came.replaced:,} in place of rows that only said they were lost, "
+            f"from {', '.join(came.nodes)}"
+        )
+    if came.unread:
+        more = f"; {len(came.unread) - 1} more" if len(came.unread) > 1 else ""
+        raise StoreError(
+            "a part of a node's rows cannot be read", came.unread[0] + more, "copy the folder from the node again"
+        )
 
 
 def _unread(run_dir: Path, what: Sequence[str]) -> StoreError:

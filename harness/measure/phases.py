@@ -20,6 +20,7 @@ from harness.measure.gate import Gate, Gates
 from harness.measure.hybrid import WarmUpOfSide, drive_sides
 from harness.measure.job import Job, Watcher
 from harness.measure.nodes.drive_nodes import drive_nodes
+from harness.measure.nodes.kept import SENT_FROM
 from harness.measure.nodes.muster import Nodes
 from harness.measure.nodes.senders import senders, together
 from harness.measure.nodes.share import StartAt
@@ -78,6 +79,10 @@ class Phases:
             if self.nodes is not None:
                 limit = together([said["calibration"] for said in self.nodes.described])
                 self.writer.update(environment={**self.writer.manifest.environment, "calibration": limit})
+                self.note(
+                    SENT_FROM,
+                    {"mark": self.nodes.mark, "nodes": list(self.nodes.crew.names), "workers": self.nodes.workers},
+                )
             self._both()
 
     def _both(self) -> None:

@@ -19,7 +19,7 @@ from harness.store.manifest import goes_on, read_manifest
 from harness.store.parts import RESERVE, SCRATCH, append_part
 from harness.store.reader import read_columns
 
-_LOCK = "recover.lock"
+LOCK = "recover.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def recover(run_dir: Path, on_rows: Callable[[int, int], None] | None = None) ->
     manifest = read_manifest(run_dir)
     if goes_on(manifest):
         raise StoreError("the run is going on", f"{run_dir}, pid {manifest.owner_pid}", "wait for it, or end it first")
-    with _alone(run_dir / SCRATCH):
+    with alone(run_dir / SCRATCH):
         stored: set[int] = set(read_columns(run_dir, "requests", ["seq"])[0])
         before, requests = _measured(stored), planned(run_dir)
         unread: list[str] = []
@@ -64,7 +64,7 @@ def recover(run_dir: Path, on_rows: Callable[[int, int], None] | None = None) ->
             _settle(run_dir, folder, manifest, requests, settled, unsettled)
             if not damage:
                 shutil.rmtree(folder)
-        (run_dir / SCRATCH / _LOCK).unlink()
+        (run_dir / SCRATCH / LOCK).unlink()
     (run_dir / RESERVE).unlink(missing_ok=True)
     with suppress(OSError):  # something was kept there
         (run_dir / SCRATCH).rmdir()
@@ -119,10 +119,10 @@ def _store(
 
 
 @contextmanager
-def _alone(scratch: Path) -> Iterator[None]:
+def alone(scratch: Path) -> Iterator[None]:
     """One recovery of a run at a time. Raises StoreError."""
     scratch.mkdir(exist_ok=True)
-    descriptor = open_lock(scratch / _LOCK)
+    descriptor = open_lock(scratch / LOCK)
     try:
         if not try_lock(descriptor):
             raise StoreError("the run is being recovered", scratch, "wait until that has ended")

@@ -4,6 +4,7 @@ per row or token."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harness.base.errors import StoreError
 from harness.records import Outcome, RequestRecord
 from harness.store.columns import to_table
 from harness.store.schema import schema_of
@@ -33,6 +35,17 @@ def unpack(parcel: bytes) -> Any:
     """The pyarrow.Table of a packed parcel, as views of its bytes. Raises pa.ArrowException where it is none."""
     with pa.ipc.open_stream(pa.py_buffer(parcel)) as stream:
         return stream.read_all()
+
+
+def read_parcel(path: Path) -> Any:
+    """The pyarrow.Table of a file with a packed parcel. Raises StoreError."""
+    try:
+        return unpack(path.read_bytes())
+    except (OSError, pa.ArrowException) as error:
+        why = " ".join(str(error).split())[:200]
+        raise StoreError(
+            "a part of a node's rows cannot be read", f"{path}: {why}", "copy the folder from the node again"
+        ) from None
 
 
 def absolute_columns() -> list[str]:

@@ -7,7 +7,7 @@ parts beside it are left over from a kill between the merge and their removal.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,12 @@ def write_file(path: Path, table: str, data: Any) -> None:
 
 def append_part(run_dir: Path, table: str, rows: Sequence[Any]) -> None:
     """Add rows to a run that nobody writes any more, as one part; nothing if there are none. Raises StoreError."""
-    if not rows:
-        return
+    if rows:
+        append_table(run_dir, table, to_table(table, rows))
+
+
+def append_table(run_dir: Path, table: str, data: Any) -> None:
+    """As `append_part`, of a pyarrow.Table. Raises StoreError."""
     try:
         _part_again(run_dir, table)
     except OSError as error:
@@ -65,9 +69,23 @@ def append_part(run_dir: Path, table: str, rows: Sequence[Any]) -> None:
     path = part_path(run_dir, table, last + 1)
     try:
         path.parent.mkdir(exist_ok=True)
-        write_file(path, table, to_table(table, rows))
+        write_file(path, table, data)
     except OSError as error:
         raise StoreError("rows cannot be written", path, f"{error.strerror or error}; free disk space") from error
+
+
+def rewrite(run_dir: Path, table: str, change: Callable[[Any], Any]) -> None:
+    """What `change` leaves of the rows of each part of a run that nobody writes any more. Raises StoreError."""
+    try:
+        _part_again(run_dir, table)
+        for path in list_parts(run_dir, table):
+            with pq.ParquetFile(path) as file:
+                data = file.read()
+            changed = change(data)
+            if changed.num_rows < data.num_rows:
+                write_file(path, table, changed)
+    except OSError as error:
+        raise StoreError("rows cannot be replaced", run_dir, f"{error.strerror or error}; free disk space") from error
 
 
 def _part_again(run_dir: Path, table: str) -> None:

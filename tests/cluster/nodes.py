@@ -13,6 +13,7 @@ import itertools
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -105,16 +106,23 @@ def sweep() -> None:
 
 
 class Cluster:
-    """`nodes` nodes, 1 is the head; its clock is the machine's. A context manager. `environment`: more of it, by node."""
+    """`nodes` nodes, 1 is the head; its clock is the machine's. A context manager. `environment`: more of it, by node. `hidden`: files that
+    a node (2 and on) does not have."""
 
     def __init__(
-        self, nodes: int, *, cpus: int = 2, environment: Mapping[int, Mapping[str, str]] | None = None
+        self,
+        nodes: int,
+        *,
+        cpus: int = 2,
+        environment: Mapping[int, Mapping[str, str]] | None = None,
+        hidden: Mapping[int, Sequence[Path]] | None = None,
     ) -> None:
         self.numbers = range(1, nodes + 1)
         self._serial = next(_SERIALS)
         self._token = secrets.token_hex(32)
-        self.cpus, self._environment = cpus, environment or {}
+        self.cpus, self._environment, self._hidden = cpus, environment or {}, hidden or {}
         self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))  # short: sockets have their names in it
+        self.state = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-state-"))  # of all nodes
         self.address = f"{self.ip(1)}:{PORT}"  # for processes in the head's namespace
         self.client_address = f"ray://{self.ip(1)}:{CLIENT_PORT}"
 
@@ -131,7 +139,7 @@ class Cluster:
     def environment(self, node: int) -> dict[str, str]:
         own = {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_worker_prestart": "0"}
         own |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token}  # not that of whoever owns this machine
-        own["TMPDIR"] = str(self.folder)
+        own |= {"TMPDIR": str(self.folder), "XDG_STATE_HOME": str(self.state)}
         own["RAY_raylet_start_wait_time_s"] = "120"  # a machine with other work
         return {**os.environ, **own, **self._environment.get(node, {})}
 
@@ -156,7 +164,10 @@ class Cluster:
         words = [str(_RAY), "start", *where, "--node-ip-address", self.ip(node), "--num-cpus", str(self.cpus)]
         words += ["--object-store-memory", str(STORE_BYTES), "--include-log-monitor", "false"]
         # a folder of its own, for nodes that start at once would choose the same names of sockets in it
-        own = ["sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(self.folder)] if node > 1 else []
+        mounts = 'mount -t tmpfs none "$0" && ' + "".join(
+            f"mount --bind /dev/null {shlex.quote(str(path))} && " for path in self._hidden.get(node, ())
+        )
+        own = ["sh", "-c", f'{mounts}exec "$@"', str(self.folder)] if node > 1 else []
         done = subprocess.run(
             self.inside(node, [*own, *words]), env=self.environment(node), capture_output=True, text=True, check=False
         )
@@ -222,7 +233,8 @@ class Cluster:
         for node in reversed(self.numbers):
             if self.namespace(node) in _namespaces():
                 _end(self.namespace(node))
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, self.state):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def __exit__(self, *_: object) -> None:
         self.down()

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+import sysconfig
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from scipy import stats
 
+import harness
 from harness.store.reader import read_run
 from tests.cluster import nodes
 from tests.waiting import until
 
 pytestmark = pytest.mark.timing
 LONG = bool(os.environ.get("HARNESS_LONG"))
+HARNESS = [sys.executable, "-m", "harness"]
 KEY = "golden-key-of-nobody-4711"
 
 _CLOCKS = """
@@ -146,21 +153,33 @@ def test_a_run_goes_on_when_the_head_dies_and_its_agents_end_themselves(cluster)
         until(lambda: not _is_left(own), "the agents to end")
 
 
-def test_the_command_sends_from_nodes_and_the_key_is_nowhere(cluster, tmp_path):
-    """`harness run --on`: rows, nodes and clocks in the run; the API's key in no file of the cluster, of the run, or of the nodes' logs."""
-    serve = [sys.executable, "-m", "tests.fakes.golden_server", "--host", cluster.ip(1), "--api-key", KEY]
+@contextmanager
+def _serving(cluster, *words):
+    """A server in the head's namespace; the words of `harness run` against it."""
+    serve = [sys.executable, "-m", "tests.fakes.golden_server", "--host", cluster.ip(1), *words]
     with cluster.popen(1, serve, stdout=subprocess.PIPE) as server:
-        url = server.stdout.readline().strip()
-        url = url if url.endswith("/v1") else f"{url}/v1"
-        words = [sys.executable, "-m", "harness", "run", "--url", url, "--kind", "adopt", "--model", "golden", "--api-key-env", "GOLDEN_API_KEY"]  # fmt: skip
-        words += ["--workload", "fixed:16x8", "--rate", "50", "--requests", "150", "--warmup", "2", "--allow-invalid"]
-        words += ["--on", cluster.address, "--nodes", "2", "--out", str(tmp_path / "run")]
-        with cluster.popen(
-            1, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"GOLDEN_API_KEY": KEY}
-        ) as run:
-            out, err = run.communicate()
-        server.terminate()
-    assert run.returncode == 0, err
+        try:
+            url = f"{server.stdout.readline().strip().removesuffix('/v1')}/v1"
+            yield [*HARNESS, "run", "--url", url, "--kind", "adopt", "--model", "golden", "--on", cluster.address]
+        finally:
+            server.terminate()
+
+
+def _command(cluster, words, **more):
+    """(exit code, stdout, stderr) of a command in the head's namespace."""
+    with cluster.popen(1, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more) as command:
+        out, err = command.communicate()
+    return command.returncode, out, err
+
+
+def test_the_command_sends_from_nodes_and_the_key_is_nowhere(cluster, tmp_path):
+    """`harness run --on`: rows, nodes and clocks in the run; the API's key in no file of the cluster, of the run, or of the nodes' logs; the
+    rows that the nodes kept are gone."""
+    with _serving(cluster, "--api-key", KEY) as words:
+        words += ["--api-key-env", "GOLDEN_API_KEY", "--workload", "fixed:16x8", "--rate", "50", "--requests", "150"]
+        words += ["--warmup", "2", "--allow-invalid", "--nodes", "2", "--out", str(tmp_path / "run")]
+        code, out, err = _command(cluster, words, env={"GOLDEN_API_KEY": KEY})
+    assert code == 0, err
     data = read_run(tmp_path / "run")
     measured = data.requests[data.requests["phase"] == "measure"]
     assert sorted(measured["seq"]) == list(range(150))
@@ -171,32 +190,124 @@ def test_the_command_sends_from_nodes_and_the_key_is_nowhere(cluster, tmp_path):
     assert all(error > 0 for _, error in report["clock_offsets"])
     assert (measured["sent_ns"] - measured["scheduled_ns"]).min() > -max(error for _, error in report["clock_offsets"])
     assert KEY not in out + err
-    for folder in (tmp_path, cluster.folder):
+    for folder in (tmp_path, cluster.folder, cluster.state):
         files = [path for path in folder.rglob("*") if path.is_file()]
         assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+    assert not list(cluster.state.rglob("*.arrow"))
+
+
+def test_a_run_that_loses_a_node_is_invalid_with_its_share_to_the_end_of_the_command(cluster, tmp_path):
+    """A raylet killed in mid-run: exit code 7 with the rule's words, the run stored whole, the same from `harness report --json`; what the
+    node had on its disk goes into the run by `harness recover --from`, once."""
+    run, name = tmp_path / "run", cluster.ip(2)
+    with _serving(cluster) as words:
+        words += [
+            "--workload",
+            "fixed:16x8",
+            "--rate",
+            "60",
+            "--requests",
+            "360",
+            "--warmup",
+            "2",
+            "--nodes",
+            "2",
+            "--json",
+        ]
+        try:
+            with cluster.popen(
+                1, [*words, "--out", str(run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            ) as command:
+                until(lambda: command.poll() is not None or len(list(run.glob("parts/requests-*"))) > 2, "rows")
+                assert cluster.kill(2, of="raylet/raylet ")
+                out, err = command.communicate()
+        finally:
+            cluster.restart(2)
+    assert command.returncode == 7, err
+    rows = read_run(run).requests
+    rows = rows[rows["phase"] == "measure"]
+    assert sorted(rows["seq"]) == list(range(360))
+    assert set(rows[rows["worker"] == 1]["outcome"]) == {"ok"}
+    gone = rows["outcome"].isin(["lost", "dropped"]).sum()
+    assert 0 < (rows["outcome"] == "lost").sum() <= gone < 180
+
+    def lost(said):
+        (verdict,) = [one["verdict"] for one in json.loads(said)["runs"]]
+        assert verdict["state"] == "INVALID"
+        return next(reason for reason in verdict["reasons"] if reason["code"] == "node_lost")
+
+    assert lost(out)["message"].startswith(f"{name} lost: {gone} of 360 requests ({gone / 360:.1%})")
+    code, again, err = _command(cluster, [*HARNESS, "report", str(run), "--json"])
+    assert (code, lost(again)) == (7, lost(out)), err
+    (kept,) = [path.parent for path in cluster.state.rglob("node.json")]
+    assert str(kept) in lost(out)["advice"]
+    code, said, err = _command(cluster, [*HARNESS, "recover", str(run), "--from", str(kept), "--json"])
+    assert code == 0, err
+    came, after = json.loads(said), read_run(run).requests
+    after = after[after["phase"] == "measure"]
+    assert sorted(after["seq"]) == list(range(360))
+    assert (after["outcome"] == "ok").sum() == (rows["outcome"] == "ok").sum() + came["replaced"]
 
 
 def test_more_nodes_than_can_send_are_refused_before_the_first_request(cluster, tmp_path):
-    serve = [sys.executable, "-m", "tests.fakes.golden_server", "--host", cluster.ip(1)]
-    with cluster.popen(1, serve, stdout=subprocess.PIPE) as server:
-        url = server.stdout.readline().strip()
-        url = url if url.endswith("/v1") else f"{url}/v1"
-        words = [sys.executable, "-m", "harness", "run", "--url", url, "--model", "golden", "--workload", "fixed:8x2"]
+    with _serving(cluster) as words:
         words += [
+            "--workload",
+            "fixed:8x2",
             "--rate",
             "5",
             "--requests",
             "5",
-            "--on",
-            cluster.address,
             "--nodes",
             "9",
             "--out",
             str(tmp_path / "run"),
         ]
-        with cluster.popen(1, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
-            _, err = run.communicate()
-        server.terminate()
-    assert run.returncode == 2, err
+        code, _, err = _command(cluster, words)
+    assert code == 2, err
     assert "9 nodes are to send" in err
     assert not (tmp_path / "run" / "requests.parquet").exists()
+
+
+OTHER = """
+import sys
+from ray._raylet import GcsClient
+kv = GcsClient(address=sys.argv[1])
+import json
+said = json.loads(kv.internal_kv_get(b"CLUSTER_METADATA", b"cluster"))
+kv.internal_kv_put(b"CLUSTER_METADATA", json.dumps(said | {"ray_version": "2.9.0"}).encode(), True, b"cluster")
+"""
+
+
+@pytest.mark.skipif(not LONG, reason="HARNESS_LONG=1: a cluster of its own")
+def test_nodes_that_are_not_the_same_are_refused_before_the_first_request(tmp_path):
+    """A node without the harness, one with another version of it, a cluster that says it is of another Ray: three lines and exit code 2, by the
+    command, nothing sent."""
+    other = tmp_path / "other" / "harness"
+    shutil.copytree(nodes.ROOT / "harness", other, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (other / "__init__.py").read_text()
+    (other / "__init__.py").write_text(text.replace(f'"{harness.__version__}"', '"9.9.9"'))
+    installed = [Path(path) for path in glob.glob(f"{sysconfig.get_path('purelib')}/*vllm_cost_harness*.pth")]
+    environment = {2: {"PYTHONPATH": ""}, 3: {"PYTHONPATH": str(other.parent)}}
+    with nodes.alone(), nodes.Cluster(3, environment=environment, hidden={2: installed, 3: installed}) as own:
+
+        def refused(count, *more):
+            run = tmp_path / f"run{count}{len(more)}"
+            with _serving(own) as words:
+                words += ["--workload", "fixed:8x2", "--rate", "5", "--requests", "5", "--nodes", str(count), *more]
+                code, _, err = _command(own, [*words, "--out", str(run)], cwd=tmp_path)
+            assert code == 2, err
+            assert not (run / "requests.parquet").exists()
+            return err.strip().splitlines()[-3:]
+
+        first = refused(1)
+        assert first[0].endswith(f"node {own.ip(2)} has no harness")
+        assert "install the same version" in first[2]
+        own.kill(2)
+        second = refused(1, "--warmup", "0")
+        assert second[0].endswith(f"node {own.ip(3)} differs")
+        assert second[1] == f"harness 9.9.9, here {harness.__version__}"
+        assert _command(own, [sys.executable, "-c", OTHER, own.address])[0] == 0
+        third = refused(1, "--warmup", "1")
+        assert "has another version" in third[0]
+        assert "2.9.0" in third[1]

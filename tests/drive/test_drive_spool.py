@@ -119,7 +119,7 @@ def test_a_living_worker_keeps_its_spool(tmp_path):
 
 
 def test_one_recovery_at_a_time(tmp_path):
-    with recover._alone(tmp_path), pytest.raises(StoreError, match="being recovered"), recover._alone(tmp_path):
+    with recover.alone(tmp_path), pytest.raises(StoreError, match="being recovered"), recover.alone(tmp_path):
         pass
 
 

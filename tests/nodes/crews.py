@@ -16,7 +16,8 @@ from harness.measure.drive.golden.server import MODEL
 from harness.measure.job import Job
 from harness.measure.nodes.crew import Crew
 from harness.measure.nodes.drive_nodes import drive_nodes
-from harness.measure.nodes.muster import mustered
+from harness.measure.nodes.kept import SENT_FROM
+from harness.measure.nodes.muster import Nodes, mustered
 from harness.records import (
     DriveProgress,
     DriveReport,
@@ -29,6 +30,7 @@ from harness.records import (
     Vocabulary,
 )
 from harness.store.parcels import records
+from harness.store.writer import RunWriter
 
 WORDS = Vocabulary(("a", "b"), tuple(range(10, 100)), 0, "a test's")
 LIMITS = Timeouts(30, 60, 60, 120)
@@ -75,6 +77,29 @@ class Seen:
         self.was_ended = True
 
 
+@dataclass
+class Storing(Seen):
+    """Stores them in a run's directory, too."""
+
+    writer: RunWriter | None = None
+
+    def told(self, nodes: Nodes) -> None:
+        """As a run writes down whose rows it takes."""
+        self.writer.update(drive={SENT_FROM: {"mark": nodes.mark}})
+
+    def table(self, table: Any) -> None:
+        super().table(table)
+        self.writer.add_ready("requests", table)
+
+    def rows(self, rows: list[RequestRecord]) -> None:
+        super().rows(rows)
+        self.writer.add("requests", rows)
+
+    def ended(self) -> None:
+        super().ended()
+        self.writer.flush()
+
+
 def poisson(count: int, rate_rps: float, tokens: int, seed: int = 1) -> list[PlannedRequest]:
     due = np.cumsum(np.random.default_rng(seed).exponential(1e9 / rate_rps, count)).astype(np.int64)
     return [PlannedRequest(i, int(at), 16, tokens, None, i) for i, at in enumerate(due)]
@@ -91,8 +116,10 @@ def offer(
     duration_s: float | None = None,
     api_key: str | None = None,
     run_id: str = "nodes",
+    on_nodes: Callable[[Nodes], None] = lambda _: None,
 ) -> DriveReport:
     with tempfile.TemporaryDirectory() as scratch, mustered(crew, workers) as nodes:
+        on_nodes(nodes)
         return drive_nodes(
             Job(plan, (), load, Phase.MEASURE, run_id, Path(scratch), duration_s),
             seen,

@@ -9,6 +9,7 @@ import signal
 import tempfile
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Self
 
 import psutil
@@ -20,14 +21,15 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["harness.measure.nodes.agent", "pandas"])
 
 
-def _serve(pipe: Connection, folder: str) -> None:
+def _serve(pipe: Connection, folder: str, state: str) -> None:
     tempfile.tempdir = folder
+    os.environ["XDG_STATE_HOME"] = state
     agent = Agent()
     while True:
         try:
             method, args = pipe.recv()
-        except EOFError:
-            agent.close()
+        except (EOFError, ConnectionError):
+            agent.close(stored=False)
             return
         try:
             pipe.send(getattr(agent, method)(*args))
@@ -36,9 +38,10 @@ def _serve(pipe: Connection, folder: str) -> None:
 
 
 class LocalCrew:
-    """`count` agents. `deaf`: nodes whose answers are kept back from now on. `lingers`: an agent goes with the crew, not when it is ended."""
+    """`count` agents. `deaf`: nodes whose answers are kept back from now on. `lingers`: an agent goes with the crew, not when it is ended.
+    `state`: the nodes' state directory; otherwise it goes with the crew."""
 
-    def __init__(self, count: int, *, lingers: bool = False) -> None:
+    def __init__(self, count: int, *, lingers: bool = False, state: Path | None = None) -> None:
         self._lingers, self.ended = lingers, set[int]()
         self.names: Sequence[str] = [f"local-{k}" for k in range(count)]
         self.addresses: Sequence[str] = ["127.0.0.1"] * count
@@ -47,7 +50,10 @@ class LocalCrew:
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # of agents that are killed, too
         pipes = [_CONTEXT.Pipe() for _ in range(count)]
         self._pipes = [ours for ours, _ in pipes]
-        self.processes = [_CONTEXT.Process(target=_serve, args=(theirs, self._folder.name)) for _, theirs in pipes]
+        self.processes = [
+            _CONTEXT.Process(target=_serve, args=(theirs, self._folder.name, str(state or self._folder.name)))
+            for _, theirs in pipes
+        ]
         for process, (_, theirs) in zip(self.processes, pipes, strict=True):
             process.start()
             theirs.close()

@@ -135,28 +135,37 @@ def test_a_part_of_a_parcel_is_moved_as_the_whole_is():
     ]
 
 
-def _calibrated(tokens, requests=1e6):
-    ceiling = {"error_s": 0.001, "tokens_per_s": tokens, "tokens_bounded": True, "requests_per_s": requests, "requests_bounded": False}  # fmt: skip
+def _calibrated(tokens, requests=1e6, bounded=True):
+    ceiling = {"error_s": 0.001, "tokens_per_s": tokens, "tokens_bounded": bounded, "requests_per_s": requests, "requests_bounded": bounded}  # fmt: skip
     return {"made_utc": "2026-11-26", "workers": 1, "load1": 0.1, "quick": False, "ceilings": [ceiling]}
 
 
 @pytest.mark.parametrize(
-    ("stored", "nodes", "workers"),
+    ("stored", "workers"),
     [
-        ({}, 2, 1),
-        ({1: _calibrated(60_000)}, 2, 1),
-        ({1: _calibrated(40_000), 2: _calibrated(90_000)}, 2, 2),
-        ({1: _calibrated(40_000), 2: _calibrated(90_000)}, 3, 1),
-        ({1: _calibrated(100), 2: _calibrated(200)}, 1, 2),
-        ({1: _calibrated(60_000, 10), 2: _calibrated(60_000, 1000)}, 2, 2),
+        ([{}, {}], 1),
+        ([{1: _calibrated(60_000)}] * 2, 1),
+        ([{1: _calibrated(40_000), 2: _calibrated(90_000)}] * 2, 2),
+        ([{1: _calibrated(40_000), 2: _calibrated(90_000)}] * 3, 1),
+        ([{1: _calibrated(60_000)}, {1: _calibrated(40_000), 3: _calibrated(90_000)}], 3),
+        ([{1: _calibrated(60_000, 10), 2: _calibrated(60_000, 1000)}] * 2, 2),
+        ([{1: _calibrated(40_000, 10, bounded=False)}] * 2, 1),
     ],
 )
-def test_workers_are_as_many_as_the_offered_rate_needs(stored, nodes, workers):
-    """1,000 requests/s of 100 tokens: 100,000 tokens/s over the nodes."""
+def test_workers_are_as_many_as_the_slowest_nodes_own_calibration_needs(stored, workers):
+    """1,000 requests/s of 100 tokens: 100,000 tokens/s over the nodes. A limit that a calibration did not come to is none."""
     plan = [replace(r, scheduled_ns=(i + 1) * 1_000_000) for i, r in enumerate(poisson(1000, 1000, 100))]
     drawn = Plan(tuple(plan), (), Load(rate_rps=1000), "w", 1, "0")
-    assert workers_for(drawn, nodes, stored.get)[0] == workers
-    assert workers_for(replace(drawn, load=Load(concurrency=8)), nodes, stored.get)[0] == 1
+    limits = {f"node-{k}": one for k, one in enumerate(stored)}
+    assert workers_for(drawn, limits)[0] == workers
+    assert workers_for(replace(drawn, load=Load(concurrency=8)), limits)[0] == 1
+
+
+def test_a_node_that_is_calibrated_for_less_than_its_share_is_refused():
+    drawn = Plan(tuple(poisson(1000, 1000, 100)), (), Load(rate_rps=1000), "w", 1, "0")
+    with pytest.raises(ConfigError, match="node b is calibrated for less") as refused:
+        workers_for(drawn, {"a": {1: _calibrated(1e6)}, "b": {1: _calibrated(100), 2: _calibrated(200)}})
+    assert "harness calibrate --workers 3" in refused.value.advice
 
 
 def test_calibrations_of_nodes_are_one_limit_by_the_least():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -64,14 +66,21 @@ def stopped_early(e: Evidence) -> Reason | None:
 
 def _node_lost(e: Evidence) -> Reason:
     """Load from many nodes went on without one: the server had less of it, and nobody knows what came of that node's requests."""
-    names = [str(node.get("node")) for node in e.drive.get("nodes") or () if node.get("lost")]
+    lost = [node for node in e.drive.get("nodes") or () if node.get("lost")]
+    names = [str(node.get("node")) for node in lost]
     gone = np.isin(e.requests.outcome, [Outcome.LOST.value, Outcome.DROPPED.value]).sum()
     share = gone / max(1, e.requests.count)
     return invalid(
         "node_lost",
         f"{', '.join(names)} lost: {gone} of {e.requests.count} requests ({share:.1%}) were not sent or nobody knows what came of them",
-        "look at that machine and its network, and run again; `drive` in the manifest says why it was given up",
+        "look at that machine and its network, and run again; `drive` in the manifest says why it was given up"
+        + (f"; what it had in hand: harness recover RUN --from {kept} (there)" if (kept := _kept(lost)) else ""),
     )
+
+
+def _kept(lost: Sequence[Mapping[str, Any]]) -> str | None:
+    """The folder on the first lost node that its rows are in."""
+    return next((f"{node['kept_at']}/{node['kept_as']}" for node in lost if node.get("kept_at")), None)
 
 
 def rows_missing(e: Evidence) -> Reason | None:

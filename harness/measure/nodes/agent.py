@@ -27,6 +27,7 @@ from harness.measure.drive.driver import LEAD_NS, drive
 from harness.measure.job import Job
 from harness.measure.nodes.clock_source import clock_facts
 from harness.measure.nodes.echo import Echo
+from harness.measure.nodes.kept import About, Kept, kept_at
 from harness.measure.plan.prompts import prompts
 from harness.records import (
     DriveProgress,
@@ -39,10 +40,12 @@ from harness.records import (
     Timeouts,
     Vocabulary,
 )
+from harness.store.columns import without_pandas
 from harness.store.parcels import pack, warm_up
 
+MOST_WORKERS = 64  # that a calibration is looked for of
 SILENCE_S = 30.0  # longer than a parent takes to give a node up
-PACK_NS = 500_000_000  # rows are packed no more often
+PACK_S = 0.5  # from packing to packing: what a node that dies has lost
 WAIT_S, WATCH_S = 0.02, 1.0
 _SCRATCH = "harness-node-"
 GONE = "parent_gone"  # a drive's stop_reason
@@ -63,6 +66,7 @@ class Share:
     workers: int
     timeouts: Timeouts
     ca_pem: bytes | None = None
+    kept_as: About | None = None  # how its rows are kept on the node's disk; None: they are not
 
     @property
     def sha256(self) -> str:
@@ -134,7 +138,8 @@ class Agent:
         self._parcels: list[Parcel] = []
         self._progress: DriveProgress | None = None
         self._heard_ns = clock.monotonic_ns()
-        self._packed, self._packed_ns = 0, 0
+        self._packed = 0
+        self._kept: Kept | None = None
         self._word: str | None = None
         self._start = _Start(lambda: self.should_stop() is not None)
         self._report: DriveReport | None = None
@@ -151,6 +156,7 @@ class Agent:
         """This node: host, pid, cores, Python, harness version and digest, reader (C or Python), how its clock is kept, and what it was
         calibrated to hold with so many workers."""
         self._heard()
+        without_pandas()
         warm_up()
         return {
             "host": platform.node(),
@@ -162,7 +168,13 @@ class Agent:
             "reader": "C" if reader.library() else "Python",
             "clock_source": clock_facts(),
             "calibration": calibration_limit(workers),
+            "kept_at": kept_at(),
         }
+
+    def calibrations(self) -> dict[int, dict[str, Any]]:
+        """What this machine was calibrated to hold, by the number of workers."""
+        self._heard()
+        return {workers: limit for workers in range(1, MOST_WORKERS + 1) if (limit := calibration_limit(workers))}
 
     def listen(self, address: str, secret: bytes) -> int:
         """Answer questions to this node's clock at `address`; the port."""
@@ -182,13 +194,17 @@ class Agent:
         self._thread.start()
         return share.sha256
 
-    def poll(self, acknowledged: int, word: str | None) -> Poll:
-        """`acknowledged`: the number of the last parcel that the parent has stored. `word`: what Watcher.should_stop says there."""
+    def poll(self, acknowledged: int, word: str | None, line: tuple[int, int] | None = None) -> Poll:
+        """`acknowledged`: the number of the last parcel that the parent has stored. `word`: what Watcher.should_stop says there. `line`: what to add
+        to a stamp of now for the parent's clock, and how unsure that is (ns)."""
         self._heard()
         if word is not None:
             self._word = word
         over = self._thread is not None and not self._thread.is_alive()
-        self._pack(at_once=over)
+        if self._kept is not None:
+            self._kept.forget(acknowledged)
+            if line is not None:
+                self._kept.on_line(*line)
         with self._lock:
             self._parcels = [parcel for parcel in self._parcels if parcel.number > acknowledged]
             parcels, progress = tuple(self._parcels), self._progress
@@ -199,14 +215,16 @@ class Agent:
         self._heard()
         return self._start.tell(at_ns)
 
-    def close(self) -> None:
-        """End what still runs, and leave nothing behind."""
+    def close(self, stored: bool = True) -> None:
+        """End what still runs, and leave nothing behind but the rows that the parent has not `stored`."""
         self._word = "abort"
         if self._thread is not None:
             self._thread.join()
         if self._echo is not None:
             self._echo.close()
             self._echo = None
+        if self._kept is not None and (stored or not self._packed):
+            self._kept.clear()
         self._clear()
 
     # ---------------------------------------------------------------- the drive's thread, and its Watcher
@@ -214,6 +232,12 @@ class Agent:
     def _drive(self, share: Share, endpoint: Endpoint) -> None:
         scratch = self._scratch
         assert scratch is not None
+        if share.kept_as is not None:
+            self._kept = Kept(share.run_id, share.kept_as)
+        trouble = None
+        over = threading.Event()
+        packing = threading.Thread(target=self._pack_on, args=(over,), name="node-packing", daemon=True)
+        packing.start()
         try:
             if share.ca_pem is not None:
                 (scratch / "ca.pem").write_bytes(share.ca_pem)
@@ -227,11 +251,16 @@ class Agent:
                 job, self, endpoint, driver=share.driver, workers=share.workers, timeouts=share.timeouts
             )
         except NotStartedError:
-            self._trouble = "it was ended before it began"
+            trouble = "it was ended before it began"
         except HarnessError as error:
-            self._trouble = redaction.text("; ".join(str(error).splitlines()))
+            trouble = redaction.text("; ".join(str(error).splitlines()))
         except BaseException as error:
-            self._trouble = redaction.text(f"{type(error).__name__}: {error}")
+            trouble = redaction.text(f"{type(error).__name__}: {error}")
+        over.set()
+        packing.join()
+        self._trouble = self._trouble or trouble
+        if self._report is not None and self._kept is not None and self._kept.trouble is not None:
+            self._report = replace(self._report, notes=(*self._report.notes, self._kept.trouble))
         if self._gone():
             self._clear()
 
@@ -258,22 +287,30 @@ class Agent:
     def _end_if_gone(self) -> None:
         while not self._gone():
             clock.sleep(WATCH_S)
-        self.close()
+        self.close(stored=False)
         os._exit(0)
 
     def _gone(self) -> bool:
         return clock.monotonic_ns() - self._heard_ns > SILENCE_S * clock.NS
 
-    def _pack(self, *, at_once: bool) -> None:
-        now = clock.monotonic_ns()
-        if not at_once and now - self._packed_ns < PACK_NS:
-            return
+    def _pack_on(self, over: threading.Event) -> None:
+        try:
+            while not over.wait(PACK_S):
+                self._pack()
+            self._pack()
+        except BaseException as error:  # a row that no file can hold: without its rows the drive is none
+            self._trouble = redaction.text(f"{type(error).__name__}: {'; '.join(str(error).splitlines())}")
+            self._word = "abort"
+
+    def _pack(self) -> None:
+        """What came since the last time: onto the disk, then where the parent may have it."""
         with self._lock:
             rows, self._rows = self._rows, []
         if rows:
-            self._packed_ns = now
             self._packed += 1
             parcel = Parcel(self._packed, len(rows), pack(rows))
+            if self._kept is not None:
+                self._kept.add(parcel.number, parcel.data)
             with self._lock:
                 self._parcels.append(parcel)
 

@@ -20,6 +20,7 @@ from harness.measure.drive.driver import nothing_sent, owners, reason_of
 from harness.measure.job import Job, Watcher
 from harness.measure.nodes.agent import GONE, Poll, Share
 from harness.measure.nodes.crew import WAIT_S, NodeGone, NodeTrouble, ask_all
+from harness.measure.nodes.kept import About
 from harness.measure.nodes.lost import LostAt, rows_of_lost
 from harness.measure.nodes.muster import ANSWER_S, Nodes
 from harness.measure.nodes.sums import progress_of, report_of
@@ -39,6 +40,7 @@ LEAD_TRIPS = 4  # so many of the longest call there and back
 POLL_S = 0.25
 LOST_S = 10.0  # a node that has not answered for so long is lost
 PROGRESS_NS = 250_000_000
+TELL_NS = 2_000_000_000
 
 Bools = npt.NDArray[np.bool_]
 
@@ -64,7 +66,7 @@ class _Member:
     progress: DriveProgress | None = None
     report: DriveReport | None = None
     lost: str | None = None
-    late_by_ns: int = 0
+    told_ns: int = 0  # when it last heard how far our clock is away
 
     @property
     def over(self) -> bool:
@@ -139,8 +141,12 @@ class _Drive:
             load = replace(load, rate_rps=load.rate_rps / self.count)
         requests = tuple(job.requests[i] for i in positions)
         return Share(
-            requests, load, job.phase, job.run_id, job.duration_s, vocabulary, self.driver, self.nodes.workers, timeouts, ca_pem
+            requests, load, job.phase, job.run_id, job.duration_s, vocabulary, self.driver, self.nodes.workers, timeouts, ca_pem,
+            self._kept_as(node),
         )  # fmt: skip
+
+    def _kept_as(self, node: int) -> About:
+        return About(self.nodes.mark, self.crew.names[node], node * self.nodes.workers)
 
     # ---------------------------------------------------------------- before the first send
 
@@ -174,6 +180,7 @@ class _Drive:
             if waiting and clock.monotonic_ns() > end_ns:
                 self._refuse(min(waiting), "is not ready", f"it has been waited for {READY_S:g} s")
             clock.sleep(WAIT_S if waiting else 0)
+        self.nodes.asked()
         self.watcher.progress(self._progress())
 
     def _refuse(self, node: int, what: str, why: str) -> None:
@@ -213,7 +220,10 @@ class _Drive:
                 if member.over:
                     continue
                 if member.silent and now - member.asked_ns >= POLL_S * clock.NS:
-                    self.crew.ask(k, "poll", member.number, self.word)
+                    line = None
+                    if now - member.told_ns >= TELL_NS:
+                        line, member.told_ns = self._line(k), now
+                    self.crew.ask(k, "poll", member.number, self.word, line)
                     member.asked_ns, member.silent = now, False
                 elif now - member.heard_ns > LOST_S * clock.NS:
                     self._lose(k, f"it did not answer for {LOST_S:g} s")
@@ -301,9 +311,12 @@ class _Drive:
         if self.twice:
             self.notes.append(f"{self.twice} rows came twice and were stored once")
         facts: list[Mapping[str, Any]] = [
-            {**self.nodes.facts(k), "requests": len(member.positions), "rows": member.rows, "lost": member.lost}
+            {
+                **self.nodes.facts(k), "requests": len(member.positions), "rows": member.rows, "lost": member.lost,
+                "kept_as": self._kept_as(k).folder(self.job.run_id),
+            }
             for k, member in enumerate(self.members)
-        ]
+        ]  # fmt: skip
         clocks = [self._clock(k) for k in range(self.count)]
         return report_of(
             [member.report for member in self.members],
@@ -319,6 +332,9 @@ class _Drive:
             facts=facts,
         )
 
-    def _clock(self, node: int) -> tuple[int, int]:
+    def _line(self, node: int) -> tuple[int, int]:
         line = self.nodes.lines[node]
-        return -line.offset(line.last_ns)[0], line.error_max_ns
+        return line.offset(line.last_ns)
+
+    def _clock(self, node: int) -> tuple[int, int]:
+        return -self._line(node)[0], self.nodes.lines[node].error_max_ns

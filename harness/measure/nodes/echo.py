@@ -108,8 +108,8 @@ class Echo:
 class Asker:
     """In the parent: asks every node's clock a burst of questions every `every_s`, and keeps a `TimeLine` for each (`lines`).
 
-    `before()` opens the lines and starts the thread, `after()` asks once more and ends it; both return the nodes (positions in `echoes`) that did
-    not answer. `echoes`: (address, port) of each node's Echo. The nodes' bursts are spread over the second: an answer that waits for another
+    `open()` starts the thread, which asks enough to know offsets and roughly the rates (a second), then goes on; `opened()` waits for that, `after()`
+    asks once more and ends it; both return the nodes (positions in `echoes`) that did not answer. `echoes`: (address, port) of each node's Echo. The nodes' bursts are spread over the second: an answer that waits for another
     would look longer than it was.
     """
 
@@ -122,7 +122,7 @@ class Asker:
         self._sockets: dict[int, socket.socket] = {}
         self._where = [self._resolved(*echo) for echo in echoes]
         self._open: dict[bytes, tuple[int, int]] = {}  # nonce -> (node, asked)
-        self._over = threading.Event()
+        self._over, self._is_open, self._silent = threading.Event(), threading.Event(), list(range(len(echoes)))
         self._thread = threading.Thread(target=self._ask_on, name="clock-asker", daemon=True)
         self._ready = selectors.DefaultSelector()
         for each in self._sockets.values():
@@ -140,11 +140,19 @@ class Asker:
             self._sockets[family] = socket.socket(family, kind, protocol)
         return self._sockets[family], where
 
-    def before(self) -> list[int]:
-        """Ask enough to know offsets and roughly the rates (a second), then go on by the thread. Returns who did not answer."""
-        silent = self._bursts(OPENING_BURSTS)
+    def open(self) -> None:
+        """Begin to ask."""
         self._thread.start()
-        return silent
+
+    def opened(self) -> list[int]:
+        """Wait until the lines are open. Returns who has not answered."""
+        self._is_open.wait()
+        return self._silent
+
+    def before(self) -> list[int]:
+        """Both."""
+        self.open()
+        return self.opened()
 
     def after(self) -> list[int]:
         """End the thread, ask once more, close. Returns who did not answer now."""
@@ -182,6 +190,8 @@ class Asker:
         return [node for node, line in enumerate(self.lines) if len(line) == had[node]]
 
     def _ask_on(self) -> None:
+        self._silent = self._bursts(OPENING_BURSTS)
+        self._is_open.set()
         due_ns = clock.monotonic_ns()
         while not self._over.is_set():
             self._burst(due_ns, self._every_ns)

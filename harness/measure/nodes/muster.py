@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import harness
@@ -24,12 +26,15 @@ CLOSE_S = 15.0  # what is in flight is cancelled, and its files go
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """A crew that is ready: what each said of itself, and its clock's line."""
+    """A crew that is ready: what each said of itself, and its clock's line. `mark`: told to nodes, so that a run knows their rows again.
+    `asked()` waits until every clock was asked, as long as it takes; raises TargetError where one cannot be."""
 
     crew: Crew
     described: Sequence[dict[str, Any]]
     lines: Sequence[TimeLine]
     workers: int
+    asked: Callable[[], None]
+    mark: str = field(default_factory=lambda: secrets.token_hex(6))
 
     @property
     def count(self) -> int:
@@ -43,16 +48,17 @@ class Nodes:
 @contextmanager
 def mustered(crew: Crew, workers: int) -> Iterator[Nodes]:
     """The crew, described, compared, its clocks asked as long as the context lasts; its agents are ended with it. Raises ConfigError, TargetError."""
-    asker = None
+    asker, stored = None, False
     try:
         described = _described(crew, workers)
         asker = _asking(crew)
-        yield Nodes(crew, described, asker.lines, workers)
+        yield Nodes(crew, described, asker.lines, workers, partial(_asked, crew, asker))
+        stored = True
     finally:
         if asker is not None:
             asker.close()
         every = [node for node in range(len(crew.names)) if node not in crew.ended]
-        ask_all(crew, dict.fromkeys(every, ("close",)), CLOSE_S)
+        ask_all(crew, dict.fromkeys(every, ("close", stored)), CLOSE_S)
         for node in every:
             crew.end(node)
 
@@ -96,13 +102,16 @@ def _asking(crew: Crew) -> Asker:
             why = getattr(ports.get(node), "why", f"no answer within {ANSWER_S:g} s")
             raise TargetError(f"node {crew.names[node]} cannot answer for its clock", why, "nothing was sent")
     asker = Asker([(crew.addresses[node], ports[node]) for node in every], secret)
-    silent = asker.before()
+    asker.open()
+    return asker
+
+
+def _asked(crew: Crew, asker: Asker) -> None:
+    silent = asker.opened()
     if silent:
-        asker.close()
         names = ", ".join(crew.names[node] for node in silent)
         raise TargetError(
             f"the clock of {names} cannot be asked",
             "no answer to UDP questions",
             "let UDP through between this machine and the nodes; nothing was sent",
         )
-    return asker

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from harness.base.clock import NS
+from harness.base.errors import ConfigError
 from harness.config.experiment import ExperimentSpec
-from harness.measure.calibrate import calibration_limit
-from harness.measure.nodes.muster import Nodes, mustered
+from harness.measure.nodes.crew import Crew, ask_all
+from harness.measure.nodes.muster import DESCRIBE_S, Nodes, mustered
 from harness.measure.nodes.ray_nodes import RayCrew, cluster, hosts_of, places
 from harness.records import Endpoint, Plan
 
-MOST_WORKERS = 16  # of a node, where as many as are needed are asked for
 _ERROR_S = 0.001
 
 
@@ -24,39 +24,75 @@ def senders(spec: ExperimentSpec, endpoint: Endpoint, plan: Plan, say: Callable[
     if asked.is_local:
         yield None
         return
-    workers = asked.workers_per_node
-    if workers == "auto":
-        workers, why = workers_for(plan, asked.nodes, calibration_limit)
-        say(f"{workers} worker(s) a node: {why}")
     with cluster(asked.on, say) as ray:
         avoid = frozenset[str]() if asked.beside_server else hosts_of(endpoint.base_url)
-        chosen = places(ray, count=asked.nodes, cores=workers + 1, avoid=avoid)
-        with mustered(RayCrew(ray, chosen, workers + 1), workers) as nodes:
+
+        def crew_of(workers: int) -> RayCrew:
+            chosen = places(ray, count=asked.nodes, cores=workers + 1, avoid=avoid)
+            return RayCrew(ray, chosen, workers + 1)
+
+        if asked.workers_per_node == "auto":
+            crew, workers = _calibrated(crew_of, plan, say)
+        else:
+            workers = asked.workers_per_node
+            crew = crew_of(workers)
+        with mustered(crew, workers) as nodes:
             say(f"{nodes.count} nodes ready: {', '.join(nodes.crew.names)}")
             yield nodes
 
 
-def workers_for(plan: Plan, nodes: int, calibrated: Callable[[int], Mapping[str, Any] | None]) -> tuple[int, str]:
-    """(workers a node, why): the fewest whose calibration on this machine held the node's share of the plan's tokens and requests a second at
-    an error below 1 ms. 1 in a closed loop, whose rate nobody knows, and without a calibration."""
+def _calibrated(crew_of: Callable[[int], Crew], plan: Plan, say: Callable[[str], None]) -> tuple[Crew, int]:
+    """A crew with as many workers a node as its nodes' own calibrations ask for. Raises ConfigError where they hold less than the load."""
+    crew = crew_of(1)
+    every = range(len(crew.names))
+    try:
+        came = ask_all(crew, dict.fromkeys(every, ("calibrations",)), DESCRIBE_S)
+        # who does not answer is refused when it is to describe itself
+        limits = {crew.names[node]: came[node] if isinstance(came.get(node), dict) else {} for node in every}
+        workers, why = workers_for(plan, limits)
+    except BaseException:
+        for node in every:
+            crew.end(node)
+        raise
+    say(f"{workers} worker(s) a node: {why}")
+    if workers == 1:
+        return crew, workers
+    for node in every:
+        crew.end(node)
+    return crew_of(workers), workers
+
+
+def workers_for(plan: Plan, limits: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> tuple[int, str]:
+    """(workers a node, why): the fewest with which each node's own calibration held its share of the plan's tokens and requests a second at an
+    error below 1 ms. `limits`: node -> workers -> calibration. 1 in a closed loop, whose rate nobody knows, and where none is stored. Raises
+    ConfigError where those that are stored hold less."""
     last_ns = max((request.scheduled_ns or 0 for request in plan.requests), default=0)
     if plan.load.is_closed or not last_ns:
         return 1, "the offered rate is not known"
-    seconds = last_ns / NS
-    tokens = sum(request.target_output_tokens for request in plan.requests) / seconds / nodes
-    requests = len(plan.requests) / seconds / nodes
-    best = 0
-    for workers in range(1, MOST_WORKERS + 1):
-        limit = calibrated(workers)
-        if limit is None:
-            continue
-        best = workers
-        held = next((ceiling for ceiling in limit["ceilings"] if ceiling["error_s"] == _ERROR_S), None)
-        if held and (held["tokens_per_s"] or 0) >= tokens and (held["requests_per_s"] or 0) >= requests:
-            return workers, f"its calibration holds {tokens:,.0f} tokens/s and {requests:,.0f} requests/s"
-    return max(
-        1, best
-    ), "no calibration is stored" if not best else "no calibration that is stored holds the offered rate"
+    seconds = last_ns / NS * len(limits)
+    tokens = sum(request.target_output_tokens for request in plan.requests) / seconds
+    requests = len(plan.requests) / seconds
+    share = f"{tokens:,.0f} tokens/s and {requests:,.0f} requests/s"
+    without = [name for name, stored in limits.items() if not stored]
+    needed = 1
+    for name, stored in limits.items():
+        enough = [workers for workers, limit in sorted(stored.items()) if _holds(limit, tokens, requests)]
+        if stored and not enough:
+            advice = f"take more nodes, calibrate it with more workers (`harness calibrate --workers {max(stored) + 1}` there), or give workers_per_node"
+            raise ConfigError(f"node {name} is calibrated for less than its share", share, advice)
+        needed = max([needed, *enough[:1]])
+    if without:
+        return needed, f"{', '.join(without)} has no calibration (`harness calibrate` there)"
+    return needed, f"the nodes' calibrations hold {share} each"
+
+
+def _holds(limit: Mapping[str, Any], tokens: float, requests: float) -> bool:
+    """A limit that the calibration did not come to counts as held: what was really late makes the run INVALID."""
+    held = next((ceiling for ceiling in limit["ceilings"] if ceiling["error_s"] == _ERROR_S), None)
+    if held is None:
+        return False
+    pairs = ((tokens, "tokens_per_s", "tokens_bounded"), (requests, "requests_per_s", "requests_bounded"))
+    return all(not held[bounded] or (held[name] or 0) >= asked for asked, name, bounded in pairs)
 
 
 def together(limits: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
