@@ -8,9 +8,15 @@ from tests.cluster import nodes
 
 
 @pytest.fixture(scope="session")
-def cluster():
-    """Four nodes, the head among them; skips, with its reason, where none can be had."""
+def _one():
     if (reason := nodes.why_not()) is not None:
         pytest.skip(reason)
     with nodes.alone(), nodes.Cluster(4) as up:
         yield up
+
+
+@pytest.fixture
+def cluster(_one):
+    """Four nodes, the head among them, those that a test broke made anew for the next; skips, with its reason, where none can be had."""
+    _one.mend_all()
+    return _one

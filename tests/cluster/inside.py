@@ -17,11 +17,13 @@ import numpy as np
 
 from harness.base import clock
 from harness.base.files import cache_dir
-from harness.measure.drive.golden.server import GoldenProcess, build
+from harness.measure.drive.golden.server import GoldenProcess, Served, build
 from harness.measure.drive.golden.truth import compare
 from harness.measure.nodes.ray_nodes import RayCrew, cluster, hosts_of, places
 from harness.records import DriveProgress, Load, PlannedRequest
 from tests.nodes.crews import Seen, offer, poisson
+
+NOTHING = Served(0, np.empty(0, np.int64))
 
 
 def _say(progress: DriveProgress) -> None:
@@ -45,6 +47,12 @@ def result_of(seen: Seen, report: Any, server: GoldenProcess, plan: list[Planned
         "served": len(served),
         "arrived_s": [(at - arrived[0]) / 1e9 for at in arrived],
         "stop_reason": report.stop_reason,
+        "lost_after_ns": [  # when the server had sent all of a reply whose row is lost
+            int(served[row.request_id].sent_ns[-1])
+            for row in seen.rows_seen
+            if row.outcome == "lost"
+            and len(served.get(row.request_id, NOTHING).sent_ns) == plan[0].target_output_tokens
+        ],
         "clock_offsets": report.clock_offsets,
         "nodes": report.nodes,
         "whole": truth.whole,

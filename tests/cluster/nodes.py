@@ -121,6 +121,7 @@ class Cluster:
         self._serial = next(_SERIALS)
         self._token = secrets.token_hex(32)
         self.cpus, self._environment, self._hidden = cpus, environment or {}, hidden or {}
+        self.broken: set[int] = set()  # nodes that are to be made anew before another test
         self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))  # short: sockets have their names in it
         self.state = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-state-"))  # of all nodes
         self.address = f"{self.ip(1)}:{PORT}"  # for processes in the head's namespace
@@ -211,10 +212,14 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
         return len(pids)
 
-    def restart(self, node: int) -> None:
-        """A node whose processes are gone, anew."""
-        until(lambda: not self.kill(node), f"node {node} to be empty")
-        self.start(node)
+    def mend_all(self) -> None:
+        """Every node that is `broken`, anew."""
+        for node in self.broken:
+            self.mend(node)
+            until(lambda node=node: not self.kill(node), f"node {node} to be empty")
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(self.start, self.broken))
+        self.broken.clear()
 
     def __enter__(self) -> Self:
         sweep()

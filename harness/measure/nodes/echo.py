@@ -26,7 +26,7 @@ STAMP = struct.Struct("!q")
 QUESTION_BYTES = ANSWER_BYTES = len(WORD) + NONCE_BYTES + MAC_BYTES
 FORGET_NS = 5_000_000_000  # an answer that is later bounds nothing
 PAUSE_NS = 4_000_000  # between the questions of a burst: one that waited for a core is not all of them
-OPENING_BURSTS, OPENING_NS = 5, 250_000_000
+OPENING_BURSTS, OPENING_NS = 3, 250_000_000
 POLL_S = 0.1
 
 
@@ -108,7 +108,7 @@ class Echo:
 class Asker:
     """In the parent: asks every node's clock a burst of questions every `every_s`, and keeps a `TimeLine` for each (`lines`).
 
-    `open()` starts the thread, which asks enough to know offsets and roughly the rates (a second), then goes on; `opened()` waits for that, `after()`
+    `open()` starts the thread, which asks enough to know the offsets (three quarters of a second), then goes on; `opened()` waits for that, `after()`
     asks once more and ends it; both return the nodes (positions in `echoes`) that did not answer. `echoes`: (address, port) of each node's Echo. The nodes' bursts are spread over the second: an answer that waits for another
     would look longer than it was.
     """

@@ -54,6 +54,8 @@ def cluster(on: str, say: Callable[[str], None]) -> Iterator[Any]:
             )
         except Exception as error:
             raise _not_connected(on, error, ray.__version__) from None
+        with suppress(AttributeError):  # Ray prints a node's death on stdout, where our JSON is, whatever it is asked
+            ray._private.worker._worker_logs_enabled = False  # noqa: SLF001
     try:
         yield ray
     finally:
