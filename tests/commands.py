@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import harness as harness_package
+from tests import workers
 
 ROOT = Path(__file__).resolve().parents[1]
 _asked = threading.Lock()  # one command after the other
@@ -78,6 +79,7 @@ def _wait_for_words() -> None:
             importlib.import_module(module.name)
     for name in pages.environment().list_templates(extensions=("j2",)):
         pages.environment().get_template(name)
+    workers.begin(forks_too=True)
     gc.freeze()
     for line in sys.stdin.buffer:
         child = os.fork()

@@ -6,6 +6,7 @@ import atexit
 import gc
 import os
 import shutil
+import subprocess
 import tempfile
 from collections import Counter
 
@@ -13,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from harness.base import redaction
+from harness.measure.drive import processes
+from tests import workers
 
 # how long an example takes is the machine's affair
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -32,6 +35,9 @@ if "PYTEST_XDIST_WORKER" in os.environ or "HARNESS_LOCK_DIR" not in os.environ:
     os.environ["HARNESS_LOCK_DIR"] = tempfile.mkdtemp(prefix="locks-", dir=os.environ["HARNESS_TEST_FOLDER"])
 # and what a test spends is in nobody's ledger
 os.environ["HARNESS_LEDGER_DIR"] = tempfile.mkdtemp(prefix="ledger-", dir=os.environ["HARNESS_TEST_FOLDER"])
+
+# and a worker finds its imports made
+workers.begin()
 
 OWN_ENGINES = ("tests/live/test_batch_vllm.py", "tests/live/test_starts_vllm.py")
 _ran_on_vllm: set[str] = set()
@@ -73,6 +79,12 @@ def pytest_collection_finish() -> None:
 def _no_secret_of_another_test():
     """What one test calls a secret is a word of the next."""
     redaction.forget()
+
+
+@pytest.fixture
+def real_workers(monkeypatch):
+    """Workers are started as anywhere: for tests that look at their processes."""
+    monkeypatch.setattr(processes, "subprocess", subprocess)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -179,7 +179,7 @@ class Once:
             self.act(self.pids)
 
 
-def test_a_killed_worker_is_noticed():
+def test_a_killed_worker_is_noticed(real_workers):
     """kill -9 of a worker: the run stops with worker_died, and each of that worker's requests is a row."""
     with GoldenServer(0.05, 0.05) as server:
         kill = Once(server, 4, lambda pids: os.kill(pids[0], signal.SIGKILL))
@@ -193,7 +193,7 @@ def test_a_killed_worker_is_noticed():
     assert workers_of(os.getpid()) == []
 
 
-def test_sigint_is_ignored_by_workers():
+def test_sigint_is_ignored_by_workers(real_workers):
     """Ctrl-C reaches the parent only: a worker that gets SIGINT goes on."""
     with GoldenServer(0.05, 0.02) as server:
         interrupt = Once(server, 2, lambda pids: [os.kill(pid, signal.SIGINT) for pid in pids])

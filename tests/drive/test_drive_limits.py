@@ -87,7 +87,7 @@ def test_a_stepped_clock_moves_no_stamp(tmp_path):
     assert report.stamp_source == "kernel"
 
 
-def test_a_stopped_worker_is_late_right_and_noted():
+def test_a_stopped_worker_is_late_right_and_noted(real_workers):
     """SIGSTOP of the worker for longer than its idle limit, while the server sends most of each reply: every token is there, stamps
     are the kernel's (those of a merged read are its last one's), and the report says that it stood still."""
     stopped: list[int] = []

@@ -21,6 +21,7 @@ from echo_server import echoing
 from keys import found_in, make_keys, texts_of
 from place import Place
 
+from harness.measure.drive import processes
 from tests.fakes.fake_api import Api, serving
 from tests.waiting import until
 
@@ -208,6 +209,7 @@ def place(tmp_path_factory):
     made.watch = Watch()
     with pytest.MonkeyPatch.context() as patch, echoing([]) as url:
         patch.chdir(made.folder)
+        patch.setattr(processes, "subprocess", subprocess)  # what is looked at is what a real worker is handed
         patch.setenv("XDG_CACHE_HOME", str(made.folder / "cache"))
         for i, key in enumerate(VARIABLES):
             patch.setenv(f"PLACE_{i}_KEY", key)
