@@ -234,24 +234,12 @@ class Collector:
                 continue
             request, _ = self._request(worker, index)
             due = 0 if request.scheduled_ns is None else self.started_ns + request.scheduled_ns
-            sent = sent_ns[index]  # of one that had only begun no row may say that it was never sent
+            sent = sent_ns[index]
             outcome = Outcome.CANCELLED if sent else Outcome.DROPPED
-            raw = Raw(
-                index,
-                outcome.value,
-                why,
-                due,
-                0,
-                0,
-                0,
-                None,
-                now if sent == shard.BEGUN else sent,
-                now,
-                False,
-                b"",
-                b"",
-                b"",
-            )
+            left = (
+                now if sent == shard.BEGUN else sent
+            )  # of one that had only begun no row may say that it was never sent
+            raw = Raw(index, outcome.value, why, due, 0, 0, 0, None, left, now, False, b"", b"", b"")
             rows.append(self._row(worker, raw))
         return rows
 

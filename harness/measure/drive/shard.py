@@ -39,8 +39,7 @@ def sent_file(scratch: Path, worker: int) -> Path:
 
 
 def gate_file(scratch: Path, worker: int) -> Path:
-    """A byte per request: BEGUN = -1  # a send stamp: some of the request's bytes may be gone
-    NOT_YET, ADMITTED, PASSED_OVER."""
+    """A byte per request: NOT_YET, ADMITTED, PASSED_OVER."""
     return scratch / f"shard-{worker}.gate"
 
 
