@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -80,12 +80,12 @@ def _list(urls: Sequence[str]) -> str:
 
 
 def _raw_files(root: Root) -> list[str]:
-    """Of every run that is there: elsewhere one without a manifest is still on its way."""
-    raw = root.urls("*/*/requests.parquet")
+    """Of every run that is there: elsewhere one without a manifest is still on its way, and all is listed once."""
     if root.local:
-        return raw
-    whole = {url.removesuffix(f"/{NAME}") for url in root.urls(f"*/*/{NAME}")}
-    return [url for url in raw if url.rpartition("/")[0] in whole]
+        return root.urls("*/*/requests.parquet")
+    there = {str(info["name"]) for info in root.files(root.path)}
+    raw = [name for name in there if re.fullmatch(r"/[^/]+/[^/]+/requests\.parquet", name.removeprefix(root.path))]
+    return sorted(root.url(name) for name in raw if f"{name.rpartition('/')[0]}/{NAME}" in there)
 
 
 @contextmanager
@@ -214,8 +214,7 @@ def _refused(text: str, error: Exception) -> ConfigError:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class NightRow:
+class NightRow(NamedTuple):
     """One campaign of one cell: `values` are means over its VALID runs by column, None where there is none of them."""
 
     experiment: str

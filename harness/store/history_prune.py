@@ -101,8 +101,7 @@ def _campaigns(root: Root) -> tuple[dict[tuple[str, str], list[_Run]], list[tupl
     """Runs by (experiment's directory, campaign); a manifest that cannot be read is kept and said."""
     campaigns: dict[tuple[str, str], list[_Run]] = {}
     kept: list[tuple[str, str]] = []
-    for url in root.urls(f"*/*/{NAME}"):
-        path = url.removeprefix(root.prefix)
+    for path in _manifests(root):
         experiment, run_id = path.split("/")[-3:-1]
         try:
             manifest = from_json(root.fs.cat_file(path).decode(), path)
@@ -114,6 +113,20 @@ def _campaigns(root: Root) -> tuple[dict[tuple[str, str], list[_Run]], list[tupl
         run = _Run(path.removesuffix(f"/{NAME}"), experiment, manifest, created)
         campaigns.setdefault((experiment, manifest.campaign_id), []).append(run)
     return campaigns, kept
+
+
+def _manifests(root: Root) -> list[str]:
+    """Of all runs; elsewhere, where each is a request, of campaigns that may have raw files or logs, by one listing."""
+    if root.local:
+        return root.urls(f"*/*/{NAME}")
+    there = [str(info["name"]).removeprefix(f"{root.path}/").split("/") for info in root.files(root.path)]
+    raw = {
+        (experiment, run.partition("_")[0])
+        for experiment, run, name, *_ in (parts for parts in there if len(parts) > 2)
+        if name in _RAW or name in _RAW_FOLDERS or _UNFINISHED.fullmatch(name)
+    } | {(parts[0], parts[2].partition("_")[0]) for parts in there if parts[1:2] == ["server-logs"]}
+    runs = [parts for parts in there if len(parts) == 3 and parts[2] == NAME]
+    return [f"{root.path}/{'/'.join(parts)}" for parts in runs if (parts[0], parts[1].partition("_")[0]) in raw]
 
 
 def _why_kept(root: Root, members: Sequence[_Run], have: dict[tuple[str, str], str]) -> str | None:
