@@ -26,7 +26,8 @@ class PolicySpec(Spec):
 
     rule: Literal["slo", "cost", "concurrency", "share", "clock"]
     margin: Annotated[float, within(0.05, 1, "predicted latency over the promise at which a side is left")] = Field(
-        default=0.8, description="slo, cost: a side is full where its predicted latency is above margin x the promise"
+        default=0.8,
+        description="slo, cost: a side is full where its predicted latency is above margin x the promise; cost: once the allowed misses are used",
     )
     kv_limit: Annotated[float, within(0.05, 1, "share of the KV cache in use")] = Field(
         default=0.95, description="slo, cost: the own side is full where its KV cache would be"

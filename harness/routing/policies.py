@@ -3,6 +3,14 @@
 Planning uses average cost, routing marginal cost: a machine that is paid by the hour serves its next request for nothing until the
 promise would break, the hosted side for its price. Around every rule stand the same two: a session stays where it began, and a side
 that is down is left, but for a request now and then that asks whether it is back.
+
+The cost rule lets a request wait on the own side for up to a share of what the promise leaves for waiting,
+
+    0.6 + (most - 0.6) x worth        most = 3 - (3 - margin) x misses / allowed misses
+
+`worth`: which share of the recent requests would be cheaper to host for each second that they would take of the own side. So the queue
+itself says at which price a request is spilled: the longer it is, the dearer they are that still go in. And the misses that the promise
+allows buy a longer queue: a machine that is loaded near its capacity has too few free places now and too many then.
 """
 
 from __future__ import annotations
@@ -20,6 +28,11 @@ MONTH_S = 730 * 3600.0  # 8,760 hours a year / 12
 ASK_AGAIN_S = (
     30.0  # a side that is thought too slow and was not asked for so long gets one request: it may have changed
 )
+_LEAST_WAIT, _MOST_WAIT = (
+    0.6,
+    3.0,
+)  # of what the promise leaves for waiting: for the cheapest to host, and the dearest while no miss is used
+_WAITS = frozenset(("ttft_s", "ttft_from_schedule_s", "ttfvt_s"))
 _ALONE = 1  # requests at once of a side that nothing is known of
 
 
@@ -77,12 +90,17 @@ def _slo(spec: PolicySpec, state: State, request: RouteRequest) -> Choice:
 
 
 def _cost(spec: PolicySpec, state: State, request: RouteRequest) -> Choice:
-    """The least marginal dollars among the sides that keep the promise; the own one of two that cost the same. While fewer than half of
-    the misses that the promise allows were used, a side is filled up to the promise itself, without a margin."""
-    has_slack = state.allowed_misses >= 1 and state.misses < state.allowed_misses / 2
-    margin = 1.0 if has_slack else spec.margin
+    """The least marginal dollars among the sides that keep the promise; the own one of two that cost the same. The nearer the misses come
+    to those allowed, the less of the promise is used, and a request that is cheap to host waits for the own side less."""
+    used = min(1.0, state.misses / state.allowed_misses) if state.allowed_misses >= 1 else 1.0
+    margin = 1.0 - (1.0 - spec.margin) * used
     marginal_usd = {OWN: spec.own_usd_per_request, HOSTED: _hosted_marginal_usd(spec, state, request)}
-    strains = {which: _strain(spec, margin, state, which, request) for which in (OWN, HOSTED)}
+    most = _MOST_WAIT - (_MOST_WAIT - spec.margin) * used
+    wait = _LEAST_WAIT + (most - _LEAST_WAIT) * state.worth if marginal_usd[OWN] < marginal_usd[HOSTED] else None
+    strains = {
+        OWN: _strain(spec, margin, state, OWN, request, wait),
+        HOSTED: _strain(spec, margin, state, HOSTED, request),
+    }
     keeping = [which for which in (OWN, HOSTED) if strains[which].keeps]
     if not keeping:
         side = min((OWN, HOSTED), key=lambda which: strains[which].ratio)
@@ -120,7 +138,10 @@ class _Strain:
         self.keeps, self.ratio, self.words = keeps, ratio, words
 
 
-def _strain(spec: PolicySpec, margin: float, state: State, which: Which, request: RouteRequest) -> _Strain:
+def _strain(
+    spec: PolicySpec, margin: float, state: State, which: Which, request: RouteRequest, wait: float | None = None
+) -> _Strain:
+    """`wait`: how much of the time that the promise leaves for waiting a first token may take; None: as much of the promise as `margin`."""
     side = state.side(which)
     if (usage := _kv_usage(side, request)) is not None and usage > spec.kv_limit:
         return _Strain(False, usage / spec.kv_limit, f"{side.name}: KV cache {usage:.0%} full")
@@ -135,9 +156,16 @@ def _strain(spec: PolicySpec, margin: float, state: State, which: Which, request
     words = f"{side.name}: {worst} {predicted[worst]:.3g} of {state.promise[worst]:.3g} at {side.load:g} in flight"
     if side.waiting:
         words += f", {side.waiting:g} waiting"
-    if ratios[worst] > margin and side.quiet_s > ASK_AGAIN_S:
+    limits = dict.fromkeys(ratios, margin)
+    if wait is not None:
+        idle = side.latency.predict(0, request.prompt_tokens, request.output_tokens)
+        for name in _WAITS & ratios.keys():
+            least = idle[name] / state.promise[name]
+            limits[name] = least + wait * max(0.0, 1.0 - least)
+    keeps = all(ratio <= limits[name] for name, ratio in ratios.items())
+    if not keeps and side.quiet_s > ASK_AGAIN_S:
         return _Strain(True, ratios[worst], f"{words}; not asked for {side.quiet_s:.0f} s")
-    return _Strain(ratios[worst] <= margin, ratios[worst], words)
+    return _Strain(keeps, ratios[worst], words)
 
 
 def _kv_usage(side: SideState, request: RouteRequest) -> float | None:

@@ -12,6 +12,7 @@ from harness.config.policy import PolicySpec
 from harness.routing.learned import Learned
 from harness.routing.policies import Policy, policy_of
 from harness.routing.state import HOSTED, OWN, Choice, RouteRequest, SideState, State, Which
+from harness.routing.worth import Worth
 
 DAY_S = 86_400.0
 
@@ -92,6 +93,7 @@ class Router:
     judged: int = 0
     misses: int = 0
     choices: dict[int, Choice] = field(default_factory=dict)
+    _worth: Worth = field(default_factory=Worth)
     _policy: Policy = field(init=False)
     _sides: dict[Which, _Side] = field(init=False)
     _sent: dict[int, _Sent] = field(default_factory=dict)
@@ -109,7 +111,7 @@ class Router:
         known = self.choices.get(request.seq)
         if known is not None:
             return known
-        state = self.state(request, now_s)
+        state = self.state(request, now_s, self._worth_of(request))
         choice = self._policy(state, request)
         side = self._sides[choice.side]
         if not side.is_up and state.side(choice.side).probe_is_due:
@@ -168,7 +170,15 @@ class Router:
         side.others = 0.0 if unfinished is None else max(0.0, unfinished - side.in_flight)
         side.waiting, side.kv_usage = waiting, kv_usage
 
-    def state(self, request: RouteRequest, now_s: float) -> State:
+    def _worth_of(self, request: RouteRequest) -> float:
+        """Asked once for each request; 1 where the policy does not need it, or nothing is known of the own side."""
+        if self.spec.rule != "cost":
+            return 1.0
+        alone = self._sides[OWN].latency.predict(0, request.prompt_tokens, request.output_tokens)
+        seconds = alone.get("e2el_s", 0.0)
+        return self._worth.of(request.hosted_usd - self.spec.own_usd_per_request, seconds) if seconds else 1.0
+
+    def state(self, request: RouteRequest, now_s: float, worth: float = 1.0) -> State:
         """What the policy is given for a request that is sent now."""
         day_s = self.spec.day_s
         of_day = now_s / day_s if day_s is not None else (self.utc_s + now_s) / DAY_S
@@ -176,7 +186,7 @@ class Router:
         own, hosted = (self._state_of(self._sides[which], now_s) for which in (OWN, HOSTED))
         allowed = (1 - self.attainment) * self.judged
         return State(
-            own, hosted, self.promise, now_s, 24 * (of_day % 1), self.hosted_usd, session, allowed, self.misses
+            own, hosted, self.promise, now_s, 24 * (of_day % 1), self.hosted_usd, session, allowed, self.misses, worth
         )
 
     def _state_of(self, side: _Side, now_s: float) -> SideState:

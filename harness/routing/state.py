@@ -55,7 +55,7 @@ class SideState:
 class State:
     """`promise`: metric -> seconds. `hour`: of the day, 0 to below 24. `hosted_usd`: billed so far. `session_side`: where the
     request's session was sent before. `allowed_misses`, `misses`: of the requests that have ended, how many may miss the promise, and
-    did."""
+    did. `worth`: of the request, see worth.py; 1 where nobody needs it."""
 
     own: SideState
     hosted: SideState
@@ -66,6 +66,7 @@ class State:
     session_side: Which | None = None
     allowed_misses: float = 0.0
     misses: int = 0
+    worth: float = 1.0
 
     def side(self, which: Which) -> SideState:
         return self.own if which == OWN else self.hosted

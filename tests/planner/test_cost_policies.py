@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import random
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -31,27 +34,54 @@ TERMS = DayTerms(
 DAY = replace(shaped("m-large", 30), peak_hour_to_mean=None)
 
 
+LONG = "HARNESS_LONG" in os.environ
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known_capacities():
+    """What so many replicas serve is found once for all tests: it hangs on neither the demand nor a price."""
+    found = functools.cache(lambda replicas: capacity_rps(TERMS, replicas))
+    with mock.patch("harness.planner.policies.capacity_rps", lambda _terms, replicas=1, _seed=1: found(replicas)):
+        yield
+
+
 @pytest.fixture(scope="module")
-def table():
+def table(known_capacities):
     policies = {
         "own": PolicySpec(rule="share", hosted_share=0.0),
         "slo": PolicySpec(rule="slo"),
         "cost": PolicySpec(rule="cost"),
         "clock": PolicySpec(rule="clock", hosted_hours=[0, 1, 2, 3]),
     }
-    return policies_over(DAY, TERMS, policies, days=2, day_s=900)
+    return policies_over(DAY, TERMS, policies, days=2, day_s=300)
 
 
 def result(table, name):
     return next(one for one in table.results if one.name == name)
 
 
-def test_the_cost_policy_is_within_five_percent_of_the_optimum(table):
-    """And it keeps the promise, which the own side alone does not."""
+def test_the_cost_policy_keeps_the_promise_that_the_own_side_alone_breaks(table):
+    """With replicas of which a plan by averages has some demand left over."""
     assert table.optimum.replicas >= 1
-    assert abs(result(table, "cost").over_optimum) < 0.05
     assert result(table, "cost").holds
     assert not result(table, "own").holds
+
+
+@pytest.mark.parametrize(
+    ("shape", "mean_rps", "dearer"),
+    [("m-large", 30, 4), ("m-mid", 40, 1), ("deepseek-r1", 40, 4)]
+    + [(shape, rps, dearer) for shape in ("m-large", "deepseek-r1", "m-small") for rps in (30, 45) for dearer in (0.5, 1, 2, 4) if LONG],
+)  # fmt: skip
+def test_the_cost_policy_is_within_five_percent_of_the_optimum(shape, mean_rps, dearer):
+    """At the hosted price and at multiples of it, on days that a machine's capacity runs through the middle of (the first), that leave a
+    quarter over, and that two machines carry but for their peaks. Below the optimum is no wonder: it hosts requests as they come, and the
+    policy those that save the own side most time a dollar."""
+    terms = replace(TERMS, hosted_usd=lambda prompt, output: TERMS.hosted_usd(prompt, output) * dearer)
+    day = replace(shaped(shape, mean_rps), peak_hour_to_mean=None)
+    days, day_s = (3, 1800) if LONG else (1, 450)
+    (cost,) = policies_over(day, terms, {"cost": PolicySpec(rule="cost")}, days=days, day_s=day_s).results
+    assert cost.holds
+    assert -0.1 < cost.over_optimum < 0.05
 
 
 def test_the_clock_pays_for_what_was_paid(table):
@@ -66,7 +96,7 @@ def test_the_clock_pays_for_what_was_paid(table):
 def test_dollars_are_a_runs_dollars(table):
     """Own machine hours and the hosted bill over all requests: by hand for the side alone."""
     own = result(table, "own")
-    usd = table.optimum.replicas * 2.0 * 900 / 3600 * 2
+    usd = table.optimum.replicas * 2.0 * 300 / 3600 * 2
     assert own.usd_per_request == pytest.approx(usd / own.requests)
     assert own.hosted_share == 0
     assert own.usd_per_good_request == pytest.approx(usd / (own.attainment * own.requests))
@@ -80,11 +110,11 @@ def test_intervals_are_over_days(table):
     assert (one.low_usd, one.high_usd) == (None, None)
 
 
-def test_the_capacity_is_what_is_served_within_the_promise():
+def test_the_capacity_is_what_is_served_within_the_promise(table):
     """Below what the server can do with every slot busy, and more than two thirds of it: the promise is not tight."""
     prompt, output = (sum(lengths) / len(lengths) for lengths in zip(*LENGTHS, strict=True))
     highest = TERMS.own.highest_rps(prompt, output)
-    assert 0.67 * highest < capacity_rps(TERMS) < 1.02 * highest
+    assert 0.67 * highest < table.capacity_rps < 1.02 * highest
 
 
 def test_arrivals_follow_the_curve():

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from harness.config.policy import PolicySpec
 from harness.routing.policies import policy_of
 from harness.routing.state import HOSTED, OWN, RouteRequest, SideState, State
+from harness.routing.worth import NEWEST, Worth
 
 REQUEST = RouteRequest(seq=0, prompt_tokens=100, output_tokens=10, session=None, hosted_usd=0.002)
 
@@ -102,11 +103,33 @@ def test_cost_leaves_a_side_that_would_break_the_promise_however_cheap():
 
 
 def test_cost_uses_the_misses_that_are_allowed_before_it_pays():
-    """Between margin and promise it stays on the own side while half of the allowed misses are left."""
+    """Beyond margin and promise it waits for the own side while allowed misses are left, the longer the more of them are."""
     at = state(side("own", load=8.5))  # 0.95 s of 1 s
     assert chosen({"rule": "cost"}, at).side == HOSTED
-    assert chosen({"rule": "cost"}, replace(at, allowed_misses=10.0, misses=4)).side == OWN
-    assert chosen({"rule": "cost"}, replace(at, allowed_misses=10.0, misses=5)).side == HOSTED
+    full = replace(at, own=side("own", load=14.5))
+    sides = [
+        chosen({"rule": "cost"}, replace(one, allowed_misses=10.0, misses=misses)).side
+        for one in (at, full)
+        for misses in (0, 7, 10)
+    ]
+    assert sides == [OWN, OWN, HOSTED, OWN, HOSTED, HOSTED]
+
+
+@pytest.mark.parametrize(("worth", "expected"), [(0.0, HOSTED), (0.3, OWN), (1.0, OWN)])
+def test_cost_spills_what_is_worth_least_first(worth, expected):
+    """Where the queue takes 0.65 s of the 1 s promised, a request that is cheap to host for the time that it would take makes room."""
+    at = state(side("own", load=5.5), worth=worth, allowed_misses=10.0)
+    assert chosen({"rule": "cost"}, at).side == expected
+
+
+def test_worth_is_the_place_among_the_recent():
+    """The share of them that save less a second, half of those that save the same; the oldest are forgotten."""
+    worth = Worth()
+    assert [worth.of(usd, 2.0) for usd in (4.0, 2.0, 6.0, 4.0)] == [0.5, 0.0, 1.0, 0.5]
+    for _ in range(NEWEST):
+        worth.of(1.0, 1.0)
+    assert worth.of(1.5, 1.0) == 1.0
+    assert worth.of(1.2, 1.0) == 1 - 1 / NEWEST
 
 
 def test_concurrency_counts_what_is_in_flight():
