@@ -153,13 +153,13 @@ def test_a_run_goes_on_when_the_head_dies_and_its_agents_end_themselves(cluster)
 
 
 @contextmanager
-def _serving(cluster, *words):
-    """A server in the head's namespace; the words of `harness run` against it."""
+def _serving(cluster, *words, on=None):
+    """A server in the head's namespace; the words of `harness run` against it, from nodes of the cluster (`on`: another word for it)."""
     serve = [sys.executable, "-m", "tests.fakes.golden_server", "--host", cluster.ip(1), *words]
     with cluster.popen(1, serve, stdout=subprocess.PIPE) as server:
         try:
             url = f"{server.stdout.readline().strip().removesuffix('/v1')}/v1"
-            yield [*HARNESS, "run", "--url", url, "--kind", "adopt", "--model", "golden", "--on", cluster.address]
+            yield [*HARNESS, "run", "--url", url, "--kind", "adopt", "--model", "golden", "--on", on or cluster.address]
         finally:
             server.terminate()
 
@@ -172,9 +172,9 @@ def _command(cluster, words, **more):
 
 
 def test_the_command_sends_from_nodes_and_the_key_is_nowhere(cluster, tmp_path):
-    """`harness run --on`: rows, nodes and clocks in the run; the API's key in no file of the cluster, of the run, or of the nodes' logs; the
+    """`harness run --on ray://`: rows, nodes and clocks in the run; the API's key in no file of the cluster, of the run, or of the nodes' logs; the
     rows that the nodes kept are gone."""
-    with _serving(cluster, "--api-key", KEY) as words:
+    with _serving(cluster, "--api-key", KEY, on=cluster.client_address) as words:
         words += ["--api-key-env", "GOLDEN_API_KEY", "--workload", "fixed:16x8", "--rate", "50", "--requests", "150"]
         words += ["--warmup", "2", "--allow-invalid", "--nodes", "2", "--out", str(tmp_path / "run")]
         code, out, err = _command(cluster, words, env={"GOLDEN_API_KEY": KEY})
@@ -253,6 +253,13 @@ def test_more_nodes_than_can_send_are_refused_before_the_first_request(cluster, 
     assert not (tmp_path / "run" / "requests.parquet").exists()
 
 
+WAIT = """
+import sys, time
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+while sum(node["Alive"] for node in ray.nodes()) != int(sys.argv[2]):
+    time.sleep(0.2)
+"""
 OTHER = """
 import sys
 from ray._raylet import GcsClient
@@ -265,33 +272,49 @@ kv.internal_kv_put(b"CLUSTER_METADATA", json.dumps(said | {"ray_version": "2.9.0
 
 @pytest.mark.skipif(not LONG, reason="HARNESS_LONG=1: a cluster of its own")
 def test_nodes_that_are_not_the_same_are_refused_before_the_first_request(cluster, tmp_path):  # one at a time
-    """A node without the harness, one with another version of it, a cluster that says it is of another Ray: three lines and exit code 2, by the
+    """A node without the harness, one with another version of it, a head that starts no
+    process for a client, a cluster that says it is of another Ray: three lines and exit code 2, by the
     command, nothing sent."""
     other = tmp_path / "other" / "harness"
     shutil.copytree(nodes.ROOT / "harness", other, ignore=shutil.ignore_patterns("__pycache__"))
     text = (other / "__init__.py").read_text()
     (other / "__init__.py").write_text(text.replace(f'"{harness.__version__}"', '"9.9.9"'))
     installed = [Path(path) for path in glob.glob(f"{sysconfig.get_path('purelib')}/*vllm_cost_harness*.pth")]
-    environment = {2: {"PYTHONPATH": ""}, 3: {"PYTHONPATH": str(other.parent)}}
+    crowded = {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "0"}  # a head that starts no process in time
+    environment = {1: crowded, 2: {"PYTHONPATH": ""}, 3: {"PYTHONPATH": str(other.parent)}}
     with nodes.Cluster(3, environment=environment, hidden={2: installed, 3: installed}) as own:
 
-        def refused(count, *more):
-            run = tmp_path / f"run{count}{len(more)}"
-            with _serving(own) as words:
-                words += ["--workload", "fixed:8x2", "--rate", "5", "--requests", "5", "--nodes", str(count), *more]
-                code, _, err = _command(own, [*words, "--out", str(run)], cwd=tmp_path)
+        def refused(run, on=None):
+            with _serving(own, on=on) as words:
+                words += [
+                    "--workload",
+                    "fixed:8x2",
+                    "--rate",
+                    "5",
+                    "--requests",
+                    "5",
+                    "--nodes",
+                    "1",
+                    "--out",
+                    str(run),
+                ]
+                code, _, err = _command(own, words, cwd=tmp_path)
             assert code == 2, err
             assert not (run / "requests.parquet").exists()
             return err.strip().splitlines()[-3:]
 
-        first = refused(1)
+        first = refused(tmp_path / "without")
         assert first[0].endswith(f"node {own.ip(2)} has no harness")
         assert "install the same version" in first[2]
         own.kill(2)
-        second = refused(1, "--warmup", "0")
+        assert _command(own, [sys.executable, "-c", WAIT, own.address, "2"])[0] == 0
+        second = refused(tmp_path / "another")
         assert second[0].endswith(f"node {own.ip(3)} differs")
         assert second[1] == f"harness 9.9.9, here {harness.__version__}"
+        third = refused(tmp_path / "crowded", own.client_address)
+        assert "started no process for this client" in third[0]
+        assert "--on HEAD:6379" in third[2]
         assert _command(own, [sys.executable, "-c", OTHER, own.address])[0] == 0
-        third = refused(1, "--warmup", "1")
-        assert "has another version" in third[0]
-        assert "2.9.0" in third[1]
+        fourth = refused(tmp_path / "ray")
+        assert "has another version" in fourth[0]
+        assert "2.9.0" in fourth[1]

@@ -15,7 +15,7 @@ from harness.base.errors import ConfigError, TargetError
 from harness.base.files import cache_dir
 from harness.measure.drive.golden.server import MODEL, GoldenProcess, build
 from harness.measure.drive.golden.truth import compare
-from harness.measure.nodes import agent, drive_nodes
+from harness.measure.nodes import agent, drive_nodes, echo, muster
 from harness.records import DriveProgress, Endpoint, Load, Phase, PlannedRequest
 from tests.nodes.crews import LIMITS, WORDS, Seen, offer, poisson
 from tests.nodes.local_crew import LocalCrew
@@ -161,6 +161,22 @@ def test_a_worker_that_is_killed_ends_its_node_and_the_run_says_so(server):
 def test_a_node_with_other_code_is_refused_before_the_first_send(server, monkeypatch):
     monkeypatch.setattr("harness.measure.nodes.muster.source_digest", lambda: "another")
     with LocalCrew(1) as crew, pytest.raises(ConfigError, match="node local-0 differs"):
+        offer(crew, server.url, poisson(5, 100, 2), Load(rate_rps=100), Seen())
+    assert server.stop() == {}
+
+
+def test_a_node_that_was_given_another_plan_is_refused_before_the_first_send(server, monkeypatch):
+    """The digest that comes back is not that of what was sent."""
+    monkeypatch.setattr(agent.Share, "sha256", "of another plan")
+    with LocalCrew(1) as crew, pytest.raises(TargetError, match="node local-0 has no share") as refused:
+        offer(crew, server.url, poisson(5, 100, 2), Load(rate_rps=100), Seen())
+    assert "another plan" in refused.value.value
+    assert server.stop() == {}
+
+
+def test_a_node_whose_clock_cannot_be_asked_is_refused_before_the_first_send(server, monkeypatch):
+    monkeypatch.setattr(muster, "Asker", lambda echoes, secret: echo.Asker([("127.0.0.1", 9) for _ in echoes], secret))
+    with LocalCrew(1) as crew, pytest.raises(TargetError, match="clock of local-0 cannot be asked"):
         offer(crew, server.url, poisson(5, 100, 2), Load(rate_rps=100), Seen())
     assert server.stop() == {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict, replace
 
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from harness.base.errors import ConfigError
 from harness.config.experiment import parse_experiment
 from harness.judge.summary import summarise
+from harness.measure.calibrate import path_of
+from harness.measure.nodes.agent import Agent
 from harness.measure.nodes.ray_nodes import cluster, hosts_of, places
-from harness.measure.nodes.senders import together, workers_for
+from harness.measure.nodes.senders import calibrated, together, workers_for
 from harness.records import Load, Plan, RequestRecord
 from harness.store.parcels import absolute_columns, on_our_clock, only, pack, records, unpack, when
 from tests.judge.run_builder import open_loop, run
@@ -166,6 +169,44 @@ def test_a_node_that_is_calibrated_for_less_than_its_share_is_refused():
     with pytest.raises(ConfigError, match="node b is calibrated for less") as refused:
         workers_for(drawn, {"a": {1: _calibrated(1e6)}, "b": {1: _calibrated(100), 2: _calibrated(200)}})
     assert "harness calibrate --workers 3" in refused.value.advice
+
+
+class _Here:
+    """Two nodes that are this process."""
+
+    def __init__(self):
+        self.names, self.ended, self._came = ["a", "b"], set(), []
+
+    def ask(self, node, method, *args):
+        self._came.append((node, getattr(Agent(), method)(*args)))
+
+    def answers(self, _):
+        came, self._came = self._came, []
+        return came
+
+    def end(self, node):
+        self.ended.add(node)
+
+
+@pytest.mark.parametrize(("tokens", "workers"), [(0, 1), (90_000, 2)])
+def test_nodes_are_asked_for_their_calibrations_and_made_anew_with_more_workers(tmp_path, monkeypatch, tokens, workers):
+    """As `harness calibrate` left it on the node: two workers hold 50,000 tokens/s. Where none is stored the first crew stays."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if tokens:
+        path_of(2).write_text(json.dumps(_calibrated(tokens)))
+    drawn = Plan(tuple(poisson(1000, 1000, 100)), (), Load(rate_rps=1000), "w", 1, "0")
+    made, said = [], []
+
+    def crew_of(count):
+        made.append((count, crew := _Here()))
+        return crew
+
+    crew, count = calibrated(crew_of, drawn, said.append)
+    assert (count, crew) == made[-1]
+    assert [of for of, _ in made] == [1, workers][:workers]
+    assert made[0][1].ended == (set() if workers == 1 else {0, 1})
+    assert crew.ended == set()
+    assert said[0].startswith(f"{workers} worker(s) a node")
 
 
 def test_calibrations_of_nodes_are_one_limit_by_the_least():

@@ -82,11 +82,20 @@ def _is_guarded(on: str) -> bool:
 
 
 def _not_connected(on: str, error: Exception, version: str) -> ConfigError:
-    words = redaction.text(" ".join(str(error).split()))[:300] or type(error).__name__
+    whole = redaction.text(" ".join(str(error).split())) or type(error).__name__
+    words = whole[:300]
     where = on if on != "ray" else os.environ.get("RAY_ADDRESS", "the cluster of this machine")
     if "version" in words.lower() and "mismatch" in words.lower():
         advice = f"this machine has Ray {version}: install the cluster's version here, Python's too"
         return ConfigError(f"the Ray cluster at {where} has another version", words, advice)
+    if "Initialization failure from server" in whole:  # the head starts a process a client, and waits 30 s for it
+        advice = (
+            "the head may be crowded: try again; or do without it: make this machine a node (`ray start --address HEAD:6379 --num-cpus 0`) "
+            "and give --on HEAD:6379"
+        )
+        return ConfigError(
+            f"the head at {where} started no process for this client", whole.rpartition("Error: ")[2][:300], advice
+        )
     advice = "start it (`ray start --head`), run this on one of its nodes, or give --on ray://HEAD:10001"
     return ConfigError(f"no Ray cluster at {where}", words, advice)
 

@@ -32,7 +32,7 @@ def senders(spec: ExperimentSpec, endpoint: Endpoint, plan: Plan, say: Callable[
             return RayCrew(ray, chosen, workers + 1)
 
         if asked.workers_per_node == "auto":
-            crew, workers = _calibrated(crew_of, plan, say)
+            crew, workers = calibrated(crew_of, plan, say)
         else:
             workers = asked.workers_per_node
             crew = crew_of(workers)
@@ -41,7 +41,7 @@ def senders(spec: ExperimentSpec, endpoint: Endpoint, plan: Plan, say: Callable[
             yield nodes
 
 
-def _calibrated(crew_of: Callable[[int], Crew], plan: Plan, say: Callable[[str], None]) -> tuple[Crew, int]:
+def calibrated(crew_of: Callable[[int], Crew], plan: Plan, say: Callable[[str], None]) -> tuple[Crew, int]:
     """A crew with as many workers a node as its nodes' own calibrations ask for. Raises ConfigError where they hold less than the load."""
     crew = crew_of(1)
     every = range(len(crew.names))
