@@ -32,11 +32,12 @@ from tests.elsewhere.s3_server import KEYS
 from tests.waiting import until
 
 _BOXES, _KILLED = 3, 3
+_SHOWN = 14  # lines of a command
 _PORT, _URL = 9123, "s3://fleet-bench/nightly"
 _GOLDEN = """
 import threading
 from tests.fakes.golden_server import GoldenServer
-with GoldenServer(ttft_s=0.02, itl_s=0.01, port=8123) as server:
+with GoldenServer(ttft_s=0.02, itl_s=0.01, port=8123, cached_tokens=0) as server:
     print("up", flush=True)
     threading.Event().wait()
 """

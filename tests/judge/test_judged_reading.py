@@ -10,6 +10,7 @@ import pytest
 
 from harness.base import clock
 from harness.judge import metrics
+from harness.judge.columns import measured
 from harness.judge.metrics import distribution, gap_distribution
 from harness.judge.summary import summarise
 from harness.records import Cell, Load, Manifest, Plan, PlannedRequest, RunState
@@ -72,6 +73,23 @@ def test_read_to_be_judged_a_run_has_the_same_summary(tmp_path, parts, merged):
     assert {"chunk_ns", "request_id"} <= set(whole.requests) - set(lean.requests)
     assert len(lean.requests) == len(whole.requests)
     assert {f.name for f in fields(type(whole))} == {f.name for f in fields(type(lean))}
+
+
+def test_some_rows_have_their_own_chunks(tmp_path):
+    """Every third row of a run in parts, as a hybrid's side is: the pieces hold their chunks and no others."""
+    stored(tmp_path / "r", odd_rows(5), state=RunState.COMPLETE, parts=3)
+    whole, lean = read_run(tmp_path / "r").requests.iloc[::3], read_judged(tmp_path / "r")
+    found, expected = (
+        requests.chunks for requests in (measured(lean.requests.iloc[::3], lean.chunks), measured(whole))
+    )
+    for name in ("count", "exact", "first_tokens"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    for name in ("stamp_ns", "gap_ns", "is_first", "tokens", "row"):
+        mine, theirs = (
+            np.concatenate([getattr(piece, name) for piece in chunks.pieces()]) for chunks in (found, expected)
+        )
+        np.testing.assert_array_equal(mine, theirs)
+    assert found.total == sum(map(len, whole[whole.phase == "measure"].chunk_ns)) > 100
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 137, 499, 500, 3000, 5003])

@@ -375,7 +375,8 @@ def test_a_prune_that_was_cut_short_is_ended_by_the_next(tmp_path):
 
 
 def test_prune_works_on_object_storage(tmp_path, monkeypatch):
-    """Results copied to another filesystem are pruned there in the same way."""
+    """Results copied to another filesystem are pruned there in the same way; of a campaign that was, no manifest is read again, but for a log
+    that was left."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     stored(tmp_path, OLD)
     memory = fsspec.filesystem("memory")
@@ -388,6 +389,14 @@ def test_prune_works_on_object_storage(tmp_path, monkeypatch):
         assert (done.runs, done.files) == (1, 1)
         assert done.freed_bytes == next((tmp_path / "e").glob("*/requests.parquet")).stat().st_size
         assert value(url, "SELECT count(*) FROM runs") == 1
+        read, cat_file = [], memory.cat_file
+        monkeypatch.setattr(type(memory), "cat_file", lambda _, path, *more: read.append(path) or cat_file(path, *more))
+        assert prune(url, 30).files == 0
+        assert not [path for path in read if path.endswith("manifest.json")]
+        (run_dir,) = (tmp_path / "e").glob("*_*")
+        memory.pipe_file(f"/{tmp_path.name}/e/server-logs/{run_dir.name.partition('_')[0]}_own.log", b"left")
+        assert prune(url, 30).files == 1
+        assert [path for path in read if path.endswith("manifest.json")]
     finally:
         memory.rm(f"/{tmp_path.name}", recursive=True)
 
