@@ -19,8 +19,9 @@ from harness.judge.runs import analyse, experiments, index_paths
 from harness.measure.campaign import ending
 from harness.measure.campaign.campaign import Campaign, begin, conclude
 from harness.measure.campaign.file import lock_path
-from harness.measure.campaign.fleet.campaign import Find, find_on_ray, over_fleet
+from harness.measure.campaign.fleet.campaign import over_fleet
 from harness.measure.campaign.fleet.part import Part, Voice, begin_part
+from harness.measure.campaign.fleet.where import Find, find_on_ray
 from harness.measure.campaign.fleet.work import Work
 from harness.measure.campaign.intent import Intent
 from harness.measure.campaign.lock import hold_file

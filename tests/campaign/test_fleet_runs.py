@@ -13,7 +13,7 @@ from harness.judge.boxes import box_of
 from harness.measure.campaign import file
 from harness.measure.campaign.campaign import conclude
 from harness.measure.campaign.course import Course, prepare
-from harness.measure.campaign.fleet.campaign import HERE, foresee_boxes
+from harness.measure.campaign.fleet.where import HERE, foresee_boxes
 from harness.measure.campaign.forecast import forecast
 from harness.measure.campaign.intent import Intent
 from harness.measure.run import Stop

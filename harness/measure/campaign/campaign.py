@@ -16,6 +16,7 @@ from harness.measure.campaign.claim import release
 from harness.measure.campaign.cool_down import CoolDown, as_facts
 from harness.measure.campaign.course import Course, begin_course, prepare
 from harness.measure.campaign.failure import record_failure, record_traceback
+from harness.measure.campaign.fleet.where import foresee_boxes
 from harness.measure.campaign.forecast import Forecast, forecast
 from harness.measure.campaign.intent import Intent
 from harness.measure.campaign.order import Step
@@ -35,8 +36,6 @@ def foresee(spec: ExperimentSpec, out: Path, intent: Intent = Intent()) -> Forec
     resumed_id = prepared.resumed.campaign_id if prepared.resumed else None
     coming = forecast(spec, out, prepared.todo, prepared.sizes, resumed_id)
     if spec.fleet is not None:
-        from harness.measure.campaign.fleet.campaign import foresee_boxes
-
         coming = foresee_boxes(spec, out, prepared, coming)
     created_utc = prepared.resumed.created_utc if prepared.resumed else clock.utc_now().isoformat()
     to_come = list(dict.fromkeys(step.block for step in prepared.todo))

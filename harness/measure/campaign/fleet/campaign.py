@@ -9,23 +9,24 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.base import clock, errors
+from harness.base import clock
 from harness.base.errors import HarnessError, StoreError, TargetError
 from harness.config.experiment import ExperimentSpec
 from harness.judge.boxes import box_of, torn
 from harness.measure.campaign import spread
 from harness.measure.campaign.campaign import Campaign, say_money, serving
-from harness.measure.campaign.course import Course, Prepared, begin_course
+from harness.measure.campaign.course import Course, begin_course
 from harness.measure.campaign.failure import record_failure
 from harness.measure.campaign.fleet import parcel
 from harness.measure.campaign.fleet.boxes import Box, Boxes, BoxLostError
-from harness.measure.campaign.fleet.schedule import Resources, Schedule, foreseen, suffices
+from harness.measure.campaign.fleet.schedule import Resources, Schedule, suffices
+from harness.measure.campaign.fleet.told import Told, error_of
+from harness.measure.campaign.fleet.where import Find, find_on_ray, needs_of, shared
 from harness.measure.campaign.fleet.work import Work
-from harness.measure.campaign.forecast import Forecast, Pace, key_of, longest_cool_down_s
+from harness.measure.campaign.forecast import key_of
 from harness.measure.campaign.intent import Intent
 from harness.measure.campaign.order import Step
 from harness.measure.campaign.ran import Ran
@@ -34,18 +35,6 @@ from harness.records import RunState
 from harness.store.manifest import read_manifest
 
 _LOOK_S = 2.0  # from one look for new boxes to the next
-_PROGRESS_S = 10.0  # a line of progress a box
-HERE = "this machine"  # in a forecast
-
-Find = Callable[[ExperimentSpec, Callable[[str], None]], Boxes]
-
-
-def find_on_ray(spec: ExperimentSpec, say: Callable[[str], None]) -> Boxes:
-    """The boxes of a Ray cluster. Raises ConfigError: there is no Ray."""
-    from harness.measure.campaign.fleet.ray_boxes import RayBoxes
-
-    assert spec.fleet is not None
-    return RayBoxes(spec.fleet, say)
 
 
 def over_fleet(
@@ -74,42 +63,6 @@ def over_fleet(
             with serving(course, course.file.campaign_id) as campaign:
                 here(campaign)
     return course.ran
-
-
-def shared(spec: ExperimentSpec, steps: Sequence[Step]) -> list[Step]:
-    """The steps of targets that are no box's own."""
-    names = {target.name for target in spec.targets if spec.is_shared(target)}
-    return [step for step in steps if step.cell.target in names]
-
-
-def foresee_boxes(
-    spec: ExperimentSpec, out: Path, prepared: Prepared, coming: Forecast, find: Find = find_on_ray
-) -> Forecast:
-    """A forecast with the box of each cell, as they are now, and the time that they take together."""
-    said: list[str] = []
-    pace = Pace(out, longest_cool_down_s(spec))
-    try:
-        with find(spec, said.append) as boxes:
-            found = boxes.look()
-    except HarnessError as error:
-        return replace(
-            coming, notes=(*coming.notes, f"which box runs which cell is not known: {error.what}: {error.value}")
-        )
-    later = shared(spec, prepared.todo)
-    schedule = Schedule([step for step in prepared.todo if step not in later], needs_of(spec))
-    for box in found:
-        schedule.came(box.name, box.resources)
-    where, total_s = foreseen(schedule, lambda steps: pace.seconds(steps, prepared.sizes, spec))
-    if later:
-        where |= dict.fromkeys((step.name for step in later), HERE)
-        total_s += pace.seconds(later, prepared.sizes, spec)
-    cells = tuple(replace(cell, box=where.get(cell.name, "none")) for cell in coming.cells)
-    words = f"{len(found)} boxes, as they are now: {', '.join(box.name for box in found)}"
-    return replace(coming, cells=cells, total_s=total_s, notes=(*coming.notes, words, *said))
-
-
-def needs_of(spec: ExperimentSpec) -> dict[str, Resources]:
-    return {target.name: target.resources for target in spec.targets}
 
 
 class FleetCampaign:
@@ -233,7 +186,7 @@ class FleetCampaign:
             box.facts, str(Path.cwd()), self._wait_lock,
         )  # fmt: skip
         by_name = {step.name: step for step in steps}
-        told = _Told(box.name, len(course.steps), by_name, self._say)
+        told = Told(box.name, len(course.steps), by_name, self._say)
         for kind, value in box.run(work.text(), lambda: self._stop.asked if self._trouble is None else 1):
             if kind == "run":
                 self._take(box, told, value)
@@ -242,7 +195,7 @@ class FleetCampaign:
         with self._change:
             self._schedule.gave_back(box.name)
 
-    def _take(self, box: Box, told: _Told, value: dict[str, Any]) -> None:
+    def _take(self, box: Box, told: Told, value: dict[str, Any]) -> None:
         """Fetch a run and store it; the cell is over where it is finished. Raises BoxLostError, StoreError."""
         course, step = self._course, told.step
         run_dir = course.run_dir(step)
@@ -261,7 +214,7 @@ class FleetCampaign:
         with self._change:
             course.ran.run_dirs.append(run_dir)
             if value["error"] is not None:
-                course.ran.failures.append((step.name, _error(value["error"])))
+                course.ran.failures.append((step.name, error_of(value["error"])))
             if manifest.state in (RunState.COMPLETE, RunState.FAILED):
                 self._schedule.ended(box.name, step.name)
             waited_s = (manifest.environment.get("cool_down") or {}).get("waited_s")
@@ -326,45 +279,6 @@ class FleetCampaign:
     def _say(self, text: str) -> None:
         with self._change:
             self._course.display.say(text)
-
-
-class _Told:
-    """What a box says of its part, as lines with its name."""
-
-    def __init__(self, box: str, total: int, steps: dict[str, Step], say: Callable[[str], None]) -> None:
-        self._box, self._total, self._steps, self._say = box, total, steps, say
-        self.step = next(iter(steps.values()))
-        self._since_ns = self._shown_ns = clock.monotonic_ns()
-
-    def seconds(self) -> float:
-        """Since its cell began."""
-        return (clock.monotonic_ns() - self._since_ns) / clock.NS
-
-    def tell(self, kind: str, value: Any) -> None:
-        where = f"{self._box}: [cell {self.step.index}/{self._total}]"
-        now_ns = clock.monotonic_ns()
-        match kind:
-            case "cell":
-                self.step, self._since_ns = self._steps[value], now_ns
-                self._say(f"{self._box}: cell {self.step.index}/{self._total} {value}")
-            case "progress" if now_ns - self._shown_ns >= _PROGRESS_S * clock.NS:
-                self._shown_ns = now_ns
-                of = "" if value["duration_s"] is not None else f"/{value['total']:,}"
-                self._say(
-                    f"{where} {value['done']:,}{of} requests, {value['failed']:,} failed, {value['elapsed_s']:.0f} s"
-                )
-            case "phase":
-                self._shown_ns = now_ns
-                self._say(f"{where} {value}")
-            case "say":
-                self._say(f"{self._box}: {value}")
-
-
-def _error(told: Sequence[str]) -> HarnessError:
-    """An error of a box as ours."""
-    name, what, value, advice = told
-    kind = getattr(errors, name, TargetError)
-    return kind(what, value, advice) if issubclass(kind, HarnessError) else TargetError(what, value, advice)
 
 
 def _words(resources: Resources) -> str:
