@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
 
-from harness.base import clock, redaction
+from harness.base import redaction
 from harness.base.documents import dump_yaml
-from harness.base.errors import ConfigError
 from harness.cli.numbers import FloatRange
 from harness.cli.results import console
 
@@ -37,17 +37,17 @@ def probe_command(
 ) -> None:
     """Ask the API at URL what it does: dialects, streaming, usage, limits, headers, round trip; prints a preset for `preset: FILE`.
 
-    At most three replies of 16 tokens each cost something; all else is asked by requests that no model takes.
+    At most three replies of 16 tokens each cost something; all else is asked by requests that no model takes. Where the API has a list
+    price what it may cost is reserved in the key's ledger, which `harness spend` shows and runs under a cap of the key or the day count.
     """
     from harness.measure.inquiry import Inquiry
     from harness.price.provider import provider_at
 
     spec = _target(url, model, key)
-    inquiry = Inquiry(spec, lambda line: click.echo(line, err=True))
-    opened = inquiry.open(model)
-    provider = provider_at(inquiry.findings.url)
-    _hold(provider, opened.model, max_usd)
-    found = inquiry.ask(opened)
+    cap = None if max_usd is None else Decimal(str(max_usd))
+    with Inquiry(spec, lambda line: click.echo(line, err=True), cap) as inquiry:
+        found = inquiry.ask(inquiry.open(model))
+    provider = provider_at(found.url)
     preset = dump_yaml(found.preset(spec, provider), sort_keys=False, width=118, allow_unicode=True)
     if out is not None:
         out.write_text(redaction.known(preset), encoding="utf-8")
@@ -71,28 +71,6 @@ def _target(url: str, model: str | None, key: dict[str, Any]) -> TargetSpec:
         from harness.base.bounds import config_error
 
         raise config_error("harness probe", error, TargetSpec) from None
-
-
-def _hold(provider: str | None, model: str, max_usd: float | None) -> None:
-    """Say what it may cost; raises ConfigError where that is more than was allowed, or not known where something was allowed."""
-    from harness.measure.inquiry import GENERATIONS, OUTPUT_TOKENS, PROMPT_TOKENS
-    from harness.price.provider import most_usd
-
-    size = (PROMPT_TOKENS, OUTPUT_TOKENS)
-    most = most_usd(provider, model, clock.utc_now(), GENERATIONS, size)
-    asked = f"{GENERATIONS} replies of {PROMPT_TOKENS} + {OUTPUT_TOKENS} tokens"
-    if most is None and max_usd is not None:
-        raise ConfigError(
-            "no price of this model, so that --max-usd cannot be kept", model, f"leave out --max-usd: at most {asked}"
-        )
-    if most is not None and max_usd is not None and most > max_usd:
-        raise ConfigError(
-            "it might cost more than --max-usd", f"${most:.6f} for {asked}", f"--max-usd {float(most) * 1.01:.6f}"
-        )
-    click.echo(
-        f"at most {asked}: {'price not known' if most is None else f'${most:.6f} by list price of {provider}'}",
-        err=True,
-    )
 
 
 def _print(rows: Any) -> None:

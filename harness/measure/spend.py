@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from harness.base import clock
 from harness.base.errors import StoreError
 from harness.judge.sent import sent_of
 from harness.measure.gate import Answer, Asked
-from harness.price.ledger import Ledger, Totals, today
+from harness.price.ledger import Ledger, Totals, fingerprint, today
 from harness.price.request_price import RequestPrice
 from harness.records import RequestRecord
 
@@ -35,6 +36,11 @@ OVERRUN_SLACK = 64  # tokens: by then it has been noticed
 def worst_of(price: RequestPrice, body_bytes: int, output_tokens: int) -> Decimal:
     """The most that a request of so many bytes, asked for so many tokens, can be billed."""
     return price.worst_usd(body_bytes, OVERRUN_TIMES * output_tokens + OVERRUN_SLACK)
+
+
+def ledger_name(folder: Path, base_url: str, key: str | None) -> str:
+    """The ledger of a key, or where there is none of an address. Raises StoreError."""
+    return fingerprint(folder, key or f"no key at {base_url}")
 
 
 class Budget:

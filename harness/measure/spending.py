@@ -13,7 +13,7 @@ from harness.base.loopback import is_loopback
 from harness.config.experiment import ExperimentSpec
 from harness.config.target import TargetSpec
 from harness.measure.settle import settle_left
-from harness.measure.spend import OVERRUN_SLACK, OVERRUN_TIMES, Budget, Lease, SpendGate
+from harness.measure.spend import OVERRUN_SLACK, OVERRUN_TIMES, Budget, Lease, SpendGate, ledger_name
 from harness.price.hosted_api import api_of
 from harness.price.ledger import Ledger, fingerprint, ledger_dir, ledger_of, ledgers
 from harness.price.request_price import RequestPrice, request_price
@@ -102,7 +102,7 @@ class Spending:
         price = self._prices.get(name)
         if self._budget is None or price is None:
             return None
-        key = fingerprint(self._folder, endpoint.api_key or f"no key at {endpoint.base_url}")
+        key = ledger_name(self._folder, endpoint.base_url, endpoint.api_key)
         if key not in self._budget.ledgers:
             self._budget.add_ledger(key, ledger_of(self._folder, key))
         return SpendGate(Lease(self._budget, key, run_dir.name, str(run_dir.absolute())), price, slots)

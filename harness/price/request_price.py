@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 
+from harness.base.errors import ConfigError
 from harness.config.price_ref import PriceRef
 from harness.price.hosted import HostedPrice, Tokens, bill, worst_usd
 from harness.price.hosted_service import service_price
@@ -67,3 +68,13 @@ def request_price(ref: PriceRef, at: datetime, service: str | None, unbilled: Co
     if service is not None:
         prices.append(service_price(ref, at, None))
     return RequestPrice(ref, tuple(prices), service, unbilled)
+
+
+def price_at(provider: str | None, model: str, at: datetime, unbilled: Collection[int] = ()) -> RequestPrice | None:
+    """What a provider's list asks for a request; None where the model has no price. `unbilled`: statuses of requests that cost nothing."""
+    if provider is None:
+        return None
+    try:
+        return request_price(PriceRef(provider=provider, model=model), at, None, unbilled)
+    except ConfigError:
+        return None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from decimal import Decimal
 
 import pytest
 import yaml
@@ -16,6 +18,7 @@ from harness.cli import main
 from harness.config.experiment import parse_experiment
 from harness.config.target import TargetSpec
 from harness.measure.inquiry import GENERATIONS, OUTPUT_TOKENS, Inquiry
+from harness.price.ledger import rows_of
 from harness.store.reader import find_runs, read_run
 from tests.fakes.fake_api import PATHS, Api, error, serving
 
@@ -276,13 +279,42 @@ def test_max_usd_that_cannot_be_kept_is_refused_before_anything_that_costs(monke
 
 
 @pytest.mark.parametrize(("max_usd", "code"), [("1", 0), ("0.000000001", 2)], ids=["enough", "too-little"])
-def test_max_usd_is_held_against_the_list_price(max_usd, code, monkeypatch):
+def test_max_usd_is_held_against_the_list_price(max_usd, code, monkeypatch, tmp_path):
     """Of the provider whose API the URL is."""
-    monkeypatch.setattr("harness.price.provider.provider_at", lambda _: "openai")
+    monkeypatch.setattr("harness.measure.inquiry.asking.provider_at", lambda _: "openai")
+    monkeypatch.setenv("HARNESS_LEDGER_DIR", str(tmp_path))
     api = Api(models=("gpt-4o-mini",))
     with serving(api) as url:
         assert probe(monkeypatch, url, "--max-usd", max_usd)[0] == code
     assert api.billed == (GENERATIONS if code == 0 else 0)
+    assert len(rows_of(tmp_path)[0]) == (1 if code == 0 else 0)
+
+
+@pytest.mark.parametrize(("usage", "known"), [("always", True), ("never", False)])
+def test_what_a_probe_spends_is_in_the_ledger_of_its_key(usage, known, monkeypatch, tmp_path):
+    """By its replies' usage, or where they tell none at the worst case of each; what was reserved beyond goes back; `harness spend` has it."""
+    monkeypatch.setattr("harness.measure.inquiry.asking.provider_at", lambda _: "openai")
+    monkeypatch.setenv("HARNESS_LEDGER_DIR", str(tmp_path))
+    api = Api(models=("gpt-4o-mini",), apis=("chat",), usage=usage)
+    with serving(api) as url:
+        code, _, said = probe(monkeypatch, url)
+    assert code == 0
+    (row,) = rows_of(tmp_path)[0]
+    most = Decimal(re.search(r"tokens: \$([0-9.]+) by list price of openai", said)[1])
+    assert row.run.startswith("probe ")
+    assert (0 < row.usd < most / 2) if known else (most / 2 < row.usd <= most)
+
+
+def test_a_probe_without_a_ledger_asks_nothing_that_costs(monkeypatch, tmp_path):
+    """Exit 5, three lines."""
+    monkeypatch.setattr("harness.measure.inquiry.asking.provider_at", lambda _: "openai")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HARNESS_LEDGER_DIR", str(tmp_path / "file"))
+    api = Api(models=("gpt-4o-mini",))
+    with serving(api) as url:
+        code, _, said = probe(monkeypatch, url)
+    assert (code, api.posts) == (5, [])
+    assert "ledger" in said
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.measure.inquiry.asking import GENERATIONS, OUTPUT_TOKENS, PROMPT_TOKENS, Inquiry
+from harness.measure.inquiry.asking import GENERATIONS, OUTPUT_TOKENS, Inquiry
 from harness.measure.inquiry.findings import Findings, Opened
 
-__all__ = ["GENERATIONS", "OUTPUT_TOKENS", "PROMPT_TOKENS", "Findings", "Inquiry", "Opened"]
+__all__ = ["GENERATIONS", "OUTPUT_TOKENS", "Findings", "Inquiry", "Opened"]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from decimal import Decimal
+from typing import Any, Self
 
 import httpx
 
@@ -21,9 +22,11 @@ from harness.measure.control_request import json_of, request
 from harness.measure.drive import dialect
 from harness.measure.drive.sse import SseError, SseParser
 from harness.measure.inquiry.findings import Findings, Opened, Seen
+from harness.measure.inquiry.purse import Purse, purse_for
 from harness.measure.refusals import KEY, MODEL, refusal_of_status
 from harness.measure.targets import identity
 from harness.measure.targets.key import read_key
+from harness.price.provider import provider_at
 from harness.records import Endpoint, PlannedRequest, Prompt
 
 GENERATIONS = 3  # replies that cost something, at most
@@ -60,19 +63,29 @@ class _Answer:
 class Inquiry:
     """One API at one URL. `say` takes a line at each step."""
 
-    def __init__(self, spec: TargetSpec, say: Callable[[str], None]) -> None:
-        """Reads the key. Raises ConfigError: url, key."""
+    def __init__(self, spec: TargetSpec, say: Callable[[str], None], max_usd: Decimal | None = None) -> None:
+        """Reads the key. `max_usd`: what it may cost at most. Raises ConfigError: url, key."""
         assert spec.url
-        self._spec, self._say = spec, say
+        self._spec, self._say, self._max_usd = spec, say, max_usd
+        self._purse: Purse | None = None
         self._base = identity.base_url(spec.url, vllm=False)
         self._key = read_key(spec)
         self._auth, self._headers = spec.auth, dict(spec.headers)
         self.findings = Findings(self._base, clock.utc_now().date().isoformat(), key_sent=self._key is not None)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """What was reserved and not spent goes back."""
+        if self._purse is not None:
+            self._purse.close()
+
     # ------------------------------------------------------------ free
 
     def open(self, model: str | None) -> Opened:
-        """Models, round trip and dialects: costs nothing. Raises RefusedError for a key that is refused, TargetError where nothing answers, it
+        """Models, round trip and dialects: costs nothing, where an API takes no request without a prompt. Raises ConfigError: what may come
+        costs more than it may; StoreError: a ledger that cannot be written; RefusedError for a key that is refused, TargetError where nothing answers, it
         serves no dialect, or no model is named and there is not one alone."""
         found = self.findings
         if self._key and self._base.startswith("http://") and not is_loopback(self._base):
@@ -84,6 +97,10 @@ class Inquiry:
             raise TargetError("which model is to be asked?", f"/models lists {shown}", "give --model NAME")
         if names and found.model not in names:
             self._say(f"{found.model} is not among the {len(names)} that /models lists")
+        size = (GENERATIONS, PROMPT_TOKENS, OUTPUT_TOKENS)
+        provider = provider_at(found.url)
+        self._purse, words = purse_for(provider, found.model, self._base, self._key, self._max_usd, size)
+        self._say(words)
         for api in APIS:
             if found.generations < GENERATIONS:
                 found.paths[api] = self._has_path(api)
@@ -136,6 +153,7 @@ class Inquiry:
         limit = _LIMITS[api][0]
         answer = self._post(api, json.dumps({"model": self.findings.model, limit: 1}).encode())
         kind = refusal_of_status(answer.status, answer.said)
+        self._spent(answer)
         if answer.status == 200:  # it made something of nothing
             self.findings.generations += 1
         elif kind == KEY:
@@ -184,7 +202,14 @@ class Inquiry:
             if answer.status == 200:
                 self.findings.generations += 1
                 self._say(f"{api}: a reply, number {self.findings.generations} of at most {GENERATIONS}")
-                return seen_of(api, answer, json.loads(body), limit)
+                try:
+                    seen = seen_of(api, answer, json.loads(body), limit)
+                except TargetError:
+                    self._spent(answer)
+                    raise
+                self._spent(answer, seen)
+                return seen
+            self._spent(answer)
             self._raise_if_refused(answer)
             sent = [name for name in (limit, *_MAY_GO) if name in json.loads(body)]
             name = _blamed(sent, answer.said)
@@ -231,6 +256,8 @@ class Inquiry:
         endpoint = self._endpoint(api, {}, "max_tokens")
         url = f"{self._base}{dialect.path(endpoint)}"
         self.findings.requests += 1
+        if self._purse is not None:
+            self._purse.reserve()
         pieces: list[tuple[int, bytes]] = []
         headers = {"content-type": "application/json", "accept": "text/event-stream, application/json"}
         try:
@@ -238,8 +265,18 @@ class Inquiry:
                 sent_ns = clock.monotonic_ns()
                 answer = request(http, "POST", url, total_s=_REPLY_S, pieces=pieces, content=body, headers=headers)
         except httpx.HTTPError as error:
+            if self._purse is not None:
+                self._purse.spent(None)
             raise identity.unreachable(url, error) from None
         return _Answer(answer.status_code, answer.headers, answer.content, sent_ns, pieces)
+
+    def _spent(self, answer: _Answer, seen: Seen | None = None) -> None:
+        """The bill of what was posted last."""
+        if self._purse is None:
+            return
+        told = seen is not None and seen.prompt_tokens is not None and seen.output_tokens is not None
+        tokens = (seen.prompt_tokens or 0, seen.output_tokens or 0) if seen is not None and told else None
+        self._purse.spent(answer.status, tokens, finished=seen is not None and seen.finish_reason is not None)
 
 
 _REQUEST = PlannedRequest(0, None, PROMPT_TOKENS, OUTPUT_TOKENS, None, 0)
