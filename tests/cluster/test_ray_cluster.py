@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-import harness
+from harness import __version__
 from harness.store.reader import read_run
 from tests.cluster import nodes
+from tests.commands import harness as command
 from tests.waiting import until
 
 pytestmark = pytest.mark.timing
@@ -166,9 +167,9 @@ def _serving(cluster, *words, on=None):
 
 def _command(cluster, words, **more):
     """(exit code, stdout, stderr) of a command in the head's namespace."""
-    with cluster.popen(1, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more) as command:
-        out, err = command.communicate()
-    return command.returncode, out, err
+    with cluster.popen(1, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more) as sending:
+        out, err = sending.communicate()
+    return sending.returncode, out, err
 
 
 def test_the_command_sends_from_nodes_and_the_key_is_nowhere(cluster, tmp_path):
@@ -202,12 +203,12 @@ def test_a_run_that_loses_a_node_is_invalid_with_its_share_to_the_end_of_the_com
     with _serving(cluster) as words:
         words += ["--workload", "fixed:16x8", "--rate", "60", "--requests", "360", "--warmup", "2"]
         words += ["--nodes", "2", "--json", "--out", str(run)]
-        with cluster.popen(1, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
-            until(lambda: command.poll() is not None or len(list(run.glob("parts/requests-*"))) > 2, "rows")
+        with cluster.popen(1, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as sending:
+            until(lambda: sending.poll() is not None or len(list(run.glob("parts/requests-*"))) > 2, "rows")
             cluster.broken.add(2)
             assert cluster.kill(2, of="raylet/raylet ")
-            out, err = command.communicate()
-    assert command.returncode == 7, err
+            out, err = sending.communicate()
+    assert sending.returncode == 7, err
     rows = read_run(run).requests
     rows = rows[rows["phase"] == "measure"]
     assert sorted(rows["seq"]) == list(range(360))
@@ -221,13 +222,12 @@ def test_a_run_that_loses_a_node_is_invalid_with_its_share_to_the_end_of_the_com
         return next(reason for reason in judged["reasons"] if reason["code"] == "node_lost")
 
     assert lost(out)["message"].startswith(f"{name} lost: {gone} of 360 requests ({gone / 360:.1%})")
-    code, again, err = _command(cluster, [*HARNESS, "report", str(run), "--json"])
-    assert (code, lost(again)) == (7, lost(out)), err
+    again = command("report", str(run), "--json")
+    assert (again.returncode, lost(again.stdout)) == (7, lost(out))
     (kept,) = [path.parent for path in cluster.state.rglob("node.json")]
     assert str(kept) in lost(out)["advice"]
-    code, said, err = _command(cluster, [*HARNESS, "recover", str(run), "--from", str(kept), "--json"])
-    assert code == 0, err
-    came, after = json.loads(said), read_run(run).requests
+    came = json.loads(command("recover", str(run), "--from", str(kept), "--json").stdout)
+    after = read_run(run).requests
     after = after[after["phase"] == "measure"]
     assert sorted(after["seq"]) == list(range(360))
     assert (after["outcome"] == "ok").sum() == (rows["outcome"] == "ok").sum() + came["replaced"]
@@ -278,7 +278,7 @@ def test_nodes_that_are_not_the_same_are_refused_before_the_first_request(cluste
     other = tmp_path / "other" / "harness"
     shutil.copytree(nodes.ROOT / "harness", other, ignore=shutil.ignore_patterns("__pycache__"))
     text = (other / "__init__.py").read_text()
-    (other / "__init__.py").write_text(text.replace(f'"{harness.__version__}"', '"9.9.9"'))
+    (other / "__init__.py").write_text(text.replace(f'"{__version__}"', '"9.9.9"'))
     installed = [Path(path) for path in glob.glob(f"{sysconfig.get_path('purelib')}/*vllm_cost_harness*.pth")]
     crowded = {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "0"}  # a head that starts no process in time
     environment = {1: crowded, 2: {"PYTHONPATH": ""}, 3: {"PYTHONPATH": str(other.parent)}}
@@ -310,7 +310,7 @@ def test_nodes_that_are_not_the_same_are_refused_before_the_first_request(cluste
         assert _command(own, [sys.executable, "-c", WAIT, own.address, "2"])[0] == 0
         second = refused(tmp_path / "another")
         assert second[0].endswith(f"node {own.ip(3)} differs")
-        assert second[1] == f"harness 9.9.9, here {harness.__version__}"
+        assert second[1] == f"harness 9.9.9, here {__version__}"
         third = refused(tmp_path / "crowded", own.client_address)
         assert "started no process for this client" in third[0]
         assert "--on HEAD:6379" in third[2]

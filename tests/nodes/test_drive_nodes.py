@@ -198,7 +198,8 @@ class _Mute(LocalCrew):
         super().ask(node, method, *args)
 
 
-def test_those_that_heard_of_the_start_are_called_back_where_one_did_not(server):
+def test_those_that_heard_of_the_start_are_called_back_where_one_did_not(server, monkeypatch):
+    monkeypatch.setattr(muster, "CLOSE_S", 1.0)  # the mute one is waited for in vain
     with _Mute(2) as crew, pytest.raises(TargetError, match="node local-1 heard of the start too late"):
         offer(crew, server.url, poisson(5, 100, 2), Load(rate_rps=100), Seen())
     assert server.stop() == {}

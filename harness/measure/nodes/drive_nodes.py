@@ -94,6 +94,7 @@ def drive_nodes(
     drive.begin()
     drive.run()
     watcher.ended()
+    nodes.stored.set()
     return drive.report()
 
 

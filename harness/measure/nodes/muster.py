@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ CLOSE_S = 15.0  # what is in flight is cancelled, and its files go
 @dataclass(frozen=True, slots=True)
 class Nodes:
     """A crew that is ready: what each said of itself, and its clock's line. `mark`: told to nodes, so that a run knows their rows again.
-    `asked()` waits until every clock was asked, as long as it takes; raises TargetError where one cannot be."""
+    `asked()` waits until every clock was asked, as long as it takes; raises TargetError where one cannot be. `stored`: set once every row that came
+    is on this machine's disk, so that nodes need keep none."""
 
     crew: Crew
     described: Sequence[dict[str, Any]]
@@ -35,6 +37,7 @@ class Nodes:
     workers: int
     asked: Callable[[], None]
     mark: str = field(default_factory=lambda: secrets.token_hex(6))
+    stored: threading.Event = field(default_factory=threading.Event)
 
     @property
     def count(self) -> int:
@@ -48,16 +51,17 @@ class Nodes:
 @contextmanager
 def mustered(crew: Crew, workers: int) -> Iterator[Nodes]:
     """The crew, described, compared, its clocks asked as long as the context lasts; its agents are ended with it. Raises ConfigError, TargetError."""
-    asker, stored = None, False
+    asker = nodes = None
     try:
         described = _described(crew, workers)
         asker = _asking(crew)
-        yield Nodes(crew, described, asker.lines, workers, partial(_asked, crew, asker))
-        stored = True
+        nodes = Nodes(crew, described, asker.lines, workers, partial(_asked, crew, asker))
+        yield nodes
     finally:
         if asker is not None:
             asker.close()
         every = [node for node in range(len(crew.names)) if node not in crew.ended]
+        stored = nodes is not None and nodes.stored.is_set()
         ask_all(crew, dict.fromkeys(every, ("close", stored)), CLOSE_S)
         for node in every:
             crew.end(node)
