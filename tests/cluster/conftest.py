@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from tests.cluster import nodes
@@ -19,4 +21,5 @@ def _one():
 def cluster(_one):
     """Four nodes, the head among them, those that a test broke made anew for the next; skips, with its reason, where none can be had."""
     _one.mend_all()
+    shutil.rmtree(_one.state / "vllm-cost-harness", ignore_errors=True)  # rows that nodes kept of another test's run
     return _one

@@ -233,6 +233,31 @@ def test_a_run_that_loses_a_node_is_invalid_with_its_share_to_the_end_of_the_com
     assert (after["outcome"] == "ok").sum() == (rows["outcome"] == "ok").sum() + came["replaced"]
 
 
+@pytest.mark.skipif(not LONG, reason="HARNESS_LONG=1: agents without a cluster show the same")
+def test_a_parent_that_is_killed_gets_the_rest_from_nodes_whose_clocks_lie_days_apart(cluster, tmp_path):
+    """kill -9 in mid-run: what the run has then is what the nodes received, each once, and every row began when the plan says, on one clock."""
+    run = tmp_path / "run"
+    with _serving(cluster) as words:
+        words += ["--workload", "fixed:16x8", "--rate", "60", "--requests", "3000", "--warmup", "0", "--nodes", "2"]
+        with cluster.popen(
+            1, [*words, "--out", str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as sending:
+            until(lambda: len(list(run.glob("parts/requests-*"))) > 2, "rows")
+            sending.kill()
+        until(lambda: not _is_left(cluster), "the agents to end")
+    before = read_run(run).requests
+    came = json.loads(command("recover", str(run), "--from", str(cluster.state), "--json").stdout)
+    after = read_run(run)
+    rows = after.requests
+    assert came["recovered"] == len(rows) - len(before) > 0
+    assert len(rows) == rows["seq"].nunique()
+    due_ns = after.plan.set_index("seq")["scheduled_ns"].loc[rows["seq"]].to_numpy()
+    began_ns = rows["scheduled_ns"].to_numpy() - due_ns
+    unsure_us = max(one["clock_error_us"] for one in after.manifest.drive["recovered"])
+    assert began_ns.max() - began_ns.min() <= 2 * 1000 * unsure_us + 1_000_000
+    assert unsure_us < 100_000
+
+
 def test_more_nodes_than_can_send_are_refused_before_the_first_request(cluster, tmp_path):
     with _serving(cluster) as words:
         words += [
