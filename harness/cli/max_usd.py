@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from decimal import ROUND_CEILING, Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ from harness.base.errors import ConfigError
 
 if TYPE_CHECKING:
     from harness.config.experiment import ExperimentSpec
+    from harness.config.spend import MaxUsd
     from harness.measure.campaign.forecast import Forecast
 
 _CENT = Decimal("0.01")
@@ -22,14 +23,23 @@ def capped(spec: ExperimentSpec, usd: str | None) -> ExperimentSpec:
     """With `usd` as the cap of the campaign in place of its config's; its other caps stay. Raises ConfigError."""
     if usd is None:
         return spec
+    others = spec.max_usd.model_dump(exclude={"run"}) if spec.max_usd else {}
+    return spec.model_copy(update={"max_usd": _caps(usd, others)})
+
+
+def cap_of(usd: str | None) -> Decimal | None:
+    """A cap of what is no experiment. Raises ConfigError."""
+    return None if usd is None else _caps(usd, {}).run
+
+
+def _caps(usd: str, others: dict[str, Any]) -> MaxUsd:
     from pydantic import ValidationError
 
     from harness.base.bounds import config_error
     from harness.config.spend import MaxUsd
 
-    others = spec.max_usd.model_dump(exclude={"run"}) if spec.max_usd else {}
     try:
-        return spec.model_copy(update={"max_usd": MaxUsd.model_validate({**others, "run": usd.removeprefix("$")})})
+        return MaxUsd.model_validate({**others, "run": usd.removeprefix("$")})
     except ValidationError as error:
         raise config_error("--max-usd", error, MaxUsd) from None
 

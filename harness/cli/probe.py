@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from harness.base import redaction
 from harness.base.documents import dump_yaml
-from harness.cli.numbers import FloatRange
+from harness.cli.max_usd import cap_of
 from harness.cli.results import console
 
 if TYPE_CHECKING:
@@ -29,11 +28,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @click.option("--api-key-file", help="File with the key alone, which nobody else may read.")
 @click.option("--model", help="Model that is asked  [default: the one that /models lists, if it is alone]")
 @click.option("--ca-file", type=click.Path(exists=True), help="Certificates to trust besides the system's.")
-@click.option("--max-usd", type=FloatRange(min=0, min_open=True), help="Ask nothing where it might cost more.")
+@click.option("--max-usd", metavar="USD", help="Ask nothing where it might cost more.")
 @click.option("--out", type=click.Path(path_type=Path), help="Preset file to write.")
 @_json
 def probe_command(
-    url: str, model: str | None, max_usd: float | None, out: Path | None, as_json: bool, **key: Any
+    url: str, model: str | None, max_usd: str | None, out: Path | None, as_json: bool, **key: Any
 ) -> None:
     """Ask the API at URL what it does: dialects, streaming, usage, limits, headers, round trip; prints a preset for `preset: FILE`.
 
@@ -44,7 +43,7 @@ def probe_command(
     from harness.price.provider import provider_at
 
     spec = _target(url, model, key)
-    cap = None if max_usd is None else Decimal(str(max_usd))
+    cap = cap_of(max_usd)
     with Inquiry(spec, lambda line: click.echo(line, err=True), cap) as inquiry:
         found = inquiry.ask(inquiry.open(model))
     provider = provider_at(found.url)

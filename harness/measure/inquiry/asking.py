@@ -17,13 +17,13 @@ import httpx
 from harness.base import clock, redaction
 from harness.base.errors import RefusedError, TargetError
 from harness.base.loopback import is_loopback
-from harness.config.target import TargetSpec
+from harness.config.target import TargetSpec, place_of
 from harness.measure.control_request import json_of, request
 from harness.measure.drive import dialect
 from harness.measure.drive.sse import SseError, SseParser
 from harness.measure.inquiry.findings import Findings, Opened, Seen
 from harness.measure.inquiry.purse import Purse, purse_for
-from harness.measure.refusals import KEY, MODEL, refusal_of_status
+from harness.measure.refusals import CREDIT, KEY, MODEL, refusal_of_status
 from harness.measure.targets import identity
 from harness.measure.targets.key import read_key
 from harness.price.provider import provider_at
@@ -156,8 +156,8 @@ class Inquiry:
         self._spent(answer)
         if answer.status == 200:  # it made something of nothing
             self.findings.generations += 1
-        elif kind == KEY:
-            raise identity.refused(answer.status, self._base, self._spec)
+        elif kind in (KEY, CREDIT):
+            self._raise_if_refused(answer)
         elif answer.status == 404 and "model" in answer.said.lower():
             return 400
         return answer.status
@@ -233,6 +233,11 @@ class Inquiry:
         if kind == MODEL and "model" in answer.said.lower():
             raise RefusedError(
                 f"the API does not know the model {self.findings.model}", answer.said, "give --model NAME"
+            )
+        if kind == CREDIT:
+            advice = f"look at the balance and the limits of the account of {place_of(self._spec) or 'the key'}"
+            raise RefusedError(
+                f"the API has no credit for the key (HTTP {answer.status}): no more is sent", answer.said, advice
             )
         if answer.status == 429 or (kind is not None and kind != MODEL):
             after = answer.headers.get("retry-after")
