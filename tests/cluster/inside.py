@@ -21,6 +21,7 @@ from harness.measure.drive.golden.server import GoldenProcess, Served, build
 from harness.measure.drive.golden.truth import compare
 from harness.measure.nodes.ray_nodes import RayCrew, cluster, hosts_of, places
 from harness.records import DriveProgress, Load, PlannedRequest
+from harness.store.parts import warm_up
 from tests.nodes.crews import Seen, offer, poisson
 
 NOTHING = Served(0, np.empty(0, np.int64))
@@ -79,6 +80,7 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
         GoldenProcess(build(cache_dir("golden")), ttft_s, itl_s, Path(folder), host=asked["host"]) as server,
         cluster(asked["on"], lambda text: print(text, flush=True)) as ray,
     ):
+        warm_up()  # as a run's writer has done by then
         began_ns, cpu_s = clock.monotonic_ns(), _cpu_s()
         avoid = frozenset[str]() if asked.get("beside_server") else hosts_of(server.url)
         chosen = places(ray, count=asked["nodes"], cores=asked["workers"] + 1, avoid=avoid)
