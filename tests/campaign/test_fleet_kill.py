@@ -24,10 +24,10 @@ REQUESTS = 120
 
 
 def test_a_campaign_whose_process_dies_leaves_no_box_behind_and_is_resumed(golden, tmp_path):
-    """Killed while the second of two repetitions is measured: the first can be read, every process of the box ends and takes its folder along;
+    """Killed while the second of two cells is measured: the first can be read, every process of the box ends and takes its folder along;
     resumed, there are two complete runs, the stored one untouched."""
-    loads, out = [{"concurrency": [1], "requests": REQUESTS}], tmp_path / "out"
-    made, here = small(golden.url, repetitions=2, loads=loads, fleet={"wait_s": 0}), Path(__file__).parent
+    loads, out = [{"concurrency": [1, 2], "requests": REQUESTS}], tmp_path / "out"
+    made, here = small(golden.url, repetitions=1, loads=loads, fleet={"wait_s": 0}), Path(__file__).parent
     words = [sys.executable, str(here / "fleet_child.py"), made.model_dump_json(), str(out), str(tmp_path / "boxes")]
     path = os.pathsep.join([str(here.parents[1]), str(here)])
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as process:

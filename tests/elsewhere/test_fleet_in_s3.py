@@ -48,17 +48,18 @@ def test_runs_go_there_as_they_come_back_and_what_is_refused_is_finished_later(s
 
     boxes = LocalBoxes(tmp_path / "boxes", {"x": {}})
     monkeypatch.setattr(pipeline, "measure_fleet", functools.partial(pipeline.measure_fleet, find=boxes))
-    made = config(golden.url) | {"fleet": {"wait_s": 0}, "loads": [{"concurrency": [1], "requests": 4}], "repetitions": 3}  # fmt: skip
+    made = config(golden.url) | {"fleet": {"wait_s": 0}, "loads": [{"concurrency": [1, 2, 3], "requests": 4}]}  # fmt: skip
     display = AtThird(refuse)
     upload = campaign(made, url, display)
     assert len(seen) == 1
     assert seen[0] is not None
     assert "another machine or folder writes this campaign" in seen[0]
-    assert [path.name.partition("_")[2] for path in upload.pending if path.is_dir()] == ["own_fixed-16x4_c1_rep3"]
+    (last,) = (text.rpartition(" ")[2] for text in display.said if text.startswith("x: cell 3/3"))
+    assert [path.name.partition("_")[2] for path in upload.pending if path.is_dir()] == [last]
     assert any("not uploaded, kept in" in text for text in display.said)
     s3.deny(bucket)
     done = upload_results(here, url, display.say)
-    assert ([name.partition("_")[2] for name in done.runs], done.known, done.left) == (["own_fixed-16x4_c1_rep3"], 2, ())  # fmt: skip
+    assert ([name.partition("_")[2] for name in done.runs], done.known, done.left) == ([last], 2, ())  # fmt: skip
     assert len(manifests(s3, bucket)) == 3
     assert done.indexed == 3
     assert not [name for name in keys(s3, bucket) if name.endswith(".lock")]
