@@ -156,9 +156,8 @@ def elsewhere(cluster: Cluster, campaign_id: str, env: Mapping[str, str]) -> Non
         with cluster.popen(1, [sys.executable, "-m", "harness", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=dict(env)) as command:  # fmt: skip
             said, _ = command.communicate()
         took_s = (clock.monotonic_ns() - begun_ns) / clock.NS
-        print(
-            f"-- harness {' '.join(words)}: exit code {command.returncode}, {took_s:.1f} s\n{said.rstrip()}", flush=True
-        )
+        shown = "\n".join(said.splitlines()[:_SHOWN])
+        print(f"-- harness {' '.join(words)}: exit code {command.returncode}, {took_s:.1f} s\n{shown}", flush=True)
 
 
 def show(out: Path, watched: Watched, code: int, took_s: float, left: dict[int, str]) -> None:
