@@ -71,7 +71,7 @@ def queued(binary: Path, folder: Path) -> tuple[dict, dict, dict]:
             {"name": "by slo", "kind": "hybrid", "sides": ["own", "api"], "policy": {"rule": "slo"}},
             {"name": "by share", "kind": "hybrid", "sides": ["own", "api"], "policy": {"rule": "share", "hosted_share": 0.25}},
         ]  # fmt: skip
-        loads = [{"rate": [RATE_RPS], "requests": 250}]
+        loads = [{"rate": [RATE_RPS], "requests": 160}]
         done = harness(folder, {"targets": targets, "loads": loads, "slo": {"ttft_from_schedule_s": 0.4}})
         served = {"own": own.stop(), "api": api.stop()}
     assert done.returncode in (0, 7), done.stderr

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.price.ledger import rows_of
+from harness.price.ledger import Ledger, rows_of
 from harness.store.reader import find_runs, read_run
 from tests import commands
 from tests.fakes.golden_server import GoldenServer
@@ -202,9 +202,9 @@ def test_killed_runs_never_pass_the_cap_and_are_settled(tmp_path):
     with GoldenServer(ttft_s=0.02, itl_s=0.002, api_keys=(KEY,)) as server:
         config = experiment(tmp_path, server.url, requests=3000, concurrency=slots, max_usd={"key": 3})
         for kill in range(3):
-            before = len(server.log)
+            before, resumes = len(server.log), ["--resume"] if kill == 2 else []  # which moves the killed run aside
             process = subprocess.Popen(
-                **command("run", str(config), cwd=tmp_path), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                **command("run", str(config), *resumes, cwd=tmp_path), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )  # fmt: skip
             until(
                 lambda before=before, process=process: len(server.log) > before + 12 or process.poll() is not None,
@@ -226,6 +226,8 @@ def test_killed_runs_never_pass_the_cap_and_are_settled(tmp_path):
         assert "are free again" in last.stdout + last.stderr
         assert len(server.log) * EACH <= counted(tmp_path) <= 3
         assert counted(tmp_path) <= len(server.log) * EACH + 3 * slots * WORST
+        (ledger,) = (tmp_path / "ledger").glob("key-*")
+        assert Ledger(ledger).read().open == {}
     assert counted(tmp_path) >= D("2.7")
 
 
