@@ -24,13 +24,12 @@ from harness.judge.sent import sent_of
 from harness.measure.gate import Answer, Asked
 from harness.price.ledger import Ledger, Totals, fingerprint, today
 from harness.price.request_price import RequestPrice
+from harness.price.sent_bill import OVERRUN_SLACK, OVERRUN_TIMES
 from harness.records import RequestRecord
 
 MAX_USD = "max_usd"  # a drive's stop_reason
 SHARE = Decimal("0.95")
 AHEAD = 64  # requests of a closed loop, at least
-OVERRUN_TIMES = 2  # of the tokens asked for: there we hang up (drive/dialect.py)
-OVERRUN_SLACK = 64  # tokens: by then it has been noticed
 
 
 def worst_of(price: RequestPrice, body_bytes: int, output_tokens: int) -> Decimal:

@@ -13,10 +13,11 @@ from harness.base.loopback import is_loopback
 from harness.config.experiment import ExperimentSpec
 from harness.config.target import TargetSpec
 from harness.measure.settle import settle_left
-from harness.measure.spend import OVERRUN_SLACK, OVERRUN_TIMES, Budget, Lease, SpendGate, ledger_name
+from harness.measure.spend import Budget, Lease, SpendGate, ledger_name
 from harness.price.hosted_api import api_of
 from harness.price.ledger import Ledger, fingerprint, ledger_dir, ledger_of, ledgers
 from harness.price.request_price import RequestPrice, request_price
+from harness.price.sent_bill import OVERRUN_SLACK, OVERRUN_TIMES
 from harness.records import Endpoint
 
 BYTES_A_TOKEN = (

@@ -5,7 +5,8 @@ otherwise unknown: from nothing up to the worst case, never silently nothing.
 
     worst case = worst_usd(the prompt's tokens, the tokens asked for)
 
-where the prompt's tokens are not known they are those asked for, and as many more as any answered request of the run had.
+where the prompt's tokens are not known they are those asked for, and as many more as any answered request of the run had. Of a reply
+that went on beyond what was asked for until we hung up, twice as many tokens and what came until then, as the cap has it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from harness.config.price_ref import PriceRef
 from harness.price.hosted import HostedPrice, bill, usage_problem, worst_usd
 from harness.price.hosted_cache import HostedCache
 from harness.records import Bill, Outcome, SentRequest
+
+OVERRUN_TIMES = 2  # of the tokens asked for: there we hang up (measure/drive/dialect)
+OVERRUN_SLACK = 64  # tokens: by then it has been noticed
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,4 +134,7 @@ def longer_tokens(requests: Sequence[SentRequest]) -> int:
 def worst_tokens(sent: SentRequest, longer: int) -> tuple[int, int]:
     """The most tokens of (prompt, output) that a request can have been billed."""
     told = (0, 0) if sent.usage is None else (sent.usage[0], sent.usage[2])
-    return max(told[0], sent.asked_prompt_tokens + longer), max(told[1], sent.asked_output_tokens)
+    output = sent.asked_output_tokens
+    if sent.outcome == Outcome.OVERRUN:
+        output = OVERRUN_TIMES * output + OVERRUN_SLACK
+    return max(told[0], sent.asked_prompt_tokens + longer), max(told[1], output)

@@ -18,10 +18,11 @@ from harness.judge.sent import sent_of
 from harness.measure.gate import Answer, Asked
 from harness.measure.left_drive import LetOut
 from harness.measure.settle import spent_of
-from harness.measure.spend import OVERRUN_SLACK, OVERRUN_TIMES, Budget, Lease, SpendGate, worst_of
+from harness.measure.spend import Budget, Lease, SpendGate, worst_of
 from harness.price.hosted import HostedPrice, Tokens, bill
 from harness.price.ledger import Ledger
 from harness.price.request_price import RequestPrice
+from harness.price.sent_bill import OVERRUN_SLACK, OVERRUN_TIMES
 from harness.records import Outcome, PlannedRequest, RequestRecord, SentRequest
 
 EMPTY = dict.fromkeys(RequestRecord.__dataclass_fields__)

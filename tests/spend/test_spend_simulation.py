@@ -10,8 +10,9 @@ from decimal import Decimal
 import pytest
 
 from harness.measure.drive import dialect, exchanges
-from harness.measure.spend import MAX_USD, OVERRUN_SLACK, OVERRUN_TIMES
+from harness.measure.spend import MAX_USD
 from harness.price.ledger import Ledger
+from harness.price.sent_bill import OVERRUN_SLACK, OVERRUN_TIMES
 from tests.spend.simulated import Api, Drive, gate_of, random_price, settle
 
 RUNS = 1000 if os.environ.get("HARNESS_LONG") else 100
