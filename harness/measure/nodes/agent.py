@@ -12,9 +12,8 @@ import platform
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from harness.measure.job import Job
 from harness.measure.nodes.clock_source import clock_facts
 from harness.measure.nodes.echo import Echo
 from harness.measure.nodes.kept import About, Kept, kept_at
+from harness.measure.nodes.same import source_digest
 from harness.measure.plan.prompts import prompts
 from harness.records import (
     DriveProgress,
@@ -325,26 +325,3 @@ def _sweep() -> None:
         pid = folder.name.removeprefix(_SCRATCH).partition("-")[0]
         if Path("/proc/self").exists() and not Path("/proc", pid).exists():
             shutil.rmtree(folder, ignore_errors=True)
-
-
-@cache
-def source_digest() -> str:
-    """Of the harness's own code: two nodes with one version may still have two states of it."""
-    root = Path(harness.__file__).parent
-    whole = hashlib.sha256()
-    for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".c") and "_data" not in p.parts):
-        whole.update(f"{path.relative_to(root)}\0".encode())
-        whole.update(path.read_bytes())
-    return whole.hexdigest()[:16]
-
-
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """What must be equal on all nodes and is not, in words: `name THEIRS, here OURS`."""
-    must = {"harness_version": "harness", "harness_sha256": "its code", "python": "Python", "reader": "reader"}
-    if ours["harness_version"] != theirs.get("harness_version"):
-        must.pop("harness_sha256")
-    return [
-        f"{words} {theirs.get(name)}, here {ours[name]}"
-        for name, words in must.items()
-        if ours[name] != theirs.get(name)
-    ]

@@ -14,9 +14,9 @@ from typing import Any
 import harness
 from harness.base.errors import ConfigError, TargetError
 from harness.measure.drive import reader
-from harness.measure.nodes.agent import differences, source_digest
 from harness.measure.nodes.crew import Crew, NodeGone, NodeTrouble, NodeUnheard, ask_all
 from harness.measure.nodes.echo import Asker, new_secret
+from harness.measure.nodes.same import differences, source_digest
 from harness.measure.nodes.time_line import TimeLine
 from harness.store.parcels import warm_up
 
