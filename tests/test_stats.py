@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipys
 
-from harness.base.stats import bootstrap_mean, inside_variance, mean_interval, nnls, normal_above, t_above, t_beyond
+from harness.base.stats import bootstrap_mean, inside_variance, mean_interval, nnls, normal_above, t_beyond
+from harness.base.student_t import t_above
 
 RUNS = [98.0, 105.0, 91.0, 101.0, 110.0]
 
@@ -33,7 +34,7 @@ def blocks(requests, rng):
 def test_students_t_is_exceeded_with_the_tails_probability(tail, df):
     """From one degree of freedom to many, from beyond the median to the far tail; both sides of it hold twice as much."""
     t = t_above(tail, df)
-    assert t == pytest.approx(scipys.t.isf(tail, df), abs=1e-15)
+    assert t == pytest.approx(scipys.t.isf(tail, df), rel=1e-12, abs=1e-15)
     assert t_beyond(t, df) == t_beyond(-t, df) == pytest.approx(2 * min(tail, 1 - tail))
 
 
@@ -165,3 +166,9 @@ def test_no_coefficient_is_below_0_and_no_single_change_helps(rows, data):
             moved = c.copy()
             moved[k] = max(0.0, moved[k] + step)
             assert np.sum((y - x @ moved) ** 2) >= error - 1e-6 * (1 + error)
+
+
+@given(st.floats(1e-5, 0.49), st.floats(1, 1000))
+def test_quantiles_of_students_t_are_scipys(tail, df):
+    """For degrees of freedom that are no whole number too."""
+    assert t_above(tail, df) == pytest.approx(scipys.t.isf(tail, df), rel=1e-10)

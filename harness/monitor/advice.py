@@ -8,9 +8,9 @@ from statistics import fmean
 
 import numpy as np
 
-from harness.base import stats
 from harness.base.clock import DAY_NS, HOUR_NS, utc_of
 from harness.base.errors import ConfigError
+from harness.base.student_t import t_above
 from harness.config.target import HardwareSpec
 from harness.monitor.advice_hosted import hosted_cheaper
 from harness.monitor.advice_work import preemptions, prefix_caching_off
@@ -74,9 +74,7 @@ def _fewer_replicas(one: PoolEvidence) -> Advice | None:
             for step in steps
             if step.paid_replicas
         )
-        reach = (
-            stats.t_above((1 - SURE) / 2, len(busy) - 1) * float(np.std(busy, ddof=1)) * math.sqrt(1 + 1 / len(busy))
-        )
+        reach = t_above((1 - SURE) / 2, len(busy) - 1) * float(np.std(busy, ddof=1)) * math.sqrt(1 + 1 / len(busy))
         for at, rate in enumerate((max(busy), max(*busy, fmean(busy) + reach) * less, fmean(busy) * more)):
             spare = max(0, paid - replicas_needed(round(rate, 9), 1, one.pool.headroom) - one.pool.spares)
             sums[at] += spare * usd * DAYS_PER_MONTH

@@ -15,6 +15,12 @@ from harness.monitor.page import PageError
 
 HEADERS = {"accept": "text/plain;version=0.0.4", "accept-encoding": "identity"}
 
+_STATUS_HINTS = {
+    401: ": it wants a login, and is to be read without",
+    403: ": it wants a login, and is to be read without",
+    404: ": is it the URL of the metrics page, http://HOST:PORT/metrics?",
+}
+
 
 class Connection:
     """Asks one URL again and again, a page at a time; connects when it must."""
@@ -46,7 +52,7 @@ class Connection:
         if not response.reusable:
             self._drop()
         if response.status != httpx.codes.OK:
-            raise PageError(f"HTTP status {response.status}")
+            raise PageError(f"HTTP status {response.status}{_STATUS_HINTS.get(response.status or 0, '')}")
         if (coding := response.headers.get("content-encoding", "identity")) != "identity":
             raise PageError(f"its page is packed ({coding[:20]}), and was asked for as it is")
         return body.decode("utf-8", "replace")

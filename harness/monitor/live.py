@@ -20,15 +20,16 @@ from harness.monitor.adding import total
 from harness.monitor.capacity import MeasuredModel, measured_apart
 from harness.monitor.increase import ROW_S
 from harness.monitor.paid import hardware_on, paid_servers
-from harness.monitor.recent import BLOCK_NS, LATE_NS, Recent
-from harness.monitor.steps import Steps, joined_steps, steps_of
+from harness.monitor.recent import LATE_NS, Recent
+from harness.monitor.steps import Steps
 from harness.monitor.view import view
 from harness.monitor.watch import Watch, stop_on_signals
 from harness.price.hosted import find_price
 from harness.records import MonitorState, MonitorView, PriceOfPool, ServerReading, ServerUsage, ServerWatch
 from harness.store import readings
+from harness.store.columns import release
 from harness.store.monitor_rows import Rows
-from harness.store.readings import hour_of
+from harness.store.readings import BLOCK_NS, hour_of
 from harness.store.root import Root
 
 SHORTEST_SCRAPES = 4  # a minute has as many at the usual interval; with fewer the shortest window would be noise
@@ -38,7 +39,7 @@ LOOK_S = 30.0  # within which a dry look has asked every server twice
 # making took of a core, which keeps all of them within a thirtieth of one, however many servers there are.
 _STANDS_NS = {"1m": 0, "1h": 30 * NS, "24h": 60 * NS, "month": 60 * NS, "advice": 600 * NS}
 _STANDS_SHARE = 50
-_REST = {"1m": 60, "1h": 240, "24h": 480, "month": 360, "advice": 4000}
+_REST = {"1m": 45, "1h": 240, "24h": 480, "month": 360, "advice": 4000}
 MANY_GROUPS = 50  # of one kind: from then on each has its headlines alone
 _MEASURED_AGAIN_NS = HOUR_NS  # runs are read in seconds
 
@@ -90,7 +91,7 @@ class Figures:
         return MonitorState(
             name=self._spec.name, at_utc_ns=now_ns, views=views, servers=tuple(servers), prices=prices(self._spec, now_ns),
             advice=advice, usd_per_million_budget=_decimal(budget.usd_per_million_output_tokens),
-            usd_per_month_budget=_decimal(budget.usd_per_month), unstored=unstored, warnings=tuple(warnings),
+            usd_per_month_budget=_decimal(budget.usd_per_month), unstored=unstored, warnings=(*warnings, *recent.warnings),
         )  # fmt: skip
 
     def _view(self, name: str, from_ns: int, now_ns: int, recent: Recent) -> MonitorView:
@@ -101,6 +102,7 @@ class Figures:
         began_s = clock.process_cpu_s()
         from_ns = min(now_ns - NS, max(from_ns, self._began_ns or now_ns))
         shown = self.made(name, from_ns, now_ns, recent)
+        release()
         if self._began_ns is not None:
             stands_ns = min(_STANDS_NS[name], (now_ns - from_ns) // _STANDS_SHARE)
             self._views[name] = _Made(
@@ -122,6 +124,7 @@ class Figures:
             steps=steps,
             measured=self._measured,
             most_whole=whole,
+            advised=name == "advice",
         )
         return replace(shown, warnings=(*warnings, *shown.warnings))
 
@@ -138,10 +141,10 @@ class Figures:
         )  # nothing is before the first: its whole hour is in the store
         try:
             stored = window.window(self._root, read_ns, hour, interval_s)
-            before = window.hourly(self._root, read_ns, hour, interval_s)
+            steps = window.hourly(self._root, read_ns, hour, interval_s, now)
         except StoreError as error:
             return total(now, from_ns, now_ns), now, (f"the store cannot be read, only this hour is in: {error.what}",)
-        return total([*stored.usages, *now], from_ns, now_ns), joined_steps([before, steps_of(now)]), stored.warnings
+        return total([*stored.usages, *now], from_ns, now_ns), steps, stored.warnings
 
     def _first(self, recent: Recent) -> int | None:
         """When the first reading was made that is there; None before any. History out of a Prometheus may come later than what is new."""
@@ -203,6 +206,7 @@ def looked(spec: MonitorSpec) -> MonitorState:
 
 async def _watched(watch: Watch, show: Callable[[MonitorState], bool], for_s: float | None) -> None:
     spec, loop, stop = watch.spec, asyncio.get_running_loop(), stop_on_signals()
+    await asyncio.to_thread(watch.sum_what_was_left)
     recent = await asyncio.to_thread(_recent, watch)
     figures = Figures(spec, watch.root)
     # by figures that are thrown away, for these have seen no reading: what is imported late is not what a view costs

@@ -71,9 +71,11 @@ def paid_servers(
         listed = dict.fromkeys(server_of(url) for url in pool.servers)
         sharing = _sharing(list(listed), pool.servers_per_machine)
         whole = {(from_ns, to_ns): (to_ns - from_ns) / NS}
+        alike = {on: _stretches(pool, "", whole, on) for on in set(sharing.values())}  # paid for all the time
+        found += [replace(one, server=server) for server in listed for one in alike[sharing[server]]]
         seen = {key[1] for key in cut.keys if key[0] == pool.name and not key[1].startswith(BOARD)}
-        for server, pieces in {**dict.fromkeys(listed, whole), **_there(pool.name, seen - set(listed), cut)}.items():
-            found += _stretches(pool, server, pieces, sharing.get(server, pool.servers_per_machine))
+        for server, pieces in _there(pool.name, seen - set(listed), cut).items():
+            found += _stretches(pool, server, pieces, pool.servers_per_machine)
     return tuple(found)
 
 

@@ -12,10 +12,9 @@ from harness.monitor.increase import usage
 from harness.records import HourUsage, ServerReading, ServerUsage
 from harness.store import readings
 from harness.store.monitor_rows import Rows, empty, hours_of, joined, readings_of
-from harness.store.readings import hour_of
+from harness.store.readings import BLOCK_NS, hour_of
 from harness.store.root import Root
 
-BLOCK_NS = 300 * NS
 LATE_NS = 300 * NS  # rows out of a Prometheus come so late, or they are history
 _AGAIN_NS = MINUTE_NS  # history comes in for minutes
 
@@ -31,6 +30,7 @@ class Recent:
         # a block is over when what tells whether its end is a gap has been read
         self._wait_ns = 2 * MINUTE_NS + round(4 * interval_s * NS) + (LATE_NS if late else 0)
         self._fresh: list[Rows[ServerReading]] = []
+        self.warnings: tuple[str, ...] = ()  # files of its hour that could not be read
         self._old_ns = -1  # when the first row came that was too late
         self._begin(now_ns)
 
@@ -39,14 +39,18 @@ class Recent:
         self._last: Rows[ServerReading] = empty("readings")
         self._open_ns = self._over_ns(now_ns)
         self._rows: list[Rows[ServerReading]] = []
+        warnings: dict[str, None] = {}
         try:
             begin = hour_of(now_ns - HOUR_NS - BLOCK_NS)
             for at, found, last in window.pieces(self._root, begin, self._open_ns, BLOCK_NS, self._interval_s):
                 self._close(at, found)
                 self._last = last
+                warnings |= dict.fromkeys(last.warnings)
             self._rows = [readings.read(self._root, self._open_ns, now_ns + HOUR_NS)]
+            warnings |= dict.fromkeys(self._rows[0].warnings)
         except StoreError:
             pass
+        self.warnings = tuple(warnings)
         self._forget(now_ns)
 
     def _over_ns(self, now_ns: int) -> int:

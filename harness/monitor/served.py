@@ -229,17 +229,17 @@ def pool_steps(
     used: Mapping[tuple[str, str], CapacityOfRun],
 ) -> tuple[MonitorStep, ...]:
     """Every pool in each step."""
-    spans = _grid(set(zip(steps.from_ns.tolist(), steps.to_ns.tolist(), strict=True)))
+    spans = _grid(steps.spans())
     found: list[MonitorStep] = []
     for pool in spec.pools if spans else ():
         found += _of_pool(pool, steps, spans, [one for one in paid if one.pool == pool.name], used)
     return tuple(found)
 
 
-def _grid(spans: set[Span]) -> list[Span]:
-    """Steps in their order, with those between them that nobody read: a gap is a step of which nothing is known."""
+def _grid(spans: Sequence[Span]) -> list[Span]:
+    """Sorted steps, with those between them that nobody read: a gap is a step of which nothing is known."""
     found: list[Span] = []
-    for start, end in sorted(spans):
+    for start, end in spans:
         while found and (step := found[-1][1] - found[-1][0]) <= start - found[-1][1]:
             found.append((found[-1][1], found[-1][1] + step))
         found.append((start, end))
@@ -255,17 +255,20 @@ def _of_pool(
 ) -> list[MonitorStep]:
     starts, ends = np.array(spans, np.int64).T
     seconds = (ends - starts) / NS
-    mine = np.flatnonzero((steps.pools() == pool.name) & steps.told())
-    at, key = np.searchsorted(starts, steps.from_ns[mine]), steps.key[mine]
-    count = len(spans)
-    requests, output = steps.of("requests")[mine], steps.of("output_tokens")[mine]
-    capacity = np.array([used[k[0], k[2]].rps if (k[0], k[2]) in used else np.nan for k in steps.keys], np.float64)[key]
-    told = np.bincount(at, minlength=count) > 0
-    with np.errstate(invalid="ignore"):
-        busy = np.where(requests == 0, 0.0, requests / capacity)
-    sums = [np.where(told, np.bincount(at, weights, count), np.nan) for weights in (requests, output, busy)]
+    capacity = np.array([used[k[0], k[2]].rps if (k[0], k[2]) in used else np.nan for k in steps.keys], np.float64)
+    sums, told = np.zeros((3, len(spans))), np.zeros(len(spans), dtype=np.bool_)
+    read = _Read(steps, len(spans))
+    for mine in steps.told_of(pool.name):
+        at, requests = np.searchsorted(starts, steps.from_ns[mine]), steps.of("requests")[mine]
+        with np.errstate(invalid="ignore"):
+            busy = np.where(requests == 0, 0.0, requests / capacity[steps.key[mine]])
+        weights = requests, steps.of("output_tokens")[mine], busy
+        sums += [np.bincount(at, one, len(spans)) for one in weights]
+        told[at] = True
+        read.add(mine, at)
+    sums[:, ~told] = np.nan
     paid_s, usd = _paid_of(paid, starts, ends)
-    read_s = _read_of(steps, mine, at, count)
+    read_s = read.seconds()
     found = []
     for i, (start, end) in enumerate(spans):
         asked, written, full = (None if math.isnan(column[i]) else float(column[i]) for column in sums)
@@ -293,11 +296,19 @@ def _paid_of(paid: Sequence[PaidServer], starts: IntArray, ends: IntArray) -> tu
     return paid_s, usd
 
 
-def _read_of(steps: Steps, mine: IntArray, at: IntArray, count: int) -> FloatArray:
+class _Read:
     """Seconds in which the servers of each step were read: of several models of one server, the longest."""
-    servers: dict[str, int] = {}
-    code = np.array([servers.setdefault(k[1], len(servers)) for k in steps.keys], np.int64)[steps.key[mine]]
-    longest = np.zeros((count, max(1, len(servers))))
-    np.maximum.at(longest, (at, code), steps.covered_s[mine])
-    read: FloatArray = longest.sum(axis=1)
-    return read
+
+    def __init__(self, steps: Steps, count: int) -> None:
+        servers: dict[str, int] = {}
+        self._steps = steps
+        self._server = np.array([servers.setdefault(key[1], len(servers)) for key in steps.keys], np.int64)
+        self._longest = np.zeros((count, max(1, len(servers))))
+
+    def add(self, mine: IntArray, at: IntArray) -> None:
+        """Rows of `steps`, and the step that each is in."""
+        np.maximum.at(self._longest, (at, self._server[self._steps.key[mine]]), self._steps.covered_s[mine])
+
+    def seconds(self) -> FloatArray:
+        read: FloatArray = self._longest.sum(axis=1)
+        return read

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from harness.store.monitor_rows import Rows
 
 COUNTED = ("requests", "prompt_tokens", "cached_tokens", "output_tokens", "preemptions")
 COLUMNS = ("from_utc_ns", "pool", "server", "model", "tenant", "covered_s", "gap_s", *COUNTED)  # of an hour's row
+_COLUMNS = ("key", "from_ns", "to_ns", "covered_s", "there_s")
+_ROWS_AT_ONCE = 50_000
 Key = tuple[str, str, str, str]  # pool, server, model, tenant
 
 FloatArray = npt.NDArray[np.float64]
@@ -22,31 +25,44 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Rows in no order. `key`: index into `keys`. `counters`: rows x COUNTED, NaN where a page does not say. `there_s`: covered and gap."""
+    """Rows, by time where they are of a store. `key`: index into `keys`. `counters`: a column of each of COUNTED, NaN where a page does not say. `there_s`: covered and gap."""
 
     keys: tuple[Key, ...]
-    key: IntArray
+    key: npt.NDArray[np.int32]
     from_ns: IntArray
     to_ns: IntArray
     covered_s: FloatArray
     there_s: FloatArray
-    counters: FloatArray
+    counters: Mapping[str, FloatArray]
 
     def __len__(self) -> int:
         return len(self.key)
 
     def of(self, name: str) -> FloatArray:
         """A counter's increases."""
-        column: FloatArray = self.counters[:, COUNTED.index(name)]
-        return column
+        return self.counters[name]
 
     def told(self) -> npt.NDArray[np.bool_]:
         """Rows of servers of which a page was read."""
-        return np.asarray(~np.isnan(self.counters).all(axis=1), np.bool_)
+        return self._told(slice(None))
 
-    def pools(self) -> npt.NDArray[np.object_]:
-        """The pool of each row."""
-        return np.array([key[0] for key in self.keys] or [""], dtype=object)[self.key]
+    def _told(self, some: slice) -> npt.NDArray[np.bool_]:
+        unknown = np.logical_and.reduce([np.isnan(column[some]) for column in self.counters.values()])
+        return np.asarray(~unknown, np.bool_)
+
+    def told_of(self, pool: str) -> Iterator[IntArray]:
+        """Those of a pool, by their places, some thousands at a time."""
+        of_pool = np.array([key[0] == pool for key in self.keys], np.bool_)
+        for at in range(0, len(self), _ROWS_AT_ONCE):
+            some = slice(at, at + _ROWS_AT_ONCE)
+            yield at + np.flatnonzero(of_pool[self.key[some]] & self._told(some))
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Begin and end of every step that there is a row of, each once."""
+        order = np.flatnonzero(
+            np.diff(self.from_ns, prepend=-1) | np.diff(self.to_ns, prepend=-1)
+        )  # neighbours are alike
+        return sorted(set(zip(self.from_ns[order].tolist(), self.to_ns[order].tolist(), strict=True)))
 
 
 def steps_of(usages: Sequence[ServerUsage] | Steps) -> Steps:
@@ -55,15 +71,15 @@ def steps_of(usages: Sequence[ServerUsage] | Steps) -> Steps:
         return usages
     codes: dict[Key, int] = {}
     key = [codes.setdefault((u.pool, u.server, u.model, u.tenant), len(codes)) for u in usages]
-    numbers = [[np.nan if (v := u.counters.get(name)) is None else v for name in COUNTED] for u in usages]
+    numbers = {name: [np.nan if (v := u.counters.get(name)) is None else v for u in usages] for name in COUNTED}
     return Steps(
         tuple(codes),
-        np.array(key, np.int64),
+        np.array(key, np.int32),
         np.array([u.from_ns for u in usages], np.int64),
         np.array([u.to_ns for u in usages], np.int64),
         np.array([u.covered_s for u in usages], np.float64),
         np.array([u.covered_s + u.gap_s for u in usages], np.float64),
-        np.array(numbers, np.float64).reshape(len(usages), len(COUNTED)),
+        {name: np.array(column, np.float64) for name, column in numbers.items()},
     )
 
 
@@ -81,26 +97,28 @@ def steps_of_hours(rows: Rows[HourUsage]) -> Steps:
     covered = rows.numbers("covered_s")
     return Steps(
         tuple((pool, server, model, tenant) for pool, server, model, tenant in names),
-        key.reshape(-1).astype(np.int64),
+        key.reshape(-1).astype(np.int32),
         begin,
         begin + HOUR_NS,
         covered,
         covered + rows.numbers("gap_s"),
-        np.column_stack([rows.numbers(name) for name in COUNTED]),
+        {name: rows.numbers(name) for name in COUNTED},
     )
 
 
-def joined_steps(parts: Sequence[Steps]) -> Steps:
-    """All rows of several."""
+def joined_steps(parts: list[Steps]) -> Steps:
+    """All rows of several. `parts` are gone then: a month of them is not to be in memory twice."""
     codes: dict[Key, int] = {}
-    keys = []
-    for part in parts:
-        place = np.array([codes.setdefault(key, len(codes)) for key in part.keys], np.int64)
-        keys.append(place[part.key] if len(part) else part.key)
-    if not parts:
-        return steps_of([])
-    columns = [
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("from_ns", "to_ns", "covered_s", "there_s", "counters")
-    ]
-    return Steps(tuple(codes), np.concatenate(keys), *columns)
+    columns: dict[str, list[Any]] = {name: [] for name in (*_COLUMNS, *COUNTED)}
+    parts = parts or [steps_of([])]
+    while parts:
+        part = parts.pop(0)
+        place = np.array([codes.setdefault(key, len(codes)) for key in part.keys], np.int32)
+        columns["key"].append(place[part.key] if len(part) else part.key)
+        for name in _COLUMNS[1:]:
+            columns[name].append(getattr(part, name))
+        for name in COUNTED:
+            columns[name].append(part.counters[name])
+        del part
+    whole = {name: np.concatenate(columns.pop(name)) for name in list(columns)}
+    return Steps(tuple(codes), counters={name: whole.pop(name) for name in COUNTED}, **whole)

@@ -42,10 +42,11 @@ def view(
     steps: Sequence[ServerUsage] | Steps = (),
     measured: Sequence[capacity_of.MeasuredModel] = (),
     most_whole: int | None = None,
+    advised: bool = True,
 ) -> MonitorView:
     """What a window came to. `steps`: the same usage cut into equal steps (hours), for what is idle when and for advice; without it the
     window is one step. `measured`: from `capacity.measured_models`. `most_whole`: a kind of which there are more groups has headlines alone;
-    with 0 there are no groups. Raises ConfigError: a hosted price that is not known."""
+    with 0 there are no groups. `advised`: whether it has advice. Raises ConfigError: a hosted price that is not known."""
     at = utc_of(to_ns)
     capacities = capacity_of.capacities(spec, usages, measured, at)
     used = capacity_of.used(capacities)
@@ -57,7 +58,7 @@ def view(
     pools = {pool.name: _of_pool(pool, rows, cut, used, seconds, at) for pool in spec.pools}
     groups = _lines(_groups(spec, rows, seconds, pools), most_whole)
     offers = {name: one.offers for name, one in pools.items()}
-    seen = Evidence(spec, rows, columns, cut, used, offers, from_ns, to_ns)
+    seen = Evidence(spec, rows, columns, cut, used, offers, from_ns, to_ns) if advised else None
     promise = slo_of(spec.pools)
     return MonitorView(
         name=spec.name,
@@ -66,7 +67,7 @@ def view(
         groups=groups,
         paid=tuple(paid),
         capacities=capacities,
-        advice=advices(seen),
+        advice=advices(seen) if seen else (),
         slo={} if promise is None else {**promise.limits, "attainment": promise.attainment},
         warnings=tuple(_warnings(spec, rows, capacities, measured, at)),
         steps=cut,

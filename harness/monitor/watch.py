@@ -27,6 +27,7 @@ from harness.store.root import Root, open_root
 
 KEPT_NS = 10 * MINUTE_NS  # rows that stay in memory, for who shows the last minutes
 MOST_UNSTORED = 40_000  # rows that wait for room on a full disk: 60 MB
+MOST_HOURS_LEFT = 6
 STEP_TOLD_NS = 2 * NS
 
 
@@ -160,10 +161,8 @@ class Watch:
             read_ns = min(pool.read_until_ns(now_ns) for pool in self._pools)
             whole_ns = min(now_ns, read_ns + window.LATE_NS)
             if whole_ns // HOUR_NS != self._rolled_hour and whole_ns % HOUR_NS > window.LATE_NS:
-                rolled = True
-                while rolled:
-                    with self.one_at_a_time:
-                        rolled = bool(window.roll_up(self.root, whole_ns, self.spec.interval_s, most_hours=1))
+                while self._sum_an_hour(whole_ns):
+                    pass
                 self._rolled_hour = whole_ns // HOUR_NS
             if now_ns // DAY_NS != self._kept_day and now_ns % DAY_NS > 2 * HOUR_NS:
                 with self.one_at_a_time:
@@ -172,7 +171,19 @@ class Watch:
         except StoreError as error:
             self._store_warnings = (f"{error.what}: {error.value}; {error.advice}",)
 
+    def _sum_an_hour(self, now_ns: int) -> bool:
+        with self.one_at_a_time:
+            return bool(window.roll_up(self.root, now_ns, self.spec.interval_s, most_hours=1))
+
     # ---- going on where it stopped
+
+    def sum_what_was_left(self) -> None:
+        """Hours that another start left, before figures are made: of readings they would cost each view many times as much. Some at most; what
+        comes out of a Prometheus may not be there yet."""
+        with suppress(StoreError):  # told when something is stored
+            for _ in range(0 if any(pool.spec.prometheus for pool in self._pools) else MOST_HOURS_LEFT):
+                if not self._sum_an_hour(self.now_ns()):
+                    return
 
     def _resume(self) -> None:
         """The last rows of this monitor: its count of restarts, its counters, and a clock that does not begin before them."""

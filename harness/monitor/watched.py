@@ -176,7 +176,7 @@ class Watched(_Minutes):
             more = (
                 f"{self.overflowed} of its labels are one row, {OTHER}: raise most_rows_per_server to tell them apart"
             )
-            says = f"{says}; {more}" if says else more
+            says = f"{more}; {says}" if says else more
         return ServerWatch(
             server=self.server, pool=self.pool, engine=self.engine, up=self.up, scrapes=self.scrapes_ever, missed=self.missed_ever,
             read_utc_ns=self.read_utc_ns, says=says,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.base.clock import DAY_NS, HOUR_NS, NS
-from harness.monitor.adding import together, total
+from harness.monitor.adding import together
 from harness.monitor.increase import ROW_S, usage
 from harness.monitor.paid import days
 from harness.monitor.steps import COLUMNS, Steps, joined_steps, steps_of, steps_of_hours
 from harness.records import COUNTERS, GAUGES, HISTOGRAMS, Histogram, HourUsage, ServerReading, ServerUsage
 from harness.store import hour_rows, readings
-from harness.store.monitor_rows import Rows, empty, joined
-from harness.store.readings import QUARTER_NS, hour_of
+from harness.store.columns import release
+from harness.store.monitor_rows import Rows, empty, hours_of, joined
+from harness.store.readings import BLOCK_NS, QUARTER_NS, hour_of
 from harness.store.root import Root
 
 LATE_NS = 300 * NS  # rows of another monitor may be stored as late as this
 FORGOTTEN_NS = 8 * DAY_NS  # a server that nobody read for as long is a new one
+_DAYS_AT_ONCE, _HOURS_AT_ONCE_NS, _ROWS_AT_ONCE = 4, 6 * HOUR_NS, 5000  # 500 servers' hour is a megabyte
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -38,35 +40,64 @@ class Window:
 def window(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Window:
     """What each (server, model, tenant) did in [from_ns, to_ns), days summed where they are stored. Raises StoreError: the store cannot be
     listed."""
-    days = hour_rows.read_days(root, list(hour_rows.days_there(root, from_ns, to_ns)))
-    begins = set(np.unique(days.stamps("from_utc_ns")).tolist())
-    parts, warnings = total_of_hours(days, from_ns, to_ns), list(days.warnings)
+    there = sorted(hour_rows.days_there(root, from_ns, to_ns))
+    sums, begins = _Sums(from_ns, to_ns), set[int]()
+    for at in range(0, len(there), _DAYS_AT_ONCE):
+        days = hour_rows.read_days(root, there[at : at + _DAYS_AT_ONCE])
+        begins |= set(np.unique(days.stamps("from_utc_ns")).tolist())
+        sums.add(days)
     for begin, end in _stretches(begins, DAY_NS, from_ns, to_ns):
-        found = _of_hours(root, begin, end, interval_s)
-        parts += found.usages
-        warnings += found.warnings
-    return Window(total(parts, from_ns, to_ns), tuple(dict.fromkeys(warnings)))
+        _add_hours(sums, root, begin, end, interval_s)
+    return sums.window()
 
 
-def _of_hours(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Window:
+class _Sums:
+    """Usages of [from_ns, to_ns) as they are put together: a few rows' columns at a time, for as objects all of them would be much memory."""
+
+    def __init__(self, from_ns: int, to_ns: int) -> None:
+        self._from_ns, self._to_ns = from_ns, to_ns
+        self._parts: list[Rows[HourUsage]] = []
+        self._warnings: dict[str, None] = {}
+
+    def add(self, rows: Rows[HourUsage]) -> None:
+        """Rows of any lengths of time."""
+        self._warnings |= dict.fromkeys(rows.warnings)
+        self._parts += [rows] if len(rows) else []
+        if sum(map(len, self._parts)) > _ROWS_AT_ONCE:
+            self._parts = [hours_of([hour_row(one) for one in self._usages()])]
+        release()
+
+    def add_usages(self, usages: Sequence[ServerUsage], warnings: Sequence[str] = ()) -> None:
+        rows = hours_of([hour_row(one) for one in usages])
+        self.add(Rows(rows.table, rows.of, warnings))
+
+    def _usages(self) -> list[ServerUsage]:
+        return total_of_hours(joined(self._parts), self._from_ns, self._to_ns) if self._parts else []
+
+    def window(self) -> Window:
+        return Window(self._usages(), tuple(self._warnings))
+
+
+def _add_hours(sums: _Sums, root: Root, from_ns: int, to_ns: int, interval_s: float) -> None:
     """Of the hours that are stored, and of readings where none is, or none that can be read."""
     whole = hour_rows.hours_there(root, from_ns, to_ns)
-    hours = hour_rows.read_hours(root, from_ns, to_ns) if whole else empty("hours")
-    if hours.warnings:
-        whole &= set(np.unique(hours.stamps("from_utc_ns")).tolist())
-    parts, warnings = total_of_hours(hours, from_ns, to_ns), list(hours.warnings)
+    for begin in sorted({hour - hour % _HOURS_AT_ONCE_NS for hour in whole}):
+        end = min(begin + _HOURS_AT_ONCE_NS, to_ns)
+        hours = hour_rows.read_hours(root, max(begin, from_ns), end)
+        if hours.warnings:
+            read = set(np.unique(hours.stamps("from_utc_ns")).tolist())
+            whole -= {hour for hour in whole - read if begin <= hour < end}
+        sums.add(hours)
     for begin, end in _stretches(whole, HOUR_NS, from_ns, to_ns):
         if end - begin > DAY_NS:
             first = readings.first_stamp(root)
             begin = max(begin, min(end, end if first is None else hour_of(first)))  # noqa: PLW2901
-        found = _of_readings(root, begin, end, interval_s)
-        parts += found.usages
-        warnings += found.warnings
-    return Window(parts, tuple(warnings))
+        _add_readings(sums, root, begin, end, interval_s)
 
 
-def hourly(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Steps:
-    """The same by the hour: for what changes with the hour of the day. What cannot be read is in the warnings of `window`."""
+def hourly(root: Root, from_ns: int, to_ns: int, interval_s: float, then: Sequence[ServerUsage] = ()) -> Steps:
+    """The same by the hour, and `then` what came after: for what changes with the hour of the day. What cannot be read is in the warnings of
+    `window`."""
     there, whole, nothing = hour_rows.hours_there(root, from_ns, to_ns), set[int](), set[int]()
     steps: list[Steps] = []
     for begin, end in days(from_ns, to_ns):  # a day at a time, for the memory's sake
@@ -75,15 +106,17 @@ def hourly(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Steps:
         whole |= read
         nothing |= {hour for hour in there - read if begin <= hour < end and not hours.warnings}
         steps.append(steps_of_hours(hours))
-    parts: list[ServerUsage] = []
+        release()
     left = [at for at in range(hour_of(from_ns), to_ns, HOUR_NS) if at not in whole and at not in nothing]
     if left:
         first = readings.first_stamp(root)
         left = [at for at in left if first is not None and at + HOUR_NS > first]
     for begin in left:
-        part = max(begin, from_ns), min(begin + HOUR_NS, to_ns)
-        parts += _of_readings(root, *part, interval_s).usages
-    return joined_steps([*steps, steps_of(parts)])
+        sums = _Sums(*(part := (max(begin, from_ns), min(begin + HOUR_NS, to_ns))))
+        _add_readings(sums, root, *part, interval_s)
+        steps.append(steps_of(sums.window().usages))
+    steps.append(steps_of(then))
+    return joined_steps(steps)
 
 
 def _stretches(whole: set[int], long_ns: int, from_ns: int, to_ns: int) -> Iterator[tuple[int, int]]:
@@ -97,14 +130,10 @@ def _stretches(whole: set[int], long_ns: int, from_ns: int, to_ns: int) -> Itera
         yield at, to_ns
 
 
-def _of_readings(root: Root, from_ns: int, to_ns: int, interval_s: float) -> Window:
-    """A quarter of an hour at a time, for the memory's sake: each begins at the last readings before it."""
-    parts: list[ServerUsage] = []
-    warnings: list[str] = []
-    for _, found, rows in pieces(root, from_ns, to_ns, QUARTER_NS, interval_s):
-        parts += found
-        warnings += rows.warnings
-    return Window(total(parts, from_ns, to_ns), tuple(dict.fromkeys(warnings)))
+def _add_readings(sums: _Sums, root: Root, from_ns: int, to_ns: int, interval_s: float) -> None:
+    """Five minutes at a time, for the memory's sake: each begins at the last readings before it."""
+    for _, found, rows in pieces(root, from_ns, to_ns, BLOCK_NS, interval_s):
+        sums.add_usages(found, rows.warnings)
 
 
 def pieces(
@@ -114,15 +143,32 @@ def pieces(
     begin = hour_of(from_ns)
     last = hour_rows.last_before(root, begin)
     if last is None:
-        last = readings.read(root, begin - HOUR_NS, begin)
+        last = _last_of_hour(root, begin - HOUR_NS)
     if begin < from_ns:
         _, last = _rolled(root, last, begin, from_ns, interval_s)
     at = from_ns
     while at < to_ns:
         end = min(to_ns, at + long_ns - at % long_ns)
         found, last = _rolled(root, last, at, end, interval_s)
+        release()
         yield at, found, last
         at = end
+
+
+def _last_of_hour(root: Root, begin: int) -> Rows[ServerReading]:
+    """Its last readings, where nobody stored them, and when each pool was first watched in it. Raises StoreError."""
+    last, began = empty("readings"), dict[str, int]()
+    for at in range(begin, begin + HOUR_NS, QUARTER_NS):  # an hour at once is much memory
+        rows = readings.read(root, at, at + QUARTER_NS)
+        began = _first_watched(rows) | began
+        last = readings.last_of(joined([last, rows]))
+    return Rows(last.table, "readings", last.warnings, began)
+
+
+def _first_watched(rows: Rows[ServerReading]) -> dict[str, int]:
+    """The first stamp of each pool."""
+    stamps, (pool, names) = rows.stamps("read_utc_ns"), rows.words("pool")
+    return {name: int(stamps[pool == i].min()) for i, name in enumerate(names)}
 
 
 # ---------------------------------------------------------------- hours
@@ -150,12 +196,10 @@ def roll_up(root: Root, now_ns: int, interval_s: float, most_hours: int = 24) ->
 
 
 def _roll(root: Root, begin: int, interval_s: float) -> None:
-    parts: list[ServerUsage] = []
-    last = empty("readings")
-    for _, found, last in pieces(root, begin, begin + HOUR_NS, QUARTER_NS, interval_s):  # noqa: B007 - the last one
-        parts += found
-    rows = [hour_row(one) for one in total(parts, begin, begin + HOUR_NS)]
-    hour_rows.put_hour(root, begin, rows, last, last.began_ns)
+    sums, last = _Sums(begin, begin + HOUR_NS), empty("readings")
+    for _, found, last in pieces(root, begin, begin + HOUR_NS, BLOCK_NS, interval_s):  # noqa: B007 - the last one
+        sums.add_usages(found)
+    hour_rows.put_hour(root, begin, [hour_row(one) for one in sums.window().usages], last, last.began_ns)
 
 
 def _rolled(
@@ -175,11 +219,8 @@ def advanced(
     """Usages of [begin, end), and the last readings before its end, with when each pool was first watched. `last`: those before its begin,
     `ahead`: all since, and some after its end."""
     both = joined([last, ahead])
-    stamps, began = both.stamps("read_utc_ns"), dict(last.began_ns)
-    pool, names = both.words("pool")
-    for i, name in enumerate(names):
-        first = int(stamps[pool == i].min())
-        began[name] = min(began.get(name, first), first)
+    stamps, firsts = both.stamps("read_utc_ns"), _first_watched(both)
+    began = {**last.began_ns, **{name: min(last.began_ns.get(name, at), at) for name, at in firsts.items()}}
     found = usage(both, begin, end, interval_s, began)
     newest = readings.last_of(both.where((stamps < end) & (stamps >= end - FORGOTTEN_NS)))
     return found, Rows(newest.table, "readings", newest.warnings, began)
@@ -254,6 +295,13 @@ def _histograms(
     rows: Rows[HourUsage], name: str, order: IntArray, starts: IntArray, ends: IntArray
 ) -> Mapping[int, Histogram]:
     (le, le_at), (counts, counts_at) = rows.lists(f"{name}_le_s"), rows.lists(f"{name}_counts")
+    sizes = np.diff(le_at)
+    if len(sizes) and sizes[0] and (sizes == sizes[0]).all() and (sizes == np.diff(counts_at)).all():
+        every = le[le_at[0] : le_at[-1]].reshape(len(sizes), -1)
+        if (every == every[0]).all():  # as usual: all at once
+            rises = counts[counts_at[0] : counts_at[-1]].reshape(len(sizes), -1)[order]
+            same = tuple(every[0].tolist())
+            return {i: Histogram(same, tuple(row)) for i, row in enumerate(np.add.reduceat(rises, starts).tolist())}
     found = {}
     for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
         mine = order[start:end]

@@ -13,17 +13,19 @@ import pyarrow as pa
 from harness.base.clock import DAY_NS, HOUR_NS
 from harness.base.errors import StoreError
 from harness.records import HourUsage, ServerReading
-from harness.store.columns import to_table
+from harness.store.columns import release, to_table
 from harness.store.monitor_rows import Rows
 from harness.store.readings import (
     again,
     as_now,
     day_of,
     days_of,
+    groups_within,
     listed,
     open_file,
     put,
     unreadable,
+    writing_groups,
 )
 from harness.store.root import Root
 from harness.store.schema import schema_of
@@ -43,7 +45,7 @@ def put_hour(
         return
     put_last(root, hour_ns + HOUR_NS, last.table, began_ns)
     put(root, hour_path(root, "hours", hour_ns), to_table("hours", rows), "hours")
-    pa.default_memory_pool().release_unused()  # a monitor goes on for months beside this
+    release()
 
 
 def put_last(root: Root, hour_ns: int, table: Any, began_ns: Mapping[str, int]) -> None:
@@ -93,8 +95,10 @@ def _read_hours(root: Root, from_ns: int, to_ns: int, columns: Sequence[str] | N
         for path in sorted(listed(root, f"hours/day={day_of(day_ns)}/*.parquet"), reverse=True):
             try:
                 with open_file(root, path) as file:
-                    there = None if columns is None else [n for n in columns if n in file.schema_arrow.names]
-                    table = as_now(file.read(columns=there), schema)
+                    has = file.schema_arrow.names
+                    there = None if columns is None else [name for name in columns if name in has]
+                    groups = groups_within(file, has.index("from_utc_ns"), from_ns, to_ns)
+                    table = as_now(file.read_row_groups(groups, there), schema)
             except FileNotFoundError:
                 raise
             except (OSError, ValueError, StoreError, pa.ArrowException) as error:
@@ -113,15 +117,16 @@ def compact_hours(root: Root, day_ns: int) -> None:
     paths = listed(root, f"hours/day={day_of(day_ns)}/*.parquet")
     if len(paths) < 2:
         return
-    rows = read_hours(root, day_ns, day_ns + DAY_NS)
-    if rows.warnings:
-        return
-    hours = sorted((hour - day_ns) // HOUR_NS for hour in hours_there(root, day_ns, day_ns + DAY_NS))
-    name = f"day-{'_'.join(f'{hour:02d}' for hour in hours)}.parquet"
+    hours = sorted(hours_there(root, day_ns, day_ns + DAY_NS))
+    name = f"day-{'_'.join(f'{(hour - day_ns) // HOUR_NS:02d}' for hour in hours)}.parquet"
     final = f"{root.path}/hours/day={day_of(day_ns)}/{name}"
     if final in paths:
         paths.remove(final)
-    put(root, final, rows.table, "hours")
+    if any(read_hours(root, hour, hour + HOUR_NS).warnings for hour in hours):
+        return
+    with writing_groups(root, final, "hours") as add:
+        for hour in hours:  # one at a time, for the memory's sake
+            add(read_hours(root, hour, hour + HOUR_NS).table)
     for path in paths:
         with suppress(FileNotFoundError):
             root.fs.rm(path)

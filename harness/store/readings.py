@@ -21,12 +21,13 @@ import pyarrow.parquet as pq
 from harness.base.clock import DAY_NS, HOUR_NS, NS, utc_of
 from harness.base.errors import StoreError
 from harness.records import ServerReading
+from harness.store.columns import release
 from harness.store.manifest import refuse_newer
 from harness.store.monitor_rows import Rows, readings_of
 from harness.store.root import Root
 from harness.store.schema import parquet_options, schema_of
 
-QUARTER_NS = 900 * NS
+QUARTER_NS, BLOCK_NS = 900 * NS, 300 * NS
 _SPAN = re.compile(r"(\d+)-(\d+)-")  # first and last stamp in a file's name
 
 
@@ -147,18 +148,22 @@ def open_file(root: Root, path: str) -> Any:
 def _part(root: Root, path: str, from_ns: int, to_ns: int, wanted: Any) -> Any:
     """A file's rows of [from_ns, to_ns): only the row groups that may hold some are read."""
     with open_file(root, path) as file:
-        there = file.schema_arrow.names
-        at = there.index("read_utc_ns")
-        groups = []
-        for i in range(file.metadata.num_row_groups):
-            span = file.metadata.row_group(i).column(at).statistics
-            if span is None or not span.has_min_max or (span.min < to_ns and span.max >= from_ns):
-                groups.append(i)
-        names = list(dict.fromkeys([*wanted.names, "read_utc_ns"]))
-        table = file.read_row_groups(groups, columns=[n for n in names if n in there])
+        has = file.schema_arrow.names  # which takes a millisecond to say
+        there = [name for name in dict.fromkeys([*wanted.names, "read_utc_ns"]) if name in has]
+        table = file.read_row_groups(groups_within(file, has.index("read_utc_ns"), from_ns, to_ns), there)
     stamps = table.column("read_utc_ns").to_numpy()
     inside = (stamps >= from_ns) & (stamps < to_ns)
     return as_now(table if inside.all() else table.filter(pa.array(inside)), wanted)
+
+
+def groups_within(file: Any, at: int, from_ns: int, to_ns: int) -> list[int]:
+    """Row groups that may have rows whose stamp, the column at `at`, is in [from_ns, to_ns)."""
+    groups = []
+    for i in range(file.metadata.num_row_groups):
+        span = file.metadata.row_group(i).column(at).statistics
+        if span is None or not span.has_min_max or (span.min < to_ns and span.max >= from_ns):
+            groups.append(i)
+    return groups
 
 
 def as_now(table: Any, wanted: Any) -> Any:
@@ -243,11 +248,12 @@ def compact(root: Root, day_ns: int) -> list[str]:
     warnings. Raises StoreError.
     """
     day_ns -= day_ns % DAY_NS
-    return _merge(root, listed(root, f"readings/day={day_of(day_ns)}/*.parquet"), day_ns, DAY_NS, "day")
+    return _merge(root, listed(root, f"readings/day={day_of(day_ns)}/*.parquet"), day_ns, DAY_NS, "day", QUARTER_NS)
 
 
 def compact_own(root: Root, monitor: str, from_ns: int, long_ns: int) -> list[str]:
-    """Merge the files of one monitor that lie within [from_ns, from_ns + long_ns), quarters of one day. Returns warnings. Raises StoreError."""
+    """Merge the files of one monitor that lie within [from_ns, from_ns + long_ns), quarters of one day; a block is a row group, for the hour is
+    summed by blocks. Returns warnings. Raises StoreError."""
     who, own = _file_word(monitor), []
     for path in _files(root, from_ns, from_ns + long_ns):
         span = _SPAN.match(path.rpartition("/")[2])
@@ -257,10 +263,10 @@ def compact_own(root: Root, monitor: str, from_ns: int, long_ns: int) -> list[st
             and f"-{who}-" in path.rpartition("/")[2]
         ):
             own.append(path)
-    return _merge(root, own, from_ns, long_ns, who)
+    return _merge(root, own, from_ns, long_ns, who, BLOCK_NS)
 
 
-def _merge(root: Root, paths: Sequence[str], from_ns: int, long_ns: int, who: str) -> list[str]:
+def _merge(root: Root, paths: Sequence[str], from_ns: int, long_ns: int, who: str, group_ns: int) -> list[str]:
     if len(paths) < 2:
         return []
     good, warnings = [], []
@@ -277,8 +283,8 @@ def _merge(root: Root, paths: Sequence[str], from_ns: int, long_ns: int, who: st
     broken: set[str] = set()
     spans = {path: _SPAN.match(path.rpartition("/")[2]) for path in good}
     with merged_file(root, from_ns, long_ns, who) as add:
-        for begin in range(from_ns, from_ns + long_ns, QUARTER_NS):
-            end = begin + QUARTER_NS
+        for begin in range(from_ns, from_ns + long_ns, group_ns):
+            end = begin + group_ns
             near = [p for p, s in spans.items() if s is None or (int(s[1]) < end and int(s[2]) >= begin)]
             rows = _once(_read(root, near, begin, end))
             broken |= {path for path in near if any(path in said for said in rows.warnings)}
@@ -293,15 +299,24 @@ def _merge(root: Root, paths: Sequence[str], from_ns: int, long_ns: int, who: st
 
 @contextmanager
 def merged_file(root: Root, from_ns: int, long_ns: int, who: str) -> Iterator[Callable[[Any], None]]:
-    """One file of [from_ns, from_ns + long_ns), whole after the block or not at all; each table that it is handed is a row group."""
+    """One file of readings of [from_ns, from_ns + long_ns), as of `writing_groups`."""
     name = f"{from_ns}-{from_ns + long_ns - 1}-{who}-{secrets.token_hex(4)}.parquet"
-    with root.writing(f"{root.path}/readings/day={day_of(from_ns)}/{name}") as file:
-        writer = pq.ParquetWriter(file, schema_of("readings"), **parquet_options("readings"))
+    with writing_groups(root, f"{root.path}/readings/day={day_of(from_ns)}/{name}", "readings") as add:
+        yield add
+
+
+@contextmanager
+def writing_groups(root: Root, path: str, name: str) -> Iterator[Callable[[Any], None]]:
+    """A file of one of MONITOR_TABLES, whole after the block or not at all; each table that it is handed is a row group."""
+    with root.writing(path) as file:
+        writer = pq.ParquetWriter(file, schema_of(name), **parquet_options(name))
 
         def add(table: Any) -> None:
             if table.num_rows:
-                writer.write_table(table, row_group_size=table.num_rows)
-            pa.default_memory_pool().release_unused()  # a monitor goes on for months beside this
+                writer.write_table(
+                    table.replace_schema_metadata(schema_of(name).metadata), row_group_size=table.num_rows
+                )
+            release()
 
         yield add
         writer.close()

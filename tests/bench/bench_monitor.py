@@ -96,7 +96,7 @@ class Looked:
         self.cpu: list[
             tuple[float, float, float]
         ] = []  # s since the start, CPU s, those of the thread that reads pages
-        self.ages: dict[str, list[float]] = {}
+        self.ages: dict[str, list[tuple[float, float]]] = {}  # s since the start, s since the window ended
 
     def until(self, end_s: float) -> None:
         scrape_s = INTERVAL_S
@@ -120,7 +120,7 @@ class Looked:
         for window, value in re.findall(
             r'harness_monitor_window_end_timestamp_seconds\{.*window="(\w+)"\} (\S+)', text
         ):
-            self.ages.setdefault(window, []).append(time.time() - float(value))
+            self.ages.setdefault(window, []).append((now_s, time.time() - float(value)))
 
     def share(self, from_s: float, of: int = 1) -> float:
         """Of one core, from then on; `of` 2: of the thread that reads pages."""
@@ -181,13 +181,16 @@ def bench(count: int, seconds: float, days: int, folder: str) -> None:
 def _print(looked: Looked, stages: list[dict[str, Any]], store: str, seconds: float, said: str) -> None:
     done_s = _busy_until(looked)
     print(f"  caught up after {done_s:.0f} s; then {100 * looked.share(done_s):.1f} % of one core, {100 * looked.share(done_s, 2):.1f} % the thread that reads pages; from the start {100 * looked.share(0):.1f} %")  # fmt: skip
-    print(f"  at most {max(one['mib'] for one in stages):.0f} MiB resident; by what went on:")
+    print(f"  at most {max(one['mib'] for one in stages):.0f} MiB resident, {stages[-1]['child_mib']:.0f} of a process that reads runs and ends; by what went on:")  # fmt: skip
     for name in dict.fromkeys(one["stage"] for one in stages):
         mine = [one for one in stages if one["stage"] == name]
         cpu = sum(one["cpu_s"] for one in mine)
         print(f"    {name:<22} {max(one['mib'] for one in mine):4.0f} MiB, {len(mine):3} times, {cpu:6.2f} s of CPU, {cpu / len(mine):.3f} each")  # fmt: skip
     for window, ages in looked.ages.items():
-        print(f"  the figures of {window} were {min(ages):.0f} to {max(ages):.0f} s old when scraped")
+        old = [age for at, age in ages if at >= done_s] or [0.0]
+        print(
+            f"  the figures of {window} were {min(old):.0f} to {max(old):.0f} s old when scraped, once it had caught up"
+        )
     print(f"  page of {looked.bytes / 2**20:.2f} MiB; {said.strip().splitlines()[-1] if said.strip() else 'it said nothing'}")  # fmt: skip
     pieces = list(Path(store).glob("readings/day=*/*.parquet"))
     print(f"  {len(pieces)} files of readings left")

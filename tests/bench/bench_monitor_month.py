@@ -162,10 +162,10 @@ class Fleet:
             columns[name] = np.where(mask, values[name], rises).sum(axis=0)
         busy = (values["running"] > 0) | (values["waiting"] > 0)
         columns["lost"] = (again[1:] & busy[:-1]).sum(axis=0)
-        covered = np.full((4, n), 900.0)
-        covered[0] = (begin_ns + readings.QUARTER_NS - first_ns) / NS
-        for name in ("running", "waiting", "kv_cache_use"):  # as the monitor adds them: quarters by the time they cover
-            means = values[name].reshape(4, 15, n).mean(axis=1)
+        covered = np.full((12, n), 300.0)
+        covered[0] = (begin_ns + readings.BLOCK_NS - first_ns) / NS
+        for name in ("running", "waiting", "kv_cache_use"):  # as the monitor adds them: blocks by the time they cover
+            means = values[name].reshape(12, 5, n).mean(axis=1)
             columns[name] = (means * covered).sum(axis=0) / covered.sum(axis=0)
         self._before = {name: values[name][-1] for name in told}
         order = np.argsort(np.array(self.names))
@@ -234,7 +234,8 @@ def _in_pieces(root, quarters: Sequence[pa.Table], now_ns: int, merged_ns: int) 
         begin = int(stamps[0] - stamps[0] % readings.QUARTER_NS)
         if begin + readings.QUARTER_NS <= merged_ns:
             with readings.merged_file(root, begin, readings.QUARTER_NS, TEXT["monitor"]) as add:
-                add(quarter)
+                for at in range(begin, begin + readings.QUARTER_NS, readings.BLOCK_NS):
+                    add(quarter.filter(pa.array((stamps >= at) & (stamps < at + readings.BLOCK_NS))))
             continue
         for minute in range(begin, min(begin + readings.QUARTER_NS, now_ns - now_ns % MINUTE_NS), MINUTE_NS):
             some = quarter.filter(pa.array((stamps >= minute) & (stamps < minute + MINUTE_NS)))

@@ -1,7 +1,7 @@
 """The command itself, and what each thing that it does takes: `python -m tests.bench.monitor_stages FILE WORDS ..` is `harness WORDS ..`.
 
 The month is one on its last day. FILE gets a line of JSON for each stage that is over: its name, when it ended, the most memory that was resident meanwhile (to the page: the
-kernel's own mark, set back as each begins), and the CPU time of its thread. What goes on beside a stage is in its memory.
+kernel's own mark, set back as each begins), the CPU time of its thread, and the most that a process of it had that has ended. What goes on beside a stage is in its memory.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import resource
 import sys
 import threading
 import time
@@ -42,7 +43,9 @@ class Stages:
         return kib
 
     def _say(self, name: str, kib: int, cpu_s: float) -> None:
-        self._file.write(json.dumps({"stage": name, "at_s": time.time(), "mib": kib / 1024, "cpu_s": cpu_s}) + "\n")
+        child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        words = {"stage": name, "at_s": time.time(), "mib": kib / 1024, "cpu_s": cpu_s, "child_mib": child}
+        self._file.write(json.dumps(words) + "\n")
         self._file.flush()
 
     def end(self) -> None:
@@ -80,6 +83,7 @@ class Stages:
 def main() -> None:
     stages = Stages(sys.argv[1])
     del sys.argv[1]
+    stages.of(watch.Watch, "sum_what_was_left", "start: hours left")
     stages.of(live, "_recent", "start: the last hour")
     stages.of(watch.Watch, "_resume", "start: own last rows")
     stages.of(watch.Watch, "_write", "a minute stored")

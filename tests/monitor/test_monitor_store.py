@@ -10,6 +10,7 @@ import pytest
 from harness.base.clock import NS
 from harness.base.errors import StoreError
 from harness.monitor.increase import usage
+from harness.monitor.recent import Recent
 from harness.monitor.watch import keep_days, last_rows
 from harness.monitor.window import roll_up, window
 from harness.store import hour_rows, readings
@@ -142,6 +143,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_count(tmp_path):
     assert damaged in found.warnings[0]
     assert any(damaged in said for said in readings.compact(root, T0))
     assert Path(damaged).exists(), "it is left where it is"
+    assert any(damaged in said for said in Recent(root, T0 + 600 * NS, 15).warnings)
     roll_up(root, LATER, 15)
     hour = next(iter(tmp_path.glob("hours/*/*.parquet")))
     hour.write_bytes(b"PAR1")

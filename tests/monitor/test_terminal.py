@@ -41,8 +41,10 @@ def test_the_line_of_a_log_says_the_same():
     """One line without markup, for what is no terminal."""
     assert terminal.line(state()) == (
         "2026-11-26 15:40:00, $6.00/h, $8.33 a million output tokens, 200.0 output tok/s, 4.00 req/s, utilisation 40 %, "
-        "in the promise 98.5 to 99.5 %, 1 of 2 servers, 1 advice"
+        "in the promise 98.5 to 99.5 %, 1 of 2 servers, 1 advice, not read: b:8000 (connection refused)"
     )
+    full = replace(state(), warnings=("3 rows are not stored: no room",))
+    assert terminal.line(full).endswith("; 3 rows are not stored: no room")
 
 
 def test_what_is_not_known_is_a_dash():

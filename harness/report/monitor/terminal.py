@@ -30,6 +30,9 @@ def screen(state: MonitorState, width: int = 120, height: int = 40) -> Renderabl
     return Group(_head(state), Text(), windows, Text(), _groups(state, width, max(3, room)), *ends)
 
 
+_MOST_LINE = 600  # characters; the screen has all
+
+
 def line(state: MonitorState) -> str:
     """The same in one line, for a log."""
     now, hour = (_all(state.views.get(window)) for window in ("1m", "1h"))
@@ -45,7 +48,11 @@ def line(state: MonitorState) -> str:
         f"{up} of {len(state.servers)} servers",
         f"{len(state.advice)} advice",
     ]
-    return ", ".join(words)
+    silent = [one for one in state.servers if not one.up]
+    if silent:
+        more = f" and {len(silent) - 1} more" if len(silent) > 1 else ""
+        words.append(f"not read: {silent[0].server}{more} ({silent[0].says})")
+    return formats.clean("; ".join([", ".join(words), *state.warnings]), _MOST_LINE)
 
 
 # ---------------------------------------------------------------- the parts of the screen
