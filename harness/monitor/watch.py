@@ -28,6 +28,7 @@ from harness.store.root import Root, open_root
 KEPT_NS = 10 * MINUTE_NS  # rows that stay in memory, for who shows the last minutes
 MOST_UNSTORED = 40_000  # rows that wait for room on a full disk: 60 MB
 MOST_HOURS_LEFT = 6
+DAY_KEPT_NS = 2 * HOUR_NS  # after midnight: till then rows of the day before may come
 STEP_TOLD_NS = 2 * NS
 
 
@@ -164,7 +165,7 @@ class Watch:
                 while self._sum_an_hour(whole_ns):
                     pass
                 self._rolled_hour = whole_ns // HOUR_NS
-            if now_ns // DAY_NS != self._kept_day and now_ns % DAY_NS > 2 * HOUR_NS:
+            if now_ns // DAY_NS != self._kept_day and now_ns % DAY_NS > DAY_KEPT_NS:
                 with self.one_at_a_time:
                     self._store_warnings = tuple(keep_days(self.root, now_ns, self.spec.retention_days))
                 self._kept_day = now_ns // DAY_NS

@@ -1,4 +1,4 @@
-"""What `harness monitor` of 500 servers costs: `python -m tests.bench.bench_monitor [--servers N] [--seconds S] [--days D] [--keep DIR]`.
+"""What `harness monitor` of 500 servers costs: `python -m tests.bench.bench_monitor [--servers N] [--seconds S] [--days D] [--keep DIR] [--month DIR]`.
 
 The command itself, in a process of its own, reads pages of 150 series every 15 s from another, and is scraped every 15 s by this one. It begins
 beside the store of a monitor that was away: days of sums, yesterday in pieces, hours that nobody rolled up, runs with a capacity. So all that
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,9 @@ import psutil
 import yaml
 
 from harness.base.clock import DAY_NS, NS
+from harness.config.monitor import MonitorSpec
 from harness.judge.runs import index_runs
-from tests.bench.bench_monitor_month import BOUNDS, INTERVAL_S, TEXT, Fleet, config, make_month
+from tests.bench.bench_monitor_month import BOUNDS, INTERVAL_S, TEXT, Fleet, config, make_month, month
 from tests.judge.test_compare_command import store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,10 +63,11 @@ def page(count: int, started_ns: int) -> bytes:
     return ("# TYPE vllm:prompt_tokens counter\n" + "\n".join(lines) + "\n").encode()
 
 
-def serve(count: int, ours) -> None:
-    """`count` servers in one process: each answers any request with its page. `ours`: their ports out, their starts in."""
+def serve(ports: list[int], ours) -> None:
+    """Servers at these ports (0: any) in one process: each answers any request with its page. `ours`: their ports out, their starts in."""
 
     async def main() -> None:
+        count = len(ports)
         counters, starts = [10**8] * count, [0] * count  # above all that the store has of them: no restart
 
         def handler(at: int):
@@ -79,7 +83,7 @@ def serve(count: int, ours) -> None:
 
             return handle
 
-        servers = [await asyncio.start_server(handler(i), "127.0.0.1", 0) for i in range(count)]
+        servers = [await asyncio.start_server(handler(i), "127.0.0.1", port) for i, port in enumerate(ports)]
         ours.send([s.sockets[0].getsockname()[1] for s in servers])
         starts[:] = await asyncio.to_thread(ours.recv)
         await asyncio.Event().wait()
@@ -125,28 +129,43 @@ class Looked:
     def share(self, from_s: float, of: int = 1) -> float:
         """Of one core, from then on; `of` 2: of the thread that reads pages."""
         some = [one for one in self.cpu if one[0] >= from_s]
+        if len(some) < 2:  # it did not catch up
+            return math.nan
         return (some[-1][of] - some[0][of]) / (some[-1][0] - some[0][0])
 
 
 def bench(count: int, seconds: float, days: int, folder: str) -> None:
+    """`seconds` 0: the store is made, and no more."""
+    known = Path(folder) / "servers.json"  # name -> start, of a store that is there already
+    made: dict[str, int] = json.loads(known.read_text()) if known.is_file() else {}
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    servers = multiprocessing.get_context("spawn").Process(target=serve, args=(count, theirs), daemon=True)
+    ports = [int(name.rpartition(":")[2]) for name in made] or [0] * count
+    servers = multiprocessing.get_context("spawn").Process(target=serve, args=(ports, theirs), daemon=True)
     servers.start()
     names = [f"127.0.0.1:{port}" for port in ours.recv()]
     spec, began = config(names, folder), time.monotonic()
-    for repetition in ("20261101T000000Z", "20261102T000000Z"):
-        store(Path(spec.results) / "x", repetition, [0.010, 0.011], model=TEXT["model"])
-    index_runs(Path(spec.results))
-    now = time.time_ns()
-    begin = now - now % DAY_NS - days * DAY_NS
-    fleet = Fleet(names, begin)
-    make_month(spec.store, fleet, begin, now, leave=LEFT_HOURS)
-    starts = dict(zip(fleet.names, fleet.started.tolist(), strict=True))
-    ours.send([starts[name] for name in names])
+    if not made:
+        for repetition in ("20261101T000000Z", "20261102T000000Z"):
+            store(Path(spec.results) / "x", repetition, [0.010, 0.011], model=TEXT["model"])
+        index_runs(Path(spec.results))
+        now = time.time_ns()
+        begin = now - now % DAY_NS - days * DAY_NS
+        fleet = Fleet(names, begin)
+        make_month(spec.store, fleet, begin, now, leave=LEFT_HOURS)
+        starts = dict(zip(fleet.names, fleet.started.tolist(), strict=True))
+        made = {name: starts[name] for name in names}
+        known.write_text(json.dumps(made))
     print(
-        f"{count} servers x {SERIES} series every {INTERVAL_S:g} s; a store of {days} days made in {time.monotonic() - began:.0f} s",
+        f"{len(names)} servers x {SERIES} series every {INTERVAL_S:g} s; a store of {days} days made in {time.monotonic() - began:.0f} s",
         flush=True,
     )
+    if seconds:
+        ours.send(list(made.values()))
+        _watched(spec, seconds, folder)
+    servers.kill()
+
+
+def _watched(spec: MonitorSpec, seconds: float, folder: str) -> None:
     path = Path(folder) / "monitor.yaml"
     path.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_none=True)))
     port = _free_port()
@@ -173,7 +192,6 @@ def bench(count: int, seconds: float, days: int, folder: str) -> None:
         looked = Looked(psutil.Process(command.pid), f"http://127.0.0.1:{port}/metrics")
         looked.until(seconds)
         said = command.communicate(timeout=120)[0]
-    servers.kill()
     stages = [json.loads(line) for line in (Path(folder) / "stages.jsonl").read_text().splitlines()]
     _print(looked, stages, spec.store, seconds, said)
 
@@ -213,15 +231,22 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-if __name__ == "__main__":
+def main() -> None:
     words = argparse.ArgumentParser()
     words.add_argument("--servers", type=int, default=500)
-    words.add_argument("--seconds", type=float, default=420)
+    words.add_argument("--seconds", type=float, default=420, help="0: the store is made, and no more")
     words.add_argument("--days", type=int, default=31)
-    words.add_argument("--keep", help="make the store here, and leave it")
+    words.add_argument("--keep", help="make the store here, and leave it; one that is there is gone on with")
+    words.add_argument(
+        "--month", help="then the queries of bench_monitor_month too, of the store that is made or kept here"
+    )
     given = words.parse_args()
-    if given.keep:
-        bench(given.servers, given.seconds, given.days, given.keep)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            bench(given.servers, given.seconds, given.days, folder)
+    with tempfile.TemporaryDirectory() if given.keep is None else nullcontext(given.keep) as folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        bench(given.servers, given.seconds, given.days, folder)
+    if given.month:
+        month(given.servers, given.days - 1, given.month)
+
+
+if __name__ == "__main__":
+    main()

@@ -329,25 +329,31 @@ def timed(what: str) -> Iterator[None]:
     print(f"  {what}: {time.monotonic() - began:.2f} s, {time.process_time() - cpu_s:.2f} s of CPU", flush=True)
 
 
+def month(servers: int, days: int, keep: str | None) -> None:
+    """What is asked of a month: of the store in `keep`, or of one that is made there."""
+    names = [f"10.0.{i // 250}.{i % 250}:8000" for i in range(servers)]
+    with tempfile.TemporaryDirectory() if keep is None else nullcontext(keep) as folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        span = Path(folder) / "span.json"
+        if not span.is_file():
+            same_as_the_monitors()
+            now = time.time_ns() // MINUTE_NS * MINUTE_NS
+            begin = now - now % DAY_NS - days * DAY_NS
+            rows = make_month(f"{folder}/monitor", Fleet(names, begin), begin, now)
+            span.write_text(json.dumps([begin, now, rows]))
+        begin, now, rows = json.loads(span.read_text())
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
+        print(f"{servers} servers, {rows / 1e6:.1f} million rows, {size / 2**30:.2f} GiB", flush=True)
+        ask(folder, names, begin, now)
+
+
 def main() -> None:
     words = argparse.ArgumentParser()
     words.add_argument("--servers", type=int, default=500)
     words.add_argument("--days", type=int, default=30)
     words.add_argument("--keep", help="make the store here and leave it; one that is there is asked again")
     given = words.parse_args()
-    same_as_the_monitors()
-    names = [f"10.0.{i // 250}.{i % 250}:8000" for i in range(given.servers)]
-    with tempfile.TemporaryDirectory() if given.keep is None else nullcontext(given.keep) as folder:
-        span = Path(folder) / "span.json"
-        if not span.is_file():
-            now = time.time_ns() // MINUTE_NS * MINUTE_NS
-            begin = now - now % DAY_NS - given.days * DAY_NS
-            rows = make_month(f"{folder}/monitor", Fleet(names, begin), begin, now)
-            span.write_text(json.dumps([begin, now, rows]))
-        begin, now, rows = json.loads(span.read_text())
-        size = sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
-        print(f"{given.servers} servers, {rows / 1e6:.1f} million rows, {size / 2**30:.2f} GiB", flush=True)
-        ask(folder, names, begin, now)
+    month(given.servers, given.days, given.keep)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The command itself, and what each thing that it does takes: `python -m tests.bench.monitor_stages FILE WORDS ..` is `harness WORDS ..`.
 
-The month is one on its last day. FILE gets a line of JSON for each stage that is over: its name, when it ended, the most memory that was resident meanwhile (to the page: the
-kernel's own mark, set back as each begins), the CPU time of its thread, and the most that a process of it had that has ended. What goes on beside a stage is in its memory.
+The month is one on its last day, and a day is merged whatever hour it is. FILE gets a line of JSON for each stage that is over: its name, when it
+ended, the most memory that was resident meanwhile (to the page: the kernel's own mark, set back as each begins), the CPU time of its thread, and the
+most that a process of it had that has ended. What goes on beside a stage is in its memory.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def main() -> None:
     stages.of(window, "roll_day", "a day summed")
     stages.of(live.Figures, "made", lambda _, window_name, *__: f"figures of {window_name}")
     stages.of(live.Figures, "_measure", "capacities read")
+    watch.DAY_KEPT_NS = 0
     live._month_ns = lambda now_ns: now_ns - now_ns % DAY_NS - MONTH_DAYS * DAY_NS
     try:
         cli.main()
