@@ -176,7 +176,8 @@ class Figures:
 
 def watched(spec: MonitorSpec, show: Callable[[MonitorState], bool], for_s: float | None = None) -> None:
     """Watch `spec`'s servers and `show` a state as often as they are read, until it says that is enough, `for_s` are over, Ctrl-C or
-    SIGTERM; what was read is stored. `show` is called in another thread. Raises ConfigError, and what `show` raises."""
+    SIGTERM; what was read is stored. `show` is called in another thread. Raises ConfigError, StoreError at the end where rows could not be
+    stored, and what `show` raises."""
     _priced(spec)
     asyncio.run(_watched(Watch(spec), show, for_s))
 
@@ -238,6 +239,10 @@ async def _watched(watch: Watch, show: Callable[[MonitorState], bool], for_s: fl
     finally:
         stop.set()
         await watching
+    if lost := watch.unstored + watch.lost_rows:
+        raise StoreError(
+            "readings could not be stored, and are gone", f"{lost} rows", watch.store_says or "see to room"
+        )
 
 
 def _recent(watch: Watch) -> Recent:

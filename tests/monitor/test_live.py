@@ -20,6 +20,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from harness.base.errors import StoreError
 from harness.cli import cli
 from harness.config.monitor import load_monitor
 from harness.monitor.exporter import Exporter
@@ -158,6 +159,26 @@ def test_the_first_screen_of_another_start_has_what_is_stored(tmp_path):
     for window in ("24h", "month"):
         (all_of_it,) = [group for group in shown[-1].views[window].groups if group.kind == "all"]
         assert all_of_it.value("requests") == 50
+
+
+def test_what_never_was_stored_is_told_at_the_end(tmp_path, monkeypatch):
+    """A disk that is full from the first to the last: how many rows are gone, and why; figures are shown all the same."""
+
+    def full(*_):
+        raise StoreError("no room", "the disk", "free some")
+
+    monkeypatch.setattr(readings, "write", full)
+    shown = []
+    with (
+        serve(Fake(metrics=page(100))) as url,
+        pytest.raises(StoreError, match="readings could not be stored") as error,
+    ):
+        watched(
+            load_monitor(config(tmp_path, [url])),
+            lambda state: shown.append(state) or bool(state.servers and state.servers[0].scrapes > 1),
+        )
+    assert "no room" in str(error.value)
+    assert shown[-1].servers[0].up
 
 
 @pytest.fixture
