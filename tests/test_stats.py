@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipys
 
-from harness.base.stats import bootstrap_mean, inside_variance, mean_interval, nnls, normal_above, t_beyond
-from harness.base.student_t import t_above
+from harness.base.stats import bootstrap_mean, inside_variance, mean_interval, nnls, normal_above, t_above, t_beyond
 
 RUNS = [98.0, 105.0, 91.0, 101.0, 110.0]
 

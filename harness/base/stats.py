@@ -17,11 +17,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from harness.base.student_t import t_above
-
 FloatArray = npt.NDArray[np.float64]
 Ends = tuple[float, float]
 _EMPTY = 1e-290  # a column with nothing above it is taken for empty
+
+
+def t_above(tail: float, df: float) -> float:
+    """The value that Student's t exceeds with probability `tail`."""
+    from scipy import special
+
+    return -float(special.stdtrit(df, tail))
 
 
 def t_beyond(t: float, df: float) -> float:

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.base.student_t import t_above
+from harness.base.stats import t_above
 from harness.judge.columns import BoolArray, FloatArray, IntArray, Ints, Requests
 from harness.judge.metrics import per_request
 from harness.records import Load, Window

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.base.clock import DAY_NS, HOUR_NS, utc_of
 from harness.base.errors import ConfigError
-from harness.base.student_t import t_above
+from harness.base.stats import t_above
 from harness.config.target import HardwareSpec
 from harness.monitor.advice_hosted import hosted_cheaper
 from harness.monitor.advice_work import preemptions, prefix_caching_off

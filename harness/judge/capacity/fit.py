@@ -19,8 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from harness.base.stats import FloatArray
-from harness.base.student_t import t_above
+from harness.base.stats import FloatArray, t_above
 from harness.judge.capacity.probe import unevenness
 from harness.records import ProbeResult
 

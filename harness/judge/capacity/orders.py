@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
-from harness.base.student_t import t_above
+from harness.base.stats import t_above
 from harness.config.load import CapacitySpec
 from harness.judge.capacity.fit import Curve, fit, near, uneven
 from harness.judge.capacity.probe import FEW_MISSES, LEAST_INFLATION

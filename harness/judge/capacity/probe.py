@@ -17,8 +17,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from harness.base.stats import normal_above
-from harness.base.student_t import t_above
+from harness.base.stats import normal_above, t_above
 from harness.judge.columns import of_records
 from harness.judge.metrics import good, per_request
 from harness.records import Outcome, ProbeResult, RequestRecord

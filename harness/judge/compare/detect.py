@@ -20,8 +20,7 @@ import numpy as np
 from scipy import optimize, special
 
 from harness.base.errors import ConfigError
-from harness.base.stats import FloatArray, inside_variance
-from harness.base.student_t import t_above
+from harness.base.stats import FloatArray, inside_variance, t_above
 from harness.judge.columns import measured_of
 from harness.judge.compare.comparison import ALPHA, MIN_EFFECT, pair_of
 from harness.judge.compare.keys import check_comparable, match_cells

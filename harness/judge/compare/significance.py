@@ -17,8 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.base.stats import FloatArray, t_beyond
-from harness.base.student_t import t_above
+from harness.base.stats import FloatArray, t_above, t_beyond
 
 
 @dataclass(frozen=True, slots=True)
