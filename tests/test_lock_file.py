@@ -30,7 +30,7 @@ def _hold_campaign(folder: Path) -> None:
 
 
 def _recover(folder: Path) -> None:
-    with recover._alone(folder):
+    with recover.alone(folder):
         pass
 
 
