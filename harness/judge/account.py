@@ -15,6 +15,7 @@ from harness.records import Account, AccountLimit, Manifest, RunData, target_con
 
 TOO_MANY = 429
 PACED, DRIVEN, UNLIMITED = "paced", "driven", "unlimited"
+A_MINUTE_S = 60.0  # most limits' window
 _HELD_S = 0.005  # a request let go later than this after it was due was held back
 _NAMES = {"requests": "requests", "tokens": "tokens", "input_tokens": "input tokens", "output_tokens": "output tokens"}
 
@@ -100,6 +101,7 @@ def account_of(run: RunData, requests: Requests, scalars: Mapping[str, float | N
         floats(run.requests[run.requests["phase"] == "measure"], "retry_after_s") if is_refused.any() else np.zeros(0)
     )
     waits = waits[~np.isnan(waits)]
+    shown = scalars if not is_refused.any() or _spans_s(requests) >= A_MINUTE_S else {}
     return Account(
         mode=mode,
         held=int((held > _HELD_S).sum()),
@@ -107,8 +109,8 @@ def account_of(run: RunData, requests: Requests, scalars: Mapping[str, float | N
         refused=int(is_refused.sum()),
         requests=requests.count,
         retry_after_p50_s=float(np.median(waits)) if len(waits) else None,
-        requests_per_min=_per_minute(scalars.get("request_rps")),
-        tokens_per_min=_per_minute(scalars.get("total_tps")),
+        requests_per_min=_per_minute(shown.get("request_rps")),
+        tokens_per_min=_per_minute(shown.get("total_tps")),
         offered_rps=rate,
         feasible_rps=allowed_rps[bound_by] if bound_by else None,
         bound_by=bound_by,
@@ -134,6 +136,11 @@ def _takes(requests: Requests) -> dict[str, FloatArray]:
         "input_tokens": prompt,
         "output_tokens": most,
     }
+
+
+def _spans_s(requests: Requests) -> float:
+    sent = requests.sent.data[requests.sent.present]
+    return float(np.ptp(sent)) / 1e9 if len(sent) else 0.0
 
 
 def _mean(values: FloatArray) -> float | None:

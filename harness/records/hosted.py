@@ -90,7 +90,8 @@ class Account:
     limits). `held`: requests that waited for the pacing, `held_p99_s` how long.
 
     `refused`: replies with status 429. `requests_per_min`, `tokens_per_min`: ok requests of the window, and their prompt and output
-    tokens by usage, over the time in which they were offered. `feasible_rps`: how many of such requests the limits allow, by the limit
+    tokens by usage, over the time in which they were offered; None where some were refused and that took less than a minute, whose limits
+    a burst does not show. `feasible_rps`: how many of such requests the limits allow, by the limit
     named `bound_by`; None where no limit is known.
     """
 

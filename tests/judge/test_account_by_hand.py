@@ -8,6 +8,7 @@ import pytest
 
 from harness.judge.summary import summarise
 from harness.records import LimitSample, Load
+from harness.report.run.hosted import account_sentences
 from tests.judge.run_builder import failed, frame, ns, open_loop, request, run
 
 R10 = Load(rate_rps=10)
@@ -51,6 +52,18 @@ def test_a_paced_run_is_believed_and_says_so():
     assert (limit.declared, limit.told, limit.allowed) == (300, None, 300)
     assert limit.demand == pytest.approx(600, rel=0.01)
     assert limit.most_admitted == 300
+
+
+@pytest.mark.parametrize(("count", "shown"), [(599, False), (602, True)])
+def test_a_burst_that_a_limit_lets_in_is_no_rate(count, shown):
+    """10 a second, every tenth refused: what a minute sustains is told once a minute was offered, in the report too."""
+    rows = [replace(failed(row), http_status=429) if i % 10 == 5 else row for i, row in enumerate(open_loop(10, count))]
+    found = judged(rows)
+    assert (found.account.requests_per_min is not None) == (found.account.tokens_per_min is not None) == shown
+    (told,) = account_sentences([found])
+    assert ("takes a minute or more to see" in told) != shown
+    assert ("sustained" in told) == shown
+    assert f"{found.account.refused} of {count} were refused (429)" in told
 
 
 def test_a_client_that_is_late_after_it_was_let_go_is_blamed():

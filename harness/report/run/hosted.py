@@ -81,9 +81,10 @@ def account_sentences(summaries: Sequence[RunSummary]) -> list[str]:
 
 
 def _sentence(account: Account) -> str:
-    parts = [
-        f"sustained {formats.number(account.requests_per_min)} requests and {formats.number(account.tokens_per_min)} tokens a minute"
-    ]
+    parts = ["what it sustains takes a minute or more to see"]
+    if account.requests_per_min is not None or not account.refused:
+        per_minute = formats.number(account.requests_per_min), formats.number(account.tokens_per_min)
+        parts = [f"sustained {per_minute[0]} requests and {per_minute[1]} tokens a minute"]
     if account.mode == "paced":
         waited = f", 99 % by up to {formats.duration(account.held_p99_s)}" if account.held_p99_s else ""
         parts.append(f"paced: {account.held:,} of {account.requests:,} requests waited for the limits{waited}")
