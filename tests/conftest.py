@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from harness.base import redaction
 from harness.measure.drive import processes
-from tests import workers
+from tests import forks
 
 # how long an example takes is the machine's affair
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -36,8 +36,8 @@ if "PYTEST_XDIST_WORKER" in os.environ or "HARNESS_LOCK_DIR" not in os.environ:
 # and what a test spends is in nobody's ledger
 os.environ["HARNESS_LEDGER_DIR"] = tempfile.mkdtemp(prefix="ledger-", dir=os.environ["HARNESS_TEST_FOLDER"])
 
-# and a worker finds its imports made
-workers.begin()
+# and workers find their imports made
+forks.begin()
 
 OWN_ENGINES = ("tests/live/test_batch_vllm.py", "tests/live/test_starts_vllm.py")
 _ran_on_vllm: set[str] = set()

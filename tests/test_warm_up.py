@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.measure import plan, warm_up
+from harness.measure import warm_up
+from harness.measure.plan import drawing
 from harness.measure.targets.server.jit_log import JitWatch
 from harness.records import DriveReport, Load
 
@@ -17,7 +18,7 @@ JIT = (
 
 
 def draw(load: Load, requests: int = 200, warmup: int = 4, workload: str = "uniform:64-256x16-64"):
-    drawn, _ = plan.draw(
+    drawn, _ = drawing.draw(
         workload, load, requests=requests, duration_s=None, seed=3, warmup_requests=warmup, context_limit_tokens=None
     )
     return drawn

@@ -28,9 +28,9 @@ def workloads() -> None:
 @_json
 def workloads_list(as_json: bool) -> None:
     """Names of the presets."""
-    from harness.measure import plan
+    from harness.measure.plan.preset import presets
 
-    names = plan.presets()
+    names = presets()
     click.echo(json.dumps(names) if as_json else "\n".join(names))
 
 
@@ -39,9 +39,9 @@ def workloads_list(as_json: bool) -> None:
 @_json
 def workloads_show(name: str, as_json: bool) -> None:
     """Quantiles, means, source and licence of a workload SPEC."""
-    from harness.measure import plan
+    from harness.measure.plan.describing import describe
 
-    shown = plan.describe(name)
+    shown = describe(name)
     if as_json:
         click.echo(json.dumps(shown, indent=2))
         return
@@ -77,9 +77,10 @@ def _histogram(what: str, bins: list[tuple[int, int, int]], width: int = 50) -> 
 @_json
 def workloads_check(names: tuple[str, ...], count: int, as_json: bool) -> None:
     """Figures of presets' sources beside those of a sample (all presets without NAMES)."""
-    from harness.measure import plan
+    from harness.measure.plan.checking import check
+    from harness.measure.plan.preset import presets
 
-    figures_of = {name: plan.check(name, count) for name in names or plan.presets()}
+    figures_of = {name: check(name, count) for name in names or presets()}
     if as_json:
         rows = {
             name: [asdict(one) | {"deviation": one.deviation} for one in figures]
@@ -117,9 +118,10 @@ def workloads_fit(file: str, out: Path | None, name: str, licence: str, skip_bad
     FILE: CSV, JSONL or Parquet with prompt and output tokens per request, a vLLM server's log (debug level, --enable-log-requests
     --enable-log-outputs), or any trace format; `?from=..&to=..` slices it.
     """
-    from harness.measure import plan
+    from harness.measure.plan.fitting import fit
+    from harness.measure.plan.workload import with_options
 
-    data, result = plan.fit(plan.with_options(file, {"skip_bad": skip_bad}), name=name, licence=licence)
+    data, result = fit(with_options(file, {"skip_bad": skip_bad}), name=name, licence=licence)
     text = dump_yaml(data, sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
     if out is not None:
         out.write_text(redaction.known(text), encoding="utf-8")
@@ -140,10 +142,10 @@ def workloads_fit(file: str, out: Path | None, name: str, licence: str, skip_bad
 @_json
 def workloads_sample(name: str, count: int, seed: int, as_json: bool) -> None:
     """Draw a few requests: prompt and output tokens."""
-    from harness.measure import plan
+    from harness.measure.plan.drawing import draw
     from harness.records import Load
 
-    drawn, _ = plan.draw(
+    drawn, _ = draw(
         name,
         Load(concurrency=1),
         requests=count,

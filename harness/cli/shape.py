@@ -257,7 +257,7 @@ def _chosen(config: Path, words: Mapping[str, Any]) -> Choice:
 def _ad_hoc(words: dict[str, Any]) -> ExperimentSpec:
     """One target, one workload, one load, from the command line alone."""
     from harness.config.experiment import parse_experiment
-    from harness.measure.plan import with_options
+    from harness.measure.plan.workload import with_options
 
     if not words["workload"]:
         raise ConfigError(

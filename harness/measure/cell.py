@@ -10,7 +10,6 @@ from typing import Any
 from harness.base.errors import ConfigError
 from harness.config.experiment import ExperimentSpec
 from harness.config.load import LoadSpec
-from harness.measure import plan as plans
 from harness.measure.calibrate import calibration_limit
 from harness.measure.drive.network import NetworkSource
 from harness.measure.fits import check_account, check_context
@@ -20,6 +19,7 @@ from harness.measure.observe.boards.inventory import boards
 from harness.measure.observe.environment import collect
 from harness.measure.observe.sampler import Observers
 from harness.measure.phases import Phases
+from harness.measure.plan.drawing import draw
 from harness.measure.provenance import link_log, manifest_of, target_facts
 from harness.measure.run import Probe, Run
 from harness.measure.targets import Target
@@ -44,7 +44,7 @@ def draw_plan(
     if load_spec.requests_per_slot and cell.load.concurrency:
         requests = load_spec.requests_per_slot * cell.load.concurrency
     key = f"{spec.seed}|{cell.workload}|{cell.load.name}|{cell.repetition}{f'|probe {probe.index}' if probe else ''}"
-    plan, notes = plans.draw(
+    plan, notes = draw(
         cell.workload,
         cell.load,
         requests=requests,

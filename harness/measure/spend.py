@@ -24,8 +24,7 @@ from harness.judge.sent import sent_of
 from harness.measure.gate import Answer, Asked
 from harness.price.ledger import Ledger, Totals, fingerprint, today
 from harness.price.request_price import RequestPrice
-from harness.price.sent_bill import OVERRUN_SLACK, OVERRUN_TIMES
-from harness.records import RequestRecord
+from harness.records import OVERRUN_SLACK, OVERRUN_TIMES, RequestRecord
 
 MAX_USD = "max_usd"  # a drive's stop_reason
 SHARE = Decimal("0.95")

@@ -17,8 +17,7 @@ from harness.measure.spend import Budget, Lease, SpendGate, ledger_name
 from harness.price.hosted_api import api_of
 from harness.price.ledger import Ledger, fingerprint, ledger_dir, ledger_of, ledgers
 from harness.price.request_price import RequestPrice, request_price
-from harness.price.sent_bill import OVERRUN_SLACK, OVERRUN_TIMES
-from harness.records import Endpoint
+from harness.records import OVERRUN_SLACK, OVERRUN_TIMES, Endpoint
 
 BYTES_A_TOKEN = (
     16  # of a prompt at most, before its bytes are known: a word of ours, quotes and commas of a list of ids

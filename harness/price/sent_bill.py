@@ -19,10 +19,7 @@ from decimal import Decimal
 from harness.config.price_ref import PriceRef
 from harness.price.hosted import HostedPrice, bill, usage_problem, worst_usd
 from harness.price.hosted_cache import HostedCache
-from harness.records import Bill, Outcome, SentRequest
-
-OVERRUN_TIMES = 2  # of the tokens asked for: there we hang up (measure/drive/dialect)
-OVERRUN_SLACK = 64  # tokens: by then it has been noticed
+from harness.records import OVERRUN_SLACK, OVERRUN_TIMES, Bill, Outcome, SentRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from harness.records.column import col
 
+OVERRUN_TIMES = (
+    2  # of the tokens asked for: a longer reply is another request than the one planned, and billed until we hang up
+)
+OVERRUN_SLACK = 64  # tokens: by then it has been noticed
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedRequest:

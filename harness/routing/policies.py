@@ -28,10 +28,8 @@ MONTH_S = 730 * 3600.0  # 8,760 hours a year / 12
 ASK_AGAIN_S = (
     30.0  # a side that is thought too slow and was not asked for so long gets one request: it may have changed
 )
-_LEAST_WAIT, _MOST_WAIT = (
-    0.6,
-    3.0,
-)  # of what the promise leaves for waiting: for the cheapest to host, and the dearest while no miss is used
+# of what the promise leaves for waiting: for the cheapest to host, and for the dearest while no miss is used
+_LEAST_WAIT, _MOST_WAIT = 0.6, 3.0
 _WAITS = frozenset(("ttft_s", "ttft_from_schedule_s", "ttfvt_s"))
 _ALONE = 1  # requests at once of a side that nothing is known of
 

@@ -42,10 +42,8 @@ class ChunkRows:
         return since + np.repeat(self.first_ns - before, self.count)
 
 
-def from_batch(stamps: Any, tokens: Any | None) -> ChunkRows:
-    """Of the columns chunk_ns and chunk_tokens of a pyarrow.RecordBatch; the latter where the file has it."""
-    if tokens is None:
-        return _rows(_lengths(stamps), _flat(stamps), np.full(len(stamps), _NONE), np.zeros(0, np.int64))
+def from_columns(stamps: Any, tokens: Any) -> ChunkRows:
+    """Of the columns chunk_ns and chunk_tokens, as pyarrow.ListArrays."""
     return _rows(_lengths(stamps), _flat(stamps), _lengths(tokens), _flat(tokens))
 
 

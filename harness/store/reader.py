@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 
 from harness.base.errors import StoreError
 from harness.records import RunData, RunState
-from harness.store.chunks import ChunkRows, from_batch
+from harness.store.chunks import ChunkRows, from_columns
 from harness.store.columns import to_table
 from harness.store.manifest import NAME, holds_capacity, is_alive, read_manifest, refuse_newer, refuse_pruned
 from harness.store.parts import SCRATCH, final_path, list_parts
@@ -114,7 +113,7 @@ def _chunks_of(file: Any, path: Path) -> list[ChunkRows]:
         rows = _conform(pa.Table.from_batches([batch]), schema, "requests", path).combine_chunks()
         rows.validate(full=True)
         stamps, tokens = (rows.column(name).chunk(0) for name in _CHUNKS)
-        pieces.append(from_batch(stamps, tokens))
+        pieces.append(from_columns(stamps, tokens))
     return pieces
 
 
@@ -150,11 +149,9 @@ def _pieces(run_dir: Path, table: str, notes: list[str], read: Callable[[Path], 
     return pieces
 
 
-def _read_table(
-    run_dir: Path, table: str, notes: list[str], without: Mapping[str, frozenset[str]] = MappingProxyType({})
-) -> Any | None:
-    """A table from its final file, else from its parts; None if there is neither. `without`: columns that are not read, by table."""
-    pieces = _pieces(run_dir, table, notes, lambda path: _read_file(path, table, without.get(table, frozenset())))
+def _read_table(run_dir: Path, table: str, notes: list[str], without: frozenset[str] = frozenset()) -> Any | None:
+    """A table from its final file, else from its parts; None if there is neither. `without`: columns that are not read."""
+    pieces = _pieces(run_dir, table, notes, lambda path: _read_file(path, table, without))
     return pa.concat_tables(pieces) if pieces else None
 
 
@@ -219,7 +216,7 @@ def _read(path: Path | str, *, judged: bool) -> RunData:
         elif table == "requests":
             data, chunks = _judged_requests(run_dir, notes)
         else:
-            data = _without_empty_lists(_read_table(run_dir, table, notes, _OF_NO_NUMBER))
+            data = _without_empty_lists(_read_table(run_dir, table, notes, _OF_NO_NUMBER.get(table, frozenset())))
         frames[table] = None if data is None else _frame(data)
         del data
         pa.default_memory_pool().release_unused()

@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from harness.judge.summary import summarise
 from harness.measure.nodes.echo import Asker, Echo, new_secret
-from harness.measure.plan import draw
+from harness.measure.plan.drawing import draw
 from harness.records import Load, Plan, PlannedRequest, RequestRecord, RunState
 from harness.store.parcels import numbers, on_our_clock, pack, unpack, when
 from harness.store.parts import merge, part_path, write_file
@@ -182,7 +182,8 @@ def asked() -> float:
     secret = new_secret()
     with Echo("127.0.0.1", secret) as echo, Asker([("127.0.0.1", echo.port)] * 8, secret) as asker:
         before = time.process_time()
-        asker.before()
+        asker.open()
+        asker.opened()
         used = time.process_time() - before
         return used / sum(len(line) for line in asker.lines)
 

@@ -21,7 +21,8 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from harness.base import clock
-from harness.measure import plan
+from harness.measure.plan.drawing import draw
+from harness.measure.plan.prefixes import hit_ratio
 from harness.measure.plan.prompts import prompts
 from harness.measure.targets import Target, open_target
 from harness.records import Load, PlannedRequest
@@ -125,7 +126,7 @@ def requests_of(case: Case, seed: int) -> tuple[tuple[PlannedRequest, ...], int]
     else:
         load, count = Load(concurrency=1), case.requests
     limit = CONTEXT_TOKENS if case.workload in bench_prompts.SESSION_PRESETS else None
-    drawn, _ = plan.draw(case.workload, load, requests=count, duration_s=None, seed=seed, warmup_requests=0,
+    drawn, _ = draw(case.workload, load, requests=count, duration_s=None, seed=seed, warmup_requests=0,
                          context_limit_tokens=limit)  # fmt: skip
     fit, cut, _ = bench_prompts.fitted([bench_prompts.one_token(r) for r in drawn.requests], CONTEXT_TOKENS - 1, 1)
     return fit, cut
@@ -195,7 +196,7 @@ def _table(target: Target, listed: list[Case], seed: int, say: Callable[[str], N
             continue
         requests, cut = requests_of(case, seed + number)  # another seed each: cases must not know each other's prompts
         tokens = sum(r.target_prompt_tokens for r in requests)
-        ratio = plan.hit_ratio(requests, block)
+        ratio = hit_ratio(requests, block)
         got = measured(target, case, requests, f"prefix-{number}-{int(cached)}")
         total += tokens
         server = got.hits / got.queries if got.queries else 0.0

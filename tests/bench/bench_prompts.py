@@ -23,9 +23,10 @@ import httpx
 
 from harness.base import clock
 from harness.config.target import TargetSpec
-from harness.measure import plan
 from harness.measure.drive.driver import drive
 from harness.measure.job import Job
+from harness.measure.plan.drawing import draw
+from harness.measure.plan.preset import presets
 from harness.measure.plan.prompts import prompts
 from harness.measure.targets import Target, open_target
 from harness.measure.targets.vocabulary import read_words, vocabulary
@@ -69,7 +70,7 @@ def in_mode(target: Target, mode: str) -> Target:
 
 def planned(workload: str, count: int, seed: int, context_tokens: int | None) -> tuple[PlannedRequest, ...]:
     """Measured requests of the plan, each for one output token."""
-    drawn, _ = plan.draw(
+    drawn, _ = draw(
         workload, Load(concurrency=4), requests=count, duration_s=None, seed=seed, warmup_requests=0,
         context_limit_tokens=context_tokens,
     )  # fmt: skip
@@ -166,7 +167,7 @@ def exactness(target: Target, preset: str, mode: str, count: int, seed: int, con
 def numbers(total: int, context_tokens: int) -> dict[str, int]:
     """Prompts of each preset and mode, `total` in all or a few more."""
     weight: dict[str, float] = {}
-    for name in plan.presets():
+    for name in presets():
         limit = context_tokens if name in SESSION_PRESETS else None
         sample = [min(r.target_prompt_tokens, context_tokens) for r in planned(name, 256, 1, limit)]
         weight[name] = 0.25 if sum(sample) > LONG_TOKENS * len(sample) else 1.0

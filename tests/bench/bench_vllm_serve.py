@@ -23,8 +23,8 @@ import psutil
 from harness import pipeline
 from harness.config.experiment import parse_experiment
 from harness.config.target import TargetSpec
-from harness.measure import plan
 from harness.measure.observe import vllm_metrics
+from harness.measure.plan.drawing import draw
 from harness.measure.plan.prompts import prompts
 from harness.measure.run import Stop
 from harness.measure.targets import Target, embedded, open_target
@@ -80,7 +80,7 @@ def ours(target: Target, args, seed: int, folder: Path, driver: str, body: str =
 def theirs(target: Target, args, seed: int, folder: Path, tokenizer: str) -> dict[str, float]:
     """One run of `vllm bench serve` over prompts of the same making."""
     count = args.requests
-    drawn, _ = plan.draw(
+    drawn, _ = draw(
         f"fixed:{args.prompt}x{args.output}", Load(concurrency=args.concurrency), requests=count, duration_s=None,
         seed=seed, warmup_requests=args.concurrency, context_limit_tokens=None,
     )  # fmt: skip

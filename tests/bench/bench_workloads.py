@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from harness.base import clock
-from harness.measure import plan
+from harness.measure.plan.drawing import draw
 from harness.records import Load
 from tests.bench.bench_prefixes import write_bailian
 
@@ -99,7 +99,7 @@ def native(folder: Path | None) -> dict[str, tuple[Path, Callable[[Path], Frame]
 
 def compared(name: str, path: Path, by_pandas: Callable[[Path], Frame]) -> str:
     """One line: rows, means and p99 of both, the greatest difference of a length, and of a time."""
-    drawn, notes = plan.draw(str(path), Load(arrivals="trace"), requests=None, duration_s=None, seed=1, warmup_requests=0,
+    drawn, notes = draw(str(path), Load(arrivals="trace"), requests=None, duration_s=None, seed=1, warmup_requests=0,
                              context_limit_tokens=None)  # fmt: skip
     prompt, output, seconds = (np.asarray(column, np.float64) for column in by_pandas(path))
     ours = np.array([(r.target_prompt_tokens, r.target_output_tokens, r.scheduled_ns / 1e9) for r in drawn.requests if r.scheduled_ns is not None])  # fmt: skip
@@ -115,12 +115,12 @@ def compared(name: str, path: Path, by_pandas: Callable[[Path], Frame]) -> str:
 _MILLION = """
 import resource, sys
 from harness.base import clock
-from harness.measure import plan
+from harness.measure.plan.drawing import draw
 from harness.records import Load
 begun = clock.monotonic_ns()
 load = Load(arrivals="trace") if sys.argv[2] == "trace" else Load(concurrency=8)
 count = None if sys.argv[2] == "trace" else 1_000_000
-drawn, _ = plan.draw(sys.argv[1], load, requests=count, duration_s=None, seed=1, warmup_requests=8,
+drawn, _ = draw(sys.argv[1], load, requests=count, duration_s=None, seed=1, warmup_requests=8,
                      context_limit_tokens=None)
 wall = (clock.monotonic_ns() - begun) / clock.NS
 used = resource.getrusage(resource.RUSAGE_SELF)

@@ -16,11 +16,11 @@ import psutil
 from harness.config.load import CapacitySpec
 from harness.judge.capacity.orders import ProbeOrder
 from harness.judge.capacity.probe import Watch, replies
-from harness.measure import plan
 from harness.measure.capacity_search import search_capacity, stop_word
 from harness.measure.drive.driver import drive
 from harness.measure.drive.golden import server as golden
 from harness.measure.job import Job
+from harness.measure.plan.drawing import draw
 from harness.records import CapacityResult, DriveProgress, Endpoint, Load, Phase, ProbeResult, Prompt, Timeouts
 from harness.report import capacity
 from harness.report.capacity import probes_plot
@@ -46,7 +46,7 @@ def search(
 
     def probe(order: ProbeOrder, watch: Watch) -> ProbeResult:
         load = Load(rate_rps=order.rate_rps)
-        drawn, _ = plan.draw(
+        drawn, _ = draw(
             "fixed:8x2", load, requests=None, duration_s=order.longest_s, seed=seed * 1000 + order.index,
             warmup_requests=0, context_limit_tokens=None,
         )  # fmt: skip

@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pyarrow.parquet import read_table
 from scipy import stats
 
 from harness import __version__
+from harness.store.parts import list_parts
 from harness.store.reader import read_run
 from tests.cluster import nodes
 from tests.commands import harness as command
@@ -196,6 +198,12 @@ def test_the_command_sends_from_nodes_and_the_key_is_nowhere(cluster, tmp_path):
     assert not list(cluster.state.rglob("*.arrow"))
 
 
+def _has_come(run, worker):
+    """Has the parent written a measured row of this worker?"""
+    came = [read_table(part, columns=["phase", "worker"]) for part in list_parts(run, "requests")]
+    return any({"phase": "measure", "worker": worker} in table.to_pylist() for table in came)
+
+
 def test_a_run_that_loses_a_node_is_invalid_with_its_share_to_the_end_of_the_command(cluster, tmp_path):
     """A raylet killed in mid-run: exit code 7 with the rule's words, the run stored whole, the same from `harness report --json`; what the
     node had on its disk goes into the run by `harness recover --from`, once."""
@@ -204,7 +212,7 @@ def test_a_run_that_loses_a_node_is_invalid_with_its_share_to_the_end_of_the_com
         words += ["--workload", "fixed:16x8", "--rate", "60", "--requests", "360", "--warmup", "2"]
         words += ["--nodes", "2", "--json", "--out", str(run)]
         with cluster.popen(1, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as sending:
-            until(lambda: sending.poll() is not None or len(list(run.glob("parts/requests-*"))) > 2, "rows")
+            until(lambda: sending.poll() is not None or _has_come(run, worker=0), "rows of the node that will be lost")
             cluster.broken.add(2)
             assert cluster.kill(2, of="raylet/raylet ")
             out, err = sending.communicate()
@@ -260,19 +268,8 @@ def test_a_parent_that_is_killed_gets_the_rest_from_nodes_whose_clocks_lie_days_
 
 def test_more_nodes_than_can_send_are_refused_before_the_first_request(cluster, tmp_path):
     with _serving(cluster) as words:
-        words += [
-            "--workload",
-            "fixed:8x2",
-            "--rate",
-            "5",
-            "--requests",
-            "5",
-            "--nodes",
-            "9",
-            "--out",
-            str(tmp_path / "run"),
-        ]
-        code, _, err = _command(cluster, words)
+        more = f"--workload fixed:8x2 --rate 5 --requests 5 --nodes 9 --out {tmp_path / 'run'}".split()
+        code, _, err = _command(cluster, words + more)
     assert code == 2, err
     assert "9 nodes are to send" in err
     assert not (tmp_path / "run" / "requests.parquet").exists()
@@ -311,19 +308,8 @@ def test_nodes_that_are_not_the_same_are_refused_before_the_first_request(cluste
 
         def refused(run, on=None):
             with _serving(own, on=on) as words:
-                words += [
-                    "--workload",
-                    "fixed:8x2",
-                    "--rate",
-                    "5",
-                    "--requests",
-                    "5",
-                    "--nodes",
-                    "1",
-                    "--out",
-                    str(run),
-                ]
-                code, _, err = _command(own, words, cwd=tmp_path)
+                more = f"--workload fixed:8x2 --rate 5 --requests 5 --nodes 1 --out {run}".split()
+                code, _, err = _command(own, words + more, cwd=tmp_path)
             assert code == 2, err
             assert not (run / "requests.parquet").exists()
             return err.strip().splitlines()[-3:]

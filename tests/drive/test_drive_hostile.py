@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.measure.drive import dialect, exchanges
-from harness.records import Timeouts
+from harness.measure.drive import exchanges
+from harness.records import OVERRUN_TIMES, Timeouts
 from tests.drive.offering import offer
 from tests.fakes.fault_server import FaultServer
 from tests.fakes.hostile_replies import CHAT, HOSTILE, IN_TURN, KEY, TOKENS
@@ -80,7 +80,7 @@ def test_what_cannot_be_read_is_quoted(wire_rows, name):
 def test_an_overrun_ends_soon(wire_rows, name):
     """More than twice the tokens asked for: ended by us, with what came until then counted, and no more than a read or two of it."""
     for row in wire_rows[name]:
-        assert len(row.chunk_ns) > dialect.OVERRUN_TIMES * TOKENS
+        assert len(row.chunk_ns) > OVERRUN_TIMES * TOKENS
         assert row.response_bytes < 8 << 20
         assert f"where {TOKENS} were asked for" in row.error
 

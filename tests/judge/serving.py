@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.measure import plan
+from harness.measure.plan.drawing import draw
 from harness.records import Load
 from tests.judge.run_builder import BASE_NS
 
@@ -47,7 +47,7 @@ class Offered:
     duration_s: float | None = None
 
     def plan(self, seed: int):
-        return plan.draw(
+        return draw(
             self.workload, self.load, requests=self.requests, duration_s=self.duration_s, seed=seed, warmup_requests=0,
             context_limit_tokens=None,
         )[0]  # fmt: skip

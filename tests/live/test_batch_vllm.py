@@ -12,8 +12,8 @@ import pytest
 from harness.base.files import data_dir
 from harness.config.experiment import load_yaml
 from harness.config.target import TargetSpec
-from harness.measure import plan
 from harness.measure.job import Job
+from harness.measure.plan.drawing import draw
 from harness.measure.plan.prompts import prompts
 from harness.measure.targets import command
 from harness.measure.targets.batch.engine import run_batch, start
@@ -55,7 +55,7 @@ def test_a_real_batch_in_three_orders(tmp_path):
         env={"VLLM_CPU_KVCACHE_SPACE": "1"},
         start_timeout_s=600,
     )
-    drawn, _ = plan.draw(
+    drawn, _ = draw(
         "uniform:8-200x1-24",
         Load(arrivals="batch"),
         requests=20,

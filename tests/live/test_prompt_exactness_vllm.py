@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from harness.measure import plan
+from harness.measure.plan.preset import presets
 from harness.measure.plan.prompts import prompts
 from tests.bench import bench_prompts
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timing, pytest.mark.timeout(900)]
 EACH = 4  # a preset and mode, 18 presets and 3 modes: 216 prompts
-SMALL = [name for name in plan.presets() if name not in bench_prompts.SESSION_PRESETS]
+SMALL = [name for name in presets() if name not in bench_prompts.SESSION_PRESETS]
 
 
 @pytest.mark.parametrize("mode", bench_prompts.MODES)

@@ -40,7 +40,8 @@ import json, sys
 from harness.base import clock
 from harness.measure.nodes.echo import Asker
 with Asker([(sys.argv[1], int(sys.argv[2]))], bytes.fromhex(sys.stdin.readline()), every_s=0.3) as asker:
-    silent = asker.before()
+    asker.open()
+    silent = asker.opened()
     line, given = asker.lines[0], []
     by_ns = clock.monotonic_ns() + 60_000_000_000
     while clock.monotonic_ns() < by_ns and (len(line) < 60 or line.offset(line.last_ns)[1] > int(sys.argv[3])):
@@ -104,7 +105,8 @@ def test_an_answer_that_nobody_can_have_given_is_none():
         thread = threading.Thread(target=lie)
         thread.start()
         with Asker([liar.getsockname()], SECRET) as asker:
-            assert asker.before() == [0]
+            asker.open()
+            assert asker.opened() == [0]
             assert asker.lines[0].facts() == {"round_trips": 0}
         over.set()
         thread.join()
@@ -117,7 +119,8 @@ def test_nodes_are_asked_side_by_side_and_the_silent_one_is_named():
     with ExitStack() as stack:
         echoes = [stack.enter_context(Echo("127.0.0.1", SECRET)) for _ in range(3)]
         with Asker([*(("127.0.0.1", echo.port) for echo in echoes), ("127.0.0.1", 9)], SECRET, every_s=0.1) as asker:
-            assert asker.before() == [3]
+            asker.open()
+            assert asker.opened() == [3]
             had = [len(line) for line in asker.lines]
             until(lambda: all(len(line) > n + 10 for line, n in zip(asker.lines[:3], had, strict=False)), "more trips")
             assert asker.after() == [3]
@@ -136,7 +139,8 @@ def test_ipv6_and_addresses_that_this_machine_has_not():
     if not socket.has_ipv6 or not os.path.exists("/proc/net/if_inet6"):
         pytest.skip("no IPv6 here")
     with Echo("::1", SECRET) as echo, Asker([("::1", echo.port)], SECRET) as asker:
-        assert asker.before() == []
+        asker.open()
+        assert asker.opened() == []
 
 
 def test_an_echo_waits_in_the_kernel():
@@ -220,7 +224,8 @@ def test_another_machines_clock_through_20_ms_of_uneven_delay():
         relay(port, (0.015, 0.035), (0.0, 0.02)) as between,
         Asker([("127.0.0.1", between)], SECRET, every_s=0.2) as asker,
     ):
-        assert asker.before() == []
+        asker.open()
+        assert asker.opened() == []
         line = asker.lines[0]
         for trips in (30, 45, 60):
             until(lambda n=trips: len(line) >= n, "round trips")

@@ -15,7 +15,7 @@ from harness.cli.run import run
 from harness.cli.shape import spec_of
 from harness.config.share import ShareSpec, parse_share
 from harness.measure.nodes.share import StartAt, share_of
-from harness.measure.plan import draw
+from harness.measure.plan.drawing import draw
 from harness.measure.run import Stop
 from harness.records import Load
 from harness.store.reader import read_run

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from harness.base.errors import ConfigError
-from harness.measure.plan import draw
+from harness.measure.plan.drawing import draw
 from harness.measure.plan.streams import Purpose, key
 from harness.records import Load
 

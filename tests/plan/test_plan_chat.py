@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from harness.base.files import data_dir
-from harness.measure.plan import describe, draw
+from harness.measure.plan.describing import describe
+from harness.measure.plan.drawing import draw
 from harness.measure.plan.preset import load_preset
 from harness.records import Load
 

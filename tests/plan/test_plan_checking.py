@@ -9,7 +9,9 @@ from click.testing import CliRunner
 
 from harness.base.errors import ConfigError
 from harness.cli.catalogue import workloads
-from harness.measure.plan import check, describe, presets
+from harness.measure.plan.checking import check
+from harness.measure.plan.describing import describe
+from harness.measure.plan.preset import presets
 
 
 @pytest.mark.parametrize("name", presets())

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from harness.base.files import data_dir
-from harness.measure.plan import burstiness, describe, draw
-from harness.measure.plan.arrivals import arrivals
-from harness.measure.plan.describing import histogram
+from harness.measure.plan.arrivals import arrivals, burstiness
+from harness.measure.plan.describing import describe, histogram
+from harness.measure.plan.drawing import draw
 from harness.measure.plan.streams import Purpose, raw, uniform
 from harness.records import Load
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
-from harness.measure.plan import draw, sources
+from harness.measure.plan import sources
+from harness.measure.plan.drawing import draw
 from harness.measure.plan.rows import Rows, digest
 from harness.records import Load
 

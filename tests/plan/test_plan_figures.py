@@ -10,8 +10,8 @@ from statistics import fmean, median, pstdev, pvariance
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.measure.plan import check, draw
-from harness.measure.plan.checking import Figure
+from harness.measure.plan.checking import Figure, check
+from harness.measure.plan.drawing import draw
 from harness.measure.plan.streams import Purpose, raw, uniform
 from harness.records import Load
 

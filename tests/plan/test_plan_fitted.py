@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from harness.base.errors import ConfigError
-from harness.measure.plan import burstiness, draw, fit
-from harness.measure.plan.fitting import _arrivals, ks_distance, rank_correlation
+from harness.measure.plan.arrivals import burstiness
+from harness.measure.plan.drawing import draw
+from harness.measure.plan.fitting import _arrivals, fit, ks_distance, rank_correlation
 from harness.records import Load
 
 PROMPT_LEVELS = [0.0, 0.01, 0.02, 0.05, *(n / 20 for n in range(2, 20)), 0.97, 0.98, 0.99, 0.995, 0.999, 1.0]

@@ -11,8 +11,10 @@ from click.testing import CliRunner
 
 from harness.base.errors import ConfigError
 from harness.cli.catalogue import workloads
-from harness.measure.plan import burstiness, describe, draw, fit
-from harness.measure.plan.fitting import ks_distance, rank_correlation
+from harness.measure.plan.arrivals import burstiness
+from harness.measure.plan.describing import describe
+from harness.measure.plan.drawing import draw
+from harness.measure.plan.fitting import fit, ks_distance, rank_correlation
 from harness.records import Load
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.measure.plan import describe, draw
+from harness.measure.plan.describing import describe
+from harness.measure.plan.drawing import draw
 from harness.records import Load
 
 

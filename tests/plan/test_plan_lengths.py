@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
 from harness.base.files import data_dir
-from harness.measure.plan import presets
 from harness.measure.plan.lengths import Fixed, Lognormal, Uniform, parse_short_form, sample
+from harness.measure.plan.preset import presets
 from harness.measure.plan.streams import Purpose, raw, uniform
 from harness.measure.plan.workload import read_workload
 

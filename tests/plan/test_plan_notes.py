@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.measure.plan import burstiness, draw, hit_ratio
+from harness.measure.plan.arrivals import burstiness
+from harness.measure.plan.drawing import draw
 from harness.measure.plan.lengths import Fixed, parse_short_form
+from harness.measure.plan.prefixes import hit_ratio
 from harness.measure.plan.rows import prompt_seeds
 from harness.measure.plan.sources import _pool
 from harness.measure.plan.streams import Purpose, key, raw, uniform

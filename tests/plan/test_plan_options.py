@@ -11,11 +11,10 @@ import pytest
 import harness.measure.plan
 from harness.base.errors import ConfigError
 from harness.base.files import data_dir
-from harness.measure.plan import presets, with_options
 from harness.measure.plan.arrivals import Process
 from harness.measure.plan.lengths import Fixed
-from harness.measure.plan.preset import load_preset
-from harness.measure.plan.workload import Options, Workload, read_workload
+from harness.measure.plan.preset import load_preset, presets
+from harness.measure.plan.workload import Options, Workload, read_workload, with_options
 
 LEFT_OUT = {
     "from_s": None, "to_s": None, "limit": None, "sample": 1.0, "scale": 1.0, "skip_bad": False, "context": "drop",

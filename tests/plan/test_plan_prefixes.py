@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.measure.plan import draw, hit_ratio
-from harness.measure.plan.prefixes import Chains
+from harness.measure.plan.drawing import draw
+from harness.measure.plan.prefixes import Chains, hit_ratio
 from harness.measure.plan.prompts import prompts
 from harness.records import Load, PlannedRequest, Vocabulary
 

@@ -8,8 +8,10 @@ import yaml
 
 from harness.base.errors import ConfigError
 from harness.base.files import data_dir
-from harness.measure.plan import describe, draw, hit_ratio, presets
-from harness.measure.plan.preset import _rates, load_preset
+from harness.measure.plan.describing import describe
+from harness.measure.plan.drawing import draw
+from harness.measure.plan.prefixes import hit_ratio
+from harness.measure.plan.preset import _rates, load_preset, presets
 from harness.records import Load
 
 ROWS = 100_000

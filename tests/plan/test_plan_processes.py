@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
 from harness.config.load import LoadSpec
-from harness.measure.plan import burstiness
-from harness.measure.plan.arrivals import arrivals, demand_shapes, gamma_quantiles, parse
+from harness.measure.plan.arrivals import arrivals, burstiness, demand_shapes, gamma_quantiles, parse
 
 VARYING = ["onoff:5:20", "onoff:2:4:0.3", "diurnal:reason/deepseek-r1:600", "ramp", "ramp:3-1", "step:1,0,3"]
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.base.errors import ConfigError
-from harness.measure.plan import draw
+from harness.measure.plan.drawing import draw
 from harness.measure.plan.prompts import prompts
 from harness.records import Load, PlannedRequest, Vocabulary
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.measure.plan import burstiness, draw
-from harness.measure.plan.arrivals import arrivals
+from harness.measure.plan.arrivals import arrivals, burstiness
+from harness.measure.plan.drawing import draw
 from harness.measure.plan.streams import Purpose, raw, uniform
 from harness.records import Load
 

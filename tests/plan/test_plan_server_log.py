@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from harness.base.errors import ConfigError
 from harness.cli.catalogue import workloads
-from harness.measure.plan import draw
+from harness.measure.plan.drawing import draw
 from harness.records import Load
 
 LOG = Path(__file__).parent / "data" / "vllm_0.32_requests.log"

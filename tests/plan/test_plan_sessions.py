@@ -10,7 +10,8 @@ import pytest
 
 from harness.base.errors import ConfigError
 from harness.base.files import data_dir
-from harness.measure.plan import draw, hit_ratio
+from harness.measure.plan.drawing import draw
+from harness.measure.plan.prefixes import hit_ratio
 from harness.measure.plan.preset import load_preset
 from harness.records import Load
 

@@ -14,10 +14,12 @@ import pandas as pd
 import pytest
 
 from harness.base.errors import ConfigError
-from harness.measure.plan import draw, hit_ratio, with_options
+from harness.measure.plan.drawing import draw
+from harness.measure.plan.prefixes import hit_ratio
 from harness.measure.plan.traces.formats import recognise
 from harness.measure.plan.traces.rows import rows_of
 from harness.measure.plan.traces.values import TraceRow, clock_ns
+from harness.measure.plan.workload import with_options
 from harness.records import Load
 
 TRACE = Load(arrivals="trace")

@@ -22,8 +22,7 @@ from harness.measure.spend import Budget, Lease, SpendGate, worst_of
 from harness.price.hosted import HostedPrice, Tokens, bill
 from harness.price.ledger import Ledger
 from harness.price.request_price import RequestPrice
-from harness.price.sent_bill import OVERRUN_SLACK, OVERRUN_TIMES
-from harness.records import Outcome, PlannedRequest, RequestRecord, SentRequest
+from harness.records import OVERRUN_SLACK, OVERRUN_TIMES, Outcome, PlannedRequest, RequestRecord, SentRequest
 
 EMPTY = dict.fromkeys(RequestRecord.__dataclass_fields__)
 

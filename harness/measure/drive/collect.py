@@ -236,9 +236,8 @@ class Collector:
             due = 0 if request.scheduled_ns is None else self.started_ns + request.scheduled_ns
             sent = sent_ns[index]
             outcome = Outcome.CANCELLED if sent else Outcome.DROPPED
-            left = (
-                now if sent == shard.BEGUN else sent
-            )  # of one that had only begun no row may say that it was never sent
+            # of one that had only begun no row may say that it was never sent
+            left = now if sent == shard.BEGUN else sent
             raw = Raw(index, outcome.value, why, due, 0, 0, 0, None, left, now, False, b"", b"", b"")
             rows.append(self._row(worker, raw))
         return rows

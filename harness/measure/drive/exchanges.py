@@ -10,7 +10,7 @@ from harness.measure.drive import dialect, http1, reader, sse, wire
 from harness.measure.drive.connections import ConnectFailedError, Connections, Deadlines
 from harness.measure.drive.shard import BEGUN, Shard
 from harness.measure.drive.turns import Turns
-from harness.records import Outcome
+from harness.records import OVERRUN_TIMES, Outcome
 
 LATE_NS = 5_000_000
 GATHER_MAX_NS, GATHER_OF_GAP, GATHER_OF_REPLY = 1_000_000, 20, 4000
@@ -107,7 +107,7 @@ class Exchanges:
             conn.state = wire.WAITING
             if conn.fresh():
                 self.reader.adopt(conn)
-                conn.look_reads = dialect.OVERRUN_TIMES * self.shard.target_tokens[conn.index] + LOOK_READS
+                conn.look_reads = OVERRUN_TIMES * self.shard.target_tokens[conn.index] + LOOK_READS
                 self.reader.look(conn, conn.look_reads, self._most_bytes(conn))
             conn.last_ns = conn.sent_ns
             self.sent += 1

@@ -149,11 +149,6 @@ class Asker:
         self._is_open.wait()
         return self._silent
 
-    def before(self) -> list[int]:
-        """Both."""
-        self.open()
-        return self.opened()
-
     def after(self) -> list[int]:
         """End the thread, ask once more, close. Returns who did not answer now."""
         self._over.set()

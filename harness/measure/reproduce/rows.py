@@ -19,8 +19,7 @@ from harness.measure.run import Stop
 from harness.records import RunSummary
 from harness.records.published import ComparedRow, ComparedTable
 
-Measure = Callable[[ExperimentSpec], Ran]
-"""The program's way to measure an experiment into the table's directory."""
+Measure = Callable[[ExperimentSpec], Ran]  # the program's way to measure an experiment into the table's directory
 
 _SECOND_S = 1.1  # a campaign is named by the second it starts in: two must not share one
 

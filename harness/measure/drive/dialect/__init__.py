@@ -14,12 +14,11 @@ from typing import Any
 from harness.base.errors import ConfigError
 from harness.measure.drive.dialect import chat, messages, responses
 from harness.measure.drive.dialect.errors import MAX_ERROR_CHARS, clean_error, error_message
-from harness.measure.drive.dialect.reply import OVERRUN_TIMES, Reply, overrun
+from harness.measure.drive.dialect.reply import Reply, overrun
 from harness.records import Endpoint, PlannedRequest, Prompt
 
 __all__ = (
     "MAX_ERROR_CHARS",
-    "OVERRUN_TIMES",
     "Reply",
     "clean_error",
     "encode",

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import msgspec
 
 from harness.base import redaction
+from harness.records import OVERRUN_TIMES
 
 MAX_FINISH_CHARS = 40
-OVERRUN_TIMES = 2  # the tokens asked for: a reply beyond it is another request than the one planned, and billed until somebody hangs up
 MAX_COUNT = 1 << 31  # of tokens: more is nonsense
 
 
