@@ -29,7 +29,8 @@ from harness.measure.campaign.one_run import OneRun
 from harness.measure.campaign.order import cells_of
 from harness.measure.campaign.ran import Ran
 from harness.measure.capacity_search import search_cell
-from harness.measure.cell import draw_plan, run_cell
+from harness.measure.cell import begin_cell, run_cell
+from harness.measure.cell_plan import draw_plan
 from harness.measure.run import Display, Stop
 from harness.price.run_cost import price_runs
 from harness.records import Analysis, CostReport, Hardware
@@ -167,9 +168,13 @@ def measure_one(spec: ExperimentSpec, run_dir: Path, display: Display, stop: Sto
 def _measure_cells(campaign: Campaign | OneRun | Part, stop: Stop, upload: Upload | None = None) -> None:
     for run in campaign.cells(stop):
         try:
+            drawn = draw_plan(run.spec, run.cell, run.load_spec)
             target, facts = campaign.serve(run)
-            measure = run_cell if run.load_spec.capacity is None else search_cell
-            measure(run, target, facts)
+            if run.load_spec.capacity is not None:
+                search_cell(run, drawn, target, facts)
+            else:
+                with begin_cell(run, drawn, target, facts) as writer:
+                    run_cell(run, drawn.plan, target, writer)
             campaign.ended(run)
         except Exception as error:  # trouble stays in its cell
             campaign.failed(run, error)

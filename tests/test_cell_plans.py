@@ -9,7 +9,7 @@ import pytest
 
 from harness.config.experiment import ExperimentSpec
 from harness.config.load import LoadSpec
-from harness.measure.cell import draw_plan
+from harness.measure.cell_plan import draw_plan
 from harness.measure.run import Probe
 from harness.records import Cell, Load
 

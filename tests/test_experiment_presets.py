@@ -14,7 +14,7 @@ from harness.config.experiment import ExperimentSpec, load_experiment
 from harness.config.target import TargetSpec
 from harness.measure.campaign.campaign import foresee
 from harness.measure.campaign.order import cells_of
-from harness.measure.cell import draw_plan
+from harness.measure.cell_plan import draw_plan
 from harness.measure.targets import command
 from harness.price.prices import instance_price
 

@@ -16,7 +16,8 @@ from harness.judge.capacity.orders import ProbeOrder, conclude, next_probe
 from harness.judge.capacity.probe import PASS_NOW, Watch, replies
 from harness.judge.metrics import slo_of
 from harness.judge.summary import summarise
-from harness.measure.cell import draw_plan, run_cell
+from harness.measure.cell import begin_cell, run_cell
+from harness.measure.cell_plan import Drawn, draw_plan
 from harness.measure.provenance import manifest_of, target_facts
 from harness.measure.run import Probe, Run
 from harness.measure.targets import Target
@@ -111,21 +112,22 @@ def _verdict(run_dir: Path) -> Verdict:
     return summarise(read_judged(run_dir)).verdict
 
 
-def search_cell(run: Run, target: Target, facts: Mapping[str, Any]) -> None:
-    """A capacity search: each probe is a run in a folder of its own, the result is capacity.json beside them."""
+def search_cell(run: Run, first: Drawn, target: Target, facts: Mapping[str, Any]) -> None:
+    """A capacity search: each probe is a run in a folder of its own, the result is capacity.json beside them. `first`: what the first draws."""
     spec = run.load_spec.capacity
     assert spec is not None
     slo = slo_of(run.spec.model_dump(mode="json"))
-    plan, notes = draw_plan(run.spec, run.cell, run.load_spec)
-    up = target_facts(run.target_spec, target)
-    manifest = manifest_of(run.spec, run.cell, up, run.run_dir, run.campaign_id, plan, notes)
+    manifest = manifest_of(run, run.cell, target_facts(run.target_spec, target), first, {})
 
     def run_probe(order: ProbeOrder, load: LoadSpec, should_stop: ShouldStop, on_rows: OnRows) -> Path:
         cell = replace(run.cell, load=load.points()[0])
         run_dir = run.run_dir / f"{run.campaign_id}_{cell.name}_probe{order.index:02d}"
         run.display.say(f"probe {order.index}: {order.rate_rps:.3g} requests/s, {order.longest_s:.3g} s at most")
         probe = Probe(order.index, should_stop, on_rows)
-        run_cell(replace(run, cell=cell, load_spec=load, run_dir=run_dir, probe=probe), target, facts)
+        probing = replace(run, cell=cell, load_spec=load, run_dir=run_dir, probe=probe)
+        drawn = draw_plan(run.spec, cell, load, probe)
+        with begin_cell(probing, drawn, target, facts) as writer:
+            run_cell(probing, drawn.plan, target, writer)
         return run_dir
 
     def say(probe: ProbeResult) -> None:

@@ -15,6 +15,7 @@ from harness.measure.drive.hybrid import Dispatcher, SideDrive, SideGate, drive_
 from harness.measure.gate import CommonStart, Gates
 from harness.measure.job import Job, Watcher
 from harness.measure.observe.vllm_metrics import told, unfinished
+from harness.measure.run import Run
 from harness.measure.targets import Target
 from harness.measure.targets.hybrid import HybridTarget
 from harness.price.hosted import usd_by_lengths
@@ -26,17 +27,15 @@ from harness.routing.state import HOSTED, OWN
 Sink = Callable[[str, list[Any]], None]
 
 
-class Ear:
+def heard_by(dispatcher: Dispatcher, store: Sink) -> Sink:
     """Telemetry on its way to the store; the server's rows are heard by the dispatcher too."""
 
-    def __init__(self, store: Sink) -> None:
-        self._store = store
-        self.dispatcher: Dispatcher | None = None
+    def sink(table: str, rows: list[Any]) -> None:
+        store(table, rows)
+        if table == "server":
+            hear(dispatcher, rows)
 
-    def __call__(self, table: str, rows: list[Any]) -> None:
-        self._store(table, rows)
-        if table == "server" and self.dispatcher is not None:
-            hear(self.dispatcher, rows)
+    return sink
 
 
 def hear(dispatcher: Dispatcher, rows: Sequence[ServerSample]) -> None:
@@ -50,8 +49,10 @@ def hosted_usd_of(spec: ExperimentSpec, hosted: TargetSpec) -> Callable[[int, in
     return None if api is None or api.ref is None else usd_by_lengths(api.price(api.ref, clock.utc_now()))
 
 
-def dispatcher_of(spec: ExperimentSpec, hybrid: TargetSpec, own: Target, hosted: Target) -> Dispatcher:
+def dispatcher_of(run: Run, target: HybridTarget) -> Dispatcher:
     """The router of a run, with nothing learned yet. Raises ConfigError: rule cost without a price of the hosted side."""
+    spec, hybrid = run.spec, run.target_spec
+    own, hosted = target.sides
     assert hybrid.policy is not None
     hosted_spec = spec.sides_of(hybrid)[1]
     hosted_usd = hosted_usd_of(spec, hosted_spec)

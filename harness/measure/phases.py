@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.base.errors import ConfigError, InvalidRunError, TargetError
 from harness.config.target import replica_name
+from harness.measure.calibrate import calibration_limit
 from harness.measure.drive.driver import drive
 from harness.measure.drive.heads import Heads
 from harness.measure.drive.hybrid import Dispatcher
@@ -76,14 +77,19 @@ class Phases:
     def measure(self) -> None:
         """Both phases. Raises ConfigError, TargetError, InvalidRunError."""
         with senders(self.run.spec, self.target.endpoint, self.plan, self.run.display.say) as self.nodes:
+            self.writer.update(environment={**self.writer.manifest.environment, "calibration": self._calibration()})
             if self.nodes is not None:
-                limit = together([said["calibration"] for said in self.nodes.described])
-                self.writer.update(environment={**self.writer.manifest.environment, "calibration": limit})
                 self.note(
                     SENT_FROM,
                     {"mark": self.nodes.mark, "nodes": list(self.nodes.crew.names), "workers": self.nodes.workers},
                 )
             self._both()
+
+    def _calibration(self) -> dict[str, Any] | None:
+        """What the load generators were shown to measure, where they are ours and `harness calibrate` was run."""
+        if self.nodes is not None:
+            return together([said["calibration"] for said in self.nodes.described])
+        return calibration_limit(self.run.spec.workers) if self.run.spec.driver == "wire" else None
 
     def _both(self) -> None:
         warmed = self._warm_up()

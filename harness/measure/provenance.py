@@ -1,22 +1,25 @@
-"""A run's manifest as it begins: config, plan, and the target as read back, or as asked for where it never came up."""
+"""A run as it begins: its directory with config, plan, and the target as read back, or as asked for where it never came up."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from harness import __version__
 from harness.base import clock
 from harness.base.errors import HarnessError
-from harness.config.experiment import ExperimentSpec
 from harness.config.target import TargetSpec
+from harness.measure.cell_plan import Drawn
+from harness.measure.run import Run
 from harness.measure.targets import Target
-from harness.records import SCHEMA_VERSION, Cell, Manifest, Plan, RunState, TargetInfo
+from harness.records import SCHEMA_VERSION, Cell, Manifest, RunState, TargetInfo
+from harness.store.writer import RunWriter
 
 
 def target_facts(spec: TargetSpec, target: Target) -> dict[str, Any]:
@@ -60,38 +63,43 @@ def one_line(error: HarnessError) -> str:
     return "; ".join(str(error).splitlines())
 
 
-def manifest_of(
-    spec: ExperimentSpec,
-    cell: Cell,
-    target: Mapping[str, Any],
-    run_dir: Path,
-    campaign_id: str,
-    drawn: Plan,
-    notes: Sequence[str],
-) -> Manifest:
-    """The manifest of a run that begins now; the writer adds its owner."""
+def manifest_of(run: Run, cell: Cell, target: Mapping[str, Any], drawn: Drawn, facts: Mapping[str, Any]) -> Manifest:
+    """The manifest of a run that begins now, with `facts` in its environment; the writer adds its owner."""
     return Manifest(
         schema_version=SCHEMA_VERSION,
-        run_id=run_dir.name,
-        experiment=spec.experiment,
-        campaign_id=campaign_id,
+        run_id=run.run_dir.name,
+        experiment=run.spec.experiment,
+        campaign_id=run.campaign_id,
         cell=cell,
         state=RunState.RUNNING,
         created_utc=clock.utc_now().isoformat(timespec="seconds"),
         owner_pid=os.getpid(),
         owner_start_ticks=0,
         harness_version=__version__,
-        config=(config := spec.public()),
+        config=(config := run.spec.public()),
         config_sha256=_digest(config),
-        plan_sha256=drawn.sha256,
-        seed=drawn.seed,
-        environment={"plan_notes": list(notes)},
+        plan_sha256=drawn.plan.sha256,
+        seed=drawn.plan.seed,
+        environment={"plan_notes": list(drawn.notes), **facts},
         target=target,
         drive={},
         telemetry={},
         row_counts={},
         error=None,
     )
+
+
+@contextmanager
+def begin_run(
+    run: Run, drawn: Drawn, target: Mapping[str, Any], log_path: Path | None, facts: Mapping[str, Any]
+) -> Iterator[RunWriter]:
+    """The run directory of a cell that begins: its manifest, its plan, its server's log. `target`: as the manifest has it. `facts`: of its
+    environment. Raises StoreError; what is raised within is the run's end."""
+    cell = replace(run.cell, load=drawn.plan.load)  # a trace, or a preset's arrivals, bring their own rate
+    with RunWriter.create(run.run_dir, manifest_of(run, cell, target, drawn, facts)) as writer:
+        writer.write_plan(drawn.plan)
+        link_log(log_path, run.run_dir)
+        yield writer
 
 
 def _digest(config: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from campaign_values import spec
+from campaign_values import Quiet, spec
 
 from harness.base.errors import ConfigError, StoreError
 from harness.measure.campaign import file, stock
@@ -94,14 +94,17 @@ def test_a_damaged_file_is_named(tmp_path, text):
 def run_of(out: Path, name: str, campaign: str, state: str, *, pid: int = 1, ticks: int = -1) -> Path:
     """A run directory with that manifest."""
     from harness.base.errors import TargetError
+    from harness.measure.cell_plan import Drawn
     from harness.measure.provenance import facts_of_none, manifest_of
+    from harness.measure.run import Run, Stop
 
     path = stock.run_dir(out, campaign, name)
     path.mkdir(parents=True)
     cell = Cell("a", "fixed:16x4", Load(concurrency=1), 1)
     made = spec()
-    plan = Plan((), (), cell.load, cell.workload, 1, "0" * 64)
-    manifest = manifest_of(made, cell, facts_of_none(made.targets[0], TargetError("x")), path, campaign, plan, ())
+    drawn = Drawn(Plan((), (), cell.load, cell.workload, 1, "0" * 64), ())
+    run = Run(made, cell, made.loads[0], path, campaign, Quiet(), Stop())
+    manifest = manifest_of(run, cell, facts_of_none(made.targets[0], TargetError("x")), drawn, {})
     write_manifest(path, replace(manifest, state=state, owner_pid=pid, owner_start_ticks=ticks))
     return path
 

@@ -34,7 +34,7 @@ AUTHS, APIS = ("bearer", "x-api-key", "api-key"), ("messages", "responses", "cha
 EARLY = (  # before a key is read that no variable holds
     "harness.measure.campaign.campaign.forecast",
     "harness.measure.campaign.server.open_target",
-    "harness.measure.cell.draw_plan",
+    "harness.pipeline.draw_plan",
     "harness.measure.inquiry.asking.read_key",
 )
 STAGES = {  # where a failure is put -> the command's words; CONFIG and URL are put in
@@ -42,8 +42,8 @@ STAGES = {  # where a failure is put -> the command's words; CONFIG and URL are 
     "harness.measure.campaign.server.open_target": "run CONFIG",
     "harness.measure.targets.hosted.vocabulary": "run CONFIG",
     "harness.measure.targets.identity.get": "run CONFIG",
-    "harness.measure.cell.draw_plan": "run CONFIG",
-    "harness.measure.cell.manifest_of": "run CONFIG",
+    "harness.pipeline.draw_plan": "run CONFIG",
+    "harness.measure.provenance.manifest_of": "run CONFIG",
     "harness.measure.cell.Observers": "run CONFIG",
     "harness.measure.phases.warm_up": "run CONFIG",
     "harness.measure.phases.prompts": "run CONFIG",
@@ -71,7 +71,7 @@ STAGES = {  # where a failure is put -> the command's words; CONFIG and URL are 
     "harness.judge.compare.sides.load_side": "compare results/keys0 results/keys4",
     "harness.judge.runs.index_runs": "history index results",
     "harness.measure.recover.runs_left": "recover results/keys0",
-    "harness.measure.plan.draw": "workloads sample chat",
+    "harness.measure.plan.drawing.draw": "workloads sample chat",
     "harness.price.prices.catalogue": "prices gpt",
     "harness.measure.observe.doctor.machine.examine": "doctor",
     "harness.config.preset.load_preset": "targets list",

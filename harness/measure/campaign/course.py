@@ -26,7 +26,7 @@ from harness.measure.campaign.forecast import (
 from harness.measure.campaign.intent import Intent
 from harness.measure.campaign.order import Step
 from harness.measure.campaign.ran import Ran
-from harness.measure.cell import draw_plan
+from harness.measure.cell_plan import draw_plan
 from harness.measure.run import Display
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.base import redaction
 from harness.base.errors import HarnessError, InvalidRunError
 from harness.base.files import is_no_room, no_room
-from harness.measure.cell import draw_plan
+from harness.measure.cell_plan import draw_plan
 from harness.measure.observe.environment import collect
-from harness.measure.provenance import facts_of_none, link_log, manifest_of, one_line
+from harness.measure.provenance import begin_run, facts_of_none, one_line
 from harness.measure.run import Run
 from harness.records import RunState
-from harness.store.writer import RunWriter
 
 TRACEBACK = "traceback.txt"
 
@@ -35,13 +33,7 @@ def record_traceback(run: Run, error: Exception) -> HarnessError:
 
 def record_failure(run: Run, log_path: Path | None, error: HarnessError, more: Mapping[str, Any] | None = None) -> None:
     """A run directory for a cell that could not begin. `more`: of its environment."""
-    plan, notes = draw_plan(run.spec, run.cell, run.load_spec)
-    facts = facts_of_none(run.target_spec, error)
-    cell = replace(run.cell, load=plan.load)
-    writer = RunWriter.create(
-        run.run_dir, manifest_of(run.spec, cell, facts, run.run_dir, run.campaign_id, plan, notes)
-    )
-    writer.write_plan(plan)
-    link_log(log_path, run.run_dir)
-    writer.update(environment=collect([], {"plan_notes": list(notes), **(more or {})}))
-    writer.finish(RunState.FAILED, one_line(error))
+    drawn = draw_plan(run.spec, run.cell, run.load_spec)
+    with begin_run(run, drawn, facts_of_none(run.target_spec, error), log_path, more or {}) as writer:
+        writer.update(environment=collect([], writer.manifest.environment))
+        writer.finish(RunState.FAILED, one_line(error))

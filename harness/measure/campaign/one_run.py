@@ -16,7 +16,7 @@ from harness.measure.campaign.campaign import say_money
 from harness.measure.campaign.forecast import forecast, key_of, size_of
 from harness.measure.campaign.order import Step, cells_of
 from harness.measure.campaign.ran import Ran
-from harness.measure.cell import draw_plan
+from harness.measure.cell_plan import draw_plan
 from harness.measure.observe.boards import inventory
 from harness.measure.run import Display, Run, Stop
 from harness.measure.spending import Spending

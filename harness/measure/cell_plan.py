@@ -1,0 +1,48 @@
+"""The plan of a cell, whatever the target."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import NamedTuple
+
+from harness.config.experiment import ExperimentSpec
+from harness.config.load import LoadSpec
+from harness.measure.nodes.share import share_of
+from harness.measure.plan.drawing import draw
+from harness.measure.run import Probe
+from harness.records import Cell, Plan
+
+
+class Drawn(NamedTuple):
+    """`notes`: sentences about what the draw had to do."""
+
+    plan: Plan
+    notes: tuple[str, ...]
+
+
+def draw_plan(spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec, probe: Probe | None = None) -> Drawn:
+    """A function of workload, load, repetition and seed, and not of the target, so that every target replays the same plan; different cells
+    send different prompts, so that none finds another's in the cache. Of a capacity search: the plan of its first probe."""
+    if load_spec.capacity is not None:
+        search = load_spec.capacity
+        _, longest_s = search.lengths_s(search.start_rps, spec.attainment)
+        load_spec = LoadSpec(rate=[search.start_rps], duration_s=longest_s)
+        cell = replace(cell, load=load_spec.points()[0])
+    requests = load_spec.requests
+    if load_spec.requests_per_slot and cell.load.concurrency:
+        requests = load_spec.requests_per_slot * cell.load.concurrency
+    key = f"{spec.seed}|{cell.workload}|{cell.load.name}|{cell.repetition}{f'|probe {probe.index}' if probe else ''}"
+    plan, notes = draw(
+        cell.workload,
+        cell.load,
+        requests=requests,
+        duration_s=load_spec.duration_s,
+        seed=int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1,
+        warmup_requests=spec.warmup_requests,
+        context_limit_tokens=spec.context_limit_tokens,
+    )
+    if spec.share is None:
+        return Drawn(plan, notes)
+    mine, note = share_of(plan, spec.share)
+    return Drawn(mine, (*notes, note))
