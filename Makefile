@@ -19,7 +19,7 @@ FROM = $(if $(WHEELS),--no-index --find-links '$(WHEELS)')
 VLLM_ARGS = $(if $(CUDA),--cuda '$(CUDA)') $(if $(filter no,$(KERNELS)),--no-kernels)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm gateway cluster bench test test-timing test-conditions check lint types bench-driver bench-tls bench-vllm-serve bench-ab gpu-check bench-peers bench-memory bench-nodes bench-prompts bench-window bench-workloads prometheus dashboards fuzz mutants locks wheels FORCE sbom audit clean
+.PHONY: help collected setup vllm gateway cluster bench test test-timing test-conditions check lint types bench-driver bench-tls bench-vllm-serve bench-ab gpu-check bench-peers bench-memory bench-nodes bench-prompts bench-window bench-workloads prometheus dashboards fuzz mutants locks wheels FORCE sbom audit clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -98,22 +98,27 @@ bench: ## from nothing to a measured $/token report of a real vLLM server
 # A box without a network has no gateway, no Prometheus and no Ray: their tests are skipped, and say so.
 GATEWAY = $(if $(WHEELS),,.venv-gateway/.setup .venv/prometheus/.setup .venv/.cluster)
 # What only computes and what waits run on every core, each file in one process; then what talks to the real server, beside what
-# starts an engine of its own.
+# starts an engine of its own. The argument: of which tests ("timing and ").
+define halves
+@$(BIN)/python -m pytest -m '$(1)not vllm' -n $(WAITING) --maxprocesses 8 --dist loadfile
+@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest -m '$(1)vllm' -n 2 --dist loadfile
+endef
 test: .venv/.vllm $(GATEWAY) ## from nothing to a passed test suite, the real vLLM server included; ARGS= for one pytest of your own
 ifdef ARGS
 	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest $(ARGS)
 else
-	@$(BIN)/python -m pytest -m 'not vllm' -n $(WAITING) --maxprocesses 8 --dist loadfile
-	@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest -m vllm -n 2 --dist loadfile
+	$(call halves,)
 endif
 
-test-timing: .venv/.vllm $(GATEWAY) ## the tests that wait for something or talk to a real server; ARGS= for pytest
-	@$(BIN)/python -m pytest -m timing $(ARGS)
+test-timing: .venv/.vllm $(GATEWAY) ## the tests that wait for something or talk to a real server
+	$(call halves,timing and )
 
-test-conditions: .venv/.vllm $(GATEWAY) ## those tests again and again: quiet, on one core, beside a busy core, nice; ARGS='--runs 2 --minutes 60'
+test-conditions: .venv/.vllm $(GATEWAY) ## those tests again and again: quiet, on one core, beside a busy core, nice; ARGS='--whole --runs 2 --minutes 60'
 	@$(BIN)/python -m tests.bench.bench_conditions $(ARGS)
 
-check: .venv/.vllm lint types test ## lint, types, import rules, tests: what CI runs
+check: .venv/.vllm ## lint, types, import rules, tests: what CI runs
+	@$(MAKE) --no-print-directory -j2 lint types collected
+	@$(MAKE) --no-print-directory test
 
 lint: .venv/.setup
 	@$(BIN)/ruff format --check .
@@ -122,6 +127,10 @@ lint: .venv/.setup
 
 types: .venv/.setup
 	@$(BIN)/mypy
+
+# Every test file read once beside the type checker: the processes that run them find it compiled.
+collected: .venv/.vllm
+	@$(BIN)/python -m pytest --collect-only -qq -p no:cacheprovider > .venv/collected 2>&1 || { tail -n 40 .venv/collected; exit 1; }
 
 bench-driver: .venv/.setup ## the load generator against a server that knows the truth, beside a floor in C
 	@$(BIN)/python -m tests.bench.bench_driver $(ARGS)

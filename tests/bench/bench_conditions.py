@@ -1,13 +1,15 @@
 """The tests that touch time, again and again under the conditions that machines come in: which of them know how fast one is.
 
-`python -m tests.bench.bench_conditions [--runs 10] [--conditions quiet,one-core] [--minutes 60] [-- WORDS FOR PYTEST]`. Without words
-all tests marked `timing` run. Conditions take turns, so that a run that is ended early (Ctrl-C, --minutes) has all of them in its table.
+`python -m tests.bench.bench_conditions [--runs 10] [--conditions quiet,one-core] [--minutes 60] [--whole] [--record FILE] [-- WORDS FOR
+PYTEST]`. Without words all tests marked `timing` run, with --whole all tests, as `make test` runs them. Conditions take turns, so that a run
+that is ended early (Ctrl-C, --minutes) has all of them in its table; --record adds a JSON line a run, and the table then shows all of the file.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -18,9 +20,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).resolve().parents[2]
+COMMIT = subprocess.run(
+    ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+).stdout.strip()
 BURN = [sys.executable, "-c", "while True: pass"]
 
 
@@ -31,10 +37,6 @@ class Condition:
     before: tuple[str, ...] = ()
     burns: bool = False
     env: dict[str, str] = field(default_factory=dict)
-    runs: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
-    seconds: list[float] = field(default_factory=list)
 
 
 def conditions() -> dict[str, Condition]:
@@ -64,49 +66,74 @@ def group(words: list[str], **more) -> Iterator[subprocess.Popen]:
         process.wait()
 
 
-def run(condition: Condition, words: list[str], limit_s: float) -> bool:
-    """One run of the tests; False if the time was over before its end."""
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if condition.burns:
-            stack.enter_context(group(BURN))
-        pytest = [sys.executable, "-m", "pytest", f"--junitxml={folder / 'found.xml'}", *words]
-        out = (folder / "out").open("w")
-        stack.callback(out.close)
-        begun = time.monotonic()
-        process = stack.enter_context(
-            group([*condition.before, *pytest], cwd=ROOT, env=os.environ | condition.env, stdout=out, stderr=out)
-        )
-        try:
-            process.wait(max(limit_s, 0))
-        except subprocess.TimeoutExpired:
-            return False
-        condition.seconds.append(time.monotonic() - begun)
-        condition.runs += 1
-        if not (folder / "found.xml").exists():
-            condition.failed[f"pytest ended with {process.returncode}: {(folder / 'out').read_text()[-300:]}"] += 1
-            return True
-        for case in ET.parse(folder / "found.xml").iter("testcase"):
-            kinds = {child.tag for child in case}
-            kind = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
-            condition.counts[kind] += 1
-            if kind == "failed":
-                name = f"{case.get('classname')}.{case.get('name')}"
-                condition.failed[name] += 1
-                why = next((line for found in case for line in (found.get("message") or "").splitlines() if line), "")
-                print(f"    failed: {name}: {why[:200]}", flush=True)
-    return True
+def tiers(condition: Condition, which: str) -> list[list[str]]:
+    """Words for pytest, one list after the other: the two halves of `make test`, of the tests that `which` marks."""
+    processes = 2 * (1 if "taskset" in condition.before else len(os.sched_getaffinity(0)))
+    marked = f"{which} and " if which else ""
+    waiting = ["-m", f"{marked}not vllm", "-n", str(min(processes, 8)), "--dist", "loadfile"]
+    return [waiting, ["-m", f"{marked}vllm", "-n", "2", "--dist", "loadfile"]]
 
 
-def table(asked: dict[str, Condition]) -> str:
+def run(name: str, condition: Condition, halves: list[list[str]], limit_s: float) -> dict[str, Any] | None:
+    """What one run of the tests came to; None if the time was over before its end."""
+    begun = time.monotonic()
+    counts: Counter[str] = Counter()
+    failures: list[str] = []
+    for words in halves:
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            if condition.burns:
+                stack.enter_context(group(BURN))
+            pytest = [sys.executable, "-m", "pytest", f"--junitxml={folder / 'found.xml'}", *words]
+            out = stack.enter_context((folder / "out").open("w"))
+            process = stack.enter_context(
+                group(
+                    [*condition.before, *pytest],
+                    cwd=ROOT,
+                    env=os.environ | {"HARNESS_REQUIRE_VLLM": "1"} | condition.env,
+                    stdout=out,
+                    stderr=out,
+                )
+            )
+            try:
+                process.wait(max(limit_s - (time.monotonic() - begun), 0))
+            except subprocess.TimeoutExpired:
+                return None
+            if not (folder / "found.xml").exists():
+                failures.append(f"pytest ended with {process.returncode}: {(folder / 'out').read_text()[-300:]}")
+                continue
+            found_half(folder / "found.xml", counts, failures)
+    return {
+        "condition": name,
+        "commit": COMMIT,
+        "seconds": round(time.monotonic() - begun),
+        **counts,
+        "failures": failures,
+    }
+
+
+def found_half(path: Path, counts: Counter[str], failures: list[str]) -> None:
+    for case in ET.parse(path).iter("testcase"):
+        kinds = {child.tag for child in case}
+        kind = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
+        counts[kind] += 1
+        if kind == "failed":
+            failures.append(f"{case.get('classname')}.{case.get('name')}")
+            why = next((line for found in case for line in (found.get("message") or "").splitlines() if line), "")
+            print(f"    failed: {failures[-1]}: {why[:200]}", flush=True)
+
+
+def table(runs: list[dict[str, Any]]) -> str:
     lines = [f"{'condition':12} {'runs':>4} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds a run':>14}"]
-    for name, c in asked.items():
-        mean = f"{sum(c.seconds) / len(c.seconds):.0f}" if c.seconds else "-"
-        lines.append(
-            f"{name:12} {c.runs:4} {c.counts['passed']:7} {c.counts['failed']:7} {c.counts['skipped']:8} {mean:>14}"
+    for name in dict.fromkeys(run["condition"] for run in runs):
+        own = [run for run in runs if run["condition"] == name]
+        passed, failed, skipped, seconds = (
+            sum(run.get(key, 0) for run in own) for key in ("passed", "failed", "skipped", "seconds")
         )
-        lines += [f"    {times} of {c.runs}: {test}" for test, times in c.failed.most_common()]
-    return "\n".join(lines)
+        lines.append(f"{name:12} {len(own):4} {passed:7} {failed:7} {skipped:8} {seconds / len(own):14.0f}")
+        often = Counter(test for run in own for test in run["failures"])
+        lines += [f"    {times} of {len(own)}: {test}" for test, times in often.most_common()]
+    return "\n".join([*lines, f"commits: {', '.join(dict.fromkeys(run['commit'] for run in runs))}"])
 
 
 def main() -> int:
@@ -115,23 +142,33 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--conditions", default="quiet,one-core,busy-core,nice", help=f"of {', '.join(known)}")
     parser.add_argument("--minutes", type=float, default=120)
-    parser.add_argument("words", nargs="*", help="for pytest, after --; else: -m timing")
+    parser.add_argument("--whole", action="store_true", help="all tests, not those marked timing alone")
+    parser.add_argument("--record", type=Path, help="a file of JSON lines to add to")
+    parser.add_argument("words", nargs="*", help="for pytest, after --; else: the two halves of `make test`")
     given = parser.parse_args()
     asked = {name: known[name] for name in given.conditions.split(",")}
     end = time.monotonic() + given.minutes * 60
     for word in (signal.SIGINT, signal.SIGTERM):  # in the background of a script the first is ignored
         signal.signal(word, signal.default_int_handler)
+    earlier = given.record.read_text().splitlines() if given.record and given.record.exists() else []
+    runs = [json.loads(line) for line in earlier]
     try:
         for number in range(given.runs):
             for name, condition in asked.items():
                 print(f"run {number + 1} of {given.runs}: {name}", flush=True)
-                if not run(condition, given.words or ["-m", "timing"], end - time.monotonic()):
+                halves = [given.words] if given.words else tiers(condition, "" if given.whole else "timing")
+                came = run(name, condition, halves, end - time.monotonic())
+                if came is None:
                     print(f"the {given.minutes:g} minutes are over")
                     raise KeyboardInterrupt
+                runs.append(came)
+                if given.record:
+                    with given.record.open("a") as record:
+                        print(json.dumps(came), file=record)
     except KeyboardInterrupt:
         print("ended early; the table has what was done")
-    print(table(asked))
-    return int(any(c.failed for c in asked.values()))
+    print(table(runs))
+    return int(any(run["failures"] for run in runs))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,12 @@ MAY_LIVE = "tests/mutants/may_live.toml"
 PARSERS = ("tests/drive/test_drive_parsers.py", "tests/drive/test_drive_rows.py")
 PACKAGES = {
     "harness/base/stats.py": ("tests/test_stats.py",),
-    "harness/judge": ("tests/judge", "tests/report", "tests/store/test_store_history.py"),
+    "harness/judge": (
+        "tests/judge",
+        "tests/report",
+        "tests/store/test_store_history.py",
+        "tests/store/test_history_retention.py",
+    ),
     "harness/price": ("tests/price", "tests/planner"),
     "harness/config/model": ("tests/model",),
     "harness/planner": ("tests/planner",),
