@@ -144,6 +144,7 @@ class Protocol(asyncio.Protocol):
         cached = server.take_cached(prompt)
         served = Served(name, recv_ns, len(prompt), wanted, body, len(server.log) + 1, self.number, cached)
         server.log[name] = self.active = served
+        server.served += 1
         server.in_flight += 1
         server.max_in_flight = max(server.max_in_flight, server.in_flight)
         server.prompt_tokens_total += served.prompt_tokens

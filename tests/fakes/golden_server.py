@@ -68,7 +68,8 @@ class GoldenServer:
         self.account = account
         self.done, self.usage, self.version, self.tls = done, usage, version, tls
         self.host, self.port, self.unix, self.hold = host, port, unix, hold
-        self.log: dict[str, Served] = {}
+        self.log: dict[str, Served] = {}  # a resumed run sends its names again
+        self.served = 0
         self.in_flight = self.max_in_flight = self.connections = self.open_connections = 0
         self.prompt_tokens_total = self.generation_tokens_total = self.finished = self.rejected = 0
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.measure.drive import spool
 from harness.price.ledger import Ledger, rows_of
+from harness.store.parts import SCRATCH
 from harness.store.reader import find_runs, read_run
 from tests import commands
 from tests.fakes.golden_server import GoldenServer
@@ -202,17 +204,17 @@ def test_killed_runs_never_pass_the_cap_and_are_settled(tmp_path):
     with GoldenServer(ttft_s=0.02, itl_s=0.002, api_keys=(KEY,)) as server:
         config = experiment(tmp_path, server.url, requests=3000, concurrency=slots, max_usd={"key": 3})
         for kill in range(3):
-            before, resumes = len(server.log), ["--resume"] if kill == 2 else []  # which moves the killed run aside
+            before, resumes = server.served, ["--resume"] if kill == 2 else []  # which moves the killed run aside
             process = subprocess.Popen(
                 **command("run", str(config), *resumes, cwd=tmp_path), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )  # fmt: skip
             until(
-                lambda before=before, process=process: len(server.log) > before + 12 or process.poll() is not None,
+                lambda before=before, process=process: server.served > before + 12 or process.poll() is not None,
                 "it sends, or has no money",
             )
             process.send_signal(signal.SIGKILL)
             process.wait()
-            assert len(server.log) * EACH <= counted(tmp_path) <= 3
+            assert server.served * EACH <= counted(tmp_path) <= 3
             if kill == 0:
                 taken = counted(tmp_path)
                 (first,) = recovered(tmp_path)
@@ -220,15 +222,21 @@ def test_killed_runs_never_pass_the_cap_and_are_settled(tmp_path):
                 assert (
                     D(settled["spent_usd"]) + 2 * EACH == counted(tmp_path) == taken - D(settled["back_usd"])
                 )  # a warm-up before it
-                assert len(server.log) * EACH <= counted(tmp_path) <= len(server.log) * EACH + slots * WORST
+                assert server.served * EACH <= counted(tmp_path) <= server.served * EACH + slots * WORST
                 assert recovered(tmp_path) == []
+        until(lambda: not sends(tmp_path), "the killed run's worker has ended: who lives is not settled yet")
         last = harness("run", str(config), cwd=tmp_path)
         assert "are free again" in last.stdout + last.stderr
-        assert len(server.log) * EACH <= counted(tmp_path) <= 3
-        assert counted(tmp_path) <= len(server.log) * EACH + 3 * slots * WORST
+        assert server.served * EACH <= counted(tmp_path) <= 3
+        assert counted(tmp_path) <= server.served * EACH + 3 * slots * WORST
         (ledger,) = (tmp_path / "ledger").glob("key-*")
         assert Ledger(ledger).read().open == {}
     assert counted(tmp_path) >= D("2.7")
+
+
+def sends(folder: Path) -> bool:
+    """Does a worker of a killed run still live?"""
+    return any(spool.is_written(path, 0) for path in (folder / "results").rglob(f"{SCRATCH}/drive-*") if path.is_dir())
 
 
 def recovered(folder: Path) -> list[dict]:
