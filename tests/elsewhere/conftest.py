@@ -25,6 +25,9 @@ def s3(s3_of_session: S3Server, tmp_path, monkeypatch):
     for name, value in s3_of_session.env.items():
         monkeypatch.setenv(name, value)
     own_places(tmp_path, monkeypatch)
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()  # a client keeps the credentials of the test that made it, or that there were none
     return s3_of_session
 
 

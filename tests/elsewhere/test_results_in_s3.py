@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.server
 import json
 import os
@@ -364,10 +363,6 @@ def test_what_is_wrong_is_said_with_what_to_do(s3, expired, tmp_path, monkeypatc
             monkeypatch.delenv(name)
         else:
             monkeypatch.setenv(name, expired if value == "expired" else value)
-    with contextlib.suppress(ImportError):
-        from s3fs import S3FileSystem
-
-        S3FileSystem.clear_instance_cache()
     with pytest.raises(StoreError, match=advice) as caught:
         Upload("s3://bucket-of-nobody/x", tmp_path, print).probe()
     assert not [key for key in KEYS.values() if key in str(caught.value)]
