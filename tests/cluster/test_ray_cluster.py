@@ -179,9 +179,9 @@ def test_the_command_sends_from_nodes_and_the_key_is_nowhere(cluster, tmp_path):
     rows that the nodes kept are gone."""
     with _serving(cluster, "--api-key", KEY, on=cluster.client_address) as words:
         words += ["--api-key-env", "GOLDEN_API_KEY", "--workload", "fixed:16x8", "--rate", "50", "--requests", "150"]
-        words += ["--warmup", "2", "--allow-invalid", "--nodes", "2", "--out", str(tmp_path / "run")]
+        words += ["--warmup", "2", "--nodes", "2", "--out", str(tmp_path / "run")]
         code, out, err = _command(cluster, words, env={"GOLDEN_API_KEY": KEY})
-    assert code == 0, err
+    assert code in (0, 7), err  # on a machine with other work sends are late: INVALID, and stored all the same
     data = read_run(tmp_path / "run")
     measured = data.requests[data.requests["phase"] == "measure"]
     assert sorted(measured["seq"]) == list(range(150))
