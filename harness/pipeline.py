@@ -31,7 +31,7 @@ from harness.measure.campaign.ran import Ran
 from harness.measure.capacity_search import search_cell
 from harness.measure.cell import begin_cell, run_cell
 from harness.measure.cell_plan import draw_plan
-from harness.measure.run import Display, Stop
+from harness.measure.run import Display, Run, Stop
 from harness.price.run_cost import price_runs
 from harness.records import Analysis, CostReport, Hardware
 from harness.report.run.document import write_report
@@ -168,18 +168,23 @@ def measure_one(spec: ExperimentSpec, run_dir: Path, display: Display, stop: Sto
 def _measure_cells(campaign: Campaign | OneRun | Part, stop: Stop, upload: Upload | None = None) -> None:
     for run in campaign.cells(stop):
         try:
-            drawn = draw_plan(run.spec, run.cell, run.load_spec)
-            target, facts = campaign.serve(run)
-            if run.load_spec.capacity is not None:
-                search_cell(run, drawn, target, facts)
-            else:
-                with begin_cell(run, drawn, target, facts) as writer:
-                    run_cell(run, drawn.plan, target, writer)
+            _measure_cell(campaign, run)
             campaign.ended(run)
         except Exception as error:  # trouble stays in its cell
             campaign.failed(run, error)
         if upload is not None and run.run_dir.is_dir():
             upload.put_run(run.run_dir)
+
+
+def _measure_cell(campaign: Campaign | OneRun | Part, run: Run) -> None:
+    """One cell; its plan, which may be large, is gone before the next is drawn."""
+    drawn = draw_plan(run.spec, run.cell, run.load_spec)
+    target, facts = campaign.serve(run)
+    if run.load_spec.capacity is not None:
+        search_cell(run, drawn, target, facts)
+        return
+    with begin_cell(run, drawn, target, facts) as writer:
+        run_cell(run, drawn.plan, target, writer)
 
 
 def results_of(analysis: Analysis, *, hardware: Hardware | None = None, allow_invalid: bool = False) -> Results:
