@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from harness.records.column import col
 
-OVERRUN_TIMES = (
-    2  # of the tokens asked for: a longer reply is another request than the one planned, and billed until we hang up
-)
+# a reply longer than this is another request than the one planned, and billed until we hang up
+OVERRUN_TIMES = 2  # of the tokens asked for
 OVERRUN_SLACK = 64  # tokens: by then it has been noticed
 
 

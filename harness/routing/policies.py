@@ -25,9 +25,8 @@ from harness.routing.state import HOSTED, OWN, Choice, RouteRequest, SideState, 
 Policy = Callable[[State, RouteRequest], Choice]
 
 MONTH_S = 730 * 3600.0  # 8,760 hours a year / 12
-ASK_AGAIN_S = (
-    30.0  # a side that is thought too slow and was not asked for so long gets one request: it may have changed
-)
+# a side that is thought too slow and was not asked for so long gets one request: it may have changed
+ASK_AGAIN_S = 30.0
 # of what the promise leaves for waiting: for the cheapest to host, and for the dearest while no miss is used
 _LEAST_WAIT, _MOST_WAIT = 0.6, 3.0
 _WAITS = frozenset(("ttft_s", "ttft_from_schedule_s", "ttfvt_s"))
