@@ -11,7 +11,7 @@ import pytest
 from harness.base import clock
 from harness.config.monitor import MonitorSpec, load_monitor
 from harness.monitor.paid import hardware_on
-from tests.deploy.test_deploy_files import DEPLOY, ROOT, documents, said, settings, tool
+from tests.deploy.deploy_tools import DEPLOY, ROOT, documents, said, settings, tool
 
 UNIT = DEPLOY / "systemd" / "vllm-harness-monitor.service"
 FOLDER = DEPLOY / "kubernetes" / "monitor"

@@ -18,7 +18,7 @@ from harness.base.documents import parse_yaml
 from harness.cli.run import run as run_command
 from harness.cli.shape import spec_of
 from harness.config.experiment import parse_experiment
-from tests.deploy.test_deploy_files import DEPLOY, ROOT, documents, said, tool
+from tests.deploy.deploy_tools import DEPLOY, ROOT, documents, said, tool
 from tests.waiting import until
 
 RAY = sorted((DEPLOY / "kubernetes" / "ray").glob("*.yaml"))
