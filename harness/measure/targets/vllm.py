@@ -83,7 +83,7 @@ def _first_token(at: Start, http: httpx.Client, base: str, model: str) -> float:
 def _check_listener(server: ServerProcess, port: int) -> str:
     """That the port is held by a process of this very server, and not by someone who took it before."""
     hidden = server.container is not None  # its processes may be root's, or another machine's
-    for pid in server.note_members():
+    for pid in server.note_members(ask=True):
         try:
             held = psutil.Process(pid).net_connections(kind="tcp")
         except psutil.Error:

@@ -79,8 +79,11 @@ class ServerProcess:
                     guard.stdout.readline()
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
-    def note_members(self) -> tuple[int, ...]:
-        """Remember the server's processes, here and in its record; returns their pids, the first process first."""
+    def note_members(self, *, ask: bool = False) -> tuple[int, ...]:
+        """Remember the server's processes, here and in its record; returns their pids, the first process first. `ask`: a container's
+        engine is asked for them, however lately it said that there are none yet."""
+        if ask:
+            self._asked_ns = 0
         now = self.processes()
         if new := [p for p in now if (p.pid, p.start_ticks) not in self._members]:
             self._members.update({(p.pid, p.start_ticks): p for p in new})
