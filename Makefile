@@ -101,7 +101,7 @@ GATEWAY = $(if $(WHEELS),,.venv-gateway/.setup .venv/prometheus/.setup .venv/.cl
 # starts an engine of its own. The argument: of which tests ("timing and ").
 define halves
 @$(BIN)/python -m pytest -m '$(1)not vllm' -n $(WAITING) --maxprocesses 8 --dist loadfile
-@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest -m '$(1)vllm' -n 2 --dist loadfile
+@HARNESS_REQUIRE_VLLM=1 $(BIN)/python -m pytest tests/live -m '$(1)vllm' -n 2 --dist loadfile
 endef
 test: .venv/.vllm $(GATEWAY) ## from nothing to a passed test suite, the real vLLM server included; ARGS= for one pytest of your own
 ifdef ARGS

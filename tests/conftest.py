@@ -113,8 +113,13 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    option = session.config.getoption
-    selected = option("keyword") or option("markexpr") not in ("", "timing", "vllm") or session.config.args != ["tests"]
-    whole = not selected or not session.config.invocation_params.args
-    if os.environ.get("HARNESS_REQUIRE_VLLM") and whole and not _ran_on_vllm and exitstatus == 0:
+    option, asked = session.config.getoption, session.config.args
+    whole = asked == ["tests/live"] or (asked == ["tests"] and option("markexpr") in ("", "timing"))
+    if (
+        os.environ.get("HARNESS_REQUIRE_VLLM")
+        and whole
+        and not option("keyword")
+        and not _ran_on_vllm
+        and exitstatus == 0
+    ):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

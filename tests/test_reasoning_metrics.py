@@ -102,7 +102,7 @@ SERVED = st.builds(
 ).filter(lambda served: served.running or served.each == 1)  # else no one tells how many a chunk held
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(SERVED)
 def test_every_metric_is_that_of_the_stream(served):
     """TPOT is the gap over a chunk's tokens, TTFT and TTFVT are when the first token and the first visible one came, for

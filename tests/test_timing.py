@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
-FILES = {
-    str(path.relative_to(TESTS)): ast.parse(path.read_text(encoding="utf-8"))
+FILES = [
+    str(path.relative_to(TESTS))
     for path in sorted(TESTS.rglob("*.py"))
     if path.relative_to(TESTS).parts[0] not in ("bench", "mutants")
-}
-MODULES = {name: tree for name, tree in FILES.items() if Path(name).name.startswith("test_")}
+]
+MODULES = [name for name in FILES if Path(name).name.startswith("test_")]
 # what takes its time, in its own thread or process: a test that uses one of them waits
 TAKES_TIME = {
     "threading",
@@ -41,6 +42,11 @@ MAY_SLEEP = {
     "observe/test_nvml.py",
     "observe/test_sampler.py",
 }
+
+
+@functools.cache
+def parsed(name: str) -> ast.Module:
+    return ast.parse((TESTS / name).read_text(encoding="utf-8"))
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -80,7 +86,7 @@ def used(function: ast.AST) -> set[str]:
 def test_what_takes_time_is_marked(name):
     """A test that has a server, thread or child of its own (what its module imports for them, or a fixture that is one) is marked
     `timing`; in a module where only some use them, those do."""
-    tree = MODULES[name]
+    tree = parsed(name)
     bound = {
         alias.asname or alias.name
         for node in ast.walk(tree)
@@ -95,12 +101,19 @@ def test_what_takes_time_is_marked(name):
         assert not takes or is_marked(tree, function), f"{function.name} uses {', '.join(sorted(takes))}"
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_what_talks_to_the_real_server_is_in_live(name):
+    """`make test` looks for tests marked `vllm` nowhere else."""
+    marks = [part for part in ast.walk(parsed(name)) if isinstance(part, ast.Attribute) and part.attr == "vllm"]
+    assert not marks or name.startswith("live/")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_nothing_sleeps_to_let_others_be_done(name):
     """No `sleep` outside what plays something slow: tests wait for conditions (waiting.until)."""
     calls = [
         node.lineno
-        for node in ast.walk(FILES[name])
+        for node in ast.walk(parsed(name))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "sleep"
         if getattr(node.func.value, "id", "") in ("time", "clock")
     ]
@@ -110,7 +123,7 @@ def test_nothing_sleeps_to_let_others_be_done(name):
 @pytest.mark.parametrize("name", FILES)
 def test_a_skip_says_why_and_hides_no_error(name):
     """Every skip has a reason, and none is what an `except` that takes any error comes to."""
-    for node in ast.walk(FILES[name]):
+    for node in ast.walk(parsed(name)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             match node.func.attr:
                 case "skip" if getattr(node.func.value, "id", "") == "pytest":

@@ -71,7 +71,7 @@ def tiers(condition: Condition, which: str) -> list[list[str]]:
     processes = 2 * (1 if "taskset" in condition.before else len(os.sched_getaffinity(0)))
     marked = f"{which} and " if which else ""
     waiting = ["-m", f"{marked}not vllm", "-n", str(min(processes, 8)), "--dist", "loadfile"]
-    return [waiting, ["-m", f"{marked}vllm", "-n", "2", "--dist", "loadfile"]]
+    return [waiting, ["tests/live", "-m", f"{marked}vllm", "-n", "2", "--dist", "loadfile"]]
 
 
 def run(name: str, condition: Condition, halves: list[list[str]], limit_s: float) -> dict[str, Any] | None:

@@ -83,7 +83,7 @@ def runs_of(words, boards, *, watched):
         )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_no_result_that_is_not_the_example_carries_its_price(configs, data):
     """Over CONFIG x URL x MODEL x boards (watched or not) x --usd-per-hour x --instance: the example's price is there exactly where
