@@ -67,11 +67,13 @@ def group(words: list[str], **more) -> Iterator[subprocess.Popen]:
 
 
 def tiers(condition: Condition, which: str) -> list[list[str]]:
-    """Words for pytest, one list after the other: the two halves of `make test`, of the tests that `which` marks."""
+    """Words for pytest, one list after the other: the two halves of `make test`, of the tests that `which` marks; of another real server
+    the half that talks to it."""
     processes = 2 * (1 if "taskset" in condition.before else len(os.sched_getaffinity(0)))
     marked = f"{which} and " if which else ""
     waiting = ["-m", f"{marked}not vllm", "-n", str(min(processes, 8)), "--dist", "loadfile"]
-    return [waiting, ["tests/live", "-m", f"{marked}vllm", "-n", "2", "--dist", "loadfile"]]
+    live = ["tests/live", "-m", f"{marked}vllm", "-n", "2", "--dist", "loadfile"]
+    return [live] if "HARNESS_TEST_MODEL" in condition.env else [waiting, live]
 
 
 def run(name: str, condition: Condition, halves: list[list[str]], limit_s: float) -> dict[str, Any] | None:
