@@ -76,6 +76,49 @@ def test_where_nothing_listens_there_is_no_cluster(monkeypatch, on):
         pass
 
 
+@pytest.mark.parametrize(("failures", "words"), [(0, []), (2, ["attempt 1 of 3", "attempt 2 of 3"])])
+def test_a_head_that_was_crowded_is_asked_again(monkeypatch, failures, words):
+    """A process for this client that did not come in time comes the next time; what went wrong is the last line of the head's traceback."""
+    said: list[str] = []
+    monkeypatch.setitem(sys.modules, "ray", _Head(failures))
+    with cluster("ray", said.append):
+        pass
+    told = [line for line in said if "attempt" in line]
+    assert [line.partition("client, ")[2].partition(":")[0] for line in told] == words
+    assert all(line.endswith(": psutil.NoSuchProcess: process PID not found") for line in told)
+
+
+def test_a_head_that_starts_no_process_is_told_in_the_end(monkeypatch):
+    """Three times, and the way without; what else goes wrong is told at once."""
+    monkeypatch.setitem(sys.modules, "ray", head := _Head(99))
+    with pytest.raises(ConfigError, match="started no process") as refused, cluster("ray", lambda _: None):
+        pass
+    assert (head.asked, refused.value.value) == (3, "psutil.NoSuchProcess: process PID not found")
+    monkeypatch.setitem(sys.modules, "ray", head := _Head(99, "ConnectionError: version mismatch"))
+    with pytest.raises(ConfigError, match="another version"), cluster("ray", lambda _: None):
+        pass
+    assert head.asked == 1
+
+
+class _Head:
+    """As much of the module ray as connects; its head fails so many times."""
+
+    __version__ = "2.0.0"
+
+    def __init__(self, failures: int, words: str = "Initialization failure from server:\nTraceback\npsutil.NoSuchProcess: process PID not found\n") -> None:  # fmt: skip
+        self.failures, self.words, self.asked = failures, words, 0
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **_: object) -> None:
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise ConnectionAbortedError(self.words)
+
+    def shutdown(self) -> None: ...
+
+
 class _Ray:
     """As much of a cluster as is asked about its nodes."""
 

@@ -24,6 +24,8 @@ INSTALL = "pip install 'vllm-cost-harness[ray]'"
 _HEAD_GONE_S = "86400"
 CONNECT_S = 10.0
 FREED_S, FREED_POLL_S = 20.0, 0.2  # cores of an actor that was ended are free again a moment later
+ASKED = 3  # times: the head gives the process that it starts for a client 30 s, and may be crowded just then
+_NO_PROCESS = "Initialization failure from server"
 _MISSING = re.compile(r"No module named '([\w.]+)'")
 
 
@@ -44,16 +46,7 @@ def cluster(on: str, say: Callable[[str], None]) -> Iterator[Any]:
     joined = not ray.is_initialized()  # a fleet's campaign may have connected already
     if joined:
         _refuse_silence(on, ray.__version__)
-        try:
-            ray.init(
-                address=address,
-                namespace=f"harness-{secrets.token_hex(4)}",
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                configure_logging=False,
-            )
-        except Exception as error:
-            raise _not_connected(on, error, ray.__version__) from None
+        _connect(ray, on, address, say)
         with suppress(AttributeError):  # Ray prints a node's death on stdout, where our JSON is, whatever it is asked
             ray._private.worker._worker_logs_enabled = False  # noqa: SLF001
     try:
@@ -62,6 +55,28 @@ def cluster(on: str, say: Callable[[str], None]) -> Iterator[Any]:
         if joined:
             with suppress(Exception):
                 ray.shutdown()
+
+
+def _connect(ray: Any, on: str, address: str | None, say: Callable[[str], None]) -> None:
+    for attempt in range(1, ASKED + 1):
+        try:
+            ray.init(
+                address=address,
+                namespace=f"harness-{secrets.token_hex(4)}",
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                configure_logging=False,
+            )
+            return
+        except Exception as error:
+            if _NO_PROCESS not in str(error) or attempt == ASKED:
+                raise _not_connected(on, error, ray.__version__) from None
+            say(f"the head started no process for this client, attempt {attempt} of {ASKED}: {_last_line(error)}")
+
+
+def _last_line(error: Exception) -> str:
+    """Of an error that has the head's traceback in it, what went wrong there."""
+    return redaction.text(str(error).strip().rpartition("\n")[2])[:300]
 
 
 def _refuse_silence(on: str, version: str) -> None:
@@ -88,14 +103,12 @@ def _not_connected(on: str, error: Exception, version: str) -> ConfigError:
     if "version" in words.lower() and "mismatch" in words.lower():
         advice = f"this machine has Ray {version}: install the cluster's version here, Python's too"
         return ConfigError(f"the Ray cluster at {where} has another version", words, advice)
-    if "Initialization failure from server" in whole:  # the head starts a process a client, and waits 30 s for it
+    if _NO_PROCESS in whole:
         advice = (
             "the head may be crowded: try again; or do without it: make this machine a node (`ray start --address HEAD:6379 --num-cpus 0`) "
             "and give --on HEAD:6379"
         )
-        return ConfigError(
-            f"the head at {where} started no process for this client", whole.rpartition("Error: ")[2][:300], advice
-        )
+        return ConfigError(f"the head at {where} started no process for this client", _last_line(error), advice)
     advice = "start it (`ray start --head`), run this on one of its nodes, or give --on ray://HEAD:10001"
     return ConfigError(f"no Ray cluster at {where}", words, advice)
 
