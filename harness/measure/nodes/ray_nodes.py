@@ -24,7 +24,8 @@ INSTALL = "pip install 'vllm-cost-harness[ray]'"
 _HEAD_GONE_S = "86400"
 CONNECT_S = 10.0
 FREED_S, FREED_POLL_S = 20.0, 0.2  # cores of an actor that was ended are free again a moment later
-ASKED = 3  # times: the head gives the process that it starts for a client 30 s, and may be crowded just then
+# times: the head forks a process for each client, and the fork of a crowded head may hang until it is given up after 30 s
+ASKED = 3
 _NO_PROCESS = "Initialization failure from server"
 _MISSING = re.compile(r"No module named '([\w.]+)'")
 
