@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -196,6 +197,21 @@ def test_the_command_sends_from_nodes_and_the_key_is_nowhere(cluster, tmp_path):
         files = [path for path in folder.rglob("*") if path.is_file()]
         assert [path for path in files if KEY.encode() in path.read_bytes()] == []
     assert not list(cluster.state.rglob("*.arrow"))
+
+
+@pytest.mark.skipif(not LONG, reason="HARNESS_LONG=1: a head that is played is asked again in tests/nodes")
+def test_a_head_whose_process_for_this_client_dies_is_asked_again(cluster, tmp_path):
+    """The first that it starts is killed before it answers: the run is sent by the second."""
+    servers = lambda: {pid for pid, words in cluster.processes(1).items() if "--mode=specific-server" in words}  # noqa: E731
+    of_others = servers()  # each stays a while
+    with _serving(cluster, on=cluster.client_address) as words:
+        words += ["--workload", "fixed:16x8", "--rate", "50", "--requests", "50", "--nodes", "2", "--out", str(tmp_path / "run")]  # fmt: skip
+        with cluster.popen(1, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as sending:
+            os.kill(until(lambda: servers() - of_others, "a process for the client").pop(), signal.SIGKILL)
+            _, err = sending.communicate()
+    assert sending.returncode in (0, 7), err
+    assert "attempt 1 of 3" in err
+    assert len(read_run(tmp_path / "run").requests) >= 50
 
 
 def _has_come(run, worker):
