@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.base.errors import TargetError
-from harness.measure.targets import open_target
+from harness.measure.targets import open_target, vllm
 from harness.measure.targets.at_hand import hub_folders
 from harness.measure.targets.container import Container, named
 from harness.measure.targets.server import proc, records
@@ -86,6 +86,24 @@ def test_a_server_in_a_container_is_started_read_back_and_removed(engine, tmp_pa
     assert not list((tmp_path / "cache" / "vllm-cost-harness" / "servers").glob("*"))
 
 
+def test_an_engine_that_told_no_process_yet_is_asked_when_the_server_answers(engine, tmp_path, monkeypatch):
+    """However lately it was asked: a server may answer a moment after its engine knew of no process."""
+    told: list[bool] = []
+    check, pid = vllm._check_listener, Container.pid
+
+    def answers(server, port):
+        server.note_members()
+        told.append(True)
+        return check(server, port)
+
+    monkeypatch.setattr(vllm, "_check_listener", answers)
+    monkeypatch.setattr(Container, "pid", lambda self: pid(self) if told else None)
+    monkeypatch.setattr("harness.measure.targets.server.process._ASK_AGAIN_NS", 10**15)
+    with open_target(boxed(tmp_path), tmp_path / "c_own_rep1.log", str) as target:
+        (server,) = inside(tmp_path)
+        assert server in target.info.pids
+
+
 def test_no_value_of_a_variable_stands_on_the_command_line(engine, tmp_path, monkeypatch):
     """Names are passed; those of the shell that mean something else inside are not."""
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnop")
@@ -112,7 +130,7 @@ import signal, sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_targets_container import boxed
-from harness.measure.targets import open_target
+from harness.measure.targets import open_target, vllm
 place = Path({place!r})
 target = open_target(boxed(place), place / "server.log", str)
 print(target.server.pid, target.server._guard.pid, flush=True)

@@ -41,7 +41,7 @@ class ServerProcess:
         self._members: dict[tuple[int, int], proc.Process] = {}
         self._closed = False
         self._inside: proc.Process | None = None
-        self._asked_ns = 0
+        self._asked_ns: int | None = None
         self.container = container
         self.pid = pid
         self.log_path = log_path
@@ -63,7 +63,7 @@ class ServerProcess:
         """The container's first process, asked for now and then until it is known."""
         if self.container is None:
             return ()
-        if self._inside is None and clock.monotonic_ns() - self._asked_ns > _ASK_AGAIN_NS:
+        if self._inside is None and (self._asked_ns is None or clock.monotonic_ns() - self._asked_ns > _ASK_AGAIN_NS):
             self._inside = proc.read(pid) if (pid := self.container.pid()) else None
             self._asked_ns = clock.monotonic_ns()
         return (self._inside.pid,) if self._inside and proc.alive(self._inside.pid, self._inside.start_ticks) else ()
@@ -83,7 +83,7 @@ class ServerProcess:
         """Remember the server's processes, here and in its record; returns their pids, the first process first. `ask`: a container's
         engine is asked for them, however lately it said that there are none yet."""
         if ask:
-            self._asked_ns = 0
+            self._asked_ns = None
         now = self.processes()
         if new := [p for p in now if (p.pid, p.start_ticks) not in self._members]:
             self._members.update({(p.pid, p.start_ticks): p for p in new})
