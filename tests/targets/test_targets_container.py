@@ -130,7 +130,7 @@ import signal, sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_targets_container import boxed
-from harness.measure.targets import open_target, vllm
+from harness.measure.targets import open_target
 place = Path({place!r})
 target = open_target(boxed(place), place / "server.log", str)
 print(target.server.pid, target.server._guard.pid, flush=True)

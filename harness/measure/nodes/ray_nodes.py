@@ -106,7 +106,7 @@ def _not_connected(on: str, error: Exception, version: str) -> ConfigError:
         return ConfigError(f"the Ray cluster at {where} has another version", words, advice)
     if _NO_PROCESS in whole:
         advice = (
-            "the head may be crowded: try again; or do without it: make this machine a node (`ray start --address HEAD:6379 --num-cpus 0`) "
+            f"it was asked {ASKED} times and may be crowded: try later; or do without it: make this machine a node (`ray start --address HEAD:6379 --num-cpus 0`) "
             "and give --on HEAD:6379"
         )
         return ConfigError(f"the head at {where} started no process for this client", _last_line(error), advice)

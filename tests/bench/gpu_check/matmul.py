@@ -11,7 +11,6 @@ import json
 import os
 import select
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -84,7 +83,7 @@ def _main() -> None:
     a = torch.randn(given.size, given.size, device=given.device, dtype=torch.bfloat16)
     out = a @ a  # the context, the library and its kernels are there before anything is timed
     on_gpu = given.device.startswith("cuda")
-    wait = torch.cuda.synchronize if on_gpu else lambda: time.sleep(0.02)  # nothing is heated there
+    wait = torch.cuda.synchronize if on_gpu else lambda: clock.sleep(0.02)  # nothing is heated there
     wait()
     known = torch.cuda.get_device_properties(0) if on_gpu else None
     uuid = getattr(known, "uuid", None)
