@@ -53,6 +53,42 @@ def test_probes_of_a_search_have_prompts_of_their_own():
     assert all(one.isdisjoint(other) for one, other in combinations([*plans, prompts(cell, **words)], 2))
 
 
+WORKLOADS = ("lognormal:64x16", "lognormal:64x16?system=20", "chat", "agent", "seed-chat")
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("probe", [None, Probe(2, lambda: None, lambda rows: None)])
+def test_another_attempt_has_other_words_and_is_the_same_plan(workload, probe):
+    """A cell that is run again: no prompt of the attempts before it, warm-up and system prompt included; lengths, times, sessions, what
+    prompts share and the hash are those of the first."""
+    cell = Cell("t", workload, OPEN, 1)
+    spec = ExperimentSpec(
+        experiment="x",
+        targets=[{"name": "t", "kind": "adopt", "model": "m", "url": "http://h/v1"}],
+        workloads=[workload],
+        loads=[{"rate": [4.0], "requests": 80}],
+    )
+    load = LoadSpec(rate=[4.0], requests=80)
+    plans = [draw_plan(spec, cell, load, probe, attempt=attempt).plan for attempt in range(4)]
+    assert len({plan.sha256 for plan in plans}) == 1
+    assert plans[0] == draw_plan(spec, cell, load, probe).plan
+    rows = [[*plan.warmup, *plan.requests] for plan in plans]
+    for one, other in combinations(map(_seeds, rows), 2):
+        assert one.isdisjoint(other)
+    for again in rows[1:]:
+        to = {}
+        for first, then in zip(rows[0], again, strict=True):
+            pairs = zip((first.prompt_seed, *first.prefix[::2]), (then.prompt_seed, *then.prefix[::2]), strict=True)
+            assert all(to.setdefault(before, after) == after for before, after in pairs)
+            assert replace(then, prompt_seed=first.prompt_seed, prefix=first.prefix) == first
+            assert then.prefix[1::2] == first.prefix[1::2]
+        assert len(set(to.values())) == len(to)
+
+
+def _seeds(rows) -> set[int]:
+    return {seed for row in rows for seed in (row.prompt_seed, *row.prefix[::2])}
+
+
 @pytest.mark.parametrize("repetition", [1, 2])
 def test_a_search_shows_the_plan_of_its_first_probe(repetition):
     """Drawn for a search's cell: the start rate for the longest probe."""

@@ -21,9 +21,12 @@ class Drawn(NamedTuple):
     notes: tuple[str, ...]
 
 
-def draw_plan(spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec, probe: Probe | None = None) -> Drawn:
+def draw_plan(
+    spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec, probe: Probe | None = None, *, attempt: int = 0
+) -> Drawn:
     """A function of workload, load, repetition and seed, and not of the target, so that every target replays the same plan; different cells
-    send different prompts, so that none finds another's in the cache. Of a capacity search: the plan of its first probe."""
+    send different prompts, so that none finds another's in the cache. Of a capacity search: the plan of its first probe.
+    `attempt`: how many were broken off before; another one has other words in its prompts, of the same lengths."""
     if load_spec.capacity is not None:
         search = load_spec.capacity
         _, longest_s = search.lengths_s(search.start_rps, spec.attainment)
@@ -41,7 +44,13 @@ def draw_plan(spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec, probe: Prob
         seed=int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1,
         warmup_requests=spec.warmup_requests,
         context_limit_tokens=spec.context_limit_tokens,
+        attempt=attempt,
     )
+    if attempt:
+        notes = (
+            *notes,
+            f"attempt {attempt + 1} of this cell: its prompts have words of their own, and the lengths of the first",
+        )
     if spec.share is None:
         return Drawn(plan, notes)
     mine, note = share_of(plan, spec.share)

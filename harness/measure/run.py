@@ -69,6 +69,7 @@ class Run:
     stop: Stop
     probe: Probe | None = None
     spending: Spending | None = None  # None: nothing is bounded
+    attempt: int = 0  # how many of this cell were broken off before, or failed
     used_before: Mapping[str, int] = field(default_factory=dict)  # board's uuid -> bytes, before its server was started
 
     @property

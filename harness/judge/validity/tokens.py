@@ -191,7 +191,8 @@ def prefix_cache(e: Evidence) -> Reason | None:
         "prefix_cache",
         f"{beyond / of:.1%} of the prompt tokens came from the prefix cache, beyond what the plan lets prompts share and the "
         f"{template} tokens of a prompt that are not its own words",
-        "the server has seen these prompts before: restart it, or draw others with another --seed",
+        "the server has seen these prompts before: restart it, have its cache emptied before each cell (reset_prefix_cache: true in its target), "
+        "or draw others with another --seed",
     )
 
 

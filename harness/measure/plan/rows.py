@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from harness.measure.plan.streams import I64, U64, Purpose, key
 from harness.records import Load, PlannedRequest
 
 NULL = -(2**63)
+_SEEDS = 2**63 - 1
+_OTHER_WORDS = 0x5851F42D4C957F2D  # an odd step of its own: no attempt meets a seed of another's rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Rows:
     output: I64
     prompt_seed: I64
     session: I64 | None = None
-    prefix: Sequence[Pairs] | None = None
+    prefix: list[Pairs] | None = None
     after: I64 | None = None
     think_ns: I64 | None = None
 
@@ -51,6 +53,15 @@ class Rows:
             return [None] * len(self.seq)
         values: list[int | None] = column.tolist()
         return [None if value == NULL else value for value in values] if (column == NULL).any() else values
+
+    def reworded(self, attempt: int) -> Rows:
+        """The same rows with other words in every prompt; what prompts share, they share still. Changes this one's `prefix` too."""
+        step = attempt * _OTHER_WORDS
+        if self.prefix is not None:  # in place: two lists for a million requests are hundreds of megabytes
+            for i, pairs in enumerate(self.prefix):
+                self.prefix[i] = tuple([n if k % 2 else (n + step) & _SEEDS for k, n in enumerate(pairs)])
+        seeds: U64 = (self.prompt_seed.astype(np.uint64) + np.uint64(step & _SEEDS)) & np.uint64(_SEEDS)
+        return replace(self, prompt_seed=seeds.astype(np.int64))
 
     def canonical(self) -> bytes:
         """Row count, then seq, scheduled_ns, prompt, output, session_id, prompt_seed of each row; 8 bytes each,
@@ -88,4 +99,4 @@ def digest(workload: Mapping[str, Any], seed: int, load: Load, tables: tuple[Row
 def prompt_seeds(seed: int, seqs: I64) -> I64:
     """Distinct for distinct seq: a Weyl sequence with an odd step modulo 2^63."""
     words: U64 = np.uint64(key(seed, Purpose.PROMPTS)) + seqs.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return (words & np.uint64(2**63 - 1)).astype(np.int64)
+    return (words & np.uint64(_SEEDS)).astype(np.int64)
