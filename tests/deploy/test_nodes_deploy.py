@@ -192,8 +192,8 @@ def slurm(tmp_path):
         "scontrol": "printf 'box-1\\nbox-2\\n'",
         "hostname": "echo 127.0.0.1",
         "ray": 'echo "ray $* $RAY_AUTH_MODE $(stat -c %a "$RAY_AUTH_TOKEN_PATH") $(wc -c <"$RAY_AUTH_TOKEN_PATH")" >>"$LOG"\nexec sleep 600',
-        "harness": 'echo "harness $*" >>"$LOG"\n'
-        'trap \'echo drained >>"$LOG"; exit 7\' TERM\n[ -z "$LASTS" ] && exit 7\nwhile :; do sleep 0.05; done',
+        "harness": 'trap \'echo drained >>"$LOG"; exit 7\' TERM\n'
+        'echo "harness $*" >>"$LOG"\n[ -z "$LASTS" ] && exit 7\nwhile :; do sleep 0.05; done',
         "python": f'exec {sys.executable} "$@"',
     }
     (tmp_path / "venv" / "bin").mkdir(parents=True)
@@ -217,17 +217,24 @@ def slurm(tmp_path):
 
 
 @pytest.mark.timing
-@pytest.mark.parametrize("signalled", [False, True], ids=["to its end", "SIGTERM"])
+@pytest.mark.parametrize("signalled", ["", "amid the run", "as it begins"])
 def test_a_slurm_job_starts_ray_runs_and_leaves_nothing(slurm, signalled):
     """Head without cores, a node that joins it, both with the token of a file of this job alone; the run's exit code; SIGTERM, as Slurm sends it
-    before the time is over, drains the run; no process of Ray and no token is left."""
+    before the time is over, drains the run, also where it comes before the script has the run's process; no process of Ray and no token is
+    left."""
     environment, log = slurm
+    script = (DEPLOY / "slurm" / "load.sbatch").read_text()
+    assert script.count("\nrun=$!\n") == 1
+    if signalled == "as it begins":
+        script = script.replace("\nrun=$!\n", '\nuntil [ -e "$LOG.sent" ]; do sleep 0.02; done\nrun=$!\n')
+    (log.parent / "load.sbatch").write_text(script)
     environment["LASTS"] = "1" if signalled else ""
-    words = ["bash", str(DEPLOY / "slurm" / "load.sbatch"), "--url", "http://x/v1", "--rate", "4"]
+    words = ["bash", str(log.parent / "load.sbatch"), "--url", "http://x/v1", "--rate", "4"]
     with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
         if signalled:
             until(lambda: log.exists() and "harness" in log.read_text(), "the run")
             job.send_signal(signal.SIGTERM)
+            log.with_name("log.sent").touch()
         output, _ = job.communicate()
     assert job.returncode == 7, output
     lines = log.read_text().splitlines()
@@ -239,7 +246,7 @@ def test_a_slurm_job_starts_ray_runs_and_leaves_nothing(slurm, signalled):
     assert all(line.endswith("token 600 64") for line in (head, node))
     submit = environment["SLURM_SUBMIT_DIR"]
     assert f"harness run --url http://x/v1 --rate 4 --results {submit}/results --on ray --nodes 1" in lines
-    assert ("drained" in lines) == signalled
+    assert ("drained" in lines) == bool(signalled)
     assert os.listdir(submit) == []
 
 
