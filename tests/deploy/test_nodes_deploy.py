@@ -192,7 +192,7 @@ def slurm(tmp_path):
         "scontrol": "printf 'box-1\\nbox-2\\n'",
         "hostname": "echo 127.0.0.1",
         "ray": 'echo "ray $* $RAY_AUTH_MODE $(stat -c %a "$RAY_AUTH_TOKEN_PATH") $(wc -c <"$RAY_AUTH_TOKEN_PATH")" >>"$LOG"\nexec sleep 600',
-        "harness": 'trap \'echo drained >>"$LOG"; exit 7\' TERM\n'
+        "harness": "trap 'echo drained >>\"$LOG\"; exit 7' TERM\n"
         'echo "harness $*" >>"$LOG"\n[ -z "$LASTS" ] && exit 7\nwhile :; do sleep 0.05; done',
         "python": f'exec {sys.executable} "$@"',
     }
