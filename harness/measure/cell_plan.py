@@ -22,11 +22,11 @@ class Drawn(NamedTuple):
 
 
 def draw_plan(
-    spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec, probe: Probe | None = None, *, attempt: int = 0
+    spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec, probe: Probe | None = None, *, resumed: int = 0
 ) -> Drawn:
     """A function of workload, load, repetition and seed, and not of the target, so that every target replays the same plan; different cells
     send different prompts, so that none finds another's in the cache. Of a capacity search: the plan of its first probe.
-    `attempt`: how many were broken off before; another one has other words in its prompts, of the same lengths."""
+    `resumed`: how often the campaign was. A server that goes on may know the prompts of an attempt before: each has words of its own."""
     if load_spec.capacity is not None:
         search = load_spec.capacity
         _, longest_s = search.lengths_s(search.start_rps, spec.attainment)
@@ -44,12 +44,12 @@ def draw_plan(
         seed=int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1,
         warmup_requests=spec.warmup_requests,
         context_limit_tokens=spec.context_limit_tokens,
-        attempt=attempt,
+        reworded=resumed,
     )
-    if attempt:
+    if resumed:
         notes = (
             *notes,
-            f"attempt {attempt + 1} of this cell: its prompts have words of their own, and the lengths of the first",
+            f"the campaign was resumed (time {resumed}): prompts have the lengths of the plan, and words that none had before",
         )
     if spec.share is None:
         return Drawn(plan, notes)

@@ -69,7 +69,7 @@ class Run:
     stop: Stop
     probe: Probe | None = None
     spending: Spending | None = None  # None: nothing is bounded
-    attempt: int = 0  # how many of this cell were broken off before, or failed
+    resumed: int = 0  # how often its campaign was: the cell may have been begun before, as often
     used_before: Mapping[str, int] = field(default_factory=dict)  # board's uuid -> bytes, before its server was started
 
     @property

@@ -68,7 +68,8 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be sent, and when. `sha256` covers spec, seed, load and every row, measured and warm-up."""
+    """What will be sent, and when. `sha256` covers spec, seed, load and every row, measured and warm-up; of
+    a resumed campaign's the rows as they were without the other words."""
 
     requests: tuple[PlannedRequest, ...]
     warmup: tuple[PlannedRequest, ...]

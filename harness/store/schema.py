@@ -147,7 +147,7 @@ MANIFEST_DOCS = {
     "harness_version": "Version of the harness",
     "config": "The resolved experiment",
     "config_sha256": "Digest of the resolved experiment",
-    "plan_sha256": "Digest of the plan: equal digests, equal requests at equal times",
+    "plan_sha256": "Digest of the plan: equal digests, equal lengths at equal times, in a campaign that was not resumed equal words too",
     "seed": "Seed of the plan",
     "environment": "Versions, hardware, driver, git state and the like",
     "target": "What the server really is, read back from it",

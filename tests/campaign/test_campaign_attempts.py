@@ -51,10 +51,8 @@ def test_a_resumed_cell_finds_nothing_of_its_first_attempt_in_the_cache(tmp_path
     assert len({a.manifest.plan_sha256 for a in attempts}) == 1
     lengths = [a.plan[["seq", "scheduled_ns", "target_prompt_tokens", "target_output_tokens"]] for a in attempts]
     assert all(one.equals(lengths[0]) for one in lengths[1:])
-    assert not set.intersection(*(set(a.plan.prompt_seed) for a in attempts))
+    assert len({seed for a in attempts for seed in a.plan.prompt_seed}) == sum(len(a.plan) for a in attempts)
     assert "prefix_cache" not in {reason.code for reason in summary.verdict.reasons}
     cached = attempts[-1].requests.cached_prompt_tokens
     assert cached.max() < (52 if "system" in workload else 3)
-    assert ["attempt 3 of this cell" in note for note in attempts[-1].manifest.environment["plan_notes"]].count(
-        True
-    ) == 1
+    assert any("was resumed (time 2)" in note for note in attempts[-1].manifest.environment["plan_notes"])

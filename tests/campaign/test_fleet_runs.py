@@ -70,7 +70,7 @@ def test_a_box_lost_in_a_cell_costs_no_cell_and_doubles_none(golden, tmp_path):
 
 
 def test_what_was_stopped_goes_on_where_it_was(golden, tmp_path):
-    """Ctrl-C in a cell drains all boxes: the campaign stays open, and resumed it has every cell once."""
+    """Ctrl-C in a cell drains all boxes: the campaign stays open, and resumed it has every cell once, sent in words of its own."""
     stop, display = Stop(), Quiet()
 
     def on_news(name, line):
@@ -86,6 +86,8 @@ def test_what_was_stopped_goes_on_where_it_was(golden, tmp_path):
     assert second.campaign_id == first.campaign_id
     assert list(states(out).values()) == ["complete"] * 2
     assert len(second.run_dirs) == len(set(second.run_dirs)) == 2
+    notes = [note for run_dir in second.run_dirs for note in read_manifest(run_dir).environment["plan_notes"]]
+    assert any("was resumed (time 1)" in note for note in notes)  # by a box, which knows it from the campaign
 
 
 def test_a_cell_without_a_box_has_failed_and_says_what_it_needs(tmp_path):

@@ -72,19 +72,14 @@ def failure(path: Path) -> str | None:
     return (manifest.error or "no reason recorded") if manifest.state == RunState.FAILED else None
 
 
-def aside(out: Path, path: Path) -> int:
-    """How many attempts at this run stand in `interrupted/`."""
-    number = 0
-    while (out / INTERRUPTED_FOLDER / f"{path.name}.{number + 1}").exists():
-        number += 1
-    return number
-
-
 def move_aside(out: Path, path: Path) -> Path:
     """Rename an attempt into `interrupted/`, numbered; returns its new place. Raises StoreError."""
-    kept = out / INTERRUPTED_FOLDER / f"{path.name}.{aside(out, path) + 1}"
+    folder = out / INTERRUPTED_FOLDER
     try:
-        kept.parent.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        number = 1
+        while (kept := folder / f"{path.name}.{number}").exists():
+            number += 1
         path.rename(kept)
     except OSError as error:
         raise StoreError("an attempt cannot be moved aside", path, str(error.strerror)) from error

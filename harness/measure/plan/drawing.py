@@ -32,7 +32,7 @@ def draw(
     seed: int,
     warmup_requests: int,
     context_limit_tokens: int | None,
-    attempt: int = 0,
+    reworded: int = 0,
 ) -> tuple[Plan, tuple[str, ...]]:
     """Draw a plan, and sentences for the manifest about what the draw had to do.
 
@@ -43,8 +43,7 @@ def draw(
     `context_limit_tokens` is drawn again; in a trace it is dropped or its prompt cut.
     The plan's load holds the mean rate where the arrivals brought their own times. Each of lengths, arrivals, prompts and
     warm-up has its own stream of the seed: another rate leaves the lengths as they are, and a longer plan begins with the
-    shorter one. `attempt`: above 0 all prompts have other words, for a server that met those of an attempt before; lengths, arrivals, what
-    prompts share and `sha256` stay. Raises ConfigError.
+    shorter one. `reworded`: all prompts have other words for each value, lengths, arrivals, what prompts share and `sha256` are those of 0. Raises ConfigError.
     """
     _check(load, requests, duration_s, seed, warmup_requests)
     source = read_workload(workload)
@@ -59,7 +58,7 @@ def draw(
     else:
         raise ConfigError("workload holds nothing to draw from", workload, "give it a shape, tables or sessions")
     rate = load.rate_rps if load.rate_rps is not None else draft.rate_rps
-    plan = _plan(terms, draft, replace(load, rate_rps=rate), attempt)
+    plan = _plan(terms, draft, replace(load, rate_rps=rate), reworded)
     return plan, (*draft.measured.notes, *draft.notes, *_remarks(plan, draft))
 
 
@@ -77,14 +76,14 @@ def _process(workload: Workload, load: Load) -> Process:
 # ---------------------------------------------------------------- rows, notes, checks
 
 
-def _plan(terms: Terms, draft: PlanDraft, load: Load, attempt: int) -> Plan:
+def _plan(terms: Terms, draft: PlanDraft, load: Load, reworded: int) -> Plan:
     count = len(draft.measured.prompt)
     seqs, warm_seqs = np.arange(count), -1 - np.arange(terms.warmup_requests)
     measured = _rows(terms, draft.measured, seqs, draft.scheduled_ns)
     warmup = _rows(terms, draft.warmup, warm_seqs, None)
     sha256 = digest(draft.values, terms.seed, load, (measured, warmup))
-    if attempt:
-        measured, warmup = measured.reworded(attempt), warmup.reworded(attempt)
+    if reworded:
+        measured, warmup = measured.reworded(reworded), warmup.reworded(reworded)
     return Plan(measured.requests(), warmup.requests(), load, terms.workload.text, terms.seed, sha256)
 
 

@@ -16,7 +16,7 @@ from harness.records import Load, PlannedRequest
 
 NULL = -(2**63)
 _SEEDS = 2**63 - 1
-_OTHER_WORDS = 0x5851F42D4C957F2D  # an odd step of its own: no attempt meets a seed of another's rows
+_OTHER_WORDS = 0x5851F42D4C957F2D  # an odd step of its own: no rewording meets a seed of another's rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class Rows:
         values: list[int | None] = column.tolist()
         return [None if value == NULL else value for value in values] if (column == NULL).any() else values
 
-    def reworded(self, attempt: int) -> Rows:
+    def reworded(self, number: int) -> Rows:
         """The same rows with other words in every prompt; what prompts share, they share still. Changes this one's `prefix` too."""
-        step = attempt * _OTHER_WORDS
+        step = number * _OTHER_WORDS
         if self.prefix is not None:  # in place: two lists for a million requests are hundreds of megabytes
             for i, pairs in enumerate(self.prefix):
                 self.prefix[i] = tuple([n if k % 2 else (n + step) & _SEEDS for k, n in enumerate(pairs)])
