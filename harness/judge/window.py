@@ -21,7 +21,9 @@ is the whole phase with ramp and drain in it, and `lacking` says so. An offline 
 
 Whether a queue grows is watched by the E2EL of a reply of average length, TTFT from schedule + TPOT x mean tokens: the queue shows in it,
 whether requests wait before their first token or slow each other down after it, and how long each happens to be does not. Where work is
-served in turn, a rise of that by s seconds a second means departures at 1 / (1 + s) of the arrivals.
+served in turn, a rise of that by s seconds a second means departures at 1 / (1 + s) of the arrivals. Arrivals by chance come in bursts,
+and one late in a window raises it too, without a queue that goes on growing: what it owes to the rate of arrivals, from one E2EL before
+to one after each request, is no growth and is taken out by regression.
 """
 
 from __future__ import annotations
@@ -205,6 +207,19 @@ def _typical_e2el_s(requests: Requests, inside: Window) -> tuple[FloatArray, Flo
     return at[order], wait[order]
 
 
+def _arrivals(requests: Requests, start_ns: int, at: FloatArray, within_s: float) -> FloatArray:
+    """Scheduled requests sent a second, from `within_s` before to as long after each of `at` (s after `start_ns`), while any were. A later turn
+    of a session comes after a reply: it is no cause of how long that took."""
+    sent = np.sort(requests.sent.data[requests.sent.present & requests.scheduled.present] - start_ns) / 1e9
+    if not len(sent):
+        return np.zeros(len(at))
+    since, until = np.clip(at - within_s, sent[0], sent[-1]), np.clip(at + within_s, sent[0], sent[-1])
+    number = np.searchsorted(sent, until, side="right") - np.searchsorted(sent, since, side="right")
+    rate = np.zeros(len(at))
+    np.divide(number, until - since, out=rate, where=until > since)
+    return rate
+
+
 def growing(requests: Requests, start_ns: int, end_ns: int, settling_ns: int) -> str | None:
     """What is seen of a growing queue among the requests sent in (start, end], in words; None where nothing is."""
     at, typical = _typical_e2el_s(requests, Window(start_ns, end_ns, "", 0, 0, 0))
@@ -217,8 +232,13 @@ def growing(requests: Requests, start_ns: int, end_ns: int, settling_ns: int) ->
     slope = float((spread * y).sum() / (spread**2).sum())
     left = y - mean - slope * spread
     error = math.sqrt(float((left**2).sum()) / (blocks - 2) / float((spread**2).sum()))
+    if slope <= t_above(1 - _CERTAIN, blocks - 2) * error:
+        return None
+    rate = np.array([part.mean() for part in np.array_split(_arrivals(requests, start_ns, at, mean), blocks)])
+    (beside, each), *_ = np.linalg.lstsq(np.column_stack([spread, rate - rate.mean()]), y - mean, rcond=None)
+    slope = float(beside) if each > 0 else slope
     rise = slope * (end_ns - start_ns) / 1e9
-    if slope <= t_above(1 - _CERTAIN, blocks - 2) * error or (slope <= _FALLS_BEHIND and rise <= _RISES * mean):
+    if slope <= _FALLS_BEHIND and rise <= _RISES * mean:
         return None
     return (
         f"the queue grows: from the first to the last request counted, the E2EL of a reply of average length rose by {rise:.3g} s "

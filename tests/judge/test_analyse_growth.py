@@ -11,7 +11,9 @@ import pytest
 from harness.judge.columns import measured
 from harness.judge.window import _typical_e2el_s, find_window, growing
 from harness.records import Load, RequestRecord, Window
+from tests.judge import serving
 from tests.judge.run_builder import BASE_NS, frame, ns, request
+from tests.judge.serving import Engine, Offered
 
 
 def of(records):
@@ -108,3 +110,44 @@ def test_what_would_show_that_a_load_only_built_up_is_a_run_twice_as_long():
     assert window.lacking == "queue_growing"
     assert "offer less" in window.advice
     assert int(re.search(r"last (\d+) s", window.advice)[1]) == 80
+
+
+def crowded(each_s, slope=0.0, turns=False):
+    """A request a second for 40 s and four a second from 24 s on; 1 s a reply, `each_s` more for each other sent within a second of it.
+    `turns`: the extra ones are later turns of sessions."""
+    at = np.sort(np.concatenate([np.arange(0.5, 40), np.arange(24.1, 40, 1 / 3)]))
+    near = np.array([int((abs(at - t) <= 1).sum()) - 1 for t in at])
+    waits_s = 1 + each_s * near + slope * at + 0.02 * np.resize([-1, 1, 1, -1], len(at))
+    return of(
+        [
+            request(n, t, tokens=1, ttft_s=wait, scheduled_s=None if turns and t % 1 != 0.5 else t)
+            for n, (t, wait) in enumerate(zip(at, waits_s, strict=True))
+        ]
+    )
+
+
+@pytest.mark.parametrize(("each_s", "slope", "grows"), [(0.1, 0.0, False), (0.1, 0.03, True), (0.0, 0.03, True)])
+def test_a_late_burst_that_is_served_is_no_growth_and_growth_beside_it_is(each_s, slope, grows):
+    """Replies are slower while more are sent, and the busier part is the later; a queue that also grows is told, with about its own slope."""
+    said = growing(crowded(each_s, slope), BASE_NS, ns(40), 1)
+    assert (said is not None) == grows
+    if grows:
+        assert float(re.search(r"([0-9.]+)% of the time", said)[1]) == pytest.approx(100 * slope, rel=0.25)
+
+
+def test_later_turns_of_sessions_are_no_burst_of_the_plan():
+    """They come after replies, so that a queue which grows has more of them or fewer."""
+    assert growing(crowded(0.1, turns=True), BASE_NS, ns(40), 1) is not None
+
+
+@pytest.mark.parametrize(("load", "least", "most"), [(0.6, 0, 1), (1.3, 38, 40)])
+def test_arrivals_by_chance_are_no_growth_and_too_many_are(load, least, most):
+    """40 runs of 30 s before a server of 32 slots whose replies are slower the more there are: at 60 % of what it can serve hardly any has
+    a growing queue (without regard to bursts: 4 of them), at 130 % hardly any has a steady part."""
+    engine = Engine(step_s=0.02, per_sequence_s=0.001, prefill_s_per_token=0.0001, slots=32)
+    offered = Load(rate_rps=round(load * engine.capacity_rps(64, 50), 3), arrivals="poisson")
+    lacking = [
+        find_window(measured(serving.frame(serving.serve(engine, Offered("fixed:64x50", offered, duration_s=30), seed), offered)), offered)[0].lacking
+        for seed in range(40)
+    ]  # fmt: skip
+    assert least <= sum(word is not None for word in lacking) <= most
