@@ -133,6 +133,7 @@ def test_a_late_burst_that_is_served_is_no_growth_and_growth_beside_it_is(each_s
     assert (said is not None) == grows
     if grows:
         assert float(re.search(r"([0-9.]+)% of the time", said)[1]) == pytest.approx(100 * slope, rel=0.25)
+        assert said.endswith("without what bursts of arrivals add") == (each_s > 0)
 
 
 def test_later_turns_of_sessions_are_no_burst_of_the_plan():
