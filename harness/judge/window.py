@@ -21,9 +21,10 @@ is the whole phase with ramp and drain in it, and `lacking` says so. An offline 
 
 Whether a queue grows is watched by the E2EL of a reply of average length, TTFT from schedule + TPOT x mean tokens: the queue shows in it,
 whether requests wait before their first token or slow each other down after it, and how long each happens to be does not. Where work is
-served in turn, a rise of that by s seconds a second means departures at 1 / (1 + s) of the arrivals. Arrivals by chance come in bursts,
-and one late in a window raises it too, without a queue that goes on growing: what it owes to the rate of arrivals, from one E2EL before
-to one after each request, is no growth and is taken out by regression.
+served in turn, a rise of that by s seconds a second means departures at 1 / (1 + s) of the arrivals. Arrivals at one
+rate come in bursts by chance, and one late in a window raises it too, without a queue that goes on growing: what it owes to the arrivals
+a second, from one E2EL before to one after each request, is no growth and is taken out by regression. A rate that is meant to rise has no
+steady part: what it does to the E2EL counts.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _FEWEST_BLOCKS, _MOST_BLOCKS = 4, 10
 _CERTAIN = 0.95  # one-sided, of the slope
 _FALLS_BEHIND = 0.02  # s/s: 2 % fewer departures than arrivals
 _RISES = 0.10  # of the mean over the window: half of that is what the mean is off
+_ONE_RATE = ("poisson", "constant", "gamma")  # words of arrivals whose rate is the same all along, bursts being chance
 
 TOO_SHORT, GROWING = "window_too_short", "queue_growing"
 
@@ -220,8 +222,8 @@ def _arrivals(requests: Requests, start_ns: int, at: FloatArray, within_s: float
     return rate
 
 
-def growing(requests: Requests, start_ns: int, end_ns: int, settling_ns: int) -> str | None:
-    """What is seen of a growing queue among the requests sent in (start, end], in words; None where nothing is."""
+def growing(requests: Requests, start_ns: int, end_ns: int, settling_ns: int, arrivals: str) -> str | None:
+    """What is seen of a growing queue among the requests sent in (start, end], in words; None where nothing is. `arrivals`: the load's word."""
     at, typical = _typical_e2el_s(requests, Window(start_ns, end_ns, "", 0, 0, 0))
     blocks = min(_MOST_BLOCKS, len(at) // 4, max(_FEWEST_BLOCKS, (end_ns - start_ns) // max(1, settling_ns)))
     if blocks < _FEWEST_BLOCKS or at[-1] <= at[0]:
@@ -234,9 +236,11 @@ def growing(requests: Requests, start_ns: int, end_ns: int, settling_ns: int) ->
     error = math.sqrt(float((left**2).sum()) / (blocks - 2) / float((spread**2).sum()))
     if slope <= t_above(1 - _CERTAIN, blocks - 2) * error:
         return None
-    rate = np.array([part.mean() for part in np.array_split(_arrivals(requests, start_ns, at, mean), blocks)])
-    (beside, each), *_ = np.linalg.lstsq(np.column_stack([spread, rate - rate.mean()]), y - mean, rcond=None)
-    slope, without = (float(beside), ", without what bursts of arrivals add") if each > 0 else (slope, "")
+    without = ""
+    if arrivals.partition(":")[0] in _ONE_RATE:
+        rate = np.array([part.mean() for part in np.array_split(_arrivals(requests, start_ns, at, mean), blocks)])
+        (beside, each), *_ = np.linalg.lstsq(np.column_stack([spread, rate - rate.mean()]), y - mean, rcond=None)
+        slope, without = (float(beside), ", without what bursts of arrivals add") if each > 0 else (slope, "")
     rise = slope * (end_ns - start_ns) / 1e9
     if slope <= _FALLS_BEHIND and rise <= _RISES * mean:
         return None
@@ -265,7 +269,7 @@ def find_window(requests: Requests, load: Load) -> tuple[Window | None, str]:
         start, end = int(phase.sends[first - 1]), int(phase.sends[behind - 1])
     else:  # replies to the second half may already be faster for want of others
         start, end = phase.first, (phase.first + phase.last) // 2
-    grows = None if slots is not None else growing(requests, start, end, phase.settling)
+    grows = None if slots is not None else growing(requests, start, end, phase.settling, load.arrivals)
     # a load that only builds up is over it then, or near
     longer = 0 if grows is None else 2 * (phase.last - phase.first)
     enough = _enough(phase, slots, longer)

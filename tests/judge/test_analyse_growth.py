@@ -74,7 +74,7 @@ def rising(slope, mean_s, *, seconds=40, count=40):
 )
 def test_a_queue_grows_by_its_slope_or_by_its_rise(slope, mean_s, grows):
     """Above 2 % of the time that passes, or above a tenth of the mean over the window: either is enough, and less of both is not."""
-    said = growing(rising(slope, mean_s), BASE_NS, ns(40), 1)
+    said = growing(rising(slope, mean_s), BASE_NS, ns(40), 1, "poisson")
     assert (said is not None) == grows
     if grows:
         rise, mean, share = (float(word) for word in re.findall(r"([0-9.]+)(?= s |%| s\))", said)[:3])
@@ -85,8 +85,8 @@ def test_a_queue_grows_by_its_slope_or_by_its_rise(slope, mean_s, grows):
 
 def test_sixteen_requests_are_the_fewest_that_show_growth():
     """Four blocks of four; of fifteen nothing is said, however steep."""
-    assert growing(rising(0.5, 40, count=16), BASE_NS, ns(40), 1) is not None
-    assert growing(rising(0.5, 40, count=15), BASE_NS, ns(40), 1) is None
+    assert growing(rising(0.5, 40, count=16), BASE_NS, ns(40), 1, "poisson") is not None
+    assert growing(rising(0.5, 40, count=15), BASE_NS, ns(40), 1, "poisson") is None
 
 
 @pytest.mark.parametrize(("slope", "least", "most"), [(0.0, 8, 32), (0.03, 360, 400)])
@@ -99,7 +99,7 @@ def test_chance_is_not_growth_and_growth_is_seen_through_chance(slope, least, mo
     for _ in range(400):
         waits_s = 1 + 0.5 * rng.standard_normal(40).clip(-1.9, 1.9) + slope * np.arange(40)
         first = replace(plain.first_token, data=plain.sent.data + np.round(waits_s * 1e9).astype(np.int64))
-        seen += growing(replace(plain, first_token=first), BASE_NS, ns(40), 1) is not None
+        seen += growing(replace(plain, first_token=first), BASE_NS, ns(40), 1, "poisson") is not None
     assert least <= seen <= most
 
 
@@ -129,7 +129,7 @@ def crowded(each_s, slope=0.0, turns=False):
 @pytest.mark.parametrize(("each_s", "slope", "grows"), [(0.1, 0.0, False), (0.1, 0.03, True), (0.0, 0.03, True)])
 def test_a_late_burst_that_is_served_is_no_growth_and_growth_beside_it_is(each_s, slope, grows):
     """Replies are slower while more are sent, and the busier part is the later; a queue that also grows is told, with about its own slope."""
-    said = growing(crowded(each_s, slope), BASE_NS, ns(40), 1)
+    said = growing(crowded(each_s, slope), BASE_NS, ns(40), 1, "poisson")
     assert (said is not None) == grows
     if grows:
         assert float(re.search(r"([0-9.]+)% of the time", said)[1]) == pytest.approx(100 * slope, rel=0.25)
@@ -138,15 +138,28 @@ def test_a_late_burst_that_is_served_is_no_growth_and_growth_beside_it_is(each_s
 
 def test_later_turns_of_sessions_are_no_burst_of_the_plan():
     """They come after replies, so that a queue which grows has more of them or fewer."""
-    assert growing(crowded(0.1, turns=True), BASE_NS, ns(40), 1) is not None
+    assert growing(crowded(0.1, turns=True), BASE_NS, ns(40), 1, "poisson") is not None
 
 
-@pytest.mark.parametrize(("load", "least", "most"), [(0.6, 0, 1), (1.3, 38, 40)])
-def test_arrivals_by_chance_are_no_growth_and_too_many_are(load, least, most):
+@pytest.mark.parametrize("arrivals", ["ramp:0-2", "step:1,3", "trace", "onoff:20:20", "diurnal:flat", "preset"])
+def test_a_rate_that_is_meant_to_change_is_no_chance(arrivals):
+    """The same requests, by another word: where the rate itself rises there is no steady part."""
+    said = growing(crowded(0.1), BASE_NS, ns(40), 1, arrivals)
+    assert said.endswith("of the time that passed")
+
+
+@pytest.mark.parametrize(
+    ("load", "arrivals", "least", "most"),
+    [
+        (0.6, "poisson", 0, 1), (1.3, "poisson", 38, 40), (0.9, "ramp:0.667-1.333", 37, 40), (0.9, "step:0.667,1.333", 37, 40)
+    ],
+)  # fmt: skip
+def test_arrivals_by_chance_are_no_growth_and_too_many_are(load, arrivals, least, most):
     """40 runs of 30 s before a server of 32 slots whose replies are slower the more there are: at 60 % of what it can serve hardly any has
-    a growing queue (without regard to bursts: 4 of them), at 130 % hardly any has a steady part."""
+    a growing queue (without regard to bursts: 4 of them), at 130 % hardly any has a steady part, nor
+    where it rises from 60 to 120 %."""
     engine = Engine(step_s=0.02, per_sequence_s=0.001, prefill_s_per_token=0.0001, slots=32)
-    offered = Load(rate_rps=round(load * engine.capacity_rps(64, 50), 3), arrivals="poisson")
+    offered = Load(rate_rps=round(load * engine.capacity_rps(64, 50), 3), arrivals=arrivals)
     lacking = [
         find_window(measured(serving.frame(serving.serve(engine, Offered("fixed:64x50", offered, duration_s=30), seed), offered)), offered)[0].lacking
         for seed in range(40)

@@ -25,7 +25,7 @@ def rate_by_hand(at, all_sent, within_s):
     return np.array(found)
 
 
-def growth_by_hand(at, wait, seconds, settling_s):
+def growth_by_hand(at, wait, seconds, settling_s, one_rate):
     """(rise, mean, slope in percent) where the slope of block means is sure and, beside what bursts add, large enough; else None."""
     blocks = min(10, len(at) // 4, max(4, int(seconds / settling_s)))
     if blocks < 4:
@@ -39,18 +39,20 @@ def growth_by_hand(at, wait, seconds, settling_s):
     rate_alone, x_alone = (
         v - on.slope * w for v, w, on in ((rate, x, stats.linregress(x, rate)), (x, rate, stats.linregress(rate, x)))
     )
-    slope = stats.linregress(x_alone, y).slope if stats.linregress(rate_alone, y).slope > 0 else line.slope
+    slope = stats.linregress(x_alone, y).slope if stats.linregress(rate_alone, y).slope > 0 and one_rate else line.slope
     rise = slope * seconds
     if slope <= 0.02 and rise <= 0.1 * y.mean():
         return None
     return rise, y.mean(), 100 * slope
 
 
-@pytest.mark.parametrize("each_s", [-0.1, 0.0, 0.3])
+@pytest.mark.parametrize(
+    ("each_s", "arrivals"), [(-0.1, "poisson"), (0.0, "gamma:0.5"), (0.3, "poisson"), (0.3, "ramp:0-2")]
+)
 @pytest.mark.parametrize("settling_s", [0.001, 6.0, 9.0, 30.0])
 @pytest.mark.parametrize("count", [15, 16, 22, 40])
 @pytest.mark.parametrize("slope", [0.0, 0.01, 0.05])
-def test_growth_is_the_slope_of_block_means(settling_s, count, slope, each_s):
+def test_growth_is_the_slope_of_block_means(settling_s, count, slope, each_s, arrivals):
     """As many blocks as settling times, 4 to 10, of 4 requests at least; rise, mean and slope as they are told, with what many at a time
     add to the wait or without, and where the busy are served sooner."""
     rng = np.random.default_rng(count)
@@ -69,8 +71,8 @@ def test_growth_is_the_slope_of_block_means(settling_s, count, slope, each_s):
         )
         for r, a, w in zip(rows, at, wait, strict=True)
     ]
-    said = growing(measured(frame(rows, RequestRecord)), ns(0), ns(40), round(settling_s * 1e9))
-    expected = growth_by_hand(at, wait, 40.0, settling_s)
+    said = growing(measured(frame(rows, RequestRecord)), ns(0), ns(40), round(settling_s * 1e9), arrivals)
+    expected = growth_by_hand(at, wait, 40.0, settling_s, arrivals != "ramp:0-2")
     assert (said is None) == (expected is None)
     if said is not None:
         numbers = [float(word) for word in re.findall(r"(\d+\.?\d*)(?= s |%| s\))", said)[:3]]
@@ -81,11 +83,11 @@ def test_growth_is_the_slope_of_block_means(settling_s, count, slope, each_s):
 def test_nothing_grows_in_no_time():
     """Sixteen requests sent at once, and no request at all; a settling time of 0 is as the shortest."""
     at_once = [replace(request(k, 1.0, tokens=1, ttft_s=0.1 * (k + 1))) for k in range(16)]
-    assert growing(measured(frame(at_once, RequestRecord)), ns(0), ns(2), 1) is None
-    assert growing(measured(frame([], RequestRecord)), ns(0), ns(2), 1) is None
+    assert growing(measured(frame(at_once, RequestRecord)), ns(0), ns(2), 1, "poisson") is None
+    assert growing(measured(frame([], RequestRecord)), ns(0), ns(2), 1, "poisson") is None
     rising = measured(
         frame(
             [request(k, k + 1.0, tokens=1, ttft_s=0.1 + 0.2 * k, scheduled_s=k + 1.0) for k in range(40)], RequestRecord
         )
     )
-    assert growing(rising, ns(0), ns(40), 0) == growing(rising, ns(0), ns(40), 1) is not None
+    assert growing(rising, ns(0), ns(40), 0, "poisson") == growing(rising, ns(0), ns(40), 1, "poisson") is not None

@@ -69,7 +69,7 @@ def by_hand(records, load):
     last_token = max(r.last_token_ns for r in records if r.outcome == "ok" and r.last_token_ns is not None)
     over = max(last_token, *(r.ended_ns for r in records if r.ended_ns is not None))
     start, end = (sends[first - 1], sends[behind - 1]) if behind > first else (sends[0], (sends[0] + sends[-1]) // 2)
-    grows = growing(measured(frame(records, RequestRecord)), start, end, t) if c is None else None
+    grows = growing(measured(frame(records, RequestRecord)), start, end, t, "poisson") if c is None else None
     span = (sends[-1] - sends[0]) / NS
     rate = len(sends) / span
     ramp = max(t / NS, 2 * c / rate) if c else t / NS
