@@ -21,10 +21,10 @@ is the whole phase with ramp and drain in it, and `lacking` says so. An offline 
 
 Whether a queue grows is watched by the E2EL of a reply of average length, TTFT from schedule + TPOT x mean tokens: the queue shows in it,
 whether requests wait before their first token or slow each other down after it, and how long each happens to be does not. Where work is
-served in turn, a rise of that by s seconds a second means departures at 1 / (1 + s) of the arrivals. Arrivals at one
-rate come in bursts by chance, and one late in a window raises it too, without a queue that goes on growing: what it owes to the arrivals
-a second, from one E2EL before to one after each request, is no growth and is taken out by regression. A rate that is meant to rise has no
-steady part: what it does to the E2EL counts.
+served in turn, a rise of that by s seconds a second means departures at 1 / (1 + s) of the arrivals. Arrivals at one rate come in bursts
+by chance, and one late in a window raises it too, without a queue that goes on growing: what it owes to the arrivals a second, from one
+E2EL before to one after each request, is no growth and is taken out by regression. Where the rate is meant to change there is no steady
+part: what that does to the E2EL counts.
 """
 
 from __future__ import annotations

@@ -47,12 +47,11 @@ class Campaign:
     state: str  # open | finished
     dropped_repetitions: tuple[int, ...] = ()
     attempts: tuple[Mapping[str, Any], ...] = ()
+    summary: Mapping[str, Any] | None = None
 
     @property
     def times_resumed(self) -> int:
         return max(0, len(self.attempts) - 1)
-
-    summary: Mapping[str, Any] | None = None
 
 
 def digest(config: Mapping[str, Any]) -> str:
