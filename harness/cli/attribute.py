@@ -41,12 +41,11 @@ def _local(stamp_ns: int, anchors: Sequence[Sequence[int]]) -> datetime:
 
 
 def _of_runs(analysis: Analysis) -> list[_Source]:
-    """The logs of runs. A probe of a capacity search lies in its search's directory; the search's log is read where it has one."""
+    """The logs of runs."""
+    from harness.judge.runs import run_paths
     from harness.store.manifest import read_manifest
-    from harness.store.reader import find_runs
 
-    places = (analysis.directory, *(search.directory for search in analysis.capacities))
-    paths = {path.name: path for place in places for path in find_runs(place)}
+    paths = run_paths(analysis)
     sources, without = [], analysis.directory
     for s in analysis.summaries:
         path = paths[s.run_id]

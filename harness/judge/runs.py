@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from harness.base.errors import ConfigError, StoreError
 from harness.judge.capacity.orders import best_probe, over_repetitions
@@ -16,6 +17,8 @@ from harness.store.history_files import FOLDER
 from harness.store.manifest import is_pruned, read_capacity, read_manifest
 from harness.store.reader import find_capacities, find_runs, is_run, read_judged
 
+_Read = TypeVar("_Read")
+
 
 def analyse(directory: Path, campaign: str | None = None) -> Analysis:
     """Summarise a run, or the runs of an experiment's newest campaign (`campaign`: another one's id, or "all").
@@ -24,22 +27,14 @@ def analyse(directory: Path, campaign: str | None = None) -> Analysis:
     Raises StoreError where there is no readable run.
     """
     problems: list[str] = []
-    summaries: list[RunSummary] = []
     runs = find_runs(directory)
     chosen = _of_campaign(sorted([*runs, *find_capacities(directory)]), campaign)
-    capacities = [_capacity(path) for path in chosen if path not in runs]
-    for path in chosen:
-        if path not in runs:
-            continue
-        try:
-            summaries.append(summarise(read_judged(path)))
-        except StoreError as error:
-            problems.append(f"{path.name}: {': '.join(filter(None, (error.what, error.value, error.advice)))}")
+    capacities = _readable((path for path in chosen if path not in runs), _capacity, problems)
+    summaries = _readable((path for path in chosen if path in runs), _summary, problems)
     seen = {summary.run_id for summary in summaries}
     bests = ((search.directory, best_probe(search.result)) for search in capacities)
-    summaries += [
-        summarise(read_judged(at / str(best.run_id))) for at, best in bests if best and best.run_id not in seen
-    ]
+    probes = [at / str(best.run_id) for at, best in bests if best and best.run_id not in seen]
+    summaries += _readable(probes, _summary, problems)
     if not summaries and not capacities:
         raise StoreError(
             "no run to analyse", directory, "; ".join(problems) or "give a run directory or an experiment's directory"
@@ -47,9 +42,31 @@ def analyse(directory: Path, campaign: str | None = None) -> Analysis:
     return Analysis(directory, tuple(summaries), tuple(problems), tuple(capacities))
 
 
-def run_data(directory: Path, runs: Sequence[RunSummary]) -> list[RunData]:
-    """The rows behind judged runs of `directory`, a run's or an experiment's. Raises StoreError."""
-    return [read_judged(directory if directory.name == run.run_id else directory / run.run_id) for run in runs]
+def run_paths(analysis: Analysis) -> dict[str, Path]:
+    """Where runs lie, by their id; a probe of a capacity search is in the search's directory."""
+    places = (analysis.directory, *(search.directory for search in analysis.capacities))
+    return {path.name: path for place in places for path in find_runs(place)}
+
+
+def run_data(analysis: Analysis, runs: Iterable[RunSummary]) -> list[RunData]:
+    """The rows behind runs of an analysis. Raises StoreError."""
+    paths = run_paths(analysis)
+    return [read_judged(paths[run.run_id]) for run in runs]
+
+
+def _readable(paths: Iterable[Path], read: Callable[[Path], _Read], problems: list[str]) -> list[_Read]:
+    """What `read` makes of each path; of one that cannot be read, a line in `problems`."""
+    found: list[_Read] = []
+    for path in paths:
+        try:
+            found.append(read(path))
+        except StoreError as error:
+            problems.append(f"{path.name}: {', '.join(filter(None, (error.what, error.value, error.advice)))}")
+    return found
+
+
+def _summary(directory: Path) -> RunSummary:
+    return summarise(read_judged(directory))
 
 
 def _capacity(directory: Path) -> CapacityCell:

@@ -33,7 +33,8 @@ def day_terms(
 
     Raises ConfigError: no run of a target, no promise, no price; StoreError: no readable run.
     """
-    summaries = analyse(directory, campaign).summaries
+    analysis = analyse(directory, campaign)
+    summaries = analysis.summaries
     found = {name: [run for run in summaries if run.cell.target == name] for name in (own, hosted)}
     for name, runs in found.items():
         if not runs:
@@ -52,7 +53,7 @@ def day_terms(
     if not steady:
         advice = "its latencies are its queue's there: measure it at a rate that it takes"
         raise ConfigError("every run of the hosted side is overloaded", hosted, advice)
-    own_runs, hosted_runs = run_data(directory, found[own]), run_data(directory, steady)
+    own_runs, hosted_runs = run_data(analysis, found[own]), run_data(analysis, steady)
     return DayTerms(
         own=batching_of(own_runs, slots),
         latencies=latencies_of(hosted_runs),

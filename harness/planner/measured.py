@@ -331,4 +331,5 @@ def measured(
     from harness.judge.runs import analyse, searched
 
     analysis = analyse(directory, campaign)
-    return measured_capacity(analysis.summaries, workload, target=target, searches=searched(analysis.capacities))
+    found = measured_capacity(analysis.summaries, workload, target=target, searches=searched(analysis.capacities))
+    return replace(found, warnings=(*found.warnings, *(f"not read: {problem}" for problem in analysis.problems)))

@@ -351,7 +351,7 @@ class CapacityCell:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What the offline half makes of a run or experiment directory; `problems` are runs that could not be read."""
+    """What the offline half makes of a run or experiment directory; `problems` are runs and searches that could not be read."""
 
     directory: Path
     summaries: tuple[RunSummary, ...]

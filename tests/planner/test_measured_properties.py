@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from harness.base.errors import ConfigError, StoreError
+from harness.judge.runs import analyse, run_data
 from harness.planner.measured import measured, measured_capacity
 from harness.planner.sweep import OfferedRate, sweep
 from harness.records import (
@@ -161,10 +162,32 @@ def test_stored_searches_reach_the_fleet_together(tmp_path):
     assert found.plan_rps == found.interval.low < 11
     assert len(found.run_ids) == 3
     assert len(found.usage) > 300
+    analysis = analyse(tmp_path)
+    rows = run_data(analysis, analysis.summaries)  # each in the directory of its search
+    assert [run.manifest.run_id for run in rows] == [s.run_id for s in analysis.summaries]
+    assert sum(len(run.requests) for run in rows) == 1200
     alone = measured(next(p for p in sorted(tmp_path.iterdir())))
     assert (alone.rps, alone.plan_rps) == (11.0, pytest.approx(10.89))
     with pytest.raises(StoreError):
         measured(tmp_path / "none")
+
+
+@pytest.mark.parametrize("damaged", ["capacity.json", "*_probe01/requests.parquet"])
+def test_a_damaged_search_is_named_and_the_others_reach_the_fleet(tmp_path, damaged):
+    """Of three repetitions on disk one has a damaged capacity.json, or a damaged probe: analysis and capacity come of what can be read."""
+    for repetition, capacity in enumerate((11.0, 12.0, 13.0), 1):
+        path = stored_search(tmp_path, repetition, capacity)
+    (bad,) = path.glob(damaged)
+    bad.write_bytes(bad.read_bytes()[:40])
+    analysis = analyse(tmp_path)
+    (problem,) = analysis.problems
+    assert bad.parent.name in problem
+    of = (11.0, 12.0) if damaged == "capacity.json" else (11.0, 12.0, 13.0)
+    assert [search.result.capacity_rps for search in analysis.capacities] == list(of)
+    found = measured(tmp_path)
+    assert found.rps == pytest.approx(math.prod(of) ** (1 / len(of)))
+    assert f"not read: {problem}" in found.warnings
+    assert len(analysis.summaries) == 2
 
 
 def test_searches_of_two_promises_are_not_taken_together(tmp_path):
