@@ -68,7 +68,8 @@ def compare_command(
 ) -> int:
     """Which cells and metrics of NEW regressed against BASE, each with its interval.
 
-    BASE and NEW are run or experiment directories, or DIR@CAMPAIGN_ID (the newest campaign by default). Exit code 0: no
+    BASE and NEW are run or experiment directories, or DIR@CAMPAIGN_ID (the newest campaign by default); of a capacity search its
+    capacity is compared. Exit code 0: no
     regression found, 8: regression, 6: not comparable (the differing key is named), 7: a side has no valid run.
     """
     if change is not None:

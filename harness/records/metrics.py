@@ -51,3 +51,5 @@ _TABLE = (
     Metric("draft_acceptance", "draft acceptance", "", "accepted / drafted tokens by the server's counters over the measured phase", "no speculative decoding", "run"),
 )  # fmt: skip
 METRICS = {metric.name: metric for metric in _TABLE}
+# of a search, not of a run: it stands beside the table
+CAPACITY = Metric("capacity_rps", "capacity", "1/s", "highest offered rate whose attainment holds", "no capacity search", "search", higher_is_better=True)  # fmt: skip

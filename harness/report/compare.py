@@ -89,7 +89,7 @@ def conclusion(comparison: Comparison) -> str:
         tail = f"; {', '.join(rest)}" if rest else ""
         return (
             f"REGRESSED: {counts['regressed']} of {total} comparisons, worst {worst.label} "
-            f"{change_words(worst)} ({interval_words(worst)}) in {cell_name(worst)}{tail}."
+            f"{change_words(worst)} ({interval_words(worst) or worst.note}) in {cell_name(worst)}{tail}."
         )
     if not comparison.tests:
         return "No regression can be found: there is one repetition, so its spread is not known. Run repetitions: 3 or more."

@@ -17,6 +17,7 @@ import numpy as np
 from harness.base.errors import ConfigError
 from harness.base.stats import FloatArray
 from harness.judge.compare.keys import Matched, box_words, boxes_of, changes, check_comparable, check_names, match_cells
+from harness.judge.compare.searches import CLEAR, told_by, variance_floor
 from harness.judge.compare.sides import ComparedRun, Side, require_valid
 from harness.judge.compare.significance import (
     Contrast,
@@ -49,6 +50,7 @@ class _Pair:
     log: bool
     floor: float  # the smallest variance of the effect that is believed
     shared: tuple[int, ...]  # repetitions that may be paired
+    tells: Collection[str] = CLEAR  # verdicts that its values can bear: bounds in the place of some bear fewer
     boxes: tuple[Mapping[int, str], Mapping[int, str]] | None = None  # of base and new, where there are several
 
     def scaled(self, side: Mapping[int, float], repetitions: Iterable[int] | None = None) -> FloatArray:
@@ -123,6 +125,7 @@ def pair_of(cell: Matched, point: Point, ignored: Collection[str]) -> _Pair | No
     targets = [runs[0].cell.target for runs in (base_runs, new_runs)]
     boxes = boxes_of(base_runs, new_runs) if "box" not in ignored else None
     shared = tuple(k for k in base if k in new and (boxes is None or boxes[0][k] == boxes[1][k]))
+    searches = [[run.search for run in usable(runs) if run.search is not None] for runs in (base_runs, new_runs)]
     pairable = "plan" not in ignored and _order(base_runs, shared, boxes) == _order(new_runs, shared, boxes)
     return _Pair(
         target=targets[0] if targets[0] == targets[1] else f"{targets[0]} → {targets[1]}",
@@ -132,9 +135,10 @@ def pair_of(cell: Matched, point: Point, ignored: Collection[str]) -> _Pair | No
         base=base,
         new=new,
         log=not point.is_share and min(*base.values(), *new.values()) > 0,
-        floor=_binomial_floor(sides[0], sides[1], base, new) if point.is_share else 0.0,
+        floor=_binomial_floor(sides[0], sides[1], base, new) if point.is_share else variance_floor(searches),
         shared=shared if pairable and len(shared) >= 2 else (),
         boxes=boxes,
+        tells=told_by(*searches),
     )
 
 
@@ -177,8 +181,10 @@ def _same_promise(matched: Sequence[Matched], pairs: Sequence[_Pair]) -> tuple[l
     new = {str(run.manifest.config.get("slo")) for _, _, runs in matched for run in runs}
     if base == new:
         return list(pairs), []
-    kept = [pair for pair in pairs if pair.point.metric not in ("goodput_rps", "attainment")]
-    return kept, ["the SLO differs: goodput and attainment are not compared"] if len(kept) < len(pairs) else []
+    kept = [pair for pair in pairs if pair.point.metric not in ("goodput_rps", "attainment", "capacity_rps")]
+    return kept, ["the SLO differs: goodput, attainment and capacity are not compared"] if len(kept) < len(
+        pairs
+    ) else []
 
 
 def _effects(pairs: Sequence[_Pair], min_effect: float, alpha: float, pairing: str) -> list[Effect]:
@@ -239,6 +245,12 @@ def _effect(pair: _Pair, test: Contrast, p_corrected: float, level: float, min_e
     else:
         verdict = "unclear"
     note = "" if pair.boxes is None else "within boxes"
+    if len(pair.tells) < len(CLEAR):  # an interval of bounds is none
+        told = verdict in pair.tells
+        words = f"{'at least that: ' * told}every rate of a search passed, or every one failed"
+        return _record(
+            pair, change, p_corrected=p_corrected, test=test, verdict=verdict if told else "unclear", note=words
+        )
     return _record(
         pair, change, low=low, high=high, corrected=corrected, p_corrected=p_corrected, test=test, verdict=verdict,
         note=note,

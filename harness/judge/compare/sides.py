@@ -1,4 +1,4 @@
-"""What is compared: the runs of one campaign, read back, summarised, and gathered by cell."""
+"""What is compared: the runs and capacity searches of one campaign, read back, summarised, and gathered by cell."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from pathlib import Path
 from harness.base.errors import ConfigError, InvalidRunError, StoreError
 from harness.judge.repeats import CellKey, by_cell, campaign_of
 from harness.judge.summary import summarise
-from harness.records import Cell, ComparedSide, Manifest, RunData, RunSummary, Verdict
+from harness.records import CapacityResult, Cell, ComparedSide, Manifest, Reason, RunData, RunSummary, Verdict
+from harness.records.metrics import CAPACITY
 from harness.store.elsewhere import fetched, is_url
-from harness.store.manifest import read_manifest
-from harness.store.reader import find_runs, read_judged
+from harness.store.manifest import read_capacity, read_manifest
+from harness.store.reader import find_capacities, find_runs, read_judged
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedRun:
-    """A run with the manifest that says what it stood on; `data` only where its requests are wanted."""
+    """A run with the manifest that says what it stood on; `data` only where its requests are wanted. A finished capacity search is a run
+    of its cell: `search` is what it found."""
 
     summary: RunSummary
     manifest: Manifest
     data: RunData | None = None
+    search: CapacityResult | None = None
 
     @property
     def cell(self) -> Cell:
@@ -68,7 +71,8 @@ def load_side(words: str, target: str | None = None, *, with_requests: bool = Fa
     directory, campaign = split_campaign(words)
     manifests: dict[Path, Manifest] = {}
     problems: list[str] = []
-    for path in find_runs(directory):
+    searches = find_capacities(directory) if directory.is_dir() else []
+    for path in searches if searches == [directory] else [*find_runs(directory), *searches]:
         try:
             manifests[path] = read_manifest(path)
         except StoreError as error:
@@ -80,14 +84,49 @@ def load_side(words: str, target: str | None = None, *, with_requests: bool = Fa
     runs: list[ComparedRun] = []
     for path in _of_target(of_campaign, target, directory):
         try:
+            if path in searches:
+                runs.append(of_search(of_campaign[path], read_capacity(path)))
+                continue
             data = read_judged(path)
+            runs.append(ComparedRun(summarise(data), data.manifest, data if with_requests else None))
         except StoreError as error:
             problems.append(f"{path.name}: {error.what}: {error.value}")
-            continue
-        runs.append(ComparedRun(summarise(data), data.manifest, data if with_requests else None))
     if not runs:
         raise StoreError("no run of the campaign can be read", directory, _first(problems))
     return side(str(directory), runs, target, problems)
+
+
+def of_search(manifest: Manifest, result: CapacityResult) -> ComparedRun:
+    """A capacity search as a run whose one number is the capacity: what it is at least or at most where the search found no more."""
+    value = {"found": result.capacity_rps, "censored_above": result.low_rps, "censored_below": result.high_rps}.get(
+        result.state
+    )
+    reasons = (
+        ()
+        if value is not None
+        else (Reason("no_capacity", "invalid", f"the capacity search is {result.state}: {result.why}", "search again"),)
+    )
+    summary = RunSummary(
+        run_id=manifest.run_id,
+        experiment=manifest.experiment,
+        campaign_id=manifest.campaign_id,
+        created_utc=manifest.created_utc,
+        cell=manifest.cell,
+        state=manifest.state,
+        model=str(manifest.target.get("model", "")),
+        target_kind=str(manifest.target.get("kind", "")),
+        window=None,
+        verdict=Verdict("INVALID" if reasons else "VALID", reasons),
+        outcomes={},
+        scalars={CAPACITY.name: value},
+        distributions={},
+        tokens=(),
+        timeline=None,
+        notes=(),
+        environment=manifest.environment,
+        config=manifest.config,
+    )
+    return ComparedRun(summary, manifest, search=result)
 
 
 def side(directory: str, runs: Sequence[ComparedRun], target: str | None = None, problems: Sequence[str] = ()) -> Side:
