@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.base.errors import INTERRUPTED, ConfigError, HarnessError, InvalidRunError, StoreError, TargetError
 from harness.config.experiment import ExperimentSpec
-from harness.judge.runs import analyse, experiments, index_paths
+from harness.judge.runs import analyse, experiments, history_of, index_paths
 from harness.measure.campaign import ending
 from harness.measure.campaign.campaign import Campaign, begin, conclude
 from harness.measure.campaign.file import lock_path
@@ -36,7 +36,7 @@ from harness.price.run_cost import price_runs
 from harness.records import Analysis, CostReport, Hardware
 from harness.report.run.document import write_report
 from harness.store.history import index_campaign
-from harness.store.reader import find_capacities, find_runs, is_run
+from harness.store.reader import find_capacities, find_runs
 from harness.store.upload import Upload
 from harness.store.writer import write_plan
 
@@ -202,7 +202,7 @@ def results_of(analysis: Analysis, *, hardware: Hardware | None = None, allow_in
 def remember(results: Path | str, analysis: Analysis, display: Display) -> None:
     """The campaign's runs as rows of the history; that can be done later, so a failure is a warning."""
     try:
-        index_campaign(results, analysis.summaries)
+        index_campaign(results, history_of(analysis))
     except (StoreError, ConfigError) as error:
         display.say(f"not in the history: {error.what}: {error.value}; `harness history index {results}` does it later")
 
@@ -250,7 +250,7 @@ def upload_results(
             newest = path == max(c for c in campaigns if c.parent == path.parent)
             upload.conclude(path.parent.parent, path.stem, report=newest)
         left += [(str(path.relative_to(here)), why) for path, why in upload.pending.items()]
-        index = index_paths((run for run in whole if is_run(run)), url)
+        index = index_paths(whole, url)
         return Uploaded(url, tuple(put), upload.put_bytes, len(whole) - len(put), tuple(left), index.written)
 
 

@@ -46,7 +46,7 @@ results_argument = click.argument("results", default="results", metavar="[RESULT
 @history_group.command("trend")
 @results_argument
 @click.option("--experiment", help="Only this experiment.")
-@click.option("--metric", "metrics", multiple=True, help="A column, e.g. output_tps or ttft_s_p99 (ttft_s is its median); may be repeated.  [default: output_tps]")  # fmt: skip
+@click.option("--metric", "metrics", multiple=True, help="A column, e.g. output_tps or ttft_s_p99 (ttft_s is its median); may be repeated.  [default: output_tps, of capacity searches capacity_rps]")  # fmt: skip
 @click.option("--cell", help="Only cells target_workload_load that match: a part of it, or a pattern with * and ?.")
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only nights from this date on.")
 @as_json_option
@@ -65,7 +65,7 @@ def trend(
     from harness.report import history as report
     from harness.store import history
 
-    columns = _columns(metrics or ("output_tps",))
+    columns = _columns(metrics or ("output_tps", "capacity_rps"))
     rows = history.nights(results, columns, experiment=experiment, since=since)
     trends = trends_of(rows, columns, cell=cell)
     if page is not None:

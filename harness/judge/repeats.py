@@ -16,25 +16,21 @@ import numpy as np
 from harness.base.errors import ConfigError, StoreError
 from harness.base.stats import mean_interval
 from harness.records import Cell, CellInterval, Load, RunSummary, Verdict
-from harness.records.metrics import CAPACITY, METRICS, Metric
+from harness.records.metrics import METRICS
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A number of a run: a scalar of METRICS, or a point (`at`) of its distribution; or the capacity of a search."""
+    """A number of a run: a scalar of METRICS, or a point (`at`) of its distribution."""
 
     metric: str
     at: str = ""  # mean | p50 | p90 | p99 of a distribution
 
     @property
-    def _metric(self) -> Metric:
-        return CAPACITY if self.metric == CAPACITY.name else METRICS[self.metric]
-
-    @property
     def higher_is_better(self) -> bool:
-        return bool(self._metric.higher_is_better)
+        return bool(METRICS[self.metric].higher_is_better)
 
     @property
     def key(self) -> str:
@@ -42,11 +38,11 @@ class Point:
 
     @property
     def label(self) -> str:
-        return f"{self._metric.symbol} {self.at}".rstrip()
+        return f"{METRICS[self.metric].symbol} {self.at}".rstrip()
 
     @property
     def unit(self) -> str:
-        return self._metric.unit
+        return METRICS[self.metric].unit
 
     @property
     def is_share(self) -> bool:
@@ -67,11 +63,11 @@ _POINTS = (
     Point("ttft_from_schedule_s", "p50"), Point("ttft_from_schedule_s", "p99"),
     Point("tpot_s", "mean"), Point("tpot_s", "p50"), Point("tpot_s", "p99"), Point("itl_s", "p99"),
     Point("e2el_s", "p50"), Point("e2el_s", "p99"),
-    Point("goodput_rps"), Point("attainment"), Point("energy_per_output_token_j"), Point(CAPACITY.name),
+    Point("goodput_rps"), Point("attainment"), Point("energy_per_output_token_j"), Point("capacity_rps"),
 )  # fmt: skip
 POINTS = {point.key: point for point in _POINTS}
 # One of each kind: a metric that repeats another only makes the correction over all of them stricter.
-DEFAULT_KEYS = ("output_tps", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "itl_s.p99", "attainment", CAPACITY.name)
+DEFAULT_KEYS = ("output_tps", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "itl_s.p99", "attainment", "capacity_rps")
 
 
 def points(keys: Iterable[str]) -> tuple[Point, ...]:

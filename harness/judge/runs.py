@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.base.errors import ConfigError, StoreError
+from harness.judge.capacity.as_run import as_run
 from harness.judge.capacity.orders import best_probe, over_repetitions
 from harness.judge.repeats import LEVEL, campaign_of
 from harness.judge.summary import summarise
 from harness.records import Analysis, CapacityCell, RunData, RunState, RunSummary, SearchedCapacity
 from harness.store import history
 from harness.store.history_files import FOLDER
-from harness.store.manifest import is_pruned, read_capacity, read_manifest
+from harness.store.manifest import holds_capacity, is_pruned, read_capacity, read_manifest
 from harness.store.reader import find_capacities, find_runs, is_run, read_judged
 
 _Read = TypeVar("_Read")
@@ -132,6 +133,13 @@ def hosted_summaries(directory: Path) -> tuple[list[RunSummary], list[str]]:
 _BATCH = 200  # summaries held at once: each keeps a tuple a request
 
 
+def history_of(analysis: Analysis) -> list[RunSummary]:
+    """The runs, and the searches themselves in place of their probes: what the history gets of an analysis."""
+    probes = {probe.run_id for search in analysis.capacities for probe in search.result.probes}
+    runs = [run for run in analysis.summaries if run.run_id not in probes]
+    return runs + [as_run(search.manifest, search.result) for search in analysis.capacities]
+
+
 @dataclass(frozen=True, slots=True)
 class Indexed:
     """What an indexing did: runs written, left as they were, pruned (their rows stay), and why others could not be read."""
@@ -150,14 +158,18 @@ def index_runs(
     A run that the history has as ended is left out unless `rebuild`; one that is still going on is left out for now.
     Raises StoreError: no such directory, or one experiment's instead of the results of all.
     """
-    paths = (path for experiment in experiments(results_dir) for path in find_runs(experiment))
+    paths = (
+        path
+        for experiment in experiments(results_dir)
+        for path in [*find_runs(experiment), *find_capacities(experiment)]
+    )
     return index_paths(paths, to or str(results_dir), rebuild=rebuild, say=say)
 
 
 def index_paths(
     paths: Iterable[Path], where: str, *, rebuild: bool = False, say: Callable[[str], None] | None = None
 ) -> Indexed:
-    """`index_runs` of these run directories. Raises StoreError: the history cannot be read or written."""
+    """`index_runs` of these directories of runs and searches. Raises StoreError: the history cannot be read or written."""
     have = history.indexed(where)
     known = pruned = written = 0
     problems: list[str] = []
@@ -172,14 +184,18 @@ def index_paths(
             if not rebuild and state != RunState.RUNNING:
                 known += 1
                 continue
-            run = read_judged(path)
-            if run.manifest.state == RunState.RUNNING:
-                problems.append(f"{path.name}: still running")
-                continue
-            batch.append(summarise(run))
+            if holds_capacity(path):
+                summary = as_run(manifest, read_capacity(path))
+            else:
+                run = read_judged(path)
+                if run.manifest.state == RunState.RUNNING:
+                    problems.append(f"{path.name}: still running")
+                    continue
+                summary = summarise(run)
         except StoreError as error:
             problems.append(f"{path.name}: {error.what}: {error.value}")
             continue
+        batch.append(summary)
         if len(batch) >= _BATCH:
             history.index_campaign(where, batch)
             written, batch = written + len(batch), []

@@ -27,7 +27,7 @@ from harness.judge.window import find_window
 from harness.records import Manifest, Phase, RunData, RunSummary, Window
 from harness.records.metrics import METRICS
 
-_RUN_METRICS = tuple(m.name for m in METRICS.values() if m.per == "run")
+RUN_METRICS = tuple(m.name for m in METRICS.values() if m.per == "run")
 
 
 def _telemetry_notes(run: RunData, energy: Energy) -> list[str]:
@@ -86,7 +86,7 @@ def _scalars(
     per_token = energy.energy_j / tokens if energy.energy_j is not None and tokens else None
     own = {"energy_j": energy.energy_j, "energy_per_output_token_j": per_token, "harness_cpu_share": cpu_share}
     scalars = {**rated, **own}
-    return {name: scalars.get(name) for name in _RUN_METRICS}
+    return {name: scalars.get(name) for name in RUN_METRICS}
 
 
 def summarise(run: RunData) -> RunSummary:
@@ -139,7 +139,7 @@ def summarise(run: RunData) -> RunSummary:
         notes=tuple(notes) if window else (f"no window: {rule}", *notes),
         usage=usage_of(requests, population),
         startup=dict(target.get("startup") or {}),
-        environment=_provenance(manifest),
+        environment=provenance(manifest),
         config=manifest.config,
         network=network_path(run, window, each["ttft_s"]),
         account=account_of(run, requests, scalars),
@@ -150,7 +150,7 @@ def summarise(run: RunData) -> RunSummary:
     )
 
 
-def _provenance(manifest: Manifest) -> dict[str, Any]:
+def provenance(manifest: Manifest) -> dict[str, Any]:
     """The environment, and what identifies plan, config and server, in one mapping for the report."""
     shas = {"plan_sha256": manifest.plan_sha256, "config_sha256": manifest.config_sha256}
     facts = ("server_version", "api", "body", "max_model_len", "flags", "cache_config", "checks", "vocabulary")

@@ -122,6 +122,8 @@ def trends_of(rows: Sequence[NightRow], columns: Sequence[str], *, cell: str | N
     trends = []
     for key, group in groups.items():
         for at, column in enumerate(columns):
+            if (column == "capacity_rps") != (key[-1] == "capacity"):  # the one number of a search, and of nothing else
+                continue
             nights = tuple(_night(row, at) for row in group)
             if any(n.value is not None for n in nights) or any(n.invalid or n.unknown for n in nights):
                 unit = METRICS[metric_of(column)].unit if metric_of(column) and not column.endswith("_count") else ""

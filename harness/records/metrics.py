@@ -41,6 +41,7 @@ _TABLE = (
     Metric("goodput_rps", "goodput", "1/s", "those of these requests that meet every SLO / that time", "no SLO", "run", higher_is_better=True),
     Metric("goodput_tps", "token goodput", "tokens/s", "output tokens of those that meet every SLO / that time", "no SLO", "run", higher_is_better=True),
     Metric("attainment", "attainment", "", "good / offered in the window", "no SLO", "run", higher_is_better=True),
+    Metric("capacity_rps", "capacity", "1/s", "highest offered rate whose attainment holds, of a capacity search", "not a capacity search, or one that found a bound alone", "run", higher_is_better=True),
     Metric("energy_j", "GPU energy", "J", "energy counters at window end - start, summed over the target's GPUs", "counter missing", "run"),
     Metric("energy_per_output_token_j", "GPU energy per output token", "J/token", "energy_j / window / output_tps", "counter missing", "run"),
     Metric("harness_cpu_share", "harness CPU / server CPU", "", "CPU seconds of the harness / of the server, over the measured phase", "server not ours", "run"),
@@ -51,5 +52,3 @@ _TABLE = (
     Metric("draft_acceptance", "draft acceptance", "", "accepted / drafted tokens by the server's counters over the measured phase", "no speculative decoding", "run"),
 )  # fmt: skip
 METRICS = {metric.name: metric for metric in _TABLE}
-# of a search, not of a run: it stands beside the table
-CAPACITY = Metric("capacity_rps", "capacity", "1/s", "highest offered rate whose attainment holds", "no capacity search", "search", higher_is_better=True)  # fmt: skip

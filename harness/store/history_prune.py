@@ -15,7 +15,7 @@ from harness.base import clock
 from harness.base.errors import ConfigError, StoreError
 from harness.records import Manifest, RunState
 from harness.store import history
-from harness.store.manifest import MARK, NAME, from_json, is_alive
+from harness.store.manifest import CAPACITY, MARK, NAME, from_json, is_alive
 from harness.store.parts import RESERVE
 from harness.store.root import Root, open_root
 
@@ -37,10 +37,13 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
+    """`is_probe`: it belongs to a capacity search, whose row is the history's."""
+
     path: str
     experiment: str
     manifest: Manifest
     created: datetime
+    is_probe: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def _campaigns(root: Root) -> tuple[dict[tuple[str, str], list[_Run]], list[tupl
     campaigns: dict[tuple[str, str], list[_Run]] = {}
     kept: list[tuple[str, str]] = []
     for path in _manifests(root):
-        experiment, run_id = path.split("/")[-3:-1]
+        experiment, run_id, *probe = path.removeprefix(f"{root.path}/").split("/")[:-1]
         try:
             manifest = from_json(root.fs.cat_file(path).decode(), path)
             created = datetime.fromisoformat(manifest.created_utc)
@@ -110,22 +113,27 @@ def _campaigns(root: Root) -> tuple[dict[tuple[str, str], list[_Run]], list[tupl
             kept.append((f"{experiment}/{run_id}", f"its manifest cannot be read: {str(error).splitlines()[0]}"))
             continue
         created = created if created.tzinfo else created.replace(tzinfo=UTC)
-        run = _Run(path.removesuffix(f"/{NAME}"), experiment, manifest, created)
+        run = _Run(path.removesuffix(f"/{NAME}"), experiment, manifest, created, bool(probe))
         campaigns.setdefault((experiment, manifest.campaign_id), []).append(run)
     return campaigns, kept
 
 
 def _manifests(root: Root) -> list[str]:
-    """Of all runs; elsewhere, where each is a request, of campaigns that may have raw files or logs, by one listing."""
+    """Of all runs and probes; elsewhere, where each is a request, of campaigns that may have raw files or logs, by one listing."""
     if root.local:
-        return root.urls(f"*/*/{NAME}")
+        found = {path.removesuffix(CAPACITY) for path in root.urls(f"*/*/{CAPACITY}")}
+        probes = root.urls(f"*/*/*/{NAME}") if found else []
+        return [*root.urls(f"*/*/{NAME}"), *(path for path in probes if f"{path.rsplit('/', 2)[0]}/" in found)]
     there = [str(info["name"]).removeprefix(f"{root.path}/").split("/") for info in root.files(root.path)]
+    searches = {tuple(parts[:2]) for parts in there if parts[2:] == [CAPACITY]}
+    in_runs = [(parts[:2], parts[2:]) for parts in there if len(parts) > 2]
+    in_runs += [(run, names[1:]) for run, names in in_runs if tuple(run) in searches and len(names) > 1]
     raw = {
         (experiment, run.partition("_")[0])
-        for experiment, run, name, *_ in (parts for parts in there if len(parts) > 2)
+        for (experiment, run), (name, *_) in in_runs
         if name in _RAW or name in _RAW_FOLDERS or _UNFINISHED.fullmatch(name)
     } | {(parts[0], parts[2].partition("_")[0]) for parts in there if parts[1:2] == ["server-logs"]}
-    runs = [parts for parts in there if len(parts) == 3 and parts[2] == NAME]
+    runs = [parts for parts in there if parts[-1] == NAME and (len(parts) == 3 or (len(parts) == 4 and tuple(parts[:2]) in searches))]  # fmt: skip
     return [f"{root.path}/{'/'.join(parts)}" for parts in runs if (parts[0], parts[1].partition("_")[0]) in raw]
 
 
@@ -134,7 +142,7 @@ def _why_kept(root: Root, members: Sequence[_Run], have: dict[tuple[str, str], s
         m = run.manifest
         if m.state == RunState.RUNNING and (not root.local or is_alive(m.owner_pid, m.owner_start_ticks)):
             return f"{m.run_id} is still running" if root.local else f"{m.run_id} says that it is running"
-        if have.get((m.experiment, m.run_id), RunState.RUNNING) == RunState.RUNNING:
+        if not run.is_probe and have.get((m.experiment, m.run_id), RunState.RUNNING) == RunState.RUNNING:
             return f"{m.run_id} is not in the history: run `harness history index` first"
     return None
 

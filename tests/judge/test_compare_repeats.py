@@ -10,7 +10,7 @@ import pytest
 from harness.base.errors import ConfigError
 from harness.judge.repeats import intervals, points
 from harness.records import Load
-from harness.records.metrics import CAPACITY, METRICS
+from harness.records.metrics import METRICS
 from tests.judge.compare_campaigns import INVALID, run
 
 
@@ -64,7 +64,7 @@ def test_cells_are_apart():
 
 def test_every_point_reads_a_metric_of_the_table():
     """Keys resolve to metrics.METRICS; a bare metric means all its points; an unknown word is refused with the list."""
-    assert all(p.metric in {*METRICS, CAPACITY.name} for p in points(["all"]))
+    assert all(p.metric in METRICS for p in points(["all"]))
     assert [p.key for p in points(["tpot"])] == ["tpot_s.mean", "tpot_s.p50", "tpot_s.p99"]
     with pytest.raises(ConfigError) as error:
         points(["latency"])

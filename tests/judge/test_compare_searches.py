@@ -203,7 +203,7 @@ def test_another_promise_and_a_damaged_search_are_said(tmp_path):
     new = searched(tmp_path / "n", [found(25.0), found(25.1)], config=slo)
     comparison = compare(load_side(base), load_side(new))
     assert comparison.effects == ()
-    assert "the SLO differs: goodput, attainment and capacity are not compared" in comparison.warnings
+    assert "the SLO differs, so these are not compared: capacity" in comparison.warnings
     same = searched(tmp_path / "s", [found(20.0), found(20.1), found(20.2)])
     damaged = sorted((tmp_path / "s").iterdir())[1] / "capacity.json"
     damaged.write_text("{")

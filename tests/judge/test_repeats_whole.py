@@ -28,8 +28,17 @@ def test_the_points_that_are_compared():
         "tpot_s.p50": ("TPOT p50", "s", False, False), "tpot_s.p99": ("TPOT p99", "s", False, False), "itl_s.p99": ("ITL p99", "s", False, False),
         "e2el_s.p50": ("E2EL p50", "s", False, False), "e2el_s.p99": ("E2EL p99", "s", False, False), "goodput_rps": ("goodput", "1/s", True, False),
         "attainment": ("attainment", "", True, True), "energy_per_output_token_j": ("GPU energy per output token", "J/token", False, False),
+        "capacity_rps": ("capacity", "1/s", True, False),
     }  # fmt: skip
-    assert DEFAULT_KEYS == ("output_tps", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "itl_s.p99", "attainment")
+    assert DEFAULT_KEYS == (
+        "output_tps",
+        "ttft_s.p50",
+        "ttft_s.p99",
+        "tpot_s.p50",
+        "itl_s.p99",
+        "attainment",
+        "capacity_rps",
+    )
     assert [p.key for p in points([])] == list(DEFAULT_KEYS)
     assert list(points(["all"])) == list(POINTS.values())
     assert [p.key for p in points(["itl", "ttft_s", "itl_s.p99"])] == [

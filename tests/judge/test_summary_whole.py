@@ -89,7 +89,9 @@ def test_the_summary_as_a_whole():
         "energy_j": joules,
         "energy_per_output_token_j": joules / (expected["output_tps"] * window.seconds),
         "harness_cpu_share": 0.01,
-        **dict.fromkeys(("round_trip_s", "preemptions", "kv_cache_use_max", "prefix_hit_share", "draft_acceptance")),
+        **dict.fromkeys(
+            ("capacity_rps", "round_trip_s", "preemptions", "kv_cache_use_max", "prefix_hit_share", "draft_acceptance")
+        ),
     }
     assert list(found.scalars) == [m.name for m in METRICS.values() if m.per == "run"]
     assert found.scalars == {name: None if v is None else pytest.approx(v, rel=1e-4) for name, v in expected.items()}

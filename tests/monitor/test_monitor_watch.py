@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import signal
 import subprocess
@@ -112,7 +113,7 @@ def test_a_watch_goes_on_in_its_own_count(pages, tmp_path):
         with watching(watch):
             until(lambda: named(watch).get(server) and named(watch)[server].up, "a page")  # noqa: B023
     rows = sorted(readings.read(watch.root, 0, 2**62), key=lambda one: one.read_utc_ns)
-    assert [one.incarnation for one in rows] == [0, 1]
+    assert [number for number, _ in itertools.groupby(one.incarnation for one in rows)] == [0, 1]
     assert window(watch.root, 0, time.time_ns() + MINUTE_NS, 1).usages[0].counters["output_tokens"] == 30.0
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from harness.base.errors import ConfigError
 from harness.base.stats import FloatArray
 from harness.judge.compare.keys import Matched, box_words, boxes_of, changes, check_comparable, check_names, match_cells
-from harness.judge.compare.searches import CLEAR, told_by, variance_floor
+from harness.judge.compare.searches import CLEAR, taken_rps, told_by, variance_floor
 from harness.judge.compare.sides import ComparedRun, Side, require_valid
 from harness.judge.compare.significance import (
     Contrast,
@@ -29,7 +29,7 @@ from harness.judge.compare.significance import (
     welch_t,
 )
 from harness.judge.repeats import Point, points, usable
-from harness.records import Comparison, Effect, Load, RunSummary
+from harness.records import Comparison, Effect, Load
 
 ALPHA = 0.05
 MIN_EFFECT = 0.02
@@ -118,14 +118,14 @@ def compare(
 def pair_of(cell: Matched, point: Point, ignored: Collection[str]) -> _Pair | None:
     """The metric's values in one cell; None where a side has none."""
     _, base_runs, new_runs = cell
-    sides = [[run.summary for run in usable(runs)] for runs in (base_runs, new_runs)]
-    base, new = (_values(runs, point) for runs in sides)
+    kept = [usable(runs) for runs in (base_runs, new_runs)]
+    base, new = (_values(runs, point) for runs in kept)
     if not base or not new:
         return None
     targets = [runs[0].cell.target for runs in (base_runs, new_runs)]
     boxes = boxes_of(base_runs, new_runs) if "box" not in ignored else None
     shared = tuple(k for k in base if k in new and (boxes is None or boxes[0][k] == boxes[1][k]))
-    searches = [[run.search for run in usable(runs) if run.search is not None] for runs in (base_runs, new_runs)]
+    searches = [[run.search for run in runs if run.search is not None] for runs in kept]
     pairable = "plan" not in ignored and _order(base_runs, shared, boxes) == _order(new_runs, shared, boxes)
     return _Pair(
         target=targets[0] if targets[0] == targets[1] else f"{targets[0]} → {targets[1]}",
@@ -135,15 +135,19 @@ def pair_of(cell: Matched, point: Point, ignored: Collection[str]) -> _Pair | No
         base=base,
         new=new,
         log=not point.is_share and min(*base.values(), *new.values()) > 0,
-        floor=_binomial_floor(sides[0], sides[1], base, new) if point.is_share else variance_floor(searches),
+        floor=_binomial_floor(kept[0], kept[1], base, new) if point.is_share else variance_floor(searches),
         shared=shared if pairable and len(shared) >= 2 else (),
         boxes=boxes,
         tells=told_by(*searches),
     )
 
 
-def _values(runs: Sequence[RunSummary], point: Point) -> dict[int, float]:
-    return {run.cell.repetition: value for run in runs if (value := point.of(run)) is not None}
+def _values(runs: Sequence[ComparedRun], point: Point) -> dict[int, float]:
+    def of(run: ComparedRun) -> float | None:
+        bound = point.metric == "capacity_rps" and run.search is not None
+        return taken_rps(run.search) if bound and run.search is not None else point.of(run.summary)
+
+    return {run.cell.repetition: value for run in runs if (value := of(run)) is not None}
 
 
 def _order(
@@ -161,13 +165,16 @@ def _order(
 
 
 def _binomial_floor(
-    base_runs: Sequence[RunSummary], new_runs: Sequence[RunSummary], base: Mapping[int, float], new: Mapping[int, float]
+    base_runs: Sequence[ComparedRun],
+    new_runs: Sequence[ComparedRun],
+    base: Mapping[int, float],
+    new: Mapping[int, float],
 ) -> float:
     """Variance that a share of n requests has at least: p (1 - p) / n, with p as if two more had been seen, one of them good.
 
     Without it three repetitions of 100 % against three of 99 % would have no spread and be certain.
     """
-    sent = [sum(sum(run.outcomes.values()) for run in runs) for runs in (base_runs, new_runs)]
+    sent = [sum(sum(run.summary.outcomes.values()) for run in runs) for runs in (base_runs, new_runs)]
     if not all(sent):
         return 0.0
     good = sum(float(np.mean(list(v.values()))) * n for v, n in zip((base, new), sent, strict=True))
@@ -176,15 +183,14 @@ def _binomial_floor(
 
 
 def _same_promise(matched: Sequence[Matched], pairs: Sequence[_Pair]) -> tuple[list[_Pair], list[str]]:
-    """Without goodput and attainment where the SLO differs: they count other things on each side."""
+    """Without goodput, attainment and capacity where the SLO differs: they are of other promises on each side."""
     base = {str(run.manifest.config.get("slo")) for _, runs, _ in matched for run in runs}
     new = {str(run.manifest.config.get("slo")) for _, _, runs in matched for run in runs}
-    if base == new:
+    promised = [pair for pair in pairs if pair.point.metric in ("goodput_rps", "attainment", "capacity_rps")]
+    if base == new or not promised:
         return list(pairs), []
-    kept = [pair for pair in pairs if pair.point.metric not in ("goodput_rps", "attainment", "capacity_rps")]
-    return kept, ["the SLO differs: goodput, attainment and capacity are not compared"] if len(kept) < len(
-        pairs
-    ) else []
+    names = ", ".join(dict.fromkeys(pair.point.label for pair in promised))
+    return [pair for pair in pairs if pair not in promised], [f"the SLO differs, so these are not compared: {names}"]
 
 
 def _effects(pairs: Sequence[_Pair], min_effect: float, alpha: float, pairing: str) -> list[Effect]:

@@ -12,6 +12,12 @@ CLEAR = ("regressed", "unchanged", "improved")
 _NORMAL_95 = NormalDist().inv_cdf(0.975)
 
 
+def taken_rps(search: CapacityResult) -> float | None:
+    """The capacity, or the bound that stands for it."""
+    taken = {"found": search.capacity_rps, "censored_above": search.low_rps, "censored_below": search.high_rps}
+    return taken.get(search.state)
+
+
 def variance_floor(sides: Iterable[Sequence[CapacityResult]]) -> float:
     """Variance of a ratio of capacities, in logarithms, by the 95 % intervals of the searches: few that happen to agree are no proof."""
     floor = 0.0

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base.errors import ConfigError, InvalidRunError, StoreError
+from harness.judge.capacity.as_run import as_run
 from harness.judge.repeats import CellKey, by_cell, campaign_of
 from harness.judge.summary import summarise
-from harness.records import CapacityResult, Cell, ComparedSide, Manifest, Reason, RunData, RunSummary, Verdict
-from harness.records.metrics import CAPACITY
+from harness.records import CapacityResult, Cell, ComparedSide, Manifest, RunData, RunSummary, Verdict
 from harness.store.elsewhere import fetched, is_url
 from harness.store.manifest import read_capacity, read_manifest
 from harness.store.reader import find_capacities, find_runs, read_judged
@@ -97,36 +97,7 @@ def load_side(words: str, target: str | None = None, *, with_requests: bool = Fa
 
 
 def of_search(manifest: Manifest, result: CapacityResult) -> ComparedRun:
-    """A capacity search as a run whose one number is the capacity: what it is at least or at most where the search found no more."""
-    value = {"found": result.capacity_rps, "censored_above": result.low_rps, "censored_below": result.high_rps}.get(
-        result.state
-    )
-    reasons = (
-        ()
-        if value is not None
-        else (Reason("no_capacity", "invalid", f"the capacity search is {result.state}: {result.why}", "search again"),)
-    )
-    summary = RunSummary(
-        run_id=manifest.run_id,
-        experiment=manifest.experiment,
-        campaign_id=manifest.campaign_id,
-        created_utc=manifest.created_utc,
-        cell=manifest.cell,
-        state=manifest.state,
-        model=str(manifest.target.get("model", "")),
-        target_kind=str(manifest.target.get("kind", "")),
-        window=None,
-        verdict=Verdict("INVALID" if reasons else "VALID", reasons),
-        outcomes={},
-        scalars={CAPACITY.name: value},
-        distributions={},
-        tokens=(),
-        timeline=None,
-        notes=(),
-        environment=manifest.environment,
-        config=manifest.config,
-    )
-    return ComparedRun(summary, manifest, search=result)
+    return ComparedRun(as_run(manifest, result), manifest, search=result)
 
 
 def side(directory: str, runs: Sequence[ComparedRun], target: str | None = None, problems: Sequence[str] = ()) -> Side:
