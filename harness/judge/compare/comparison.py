@@ -189,7 +189,7 @@ def _same_promise(matched: Sequence[Matched], pairs: Sequence[_Pair]) -> tuple[l
     promised = [pair for pair in pairs if pair.point.metric in ("goodput_rps", "attainment", "capacity_rps")]
     if base == new or not promised:
         return list(pairs), []
-    names = ", ".join(dict.fromkeys(pair.point.label for pair in promised))
+    names = ", ".join(sorted({pair.point.label for pair in promised}))
     return [pair for pair in pairs if pair not in promised], [f"the SLO differs, so these are not compared: {names}"]
 
 
