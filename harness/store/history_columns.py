@@ -197,7 +197,8 @@ def history_section() -> str:
     """The history's part of results/README.md."""
     lines = [
         "\n## history/month=YYYY-MM/*.parquet\n",
-        "The table `runs` of `harness history`: one row a run, kept when its raw files are pruned, so never delete this folder.",
+        "The table `runs` of `harness history`: one row a run, kept when its raw files are pruned, so never delete this folder. A capacity search",
+        "is one row with load `capacity` and `capacity_rps`, and its probes have none.",
         "A month is that of `created_utc` (`month=unknown` without one); an older harness wrote right into `history/`, which is read too.",
         "Files are only added, and merged; of two rows of a run the one with the later `indexed_utc` counts, so read them with",
         '`harness history sql "SELECT .. FROM runs"`. Metrics of a request or chunk have the columns `_count`, `_mean`, `_p50`,',
