@@ -156,7 +156,7 @@ class Cluster:
         )
 
     def start(self, node: int) -> None:
-        """The node's raylet, of the head with what belongs to it."""
+        """The node's raylet, of the head with what belongs to it. Ray gives up after two minutes: once more then."""
         if node == 1:
             where = ["--head", "--port", str(PORT), "--ray-client-server-port", str(CLIENT_PORT), "--include-dashboard", "false"]  # fmt: skip
             where += ["--temp-dir", str(self.folder)]
@@ -169,9 +169,17 @@ class Cluster:
             f"mount --bind /dev/null {shlex.quote(str(path))} && " for path in self._hidden.get(node, ())
         )
         own = ["sh", "-c", f'{mounts}exec "$@"', str(self.folder)] if node > 1 else []
-        done = subprocess.run(
-            self.inside(node, [*own, *words]), env=self.environment(node), capture_output=True, text=True, check=False
-        )
+        for last in (False, True):
+            done = subprocess.run(
+                self.inside(node, [*own, *words]),
+                env=self.environment(node),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if last or not done.returncode or "timed out during startup" not in done.stderr:
+                break
+            until(lambda: not self.kill(node), f"node {node} to be empty")
         assert done.returncode == 0, f"node {node} did not start: {done.stdout[-2000:]}{done.stderr[-2000:]}"
 
     def _wire(self, node: int) -> None:

@@ -55,7 +55,8 @@ with Observers(info, ObserveSpec(gpu_hz=1), lambda table, found: rows.extend(fou
     static = observers.gpu_static
 if child:
     child.stdin.close(); child.wait()
-print(json.dumps({"boards": sorted({r.gpu_index for r in rows}), "others": [r.other_process_count for r in rows][-len({r.gpu_uuid for r in rows}):],
+listed = [r for r in rows if r.process_count is not None] or rows  # a tick after the end asks for no list
+print(json.dumps({"boards": sorted({r.gpu_index for r in rows}), "others": [r.other_process_count for r in listed][-len({r.gpu_uuid for r in rows}):],
                   "telemetry": dict(observers.telemetry), "static": static}))
 """
 
