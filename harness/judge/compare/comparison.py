@@ -144,8 +144,9 @@ def pair_of(cell: Matched, point: Point, ignored: Collection[str]) -> _Pair | No
 
 def _values(runs: Sequence[ComparedRun], point: Point) -> dict[int, float]:
     def of(run: ComparedRun) -> float | None:
-        bound = point.metric == "capacity_rps" and run.search is not None
-        return taken_rps(run.search) if bound and run.search is not None else point.of(run.summary)
+        if run.search is not None and point.metric == "capacity_rps":
+            return taken_rps(run.search)
+        return point.of(run.summary)
 
     return {run.cell.repetition: value for run in runs if (value := of(run)) is not None}
 
