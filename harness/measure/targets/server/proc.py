@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _POLL_S = 0.05
-_KILL_WAIT_S = 10.0  # a process in uninterruptible sleep (a GPU driver call) takes its time to die
+_KILL_WAIT_S = 60.0  # a process in uninterruptible sleep (a driver call, memory to give back) takes its time to die
 
 
 @dataclass(frozen=True, slots=True)

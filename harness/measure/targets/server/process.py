@@ -133,9 +133,9 @@ class ServerProcess:
             if pipe:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-        left += [p for p in self.processes() if p not in left]
-        if left:
-            pids = ", ".join(str(p.pid) for p in left)
+        states = {p.pid: p.state for p in (*left, *self.processes())}  # the newest look counts
+        if states:
+            pids = ", ".join(f"{pid} (state {state})" for pid, state in states.items())
             raise TargetError(
                 "processes of the server outlived SIGKILL", f"pids {pids}", "look at them with ps and dmesg"
             )
