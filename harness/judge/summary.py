@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,10 @@ from harness.judge.usage import usage_of
 from harness.judge.validity import Evidence
 from harness.judge.validity.verdict import judge
 from harness.judge.window import find_window
-from harness.records import Manifest, Phase, RunData, RunSummary, Window
+from harness.records import Manifest, Phase, RunData, RunSummary, Verdict, Window
 from harness.records.metrics import METRICS
 
-RUN_METRICS = tuple(m.name for m in METRICS.values() if m.per == "run")
+_RUN_METRICS = tuple(m.name for m in METRICS.values() if m.per == "run")
 
 
 def _telemetry_notes(run: RunData, energy: Energy) -> list[str]:
@@ -86,7 +87,7 @@ def _scalars(
     per_token = energy.energy_j / tokens if energy.energy_j is not None and tokens else None
     own = {"energy_j": energy.energy_j, "energy_per_output_token_j": per_token, "harness_cpu_share": cpu_share}
     scalars = {**rated, **own}
-    return {name: scalars.get(name) for name in RUN_METRICS}
+    return {name: scalars.get(name) for name in _RUN_METRICS}
 
 
 def summarise(run: RunData) -> RunSummary:
@@ -120,15 +121,8 @@ def summarise(run: RunData) -> RunSummary:
         if window
         else {n: distribution(n, np.zeros(0)) for n in NAMES}
     )
-    return RunSummary(
-        run_id=manifest.run_id,
-        experiment=manifest.experiment,
-        campaign_id=manifest.campaign_id,
-        created_utc=manifest.created_utc,
-        cell=manifest.cell,
-        state=manifest.state,
-        model=str(target.get("model", "")),
-        target_kind=str(target.get("kind", "")),
+    return replace(
+        bare(manifest),
         window=window,
         verdict=judge(Evidence(run, requests, values, window, rule, population, scalars, tokens)),
         outcomes=dict(sorted(Counter(requests.outcome.tolist()).items())),
@@ -138,9 +132,6 @@ def summarise(run: RunData) -> RunSummary:
         timeline=timeline(requests, run.gpu, run.server, run.host, target.get("server_version")),
         notes=tuple(notes) if window else (f"no window: {rule}", *notes),
         usage=usage_of(requests, population),
-        startup=dict(target.get("startup") or {}),
-        environment=provenance(manifest),
-        config=manifest.config,
         network=network_path(run, window, each["ttft_s"]),
         account=account_of(run, requests, scalars),
         first_tokens=first_tokens(requests, values, window, slo),
@@ -150,7 +141,33 @@ def summarise(run: RunData) -> RunSummary:
     )
 
 
-def provenance(manifest: Manifest) -> dict[str, Any]:
+def bare(manifest: Manifest) -> RunSummary:
+    """What a manifest alone tells: no window, no request and no number."""
+    target = manifest.target
+    return RunSummary(
+        run_id=manifest.run_id,
+        experiment=manifest.experiment,
+        campaign_id=manifest.campaign_id,
+        created_utc=manifest.created_utc,
+        cell=manifest.cell,
+        state=manifest.state,
+        model=str(target.get("model", "")),
+        target_kind=str(target.get("kind", "")),
+        window=None,
+        verdict=Verdict("UNKNOWN", ()),
+        outcomes={},
+        scalars=dict.fromkeys(_RUN_METRICS),
+        distributions={},
+        tokens=(),
+        timeline=None,
+        notes=(),
+        startup=dict(target.get("startup") or {}),
+        environment=_provenance(manifest),
+        config=manifest.config,
+    )
+
+
+def _provenance(manifest: Manifest) -> dict[str, Any]:
     """The environment, and what identifies plan, config and server, in one mapping for the report."""
     shas = {"plan_sha256": manifest.plan_sha256, "config_sha256": manifest.config_sha256}
     facts = ("server_version", "api", "body", "max_model_len", "flags", "cache_config", "checks", "vocabulary")

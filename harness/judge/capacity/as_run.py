@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from harness.judge.summary import RUN_METRICS, provenance
+from dataclasses import replace
+
+from harness.judge.summary import bare
 from harness.records import CapacityResult, Manifest, Reason, RunSummary, Verdict
 
 _STATES = {  # severity of what is no capacity, and what can be done
@@ -17,25 +19,10 @@ def as_run(manifest: Manifest, result: CapacityResult) -> RunSummary:
     severity, advice = _STATES.get(result.state, ("", ""))
     message = f"the capacity search is {result.state}: {result.why}"
     reasons = (Reason("no_capacity", severity, message, advice),) if severity else ()
-    found: dict[str, float | None] = dict.fromkeys(RUN_METRICS)
-    return RunSummary(
-        run_id=manifest.run_id,
-        experiment=manifest.experiment,
-        campaign_id=manifest.campaign_id,
-        created_utc=manifest.created_utc,
-        cell=manifest.cell,
-        state=manifest.state,
-        model=str(manifest.target.get("model", "")),
-        target_kind=str(manifest.target.get("kind", "")),
-        window=None,
+    run = bare(manifest)
+    capacity_rps = result.capacity_rps if result.state == "found" else None
+    return replace(
+        run,
         verdict=Verdict(severity.upper() or "VALID", reasons),
-        outcomes={},
-        scalars=found | {"capacity_rps": result.capacity_rps if result.state == "found" else None},
-        distributions={},
-        tokens=(),
-        timeline=None,
-        notes=(),
-        startup=dict(manifest.target.get("startup") or {}),
-        environment=provenance(manifest),
-        config=manifest.config,
+        scalars={**run.scalars, "capacity_rps": capacity_rps},
     )
