@@ -10,7 +10,6 @@ busy machine is no ceiling.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -31,6 +30,7 @@ from harness.measure.drive.driver import drive
 from harness.measure.drive.golden import server as golden
 from harness.measure.drive.golden.truth import compare, quantiles
 from harness.measure.job import Job
+from harness.measure.observe.environment import host_sha256
 from harness.records import DriveProgress, Endpoint, Load, Phase, PlannedRequest, Prompt, RequestRecord, Timeouts
 
 LIMITS_S = (0.001, 0.005)
@@ -280,7 +280,7 @@ def _highest(points: Sequence[Point], kind: str, limit_s: float) -> tuple[Point 
 def _key(workers: int) -> dict[str, Any]:
     """What a calibration holds for: the same machine, Python, harness and number of workers."""
     return {
-        "host_sha256": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+        "host_sha256": host_sha256(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "python": platform.python_version(),
         "harness_version": __version__,

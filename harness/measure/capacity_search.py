@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from harness.base.errors import StoreError
 from harness.config.load import CapacitySpec, LoadSpec
 from harness.judge.capacity.orders import ProbeOrder, conclude, next_probe
 from harness.judge.capacity.probe import PASS_NOW, Watch, replies
@@ -18,11 +20,12 @@ from harness.judge.metrics import slo_of
 from harness.judge.summary import summarise
 from harness.measure.cell import begin_cell, run_cell
 from harness.measure.cell_plan import Drawn, draw_plan
+from harness.measure.observe.environment import host_sha256
 from harness.measure.provenance import manifest_of, target_facts
 from harness.measure.run import Probe, Run
 from harness.measure.targets import Target
-from harness.records import OVERLOAD, CapacityResult, Phase, ProbeResult, RequestRecord, RunState, Verdict
-from harness.store.manifest import write_capacity
+from harness.records import OVERLOAD, CapacityResult, Manifest, Phase, ProbeResult, RequestRecord, RunState, Verdict
+from harness.store.manifest import NAME, read_manifest, read_probes, write_capacity, write_probes
 from harness.store.reader import read_judged
 from harness.store.writer import RunWriter
 
@@ -112,8 +115,13 @@ def _verdict(run_dir: Path) -> Verdict:
     return summarise(read_judged(run_dir)).verdict
 
 
+# What a capacity is of, in `Manifest.target`
+_SERVER = ("kind", "model", "server_version", "max_model_len", "flags")
+
+
 def search_cell(run: Run, first: Drawn, target: Target, facts: Mapping[str, Any]) -> None:
-    """A capacity search: each probe is a run in a folder of its own, the result is capacity.json beside them. `first`: what the first draws."""
+    """A capacity search: each probe is a run in a folder of its own, the result is capacity.json beside them. One that was broken off goes on
+    from the probes that had ended. `first`: what the first draws."""
     spec = run.load_spec.capacity
     assert spec is not None
     slo = slo_of(run.spec.model_dump(mode="json"))
@@ -130,15 +138,62 @@ def search_cell(run: Run, first: Drawn, target: Target, facts: Mapping[str, Any]
             run_cell(probing, drawn.plan, target, writer)
         return run_dir
 
-    def say(probe: ProbeResult) -> None:
-        share = "-" if probe.attainment is None else f"{probe.attainment:.2%}"
-        run.display.say(f"probe {probe.index}: {probe.verdict}, attainment {share} ({probe.stopped})")
-
     with RunWriter.create(run.run_dir, manifest) as writer:
+        made = _taken_back(run)
+
+        def ended(probe: ProbeResult) -> None:
+            made.append(probe)
+            write_probes(run.run_dir, made)
+            share = "-" if probe.attainment is None else f"{probe.attainment:.2%}"
+            run.display.say(f"probe {probe.index}: {probe.verdict}, attainment {share} ({probe.stopped})")
+
         result = search_capacity(
-            spec, run.spec.attainment, lambda order, watch: probe_by_run(order, watch, slo, run_probe), say,
-            stopped=lambda: bool(run.stop.asked),
+            spec, run.spec.attainment, lambda order, watch: probe_by_run(order, watch, slo, run_probe), ended,
+            made=tuple(made), stopped=lambda: bool(run.stop.asked),
         )  # fmt: skip
+        if made:  # where it was measured, as its probes know it
+            seen = read_manifest(run.run_dir / str(made[0].run_id)).environment
+            writer.update(environment={**seen, **writer.manifest.environment})
         if not run.stop.asked:
             write_capacity(run.run_dir, result)
         writer.finish(RunState.INTERRUPTED if run.stop.asked else RunState.COMPLETE)
+
+
+def _taken_back(run: Run) -> list[ProbeResult]:
+    """Probes of the last attempt that was broken off, moved here: up to the first that is missing, and none where the machine or the
+    server was another. Raises StoreError."""
+    attempt = run.attempt
+    if attempt is None:
+        return []
+    try:
+        made = list(takewhile(lambda probe: (attempt / str(probe.run_id) / NAME).is_file(), read_probes(attempt)))
+        now, before = read_manifest(run.run_dir), [read_manifest(attempt / str(probe.run_id)) for probe in made]
+    except StoreError as error:
+        run.display.say(f"the search begins anew: {error.what}: {error.value}")
+        return []
+    other = next((why for one in before if (why := _another(one, now))), None)
+    if other is not None:
+        run.display.say(f"the search begins anew: another {other} than of its {len(made)} probes in {attempt}")
+        return []
+    if made:
+        write_probes(run.run_dir, made)
+        for probe in made:
+            _move(attempt / str(probe.run_id), run.run_dir)
+        run.display.say(f"the search goes on from the {len(made)} probes of the attempt before")
+    return made
+
+
+def _move(probe_dir: Path, into: Path) -> None:
+    try:
+        probe_dir.rename(into / probe_dir.name)
+    except OSError as error:
+        raise StoreError("a probe cannot be moved", probe_dir, str(error.strerror)) from error
+
+
+def _another(before: Manifest, now: Manifest) -> str | None:
+    """What of machine, harness and server differs between a probe and the search that would go on from it."""
+    if before.environment.get("host_sha256") != host_sha256():
+        return "machine"
+    if before.harness_version != now.harness_version:
+        return "version of the harness"
+    return next((f"{name} of the server" for name in _SERVER if before.target.get(name) != now.target.get(name)), None)

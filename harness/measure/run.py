@@ -70,6 +70,7 @@ class Run:
     probe: Probe | None = None
     spending: Spending | None = None  # None: nothing is bounded
     resumed: int = 0  # how often its campaign was: the cell may have been begun before, as often
+    attempt: Path | None = None  # the newest one before that was broken off, where it was put aside
     used_before: Mapping[str, int] = field(default_factory=dict)  # board's uuid -> bytes, before its server was started
 
     @property

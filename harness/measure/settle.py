@@ -29,7 +29,7 @@ from harness.store.manifest import goes_on, read_manifest
 from harness.store.parts import SCRATCH
 from harness.store.reader import read_columns
 
-_MOVED = "interrupted"  # folder beside a run's, where a resumption moves it (campaign/stock.py)
+_MOVED = "interrupted"  # folder beside a run's or a search's, where a resumption moves it (campaign/stock.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,9 @@ def settle_left(ledger: Ledger) -> tuple[list[Settled], list[str]]:
 
 def _found(place: Path, lease: str) -> Iterable[tuple[Path, Path]]:
     """(run directory, folder) of a lease's drive, where a run that was killed has it."""
-    for run_dir in (place, *sorted(place.parent.glob(f"{_MOVED}/{place.name}.*"))):
+    search = place.parent  # of a probe
+    moved = (search.glob(f"{_MOVED}/{place.name}.*"), search.parent.glob(f"{_MOVED}/{search.name}.*/{place.name}"))
+    for run_dir in (place, *(path for paths in moved for path in sorted(paths))):
         for folder in left_folders(run_dir / SCRATCH):
             try:
                 of = about(folder)

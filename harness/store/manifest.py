@@ -1,13 +1,15 @@
-"""What says what a run directory is: manifest.json, capacity.json of a search, pruned.json where its raw files went; and who owns it."""
+"""What says what a run directory is: manifest.json, capacity.json of a search (probes.json before its end), pruned.json where its raw files
+went; and who owns it."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.base import redaction
 from harness.base.documents import parse_json, plain
@@ -18,7 +20,8 @@ from harness.store.typed import refuse_broken, refuse_wrong_types
 
 NAME = "manifest.json"
 MARK = "pruned.json"
-CAPACITY = "capacity.json"
+CAPACITY, PROBES = "capacity.json", "probes.json"
+_Of = TypeVar("_Of", bound="CapacityResult | _Probes")
 # the rest are names and numbers of ours
 _FREE_TEXT = ("config", "environment", "target", "drive", "telemetry", "error")
 
@@ -149,13 +152,27 @@ def refuse_pruned(run_dir: Path) -> None:
     raise StoreError("this run was pruned", f"{run_dir}, {when}", advice)
 
 
-# ---------------------------------------------------------------- capacity.json: the result of a search, whose probes are runs in folders beside it
+# -------------------------------------- capacity.json: the result of a search, whose probes are runs in folders beside it; probes.json: of those so far
 
 
 def write_capacity(run_dir: Path, result: CapacityResult) -> None:
-    """Write it in one step. Raises OSError."""
-    data = {"schema_version": SCHEMA_VERSION, **redaction.data(asdict(result))}
-    write_whole(run_dir / CAPACITY, json.dumps(data, indent=1))
+    """Write it in one step; the probes so far are in it. Raises StoreError."""
+    _write(run_dir / CAPACITY, asdict(result))
+    with suppress(OSError):
+        (run_dir / PROBES).unlink()
+
+
+def write_probes(run_dir: Path, probes: Sequence[ProbeResult]) -> None:
+    """Write in one step what the probes of a search came to that goes on. Raises StoreError."""
+    _write(run_dir / PROBES, asdict(_Probes(tuple(probes))))
+
+
+def _write(path: Path, data: Mapping[str, Any]) -> None:
+    try:
+        write_whole(path, json.dumps({"schema_version": SCHEMA_VERSION, **redaction.data(data)}, indent=1))
+    except OSError as error:
+        what, advice = "a capacity search cannot be written", "free disk space or write elsewhere (--out DIR)"
+        raise StoreError(what, path, f"{error.strerror}; {advice}") from error
 
 
 def holds_capacity(run_dir: Path) -> bool:
@@ -164,14 +181,27 @@ def holds_capacity(run_dir: Path) -> bool:
 
 def read_capacity(run_dir: Path) -> CapacityResult:
     """Raises StoreError."""
-    path = run_dir / CAPACITY
+    return _read(run_dir / CAPACITY, CapacityResult)
+
+
+def read_probes(run_dir: Path) -> tuple[ProbeResult, ...]:
+    """Of a search that was broken off; none where none had ended. Raises StoreError."""
+    return _read(run_dir / PROBES, _Probes).probes if (run_dir / PROBES).exists() else ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Probes:
+    probes: tuple[ProbeResult, ...]
+
+
+def _read(path: Path, kind: Callable[..., _Of]) -> _Of:
     try:
         data = parse_json(path.read_bytes())
         refuse_newer(data.pop("schema_version", None), str(path))
         probes = tuple(_probe(probe) for probe in data.pop("probes"))
-        result = CapacityResult(probes=probes, **data)
-        refuse_wrong_types(CapacityResult, asdict(result), str(path))
-        return result
+        found = kind(probes=probes, **data)
+        refuse_wrong_types(type(found), asdict(found), str(path))
+        return found
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         advice = f"{type(error).__name__}: {error}; it is damaged: run the cell again"
         raise StoreError("a capacity search cannot be read", path, advice) from None

@@ -234,6 +234,28 @@ def test_killed_runs_never_pass_the_cap_and_are_settled(tmp_path):
     assert counted(tmp_path) >= D("2.7")
 
 
+def test_a_killed_probe_is_settled_where_its_search_was_moved(tmp_path):
+    """A search killed in a probe, and resumed: what the probe had taken and nobody billed is free again before anything is sent."""
+    with GoldenServer(ttft_s=0.02, itl_s=0.002, api_keys=(KEY,)) as server:
+        search = {"capacity": {"start_rps": 30, "probe_s": [60, 60]}}
+        promise = {"ttft_s": 5, "attainment": 0.9}
+        config = experiment(tmp_path, server.url, loads=[search], slo=promise, max_usd={"key": 3})
+        with subprocess.Popen(
+            **command("run", str(config), cwd=tmp_path), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:  # fmt: skip
+            until(lambda: server.served > 12 or process.poll() is not None, "its first probe sends")
+            process.send_signal(signal.SIGKILL)
+        until(lambda: not sends(tmp_path), "the killed probe's worker has ended")
+        with subprocess.Popen(
+            **command("run", str(config), "--resume", cwd=tmp_path), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            said = next((line for line in process.stdout if "are free again" in line or "probe 1" in line), "")
+            process.send_signal(signal.SIGKILL)
+        assert "are free again" in said
+        assert server.served * EACH <= counted(tmp_path) <= 3
+
+
 def sends(folder: Path) -> bool:
     """Does a worker of a killed run still live?"""
     return any(spool.is_written(path, 0) for path in (folder / "results").rglob(f"{SCRATCH}/drive-*") if path.is_dir())

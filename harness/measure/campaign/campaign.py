@@ -106,10 +106,10 @@ class Campaign:
     def run_of(self, step: Step, stop: Stop) -> Run:
         """The step begins: what it is run with."""
         self._step, self._step_ns = step, clock.monotonic_ns()
-        course = self._course
+        course, run_dir = self._course, self._course.run_dir(step)
         return Run(
-            course.spec, step.cell, step.load, course.run_dir(step), course.file.campaign_id, self._display, stop,
-            spending=self._spending, resumed=course.file.times_resumed, used_before=self._used_before,
+            course.spec, step.cell, step.load, run_dir, course.file.campaign_id, self._display, stop, used_before=self._used_before,
+            spending=self._spending, resumed=course.file.times_resumed, attempt=stock.last_attempt(run_dir),
         )  # fmt: skip
 
     def serve(self, run: Run) -> tuple[Target, dict[str, Any]]:  # noqa: ARG002 - the step that `cells` gave last

@@ -84,3 +84,11 @@ def move_aside(out: Path, path: Path) -> Path:
     except OSError as error:
         raise StoreError("an attempt cannot be moved aside", path, str(error.strerror)) from error
     return kept
+
+
+def last_attempt(run_dir: Path) -> Path | None:
+    """The newest attempt at this run that was put aside."""
+    kept = (run_dir.parent / INTERRUPTED_FOLDER).glob(f"{run_dir.name}.*")
+    return max(
+        (path for path in kept if path.suffix[1:].isdecimal()), key=lambda path: int(path.suffix[1:]), default=None
+    )

@@ -45,10 +45,7 @@ def _versions() -> Mapping[str, str | None]:
 
 
 def collect(gpus_static: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The environment of a run. `gpus_static`: Observers.gpu_static. `extra`: further facts of the caller, kept as given.
-
-    The host's name may be private, so only the beginning of its SHA-256 is kept: equal for equal machines, no more.
-    """
+    """The environment of a run. `gpus_static`: Observers.gpu_static. `extra`: further facts of the caller, kept as given."""
     versions = _versions()
     return {
         "harness_version": __version__,
@@ -66,13 +63,18 @@ def collect(gpus_static: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) 
         "machine": machine.virtualisation(),
         "virtual_machine": machine.is_virtual_machine(),
         "open_files_limit": machine.open_files_limit(),
-        "host_sha256": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+        "host_sha256": host_sha256(),
         "git": machine.git_state(str(Path.cwd())),
         "packages": {name: version for name, version in versions.items() if version is not None},
         "gpus": [dict(gpu) for gpu in gpus_static],
         "variables": public_environment(os.environ),
         **extra,
     }
+
+
+def host_sha256() -> str:
+    """Of this machine's name, which may be private, the beginning of its SHA-256: equal for equal machines, no more."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:12]
 
 
 def _os_name() -> str:
