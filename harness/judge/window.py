@@ -17,7 +17,8 @@ sum(max(0, S - t)) / sum(S), is `_MISSING`. It is nearly the E2EL where all are 
 duration is a request's, or a whole session's. A closed loop has also refilled every slot twice: its first wave has a common prefill.
 
 Where too little is left between the two (one settling time, in an open loop three), or the queue of an open loop grows, the window
-is the whole phase with ramp and drain in it, and `lacking` says so. An offline batch has no other.
+is the whole phase with ramp and drain in it, and `lacking` says so. An offline batch has no other. So it is where the rate is meant to
+change and what is left came at another rate than the whole: a step whose peak lies in the end that is cut off.
 
 Whether a queue grows is watched by the E2EL of a reply of average length, TTFT from schedule + TPOT x mean tokens: the queue shows in it,
 whether requests wait before their first token or slow each other down after it, and how long each happens to be does not. Where work is
@@ -49,6 +50,9 @@ _CERTAIN = 0.95  # one-sided, of the slope
 _FALLS_BEHIND = 0.02  # s/s: 2 % fewer departures than arrivals
 _RISES = 0.10  # of the mean over the window: half of that is what the mean is off
 _ONE_RATE = ("poisson", "constant", "gamma")  # words of arrivals whose rate is the same all along, bursts being chance
+_MOVING = ("ramp", "step", "diurnal", "onoff")  # of those whose rate changes about the mean that the load names
+_STANDS_FOR = 0.03  # of the rate of all sends: what the rate of a part that stands for them may differ
+_MOST_LONGER = 20.0  # times, of an advice
 
 TOO_SHORT, GROWING = "window_too_short", "queue_growing"
 
@@ -177,19 +181,20 @@ def _enough(phase: _Phase, concurrency: int | None, least_ns: float = 0) -> str:
     return f"let it last {math.ceil(needed / 1e9)} s or {requests} requests"
 
 
-def _whole(phase: _Phase, last_token: int, over: int, grows: str | None, enough: str) -> Window:
-    """The whole phase, and why there is no steady part in it."""
-    lacking, advice = TOO_SHORT, enough
-    rule = f"{len(phase.sends)} requests in {(over - phase.first) / 1e9:.3g} s hold no steady part, the load takes {phase.settles}"
-    if grows is not None:
-        lacking, rule = GROWING, grows
-        advice = (
-            f"this rate is too high for a steady latency: offer less (or, if the load was only building up, {enough})"
-        )
-    rule = f"whole phase, first send to last token: {rule}"
+def _unlike(phase: _Phase, first: int, behind: int, load: Load) -> float:
+    """By how much of it the rate of the sends first..behind - 1 differs from that of all, where that is meant to change; else 0."""
+    if load.arrivals.partition(":")[0] not in _MOVING:
+        return 0.0
+    part_ns, all_ns = int(phase.sends[behind - 1] - phase.sends[first - 1]), phase.last - phase.first
+    return (behind - first) / part_ns * all_ns / (len(phase.sends) - 1) - 1 if part_ns > 0 else math.inf
+
+
+def _whole(phase: _Phase, last_token: int, over: int, why: str, lacking: str, advice: str) -> tuple[Window, str]:
+    """The whole phase and its rule: why there is no steady part in it."""
     seconds = (last_token - phase.first) / 1e9
     start = phase.first - 1  # the first send is inside
-    return Window(start, last_token, rule, seconds, 0.0, (over - last_token) / 1e9, lacking, advice)
+    rule = f"whole phase, first send to last token: {why}"
+    return Window(start, last_token, rule, seconds, 0.0, (over - last_token) / 1e9, lacking, advice), rule
 
 
 def _typical_e2el_s(requests: Requests, inside: Window) -> tuple[FloatArray, FloatArray]:
@@ -270,12 +275,23 @@ def find_window(requests: Requests, load: Load) -> tuple[Window | None, str]:
     else:  # replies to the second half may already be faster for want of others
         start, end = phase.first, (phase.first + phase.last) // 2
     grows = None if slots is not None else growing(requests, start, end, phase.settling, load.arrivals)
-    # a load that only builds up is over it then, or near
-    longer = 0 if grows is None else 2 * (phase.last - phase.first)
-    enough = _enough(phase, slots, longer)
-    if not left or grows is not None or end - start < max(_counted(slots) * phase.settling, 1):
-        window = _whole(phase, last_token, over, grows, enough)
-        return window, window.rule
+    if grows is not None:  # a load that only builds up is over it in twice the time, or near
+        enough = _enough(phase, slots, 2 * (phase.last - phase.first))
+        advice = (
+            f"this rate is too high for a steady latency: offer less (or, if the load was only building up, {enough})"
+        )
+        if load.arrivals.partition(":")[0] in _MOVING:
+            advice = f"{load.arrivals} changes the rate: see the report's plots over time, or measure one rate"
+        return _whole(phase, last_token, over, grows, GROWING, advice)
+    if not left or end - start < max(_counted(slots) * phase.settling, 1):
+        why = f"{len(phase.sends)} requests in {(over - phase.first) / 1e9:.3g} s hold no steady part, the load takes {phase.settles}"
+        return _whole(phase, last_token, over, why, TOO_SHORT, _enough(phase, slots))
+    unlike = _unlike(phase, first, behind, load)
+    if abs(unlike) > _STANDS_FOR:
+        why = f"its steady part came at a rate {abs(unlike):.1%} {'above' if unlike > 0 else 'below'} that of all, which {load.arrivals} changes"
+        enough = _enough(phase, slots, min(abs(unlike) / _STANDS_FOR, _MOST_LONGER) * (phase.last - phase.first))
+        return _whole(phase, last_token, over, why, TOO_SHORT, enough)
+    enough = _enough(phase, slots)
     kind = "open loop" if slots is None else f"closed loop of {slots}"
     after = f"sent after the first {first} and before the last {len(phase.sends) - behind}"
     rule = f"{kind}: the {behind - first} requests {after} (the load takes {phase.settles})"

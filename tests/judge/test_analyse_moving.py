@@ -1,0 +1,93 @@
+"""Arrivals whose rate is meant to change: what is counted stands for all that was sent, or the run is UNKNOWN."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from harness.judge.columns import measured
+from harness.judge.window import find_window
+from harness.records import Load, RequestRecord
+from tests.judge import serving
+from tests.judge.run_builder import frame, request
+from tests.judge.serving import Engine, Offered
+from tests.judge.steady import Case, summary_of
+
+SLOWS = Engine(step_s=0.02, per_sequence_s=0.001, prefill_s_per_token=0.0001)
+MOVING = [
+    "ramp", "ramp:1-3", "ramp:3-1", "step:1,4", "step:7,1,1,1", "step:1,1,1,7", "step:1,7,1,1", "step:1,2,3", "onoff:2:6",
+    "onoff:5:15:0.2", "diurnal:reason/deepseek-r1:60", "diurnal:language/m-small:120"
+]  # fmt: skip
+
+
+def at(seconds, arrivals):
+    """Requests of 1 s each, sent at these seconds."""
+    records = [request(n, float(t), ttft_s=1.0, tokens=1, scheduled_s=float(t)) for n, t in enumerate(seconds)]
+    return find_window(measured(frame(records, RequestRecord)), Load(rate_rps=1.0, arrivals=arrivals))[0]
+
+
+def test_three_percent_by_hand():
+    """Two sends a second, and at both ends, where a settling time of 1 s is cut off, fewer or more of them: of 403 sends in 201 s or so the
+    part's two a second are up to 3 % of the rate of all, and then they are not."""
+    middle = np.arange(0, 200, 0.5)
+    for left_out_s, told in (
+        (5.9, False),
+        (6.3, True),
+    ):  # silent after the first: (n - 1) / span is 3 % below 2 at 6.1 s
+        sends = [*(middle + 0.0), 200 + left_out_s]
+        for name in ("onoff:5:5", "step:1,2"):
+            assert (at(sends, name).lacking == "window_too_short") == told, (name, left_out_s)
+        assert at(sends, "poisson").lacking is None
+    for more, told in ((10, False), (14, True)):  # within the last half second: 414 in 200 s are 3.4 % more
+        sends = [*middle, *np.linspace(199.6, 200, more)]
+        assert (at(sends, "ramp").lacking == "window_too_short") == told, more
+
+
+@pytest.mark.parametrize("arrivals", ["step:7,1,1,1", "step:1,1,1,7"])
+def test_a_peak_that_is_cut_off_is_said_and_a_longer_run_has_it(arrivals):
+    """Seven tenths of the requests within a quarter of 30 s at the beginning or the end, at 0.84 of what the server can do: the part
+    without the ends has another rate; UNKNOWN, with what
+    suffices after a few times, as the peak of a longer run slows the server down for longer."""
+    rate = SLOWS.capacity_rps(64, 50) * 0.3
+    one = Case(SLOWS, Offered("fixed:64x50", Load(rate_rps=rate, arrivals=arrivals), duration_s=30), 0.3)
+    for seed in range(4):
+        summary = summary_of(one, seed)
+        assert summary.verdict.state == "UNKNOWN"
+        assert f"which {arrivals} changes" in summary.window.rule or "the queue grows" in summary.window.rule
+    if arrivals == "step:1,1,1,7":
+        return  # its latency rises to the end, however long
+    window, tries = summary.window, 0
+    while window.lacking is not None:
+        tries += 1
+        seconds = next(float(word) for word in window.advice.split() if word.isdigit())
+        window = summary_of(replace(one, offered=replace(one.offered, duration_s=seconds)), 1).window
+        assert tries <= 6
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_valid_run_has_the_rates_of_its_plan(seed):
+    """Random arrivals that change, engines, loads and durations: requests and output tokens a second of a VALID run are those of all that was
+    sent to 3 %, counted here."""
+    rng = random.Random(f"moving {seed}")
+    valid = 0
+    while valid < 4:
+        engine = Engine(
+            rng.choice([0.005, 0.02]), rng.choice([0.0005, 0.001]), rng.choice([0, 0.0005]), rng.choice([None, 32])
+        )
+        load = rng.choice([0.1, 0.3, 0.6])
+        rate = float(f"{min(load * engine.capacity_rps(64, 50), 60):.4g}")
+        offered = Offered(
+            "fixed:64x50", Load(rate_rps=rate, arrivals=rng.choice(MOVING)), duration_s=rng.choice([30, 60, 240])
+        )
+        one = Case(engine, offered, load)
+        summary = summary_of(one, seed)
+        if summary.verdict.state != "VALID":
+            continue
+        valid += 1
+        due = serving.serve(engine, offered, seed)["due"]
+        whole_rps = (len(due) - 1) / (due[-1] - due[0])
+        assert summary.scalars["request_rps"] == pytest.approx(whole_rps, rel=0.0301), str(one)
+        assert summary.scalars["output_tps"] == pytest.approx(50 * whole_rps, rel=0.0301), str(one)
