@@ -186,7 +186,7 @@ def _unlike(phase: _Phase, first: int, behind: int, load: Load) -> float:
     if load.arrivals.partition(":")[0] not in _MOVING:
         return 0.0
     part_ns, all_ns = int(phase.sends[behind - 1] - phase.sends[first - 1]), phase.last - phase.first
-    return (behind - first) / part_ns * all_ns / (len(phase.sends) - 1) - 1 if part_ns > 0 else math.inf
+    return (behind - first) / part_ns * all_ns / (len(phase.sends) - 1) - 1
 
 
 def _whole(phase: _Phase, last_token: int, over: int, why: str, lacking: str, advice: str) -> tuple[Window, str]:
