@@ -18,7 +18,7 @@ duration is a request's, or a whole session's. A closed loop has also refilled e
 
 Where too little is left between the two (one settling time, in an open loop three), or the queue of an open loop grows, the window
 is the whole phase with ramp and drain in it, and `lacking` says so. An offline batch has no other. So it is where the rate is meant to
-change and what is left came at another rate than the whole: a step whose peak lies in the end that is cut off.
+change and what is left came at another rate than the whole, or leaves a tenth of it out: a step whose peak lies at an end.
 
 Whether a queue grows is watched by the E2EL of a reply of average length, TTFT from schedule + TPOT x mean tokens: the queue shows in it,
 whether requests wait before their first token or slow each other down after it, and how long each happens to be does not. Where work is
@@ -51,7 +51,10 @@ _FALLS_BEHIND = 0.02  # s/s: 2 % fewer departures than arrivals
 _RISES = 0.10  # of the mean over the window: half of that is what the mean is off
 _ONE_RATE = ("poisson", "constant", "gamma")  # words of arrivals whose rate is the same all along, bursts being chance
 _MOVING = ("ramp", "step", "diurnal", "onoff")  # of those whose rate changes about the mean that the load names
-_STANDS_FOR = 0.03  # of the rate of all sends: what the rate of a part that stands for them may differ
+_MOST_OFF, _MOST_CUT = (
+    0.03,
+    0.1,
+)  # a part that stands for all of those: its rate over that of all, and the sends that it leaves out
 _MOST_LONGER = 20.0  # times, of an advice
 
 TOO_SHORT, GROWING = "window_too_short", "queue_growing"
@@ -181,12 +184,19 @@ def _enough(phase: _Phase, concurrency: int | None, least_ns: float = 0) -> str:
     return f"let it last {math.ceil(needed / 1e9)} s or {requests} requests"
 
 
-def _unlike(phase: _Phase, first: int, behind: int, load: Load) -> float:
-    """By how much of it the rate of the sends first..behind - 1 differs from that of all, where that is meant to change; else 0."""
+def _unlike(phase: _Phase, first: int, behind: int, load: Load) -> tuple[float, str]:
+    """How often too short a load is, whose rate is meant to change, for the sends first..behind - 1 to stand for all of it, and why."""
     if load.arrivals.partition(":")[0] not in _MOVING:
-        return 0.0
+        return 0.0, ""
     part_ns, all_ns = int(phase.sends[behind - 1] - phase.sends[first - 1]), phase.last - phase.first
-    return (behind - first) / part_ns * all_ns / (len(phase.sends) - 1) - 1
+    off = (behind - first) / part_ns * all_ns / (len(phase.sends) - 1) - 1
+    cut = 1 - (behind - first) / len(phase.sends)
+    words = {
+        abs(off) / _MOST_OFF: f"came at a rate {abs(off):.1%} {'above' if off > 0 else 'below'} that of all",
+        cut / _MOST_CUT: f"leaves out {cut:.1%} of them",
+    }
+    times = max(words)
+    return times, f"{len(phase.sends)} requests whose rate changes by {load.arrivals}: the steady part {words[times]}"
 
 
 def _whole(phase: _Phase, last_token: int, over: int, why: str, lacking: str, advice: str) -> tuple[Window, str]:
@@ -286,11 +296,10 @@ def find_window(requests: Requests, load: Load) -> tuple[Window | None, str]:
     if not left or end - start < max(_counted(slots) * phase.settling, 1):
         why = f"{len(phase.sends)} requests in {(over - phase.first) / 1e9:.3g} s hold no steady part, the load takes {phase.settles}"
         return _whole(phase, last_token, over, why, TOO_SHORT, _enough(phase, slots))
-    unlike = _unlike(phase, first, behind, load)
-    if abs(unlike) > _STANDS_FOR:
-        why = f"its steady part came at a rate {abs(unlike):.1%} {'above' if unlike > 0 else 'below'} that of all, which {load.arrivals} changes"
-        enough = _enough(phase, slots, min(abs(unlike) / _STANDS_FOR, _MOST_LONGER) * (phase.last - phase.first))
-        return _whole(phase, last_token, over, why, TOO_SHORT, enough)
+    times, unlike = _unlike(phase, first, behind, load)
+    if times > 1:
+        enough = _enough(phase, slots, min(times, _MOST_LONGER) * (phase.last - phase.first))
+        return _whole(phase, last_token, over, unlike, TOO_SHORT, enough)
     enough = _enough(phase, slots)
     kind = "open loop" if slots is None else f"closed loop of {slots}"
     after = f"sent after the first {first} and before the last {len(phase.sends) - behind}"

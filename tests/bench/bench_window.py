@@ -2,7 +2,8 @@
 
     python -m tests.bench.bench_window --cases 300 --seed 1
 
-Prints every number beyond what is allowed (3 %, or half a standard deviation of the run's own sampling error), and the closest ones.
+Prints every number beyond what is allowed (3 %, or half a standard deviation of the run's own sampling error), and the closest ones. Then
+as many cases whose rate changes: how far the rates of VALID runs are from those of all that was sent.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import random
 
 import click
 
-from tests.judge.steady import judged, random_case
+from tests.judge.steady import MAX_OFF, judged, moving_case, off_the_plan, random_case
 
 
 @click.command()
@@ -45,6 +46,22 @@ def main(cases: int, runs: int, seed: int) -> None:
         click.echo(
             f"where sampling allows less than 4 %: {len(steady)} numbers, the worst {worst.number} {worst.by:+.2%}: {worst.case}"
         )
+    moving(cases, runs, rng)
+
+
+def moving(cases: int, runs: int, rng: random.Random) -> None:
+    offs = [
+        (off, case)
+        for n in range(cases)
+        for case in [moving_case(rng)]
+        for seed in range(runs)
+        if (off := off_the_plan(case, 1000 * n + seed)) is not None
+    ]
+    worst, case = max(offs, key=lambda one: abs(one[0]), default=(0.0, None))
+    beyond = sum(abs(off) > MAX_OFF for off, _ in offs)
+    click.echo(
+        f"{cases} cases whose rate changes, {cases * runs} runs, {len(offs)} VALID, {beyond} more than 3 % off, the worst {worst:+.2%}: {case}"
+    )
 
 
 if __name__ == "__main__":

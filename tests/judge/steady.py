@@ -27,6 +27,10 @@ _SAMPLING = 0.5  # standard deviations of the sampling error that the mean over 
 _CHANCE = 3.5  # standard errors: what means of a few runs differ by chance, over thousands of comparisons
 _STRETCHES = 120
 _HARDWARE = Hardware("box", "3.6", "a round figure", "2026-01-01")
+_MOVING = (
+    "ramp", "ramp:1-3", "ramp:3-1", "step:1,4", "step:7,1,1,1", "step:1,1,1,7", "step:1,7,1,1", "step:1,2,3", "onoff:2:6",
+    "onoff:5:15:0.2", "diurnal:reason/deepseek-r1:60", "diurnal:language/m-small:120",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,27 @@ def random_case(rng: random.Random) -> Case:
         engine, Offered(workload, Load(rate_rps=float(f"{rate:.4g}"), arrivals=arrivals), duration_s=duration_s),
         None if load is None else rate / capacity,
     )  # fmt: skip
+
+
+def moving_case(rng: random.Random) -> Case:
+    """Replies of 50 tokens; arrivals whose rate changes, by their words or by chance; engines with and without a queue, at up to 60 %."""
+    step_s, per_sequence_s, prefill_s = rng.choice([0.005, 0.02]), rng.choice([0.0005, 0.001]), rng.choice([0, 0.0005])
+    engine = Engine(step_s, per_sequence_s, prefill_s, slots=rng.choice([None, 32]))
+    load = rng.choice([0.1, 0.3, 0.6])
+    rate = float(f"{min(load * engine.capacity_rps(64, 50), 60):.4g}")
+    arrivals, duration_s = rng.choice(_MOVING), rng.choice([30, 60, 240])
+    return Case(engine, Offered("fixed:64x50", Load(rate_rps=rate, arrivals=arrivals), duration_s=duration_s), load)
+
+
+def off_the_plan(case: Case, seed: int) -> float | None:
+    """By how much the requests and tokens a second of a run differ from those of all that was sent, the larger share; None: it is not VALID."""
+    summary = summary_of(case, seed)
+    if summary.verdict.state != "VALID":
+        return None
+    served = serving.serve(case.engine, case.offered, seed)
+    seconds = served["due"][-1] - served["due"][0]
+    whole = {"request_rps": (len(served["due"]) - 1) / seconds, "output_tps": served["output"][1:].sum() / seconds}
+    return max((float(summary.scalars[name] or 0) / exact - 1 for name, exact in whole.items()), key=abs)
 
 
 def summary_of(case: Case, seed: int) -> RunSummary:
