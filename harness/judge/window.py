@@ -287,9 +287,7 @@ def find_window(requests: Requests, load: Load) -> tuple[Window | None, str]:
     grows = None if slots is not None else growing(requests, start, end, phase.settling, load.arrivals)
     if grows is not None:  # a load that only builds up is over it in twice the time, or near
         enough = _enough(phase, slots, 2 * (phase.last - phase.first))
-        advice = (
-            f"this rate is too high for a steady latency: offer less (or, if the load was only building up, {enough})"
-        )
+        advice = f"this rate is too high for a steady latency, or the server slowed down: offer less, or run it again (or, if the load was only building up, {enough})"
         if load.arrivals.partition(":")[0] in _MOVING:
             advice = f"{load.arrivals} changes the rate: see the report's plots over time, or measure one rate"
         return _whole(phase, last_token, over, grows, GROWING, advice)
