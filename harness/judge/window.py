@@ -51,10 +51,8 @@ _FALLS_BEHIND = 0.02  # s/s: 2 % fewer departures than arrivals
 _RISES = 0.10  # of the mean over the window: half of that is what the mean is off
 _ONE_RATE = ("poisson", "constant", "gamma")  # words of arrivals whose rate is the same all along, bursts being chance
 _MOVING = ("ramp", "step", "diurnal", "onoff")  # of those whose rate changes about the mean that the load names
-_MOST_OFF, _MOST_CUT = (
-    0.03,
-    0.1,
-)  # a part that stands for all of those: its rate over that of all, and the sends that it leaves out
+_MOST_OFF = 0.03  # the rate of a part that stands for all of those, over theirs
+_MOST_CUT = 0.1  # of the sends: what it leaves out
 _MOST_LONGER = 20.0  # times, of an advice
 
 TOO_SHORT, GROWING = "window_too_short", "queue_growing"

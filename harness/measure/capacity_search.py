@@ -179,7 +179,7 @@ def _taken_back(run: Run) -> list[ProbeResult]:
         write_probes(run.run_dir, made)
         for probe in made:
             _move(attempt / str(probe.run_id), run.run_dir)
-        run.display.say(f"the search goes on from the {len(made)} probes of the attempt before")
+        run.display.say(f"the search goes on after probe {len(made)} of the attempt before")
     return made
 
 

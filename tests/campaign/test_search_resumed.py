@@ -71,7 +71,7 @@ def test_a_search_stopped_twice_repeats_no_probe(golden, tmp_path):
     stopped_after(1, experiment, tmp_path)
     first = rows_of(search_dir(tmp_path), read_probes(search_dir(tmp_path)))
     second = stopped_after(3, experiment, tmp_path, "newest")
-    assert "the search goes on from the 1 probes of the attempt before" in second.said
+    assert "the search goes on after probe 1 of the attempt before" in second.said
     done = read_probes(search_dir(tmp_path))
     before = rows_of(search_dir(tmp_path), done)
     assert [probe.index for probe in done] == [1, 2, 3]
@@ -145,7 +145,7 @@ def test_what_was_measured_elsewhere_is_measured_again(golden, tmp_path, monkeyp
         "harness": "another version of the harness than",
         "server": "another flags of the server than",
         "damaged": "begins anew: a capacity search cannot be read",
-        "a probe is gone": "goes on from the 1 probes",
+        "a probe is gone": "goes on after probe 1",
     }[change]
     assert len(begun) == 1
     assert words in begun[0]
