@@ -112,6 +112,15 @@ def test_what_would_show_that_a_load_only_built_up_is_a_run_twice_as_long():
     assert int(re.search(r"last (\d+) s", window.advice)[1]) == 80
 
 
+@pytest.mark.parametrize("arrivals", ["ramp", "ramp:1-3", "step:1,2", "poisson"])
+def test_of_a_rate_that_is_meant_to_rise_nobody_is_told_that_it_is_too_high(arrivals):
+    records = [request(n, n, ttft_s=0.1 + 0.3 * n, tokens=1, scheduled_s=n) for n in range(41)]
+    window, _ = find_window(of(records), Load(rate_rps=1, arrivals=arrivals))
+    assert window.lacking == "queue_growing"
+    assert ("too high" in window.advice) == (arrivals == "poisson")
+    assert window.advice.startswith(f"{arrivals} changes the rate") == (arrivals != "poisson")
+
+
 def crowded(each_s, slope=0.0, turns=False):
     """A request a second for 40 s and four a second from 24 s on; 1 s a reply, `each_s` more for each other sent within a second of it.
     `turns`: the extra ones are later turns of sessions."""
@@ -133,7 +142,9 @@ def test_a_late_burst_that_is_served_is_no_growth_and_growth_beside_it_is(each_s
     assert (said is not None) == grows
     if grows:
         assert float(re.search(r"([0-9.]+)% of the time", said)[1]) == pytest.approx(100 * slope, rel=0.25)
-        assert said.endswith("without what bursts of arrivals add") == (each_s > 0)
+        assert said.endswith(
+            "of the time that passed, without what bursts of arrivals add" if each_s else "of the time that passed"
+        )
 
 
 def test_later_turns_of_sessions_are_no_burst_of_the_plan():

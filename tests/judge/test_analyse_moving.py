@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -34,11 +35,15 @@ def test_three_percent_by_hand():
     ):  # silent after the first: (n - 1) / span is 3 % below 2 at 6.1 s
         sends = [*(middle + 0.0), 200 + left_out_s]
         for name in ("onoff:5:5", "step:1,2"):
-            assert (at(sends, name).lacking == "window_too_short") == told, (name, left_out_s)
+            window = at(sends, name)
+            assert (window.lacking == "window_too_short") == told, (name, left_out_s)
+            assert not told or re.search(r"came at a rate 3\.[0-9]% above that of all", window.rule)
         assert at(sends, "poisson").lacking is None
     for more, told in ((10, False), (14, True)):  # within the last half second: 414 in 200 s are 3.4 % more
         sends = [*middle, *np.linspace(199.6, 200, more)]
-        assert (at(sends, "ramp").lacking == "window_too_short") == told, more
+        window = at(sends, "ramp")
+        assert (window.lacking == "window_too_short") == told, more
+        assert not told or re.search(r"came at a rate 3\.[0-9]% below that of all", window.rule)
 
 
 @pytest.mark.parametrize("arrivals", ["ramp:3-1", "diurnal:flat", "onoff:1:1", "step:1"])
