@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from harness.measure import capacity_search
 from harness.measure.run import Stop
 from harness.store.manifest import read_capacity, read_manifest, read_probes
 from harness.store.reader import read_run
+from tests.waiting import until
 
 pytestmark = pytest.mark.timing
 CHILD = Path(__file__).parent / "campaign_child.py"
@@ -103,8 +103,7 @@ def test_a_killed_search_goes_on_from_its_probes(golden, tmp_path):
         asked = {"config": experiment.model_dump(mode="json"), "out": str(tmp_path), "resume": None}
         print(json.dumps(asked), file=child.stdin, flush=True)
         pid = int(child.stdout.readline())
-        while not list(tmp_path.glob("*Z*_*/*_probe03/manifest.json")):
-            time.sleep(0.01)
+        until(lambda: list(tmp_path.glob("*Z*_*/*_probe03/manifest.json")), "its third probe has begun")
         os.kill(pid, signal.SIGKILL)
         print("wait", file=child.stdin, flush=True)
         assert int(child.stdout.readline()) == -signal.SIGKILL
