@@ -23,6 +23,7 @@ from harness.measure.drive import feed, sdk, worker
 from harness.measure.drive.processes import WorkerProcess
 from harness.measure.run import Stop
 from harness.records import DriveProgress
+from harness.store import writer
 from harness.store.parts import SCRATCH
 from harness.store.reader import read_run
 from tests.fakes.golden_server import GoldenServer
@@ -123,7 +124,9 @@ def test_prompts_that_are_written_as_they_are_sent(disk, server, monkeypatch):
 
 
 def test_prompts_written_later(disk, server, monkeypatch):
-    """The disk is full when the run has long begun: rows so far are stored, the run says why, its workers are gone."""
+    """The disk is full when the run has long begun: rows so far are stored, in the room that the prompts leave, the run says why, its workers
+    are gone."""
+    monkeypatch.setattr(writer, "RESERVE_BYTES", 0)
     monkeypatch.setattr(feed, "AHEAD_BYTES", MIB)
     monkeypatch.setattr(feed, "SEGMENT_BYTES", 16 * MIB)
     plan = {"workloads": ["fixed:2000x4"], "loads": [{"concurrency": [2], "requests": 2000}]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -187,9 +188,13 @@ class _Written:
 
     def _delete(self, segment: int) -> None:
         del self._left[segment]
-        shard.segment_file(self._scratch, self._worker, segment).unlink()
+        shard.segment_file(self._scratch, self._worker, segment).unlink(missing_ok=True)
 
     def close(self) -> None:
+        """The requests' bytes go too: nobody sends them any more, and where they filled the disk rows have room again."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what found no room is not needed
+                self._file.close()
+        for segment in list(self._left):
+            self._delete(segment)
         os.close(self._index)
