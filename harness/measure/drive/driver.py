@@ -18,7 +18,7 @@ from typing import Any
 from harness.base import clock, redaction
 from harness.base.errors import ConfigError
 from harness.base.files import is_no_room, no_room
-from harness.measure.drive import dialect, turns
+from harness.measure.drive import dialect, shard, turns
 from harness.measure.drive.admission import FOREVER_NS, Admission
 from harness.measure.drive.collect import Collector
 from harness.measure.drive.feed import Feed
@@ -147,6 +147,7 @@ def _folder(scratch: Path) -> Iterator[_Folder]:
     except OSError as error:
         if not is_no_room(error):
             raise
+        shard.delete_segments(folder.path)  # rows have their room
         raise no_room("the load generator's files", folder.path, error) from error
     finally:
         if not folder.needed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -188,13 +187,9 @@ class _Written:
 
     def _delete(self, segment: int) -> None:
         del self._left[segment]
-        shard.segment_file(self._scratch, self._worker, segment).unlink(missing_ok=True)
+        shard.segment_file(self._scratch, self._worker, segment).unlink()
 
     def close(self) -> None:
-        """The requests' bytes go too: nobody sends them any more, and where they filled the disk rows have room again."""
         if self._file is not None:
-            with suppress(OSError):  # what found no room is not needed
-                self._file.close()
-        for segment in list(self._left):
-            self._delete(segment)
+            self._file.close()
         os.close(self._index)

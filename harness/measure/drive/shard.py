@@ -47,6 +47,12 @@ def segment_file(scratch: Path, worker: int, segment: int) -> Path:
     return scratch / f"shard-{worker}.bodies-{segment:06}"
 
 
+def delete_segments(scratch: Path) -> None:
+    """Of all workers, when nobody sends any more."""
+    for path in scratch.glob("shard-*.bodies-*"):
+        path.unlink()
+
+
 def request_id(run_id: str, phase: Phase, seq: int) -> str:
     """Unique within a campaign and safe as a header value."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in run_id)
