@@ -46,7 +46,7 @@ def main(cases: int, runs: int, seed: int) -> None:
         click.echo(
             f"where sampling allows less than 4 %: {len(steady)} numbers, the worst {worst.number} {worst.by:+.2%}: {worst.case}"
         )
-    moving(cases, runs, rng)
+    moving(cases, runs, random.Random(seed))
 
 
 def moving(cases: int, runs: int, rng: random.Random) -> None:
