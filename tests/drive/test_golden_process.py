@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import socket
 
+import psutil
 import pytest
 
+from harness.measure.drive import cc
 from harness.measure.drive.golden.server import GoldenProcess, build
+from tests.waiting import until
 
 pytestmark = pytest.mark.timing
+# the kernel's call under another name, and before the first a signal: after the server has looked, before it waits
+_ENDS_BEFORE_A_WAIT = """
+#include <signal.h>
+#include <stddef.h>
+#include <sys/epoll.h>
+int epoll_wait(int fd, struct epoll_event *got, int most, int ms) {
+    static int waits;
+    if (!waits++) raise(SIGTERM);
+    return epoll_pwait(fd, got, most, ms, NULL);
+}
+"""
 
 
 def asked(server: GoldenProcess, head: str, body: str, streams: int = 1) -> bytes:
@@ -65,3 +79,13 @@ def test_the_log_holds_no_token_that_was_not_sent(tmp_path):
             served = server.stop()
         assert len(served["stays"].sent_ns) == 1
         assert all(one.sent_ns.all() for one in served.values())
+
+
+def test_an_end_asked_for_just_before_the_server_waits_is_heard(tmp_path):
+    """SIGTERM between its look at what there is to do and its wait for more: it ends, as it does at any other time."""
+    source, library = tmp_path / "ends.c", tmp_path / "ends.so"
+    source.write_text(_ENDS_BEFORE_A_WAIT)
+    cc.compile_c(source, library, library=True)
+    with GoldenProcess(build(tmp_path), 0.001, 0.001, tmp_path, through=("env", f"LD_PRELOAD={library}")) as server:
+        until(lambda: psutil.Process(server.pid).status() == psutil.STATUS_ZOMBIE, "the server's end")
+    assert (tmp_path / "golden.log").exists()

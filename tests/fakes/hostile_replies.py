@@ -15,6 +15,7 @@ KEY = b"topsecret-key-1"
 DEEP = 60_000
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 DONE = b"data: [DONE]\n\n"
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PIECE = 1 << 16
 
 HOSTILE = {
@@ -32,7 +33,8 @@ HOSTILE = {
     "ten_thousand_headers": "protocol_error",
     "header_without_name": "protocol_error",
     "redirect_to_itself": "http_error",
-    "endless_interim": "timeout_total",
+    "endless_interim": "protocol_error",
+    "interim_and_no_more": "timeout_total",
     # bodies of errors
     "error_of_brackets": "http_error",
     "error_nested": "http_error",
@@ -79,7 +81,7 @@ HOSTILE = {
 }
 CHAT = ("delta_is_text", "tool_call_is_text", "tool_function_is_text", "tool_calls_is_a_number", "content_is_nested")
 # what a client sees only when its patience ends: framing is judged where a reply's end is, or its limit
-SLOW = ("endless_interim", "chunk_size_negative", "chunk_size_of_5000_digits", "key_in_pieces")
+SLOW = ("interim_and_no_more", "chunk_size_negative", "chunk_size_of_5000_digits", "key_in_pieces")
 IN_TURN = {
     "completions": [name for name in HOSTILE if name not in (*CHAT, *SLOW)],
     "chat": list(CHAT),
@@ -176,7 +178,9 @@ def _heads(name: str) -> bytes | Iterator[bytes] | None:
         case "redirect_to_itself":
             return plain(b"307 X", b"", b"location: /")
         case "endless_interim":
-            return itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return itertools.repeat(INTERIM * (_PIECE // len(INTERIM)))
+        case "interim_and_no_more":
+            return INTERIM * 10
     return None
 
 
