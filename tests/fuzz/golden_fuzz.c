@@ -13,8 +13,10 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
@@ -27,7 +29,7 @@ static ssize_t may_fail_send(int, const void *, size_t, int);
 static int next_turn(int, struct epoll_event *, int, int);
 static int fails_in, live; /* allocations: until one fails (0: none does), that were not freed */
 static int64_t clock_ns, tick_ns, wakes_ns; /* now, what each look at it takes, when the timer rings (0: never) */
-static int listener;
+static int listener, ended; /* ended: in the place of SIGTERM */
 static struct sockaddr_un address;
 static socklen_t address_size;
 
@@ -63,7 +65,8 @@ static int unix_bind(int fd) { /* to a name of the kernel's choice */
 #endif
 #define main golden_main
 #define printf(...) ((void)0)
-#define signal(which, act) ((void)act)
+#define sigprocmask(...) ((void)0)
+#define signalfd(...) (ended = eventfd(0, 0))
 #define prctl(...) ((void)0)
 #define malloc may_fail_malloc
 #define calloc may_fail_calloc
@@ -217,7 +220,7 @@ static void one_step(void) {
     case 12: short_in = 1 + next_byte(&in); break;
     case 13: clock_ns += (int64_t)next_byte(&in) << next_byte(&in) % 32; break;
     case 14: fails_in = 1 + next_byte(&in) % 8; for (c = clients; c < clients + n_clients; c++) c->clean = 0; break;
-    case 15: if (which > 250) finished = cut = 1; break;
+    case 15: if (which > 250) cut = 1; break;
     }
 }
 
@@ -238,7 +241,7 @@ static int next_turn(int fd, struct epoll_event *got, int room, int timeout_ms) 
     int n = epoll_wait(fd, got, room, 0);
     if (!n && timeout_ms && clock_ns < wakes_ns) clock_ns = wakes_ns;
     if (++turns == MAX_TURNS) cut = 1;
-    if (cut || (!n && !more && !heap_size)) finished = 1;
+    if (cut || (!n && !more && !heap_size)) got[n++].data.fd = ended;
     return n;
 }
 
@@ -299,7 +302,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     tick_ns = waits_us[next_byte(&in) % 3] * 10;
     n_clients = n_accepted = turns = short_in = cut = events_sent = fails_in = live = 0;
-    finished = heap_size = 0;
+    heap_size = 0;
     free_at = clock_ns = wakes_ns = 0;
     first_reply = NULL;
     last_reply = &first_reply;
@@ -327,6 +330,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     counted_free(heap);
     must(!live);
-    close(file), close(listener), close(poller), close(timer);
+    close(file), close(listener), close(poller), close(timer), close(ended);
     return 0;
 }
