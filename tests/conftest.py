@@ -17,8 +17,14 @@ from harness.base import redaction
 from harness.measure.drive import processes
 from tests import forks
 
-# how long an example takes is the machine's affair
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# how long an example takes is the machine's affair; examples are the same each time, others each time with HARNESS_LONG=1
+settings.register_profile(
+    "any machine",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="HARNESS_LONG" not in os.environ,
+    database=None,
+)
 settings.load_profile("any machine")
 
 # folders of these tests alone, within one that goes with the process that made it: a worker of several inherits it

@@ -32,6 +32,7 @@ import yaml
 from harness.base.clock import DAY_NS, NS
 from harness.config.monitor import MonitorSpec
 from harness.judge.runs import index_runs
+from harness.measure.targets.command import free_port
 from tests.bench.bench_monitor_month import BOUNDS, INTERVAL_S, TEXT, Fleet, config, make_month, month
 from tests.judge.test_compare_command import store
 
@@ -168,7 +169,7 @@ def bench(count: int, seconds: float, days: int, folder: str) -> None:
 def _watched(spec: MonitorSpec, seconds: float, folder: str) -> None:
     path = Path(folder) / "monitor.yaml"
     path.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_none=True)))
-    port = _free_port()
+    port = free_port()
     words = [
         sys.executable,
         "-m",
@@ -221,14 +222,6 @@ def _busy_until(looked: Looked) -> float:
         if (cpu_b - cpu_a) / (b - a) > 0.5:
             busy = b
     return busy
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def main() -> None:

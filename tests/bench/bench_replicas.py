@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from harness.config.experiment import parse_experiment
 from harness.judge.runs import analyse
 from harness.measure.campaign.intent import Intent
 from harness.measure.run import Stop
+from harness.measure.targets.command import free_port
 from harness.report.run.cells import rows
 from harness.report.run.replicas import render, replica_tables
 from tests.bench.bench_hybrid import server
@@ -35,9 +35,7 @@ from tests.waiting import until
 @contextlib.contextmanager
 def router(program: str, urls: list[str], log: Path) -> Iterator[str]:
     """Its base URL, once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     workers = [url.removesuffix("/v1") for url in urls]
     words = [program, "--host", "127.0.0.1", "--port", str(port), "--policy", "round_robin", "--worker-urls", *workers]
     with log.open("wb") as said:

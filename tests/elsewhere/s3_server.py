@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 import fsspec
 import httpx
 
+from harness.measure.targets.command import free_port
 from tests.waiting import until
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIAMOTOMOTOMOTO1234", "AWS_SECRET_ACCESS_KEY": "moto/secret/of/these/tests+0123456789"}
@@ -68,9 +68,7 @@ class S3Server:
 @contextlib.contextmanager
 def s3_server() -> Iterator[S3Server]:
     """Up until the block ends; nothing of it is left."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="s3-server-") as folder:
         log = Path(folder) / "log"

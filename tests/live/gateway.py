@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 import httpx
 import yaml
 
+from harness.measure.targets.command import free_port
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,9 +79,7 @@ def serve(vllm_url: str, model: str, folder: Path) -> Iterator[Gateway]:
     ca, cert, key = make_ca(folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(_config(vllm_url, model)))
     shutil.copy(Path(__file__).parent / "gateway_keys.py", folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     keys = {name: f"sk-{name}-{secrets.token_hex(16)}" for name in LIMITS}
     environment = os.environ | {
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it asks a server of its maker for prices

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.measure.targets.command import free_port
 from tests.monitor.promtool import program
 from tests.waiting import until
 
@@ -53,9 +53,7 @@ def prometheus(folder: Path, jobs: Mapping[str, str], rules: Sequence[Path] = ()
         "scrape_configs": [{"job_name": job, "static_configs": [{"targets": [page]}]} for job, page in jobs.items()],
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     words = (
         f"--config.file={folder}/prometheus.yml",
         f"--storage.tsdb.path={folder}/data",

@@ -199,6 +199,11 @@ def port(spec: TargetSpec) -> int:
                 "stop what listens there, choose another port, or leave it out",
             )
         return spec.port
+    return free_port()
+
+
+def free_port() -> int:
+    """One for a server that takes some seconds to start. Raises TargetError."""
     for candidate in random.sample(_PORTS, _PORT_TRIES):
         if _can_bind(candidate):
             return candidate
