@@ -141,9 +141,11 @@ def test_spool(disk, server):
 
 
 @pytest.mark.parametrize("phase", ["early", "late"])
-def test_everything_else(disk, server, phase):
+def test_everything_else(disk, server, phase, monkeypatch):
     """Something else fills the disk in mid-run, to the last byte: part files, telemetry and the manifest find no room."""
     place, filled = disk(40 * MIB), []
+    most = server.finished + 1200
+    monkeypatch.setattr(server, "hold", lambda _: server.finished >= most and not filled)
 
     def fill(progress: DriveProgress) -> None:
         if filled or progress.done < (1 if phase == "early" else 700):

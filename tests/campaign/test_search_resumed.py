@@ -93,9 +93,10 @@ def test_a_search_stopped_twice_repeats_no_probe(golden, tmp_path):
     assert row.environment["host_sha256"] == read_manifest(found / result.probes[0].run_id).environment["host_sha256"]
 
 
-def test_a_killed_search_goes_on_from_its_probes(golden, tmp_path):
+def test_a_killed_search_goes_on_from_its_probes(golden, tmp_path, monkeypatch):
     """SIGKILL in the third probe: two are kept, the third is measured again beside its other attempt."""
     experiment = searching(golden.url)
+    monkeypatch.setattr(golden, "hold", lambda served: "_probe03-" in served.request_id)
     with subprocess.Popen([sys.executable, CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin is not None
         assert child.stdout is not None
@@ -108,6 +109,7 @@ def test_a_killed_search_goes_on_from_its_probes(golden, tmp_path):
         print("wait", file=child.stdin, flush=True)
         assert int(child.stdout.readline()) == -signal.SIGKILL
         child.stdin.close()
+    golden.hold = None
     done = read_probes(search_dir(tmp_path))
     assert [probe.index for probe in done] == [1, 2]
     run(experiment, tmp_path, resume="newest")

@@ -225,7 +225,7 @@ def test_a_run_that_loses_a_node_is_invalid_with_its_share_to_the_end_of_the_com
     node had on its disk goes into the run by `harness recover --from`, once."""
     run, name = tmp_path / "run", cluster.ip(2)
     with _serving(cluster) as words:
-        words += ["--workload", "fixed:16x8", "--rate", "60", "--requests", "360", "--warmup", "2"]
+        words += ["--workload", "fixed:16x8", "--rate", "60", "--requests", "600", "--warmup", "2"]
         words += ["--nodes", "2", "--json", "--out", str(run)]
         with cluster.popen(1, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as sending:
             until(lambda: sending.poll() is not None or _has_come(run, worker=0), "rows of the node that will be lost")
@@ -235,17 +235,17 @@ def test_a_run_that_loses_a_node_is_invalid_with_its_share_to_the_end_of_the_com
     assert sending.returncode == 7, err
     rows = read_run(run).requests
     rows = rows[rows["phase"] == "measure"]
-    assert sorted(rows["seq"]) == list(range(360))
+    assert sorted(rows["seq"]) == list(range(600))
     assert set(rows[rows["worker"] == 1]["outcome"]) == {"ok"}
     gone = rows["outcome"].isin(["lost", "dropped"]).sum()
-    assert 0 < (rows["outcome"] == "lost").sum() <= gone < 180
+    assert 0 < (rows["outcome"] == "lost").sum() <= gone < 300
 
     def lost(said):
         (judged,) = json.loads(said)["runs"]
         assert judged["verdict"] == "INVALID"
         return next(reason for reason in judged["reasons"] if reason["code"] == "node_lost")
 
-    assert lost(out)["message"].startswith(f"{name} lost: {gone} of 360 requests ({gone / 360:.1%})")
+    assert lost(out)["message"].startswith(f"{name} lost: {gone} of 600 requests ({gone / 600:.1%})")
     again = command("report", str(run), "--json")
     assert (again.returncode, lost(again.stdout)) == (7, lost(out))
     (kept,) = [path.parent for path in cluster.state.rglob("node.json")]
@@ -253,7 +253,7 @@ def test_a_run_that_loses_a_node_is_invalid_with_its_share_to_the_end_of_the_com
     came = json.loads(command("recover", str(run), "--from", str(kept), "--json").stdout)
     after = read_run(run).requests
     after = after[after["phase"] == "measure"]
-    assert sorted(after["seq"]) == list(range(360))
+    assert sorted(after["seq"]) == list(range(600))
     assert (after["outcome"] == "ok").sum() == (rows["outcome"] == "ok").sum() + came["replaced"]
 
 

@@ -100,8 +100,13 @@ class Storing(Seen):
         self.writer.flush()
 
 
-def poisson(count: int, rate_rps: float, tokens: int, seed: int = 1) -> list[PlannedRequest]:
+def poisson(
+    count: int, rate_rps: float, tokens: int, seed: int = 1, late_s: float | None = None
+) -> list[PlannedRequest]:
+    """`late_s`: one more, due then: after whatever the test waits for."""
     due = np.cumsum(np.random.default_rng(seed).exponential(1e9 / rate_rps, count)).astype(np.int64)
+    if late_s is not None:
+        due = np.append(due, int(late_s * 1e9))
     return [PlannedRequest(i, int(at), 16, tokens, None, i) for i, at in enumerate(due)]
 
 

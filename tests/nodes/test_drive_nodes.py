@@ -82,7 +82,7 @@ def test_more_nodes_than_slots_leaves_some_idle(server):
 
 def test_a_node_that_dies_loses_its_own_requests_alone_and_nothing_is_left_running(server):
     """Killed in the middle: the others' rows are all there; of its requests those that were due are `lost`, later ones `dropped`; none twice."""
-    plan = poisson(300, 100, 10)
+    plan = poisson(301, 100, 10, late_s=60)
     with LocalCrew(3) as crew:
 
         def kill_one(progress: DriveProgress) -> None:
@@ -95,7 +95,7 @@ def test_a_node_that_dies_loses_its_own_requests_alone_and_nothing_is_left_runni
         assert workers
         until(lambda: not any(worker.is_running() for worker in workers), "its workers to end")
     rows = {row.seq: row for row in seen.rows_seen}
-    assert len(rows) == len(seen.rows_seen) == 300
+    assert len(rows) == len(seen.rows_seen) == 302
     assert report.stop_reason == "node_lost"
     assert [bool(node["lost"]) for node in report.nodes] == [False, True, False]
     others = [row for row in seen.rows_seen if row.seq % 3 != 1]
@@ -111,7 +111,7 @@ def test_a_node_that_dies_loses_its_own_requests_alone_and_nothing_is_left_runni
 def test_a_node_that_is_not_heard_of_is_lost_and_its_late_answer_is_nothing(server, monkeypatch):
     """Its parcels that come after it was given up are not stored: no row twice."""
     monkeypatch.setattr(drive_nodes, "LOST_S", 0.8)
-    plan = poisson(200, 100, 5)
+    plan = poisson(200, 100, 5, late_s=60)
     with LocalCrew(2, lingers=True) as crew:
 
         def deafen(progress: DriveProgress) -> None:
@@ -122,7 +122,7 @@ def test_a_node_that_is_not_heard_of_is_lost_and_its_late_answer_is_nothing(serv
 
         seen = Seen(on_progress=deafen)
         report = offer(crew, server.url, plan, Load(rate_rps=100), seen)
-    assert sorted(row.seq for row in seen.rows_seen) == list(range(200))
+    assert sorted(row.seq for row in seen.rows_seen) == list(range(201))
     assert report.stop_reason == "node_lost"
     assert {row.outcome for row in seen.rows_seen if row.seq % 2} == {"ok"}
 
@@ -147,7 +147,7 @@ def test_a_word_of_the_watcher_stops_all_nodes(server, word, reason):
 
 
 def test_a_worker_that_is_killed_ends_its_node_and_the_run_says_so(server):
-    plan = poisson(300, 100, 10)
+    plan = poisson(300, 100, 10, late_s=60)
     killed = []
     with LocalCrew(2) as crew:
 
@@ -159,7 +159,7 @@ def test_a_worker_that_is_killed_ends_its_node_and_the_run_says_so(server):
         seen = Seen(on_progress=kill_worker)
         report = offer(crew, server.url, plan, Load(rate_rps=100), seen)
     assert report.stop_reason == "worker_died"
-    assert sorted(row.seq for row in seen.rows_seen) == list(range(300))
+    assert sorted(row.seq for row in seen.rows_seen) == list(range(301))
     assert {row.outcome for row in seen.rows_seen if row.seq % 2} == {"ok"}
 
 

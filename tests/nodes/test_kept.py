@@ -46,7 +46,7 @@ def recovered(*words):
 def test_what_a_node_did_after_it_was_cut_off_takes_the_place_of_what_was_lost(server, tmp_path, monkeypatch):
     """The node goes on unheard; its rows are on its disk, and in the run after `recover --from`: all requests, each once, on the run's clock."""
     monkeypatch.setattr(drive_nodes, "LOST_S", 0.8)
-    plan, load = poisson(200, 100, 5), Load(rate_rps=100)
+    plan, load = poisson(200, 100, 5, late_s=60), Load(rate_rps=100)
     writer = RunWriter.create(tmp_path / "run", manifest(cell=Cell("golden", "fixed", load, 1)))
     with writer, LocalCrew(2, lingers=True, state=tmp_path / "state") as crew:
         seen = Storing(on_progress=lambda progress: progress.done >= 40 and crew.deaf.add(0), writer=writer)
@@ -61,7 +61,7 @@ def test_what_a_node_did_after_it_was_cut_off_takes_the_place_of_what_was_lost(s
     assert kept.parents[1] == type(kept)(report.nodes[0]["kept_at"])
     came = recovered(tmp_path / "run", "--from", kept.parents[1])
     after = read_run(tmp_path / "run")
-    assert sorted(after.requests.seq) == list(range(200))
+    assert sorted(after.requests.seq) == list(range(201))
     assert isinstance(came, dict), came
     assert came["recovered"] == 0
     unheard = after.requests[
@@ -73,7 +73,7 @@ def test_what_a_node_did_after_it_was_cut_off_takes_the_place_of_what_was_lost(s
     assert abs(unheard.scheduled_ns - due_ns).max() <= bound_ns
     assert set(unheard.worker) == {0}
     assert recovered(tmp_path / "run", "--from", kept.parent)["replaced"] == 0
-    assert sorted(read_run(tmp_path / "run").requests.seq) == list(range(200))
+    assert sorted(read_run(tmp_path / "run").requests.seq) == list(range(201))
 
 
 def test_a_parent_that_is_killed_has_what_it_stored_and_from_the_nodes_all_the_rest(server, tmp_path):
