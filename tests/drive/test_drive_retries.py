@@ -30,10 +30,15 @@ class Scripted:
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
 
     def __enter__(self):
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *_):
+        self._listener.shutdown(
+            socket.SHUT_RDWR
+        )  # a close alone lets the thread wait on, for whoever has the descriptor's number next
+        self._thread.join()
         self._listener.close()
 
     def _accept(self) -> None:

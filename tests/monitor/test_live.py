@@ -48,11 +48,11 @@ NEEDS_MORE = {
 }
 
 
-def config(folder: Path, urls: list[str], **pool: object) -> Path:
-    """A monitor's config of one pool that reads `urls` every second."""
+def config(folder: Path, urls: list[str], *, interval_s: int = 1, **pool: object) -> Path:
+    """A monitor's config of one pool that reads `urls` every second; a page may take as long."""
     made = {"name": "chat", "servers": urls, "hardware": HARDWARE, "slo": {"ttft_s": 0.5, "attainment": 0.9}, "hosted": [HOSTED], **pool}  # fmt: skip
     spec = {
-        "name": "chat", "interval_s": 1, "store": str(folder / "store"), "results": str(folder / "results"), "pools": [made],
+        "name": "chat", "interval_s": interval_s, "store": str(folder / "store"), "results": str(folder / "results"), "pools": [made],
         "budget": {"usd_per_million_output_tokens": 5.0, "usd_per_month": 3000}, "usd_per_kwh": 0.2,
     }  # fmt: skip
     path = folder / "monitor.yaml"
@@ -276,7 +276,7 @@ def test_check_says_what_is_found_and_what_is_missing(tmp_path):
         serve(Fake(metrics="<html><body>login</body></html>")) as html,
         serve(other) as alien,
     ):
-        path = str(config(tmp_path, [good, html, alien, "http://127.0.0.1:9/metrics"]))
+        path = str(config(tmp_path, [good, html, alien, "http://127.0.0.1:9/metrics"], interval_s=60))
         found = CliRunner().invoke(cli, ["monitor", "check", path])
         told = CliRunner().invoke(cli, ["monitor", "check", path, "--json"])
     assert isinstance(found.exception, TargetError)
