@@ -11,10 +11,12 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -23,19 +25,24 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT = subprocess.run(
     ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
 ).stdout.strip()
+HALT_S, HALT_EVERY_S = 1.0, 1.5
 BURN = [sys.executable, "-c", "while True: pass"]
 
 
 @dataclass
 class Condition:
-    """`before`: words before pytest's. `burns`: a process that keeps a core busy runs beside it. `env`: variables."""
+    """`before`: words before pytest's. `burns`: a process that keeps a core busy runs beside it. `halts`: all its processes stand still
+    together now and then, as on a virtual machine that is not scheduled. `env`: variables."""
 
     before: tuple[str, ...] = ()
     burns: bool = False
+    halts: bool = False
     env: dict[str, str] = field(default_factory=dict)
 
 
@@ -45,6 +52,7 @@ def conditions() -> dict[str, Condition]:
         "one-core": Condition(("taskset", "-c", str(min(os.sched_getaffinity(0))))),
         "busy-core": Condition(burns=True),
         "nice": Condition(("nice", "-n", "19")),
+        "halts": Condition(halts=True),
         "slow-server": Condition(env={"HARNESS_TEST_MODEL": "num_hidden_layers=24"}),
         "fast-server": Condition(env={"HARNESS_TEST_MODEL": "num_hidden_layers=1"}),
     }
@@ -64,6 +72,40 @@ def group(words: list[str], **more) -> Iterator[subprocess.Popen]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@contextlib.contextmanager
+def halting(parent: int) -> Iterator[None]:
+    """Whoever descends from a process stands still for up to a second, a third of the time."""
+    over, chance = threading.Event(), random.Random(parent)
+
+    def halt() -> None:
+        while not over.wait(chance.expovariate(1 / HALT_EVERY_S)):
+            stopped = []
+            for each in descendants(parent):
+                with contextlib.suppress(psutil.Error):
+                    if each.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+                        each.suspend()
+                        stopped.append(each)
+            over.wait(chance.uniform(0.1, HALT_S))
+            for each in stopped:
+                with contextlib.suppress(psutil.Error):
+                    each.resume()
+
+    thread = threading.Thread(target=halt)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def descendants(parent: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(parent).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def tiers(condition: Condition, which: str) -> list[list[str]]:
@@ -97,6 +139,8 @@ def run(name: str, condition: Condition, halves: list[list[str]], limit_s: float
                     stderr=out,
                 )
             )
+            if condition.halts:
+                stack.enter_context(halting(process.pid))
             try:
                 process.wait(max(limit_s - (time.monotonic() - begun), 0))
             except subprocess.TimeoutExpired:

@@ -110,7 +110,7 @@ def test_a_node_that_dies_loses_its_own_requests_alone_and_nothing_is_left_runni
 
 def test_a_node_that_is_not_heard_of_is_lost_and_its_late_answer_is_nothing(server, monkeypatch):
     """Its parcels that come after it was given up are not stored: no row twice."""
-    monkeypatch.setattr(drive_nodes, "LOST_S", 0.8)
+    monkeypatch.setattr(drive_nodes, "LOST_S", 2.0)
     plan = poisson(200, 100, 5, late_s=60)
     with LocalCrew(2, lingers=True) as crew:
 
@@ -205,6 +205,7 @@ class _Mute(LocalCrew):
 
 def test_those_that_heard_of_the_start_are_called_back_where_one_did_not(server, monkeypatch):
     monkeypatch.setattr(muster, "CLOSE_S", 1.0)  # the mute one is waited for in vain
+    monkeypatch.setattr(drive_nodes, "LEAD_S", 4.0)  # a machine that stands still in between calls back in time
     with _Mute(2) as crew, pytest.raises(TargetError, match="node local-1 heard of the start too late"):
         offer(crew, server.url, poisson(5, 100, 2), Load(rate_rps=100), Seen())
     assert server.stop() == {}

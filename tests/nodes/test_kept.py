@@ -45,7 +45,7 @@ def recovered(*words):
 
 def test_what_a_node_did_after_it_was_cut_off_takes_the_place_of_what_was_lost(server, tmp_path, monkeypatch):
     """The node goes on unheard; its rows are on its disk, and in the run after `recover --from`: all requests, each once, on the run's clock."""
-    monkeypatch.setattr(drive_nodes, "LOST_S", 0.8)
+    monkeypatch.setattr(drive_nodes, "LOST_S", 2.0)
     plan, load = poisson(200, 100, 5, late_s=60), Load(rate_rps=100)
     writer = RunWriter.create(tmp_path / "run", manifest(cell=Cell("golden", "fixed", load, 1)))
     with writer, LocalCrew(2, lingers=True, state=tmp_path / "state") as crew:
