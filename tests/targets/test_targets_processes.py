@@ -12,12 +12,14 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from target_spawning import make_package, spec
 
 from harness.base.errors import ConfigError, TargetError
 from harness.measure.targets import open_target
 from harness.measure.targets.server import proc, records
+from harness.measure.targets.server.guard import _LOOK_S
 from harness.measure.targets.vocabulary import read_words
 from tests.waiting import until
 
@@ -210,6 +212,23 @@ def test_a_killed_harness_takes_its_server_along(place, sig, mode):
     assert record_files(place) == []
     zombies = [p for p in proc.everything() if p.dead and p.sid in sessions and p.pid != guard]
     assert zombies == [], "the guard waits for what it inherits; itself is for init"
+
+
+def test_a_guard_that_stood_still_leaves_its_server_up(place):
+    """Stopped for longer than it waits at a time, as in a container that is paused: the server goes on."""
+    target = open_target(spec(place), place / "server.log", str)
+    own = psutil.Process(target.server._guard.pid)
+    for _ in range(3):
+        own.suspend()
+        end = time.monotonic() + 1.1 * _LOOK_S
+        until(lambda end=end: time.monotonic() > end and own.status() == psutil.STATUS_STOPPED)
+        own.resume()
+        until(lambda: own.status() != psutil.STATUS_STOPPED)
+        end = time.monotonic() + 1.1 * _LOOK_S
+        until(lambda end=end: target.died() or time.monotonic() > end)
+    assert not target.died()
+    target.close()
+    assert (running(place), record_files(place)) == ([], [])
 
 
 def test_a_killed_guard_takes_the_server_along(place):

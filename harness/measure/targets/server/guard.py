@@ -39,7 +39,8 @@ _BURY_POLL_S = 0.02
 _BLOCK_BYTES = 65_536
 _SILENCE_S = 0.1  # the last line waits so long for another one: a secret may go on there
 _MOST_HELD_BYTES = 1 << 20
-_WAITED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_WAITED = (signal.SIGCHLD, *_ENDS)
 
 
 class LogPipe:
@@ -137,7 +138,8 @@ def _wait(pid: int, harness_pid: int) -> int | None:
     """Until the server ended (its status) or must be ended (None)."""
     while os.getppid() == harness_pid:
         signalled = signal.sigtimedwait(_WAITED, _LOOK_S)
-        if signalled and signalled.si_signo != signal.SIGCHLD:
+        # not whatever is no SIGCHLD: one who stood still for longer than the wait (SIGSTOP, a frozen container) is told of signal 0
+        if signalled and signalled.si_signo in _ENDS:
             return None
         # WNOWAIT: the server stays a zombie until the guard exits, so that its pid is nobody else's meanwhile.
         while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
