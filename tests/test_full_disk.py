@@ -133,6 +133,32 @@ def test_prompts_written_later(disk, server, monkeypatch):
     assert full(*end_of(disk(8 * MIB), server, Display(), **plan)) > 0
 
 
+def test_rows_that_find_the_disk_full_before_the_prompts_do(tmp_path, server, monkeypatch):
+    """As long as prompts stand there, there is room for nothing else: they go, whoever finds out first."""
+    monkeypatch.setenv("HARNESS_LOCK_DIR", str(tmp_path / "locks"))
+    begun, refused = [], []
+    monkeypatch.setattr(server, "hold", lambda _: begun and not refused)
+
+    def with_room(write):
+        def wrapped(path, *rest):
+            if begun and any(tmp_path.rglob("shard-*.bodies-*")):
+                refused.append(path)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            return write(path, *rest)
+
+        return wrapped
+
+    for name in ("write_file", "write_manifest"):
+        monkeypatch.setattr(writer, name, with_room(getattr(writer, name)))
+
+    def at(progress: DriveProgress) -> None:
+        if progress.done >= 100:
+            begun.append(progress)
+
+    assert full(*end_of(tmp_path, server, Display(at))) >= 100
+    assert refused
+
+
 def test_spool(disk, server):
     """26 MB of replies on a disk of 6: the worker finds no room, and that is what is said of its death; its replies so far are rows,
     or stand in the spool that is kept for `recover`."""

@@ -17,6 +17,7 @@ from harness.measure.left_drive import left_folders, left_rows
 from harness.records import Endpoint, Load, Phase, PlannedRequest, Prompt, Timeouts
 from tests import shards
 from tests.drive.offering import Watching
+from tests.drive.test_drive_sessions import sessions, words
 from tests.fakes.fault_server import FaultServer
 from tests.fakes.golden_server import GoldenServer
 
@@ -66,7 +67,7 @@ def test_all_replies_together_hold_no_more_than_they_may(tmp_path, monkeypatch, 
 @pytest.mark.parametrize("fails", ["rows", "ended"])
 def test_what_nobody_stored_stays_in_the_spool(tmp_path, fails):
     """An error of ours while rows are taken, or when the last ones are written: the workers' files stay, and every reply that was
-    received is in them."""
+    received is in them; the prompts, which nobody will send, do not."""
     rows: list = []
 
     def fail(*_: object) -> None:
@@ -74,7 +75,7 @@ def test_what_nobody_stored_stays_in_the_spool(tmp_path, fails):
 
     def drive(url: str, **hooks) -> None:
         driver.drive(
-            Job(plan, [Prompt(i, "a", None) for i in range(20)], load, Phase.MEASURE, "run", tmp_path),
+            Job(plan, [Prompt(r.seq, words(r), None) for r in plan], load, Phase.MEASURE, "run", tmp_path),
             Watching(**hooks),
             Endpoint(url, "golden", "completions"),
             driver="wire",
@@ -82,16 +83,18 @@ def test_what_nobody_stored_stays_in_the_spool(tmp_path, fails):
             timeouts=Timeouts(60, 60, 60, 120),
         )
 
-    plan, load = [PlannedRequest(i, None, 8, 4, None, i) for i in range(20)], Load(concurrency=2)
+    plan, load = sessions(7, think_ns=0), Load(concurrency=2)
     with GoldenServer(ttft_s=0.001, itl_s=0.001) as server:
         drive(server.url, rows=rows.extend)
         assert list(tmp_path.iterdir()) == []
         with pytest.raises(RuntimeError, match="ours"):
             drive(server.url, **{"rows": rows.extend, fails: fail})
     (left,) = left_folders(tmp_path)
+    stands = {path.name for path in left.iterdir()}
+    assert not {name for name in stands if name == "planned" or ".bodies-" in name}, stands
     kept = [row for found in left_rows(left, plan, load, []) for row in found]
     assert {row.outcome for row in kept} == {"ok"}
-    assert len({row.seq for row in kept}) == (20 if fails == "ended" else len(kept))
+    assert len({row.seq for row in kept}) == (21 if fails == "ended" else len(kept))
     assert kept
 
 

@@ -144,11 +144,11 @@ def _folder(scratch: Path) -> Iterator[_Folder]:
     folder = _Folder(Path(tempfile.mkdtemp(prefix="drive-", dir=scratch)))
     try:
         yield folder
-    except OSError as error:
-        if not is_no_room(error):
-            raise
-        shard.delete_segments(folder.path)  # rows have their room
-        raise no_room("the load generator's files", folder.path, error) from error
+    except BaseException as error:
+        shard.delete_prompts(folder.path)  # whoever found the disk full first: rows and the manifest have their room
+        if isinstance(error, OSError) and is_no_room(error):
+            raise no_room("the load generator's files", folder.path, error) from error
+        raise
     finally:
         if not folder.needed:
             shutil.rmtree(folder.path, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +27,7 @@ class Feed:
     ) -> None:
         requests = self.requests = job.requests
         self.job, self.endpoint, self.tree = job, endpoint, tree
-        self._planned = turns.Planned(scratch / "planned") if tree.waiting else None
+        self._planned = turns.Planned(shard.planned_file(scratch)) if tree.waiting else None
         self._prompts: Iterator[Prompt] = iter(job.prompts)
         self._owner, self._next = owner, 0
         self.piece_bytes = array("q")  # per request that is written, where a gate asks for it
@@ -191,5 +192,6 @@ class _Written:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what is not written yet nobody sends
+                self._file.close()
         os.close(self._index)

@@ -47,10 +47,15 @@ def segment_file(scratch: Path, worker: int, segment: int) -> Path:
     return scratch / f"shard-{worker}.bodies-{segment:06}"
 
 
-def delete_segments(scratch: Path) -> None:
+def planned_file(scratch: Path) -> Path:
+    """Prompts of requests in sessions, see turns.Planned."""
+    return scratch / "planned"
+
+
+def delete_prompts(scratch: Path) -> None:
     """Of all workers, when nobody sends any more."""
-    for path in scratch.glob("shard-*.bodies-*"):
-        path.unlink()
+    for path in (planned_file(scratch), *scratch.glob("shard-*.bodies-*")):
+        path.unlink(missing_ok=True)
 
 
 def request_id(run_id: str, phase: Phase, seq: int) -> str:

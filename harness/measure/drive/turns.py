@@ -11,6 +11,7 @@ import heapq
 import os
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,8 @@ class Planned:
         return ids.tolist()
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # what is not written yet nobody reads
+            self._file.close()
 
 
 class NextTurns:
