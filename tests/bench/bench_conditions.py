@@ -27,22 +27,27 @@ from xml.etree import ElementTree as ET
 
 import psutil
 
+from harness.measure.drive import cc
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT = subprocess.run(
     ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
 ).stdout.strip()
 HALT_S, HALT_EVERY_S = 1.0, 1.5
+DELAYS = {"DELAYS_ONE_OF": "100", "DELAYS_MOST_US": "30000"}
 BURN = [sys.executable, "-c", "while True: pass"]
 
 
 @dataclass
 class Condition:
     """`before`: words before pytest's. `burns`: a process that keeps a core busy runs beside it. `halts`: all its processes stand still
-    together now and then, as on a virtual machine that is not scheduled. `env`: variables."""
+    together now and then, as on a virtual machine that is not scheduled. `delays`: their system calls wait now and then, each for itself (delays.c).
+    `env`: variables."""
 
     before: tuple[str, ...] = ()
     burns: bool = False
     halts: bool = False
+    delays: bool = False
     env: dict[str, str] = field(default_factory=dict)
 
 
@@ -53,6 +58,7 @@ def conditions() -> dict[str, Condition]:
         "busy-core": Condition(burns=True),
         "nice": Condition(("nice", "-n", "19")),
         "halts": Condition(halts=True),
+        "delays": Condition(delays=True),
         "slow-server": Condition(env={"HARNESS_TEST_MODEL": "num_hidden_layers=24"}),
         "fast-server": Condition(env={"HARNESS_TEST_MODEL": "num_hidden_layers=1"}),
     }
@@ -101,6 +107,13 @@ def halting(parent: int) -> Iterator[None]:
         thread.join()
 
 
+def delayed(folder: Path) -> dict[str, str]:
+    """The variables with which a process waits, and all that it starts."""
+    library = folder / "delays.so"
+    cc.compile_c(ROOT / "tests/bench/delays.c", library, library=True)
+    return {name: os.environ.get(name, usual) for name, usual in DELAYS.items()} | {"LD_PRELOAD": str(library)}
+
+
 def descendants(parent: int) -> list[psutil.Process]:
     try:
         return psutil.Process(parent).children(recursive=True)
@@ -134,7 +147,10 @@ def run(name: str, condition: Condition, halves: list[list[str]], limit_s: float
                 group(
                     [*condition.before, *pytest],
                     cwd=ROOT,
-                    env=os.environ | {"HARNESS_REQUIRE_VLLM": "1"} | condition.env,
+                    env=os.environ
+                    | {"HARNESS_REQUIRE_VLLM": "1"}
+                    | condition.env
+                    | (delayed(folder) if condition.delays else {}),
                     stdout=out,
                     stderr=out,
                 )
