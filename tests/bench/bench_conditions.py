@@ -111,7 +111,8 @@ def delayed(folder: Path) -> dict[str, str]:
     """The variables with which a process waits, and all that it starts."""
     library = folder / "delays.so"
     cc.compile_c(ROOT / "tests/bench/delays.c", library, library=True)
-    return {name: os.environ.get(name, usual) for name, usual in DELAYS.items()} | {"LD_PRELOAD": str(library)}
+    usual = {name: os.environ.get(name, most) for name, most in DELAYS.items()}
+    return usual | {"LD_PRELOAD": str(library), "ASAN_OPTIONS": "verify_asan_link_order=0"}
 
 
 def descendants(parent: int) -> list[psutil.Process]:
