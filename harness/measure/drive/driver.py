@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,10 @@ def _folder(scratch: Path) -> Iterator[_Folder]:
     try:
         yield folder
     except BaseException as error:
-        shard.delete_prompts(folder.path)  # whoever found the disk full first: rows and the manifest have their room
+        with suppress(OSError):
+            shard.delete_prompts(
+                folder.path
+            )  # whoever found the disk full first: rows and the manifest have their room
         if isinstance(error, OSError) and is_no_room(error):
             raise no_room("the load generator's files", folder.path, error) from error
         raise
