@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeGuard
 
 from harness.base.errors import ConfigError, StoreError
 
@@ -69,7 +70,7 @@ def _sync(path: Path) -> None:
 # ---------------------------------------------------------------- a full disk, told apart in every process of ours
 
 
-def is_no_room(error: BaseException) -> bool:
+def is_no_room(error: BaseException) -> TypeGuard[OSError]:
     """True for a full disk, a quota and a limit on a file's size."""
     return isinstance(error, OSError) and error.errno in _NO_ROOM
 

@@ -65,7 +65,7 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, OSError) and is_no_room(error):
+        if is_no_room(error):
             click.echo(
                 f"error: no room to write\n{error.filename or ''}: {error.strerror}\nfree some space or use another --out; what was stored is readable",
                 err=True,

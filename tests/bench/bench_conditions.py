@@ -108,7 +108,7 @@ def halting(parent: int) -> Iterator[None]:
 
 
 def delayed(folder: Path) -> dict[str, str]:
-    """The variables with which a process waits, and all that it starts."""
+    """The variables with which a process waits, and all that it starts: as DELAYS has them, or this process's own."""
     library = folder / "delays.so"
     cc.compile_c(ROOT / "tests/bench/delays.c", library, library=True)
     usual = {name: os.environ.get(name, most) for name, most in DELAYS.items()}

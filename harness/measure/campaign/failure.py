@@ -22,7 +22,7 @@ TRACEBACK = "traceback.txt"
 
 def record_traceback(run: Run, error: Exception) -> HarnessError:
     """What no line of ours foresaw: its traceback goes into the run directory, and it becomes an error of this one cell."""
-    if isinstance(error, OSError) and is_no_room(error):
+    if is_no_room(error):
         return no_room("the run", Path(error.filename or run.run_dir), error)
     path = run.run_dir / TRACEBACK
     with suppress(OSError):

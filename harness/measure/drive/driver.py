@@ -145,11 +145,9 @@ def _folder(scratch: Path) -> Iterator[_Folder]:
     try:
         yield folder
     except BaseException as error:
-        with suppress(OSError):
-            shard.delete_prompts(
-                folder.path
-            )  # whoever found the disk full first: rows and the manifest have their room
-        if isinstance(error, OSError) and is_no_room(error):
+        with suppress(OSError):  # whoever found the disk full first: rows and the manifest have their room
+            shard.delete_prompts(folder.path)
+        if is_no_room(error):
             raise no_room("the load generator's files", folder.path, error) from error
         raise
     finally:
