@@ -84,16 +84,15 @@ dashboards: .venv/.setup ## configs/monitor/dashboards anew from tests/monitor/d
 wheels: .venv/.setup ## fills WHEELS=DIR with all that `make vllm WHEELS=DIR` takes on a box without a network; CUDA=12, VLLM=--cpu, VLLM=--gpu
 	@$(BIN)/python -m harness.measure.targets.install $(VLLM) $(if $(CUDA),--cuda '$(CUDA)') --download '$(WHEELS)'
 
-# An own server needs no vLLM here, and its prefix cache may know seed 1 from an earlier night: draw another.
+# An own server needs no vLLM here.
 ifdef URL
 bench: .venv/.setup
-BENCH_ARGS = --url '$(URL)' --seed '$(or $(SEED),$(shell date +%s))'
+URL_ARGS = --url '$(URL)'
 else
 bench: .venv/.vllm
-BENCH_ARGS = $(if $(SEED),--seed '$(SEED)')
 endif
 bench: ## from nothing to a measured $/token report of a real vLLM server
-	@$(BIN)/harness run '$(CONFIG)' $(BENCH_ARGS) $(if $(MODEL),--model '$(MODEL)') $(if $(INSTANCE),--instance '$(INSTANCE)') $(ARGS)
+	@$(BIN)/harness run '$(CONFIG)' $(URL_ARGS) $(if $(SEED),--seed '$(SEED)') $(if $(MODEL),--model '$(MODEL)') $(if $(INSTANCE),--instance '$(INSTANCE)') $(ARGS)
 
 # A box without a network has no gateway, no Prometheus and no Ray: their tests are skipped, and say so.
 GATEWAY = $(if $(WHEELS),,.venv-gateway/.setup .venv/prometheus/.setup .venv/.cluster)

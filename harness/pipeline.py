@@ -178,7 +178,7 @@ def _measure_cells(campaign: Campaign | OneRun | Part, stop: Stop, upload: Uploa
 
 def _measure_cell(campaign: Campaign | OneRun | Part, run: Run) -> None:
     """One cell; its plan, which may be large, is gone before the next is drawn."""
-    drawn = draw_plan(run.spec, run.cell, run.load_spec, resumed=run.resumed)
+    drawn = draw_plan(run.spec, run.cell, run.load_spec, salt=run.salt)
     target, facts = campaign.serve(run)
     if run.load_spec.capacity is not None:
         search_cell(run, drawn, target, facts)

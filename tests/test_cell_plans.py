@@ -58,9 +58,9 @@ WORKLOADS = ("lognormal:64x16", "lognormal:64x16?system=20", "chat", "agent", "s
 
 @pytest.mark.parametrize("workload", WORKLOADS)
 @pytest.mark.parametrize("probe", [None, Probe(2, lambda: None, lambda rows: None)])
-def test_a_resumed_campaign_has_other_words_and_the_same_plan(workload, probe):
-    """A cell that is run again: no prompt of the attempts before it, warm-up and system prompt included; lengths, times, sessions, what
-    prompts share and the hash are those of the first."""
+def test_a_salt_gives_other_words_and_the_same_plan(workload, probe):
+    """No prompt that another salt has, warm-up and system prompt included; lengths, times, sessions, what prompts share and the hash
+    are those of the plan."""
     cell = Cell("t", workload, OPEN, 1)
     spec = ExperimentSpec(
         experiment="x",
@@ -69,7 +69,7 @@ def test_a_resumed_campaign_has_other_words_and_the_same_plan(workload, probe):
         loads=[{"rate": [4.0], "requests": 80}],
     )
     load = LoadSpec(rate=[4.0], requests=80)
-    plans = [draw_plan(spec, cell, load, probe, resumed=times).plan for times in range(4)]
+    plans = [draw_plan(spec, cell, load, probe, salt=salt).plan for salt in (0, 1, 2**52 + 1, 2**53 - 1)]
     assert len({plan.sha256 for plan in plans}) == 1
     assert plans[0] == draw_plan(spec, cell, load, probe).plan
     rows = [[*plan.warmup, *plan.requests] for plan in plans]

@@ -114,7 +114,9 @@ def summarise(run: RunData) -> RunSummary:
     own = names_of(run)[:1]  # of a hybrid: the server's counters are the own side's
     counted = measured_of(of_side(run, own[0])) if own else requests
     tokens = token_checks(counted, run.server, manifest.target.get("server_version"))
-    notes = _spending_notes(run) + _request_notes(requests, slo) + _telemetry_notes(run, energy)
+    new = "prompts were new to the server: lengths of seed {}, words of this run's own salt {}"
+    notes = [new.format(manifest.seed, salt)] if (salt := manifest.environment.get("prompt_salt")) else []
+    notes += _spending_notes(run) + _request_notes(requests, slo) + _telemetry_notes(run, energy)
     target: Mapping[str, Any] = manifest.target
     each = (
         distributions(requests, values, window, population)

@@ -133,7 +133,7 @@ def search_cell(run: Run, first: Drawn, target: Target, facts: Mapping[str, Any]
         run.display.say(f"probe {order.index}: {order.rate_rps:.3g} requests/s, {order.longest_s:.3g} s at most")
         probe = Probe(order.index, should_stop, on_rows)
         probing = replace(run, cell=cell, load_spec=load, run_dir=run_dir, probe=probe)
-        drawn = draw_plan(run.spec, cell, load, probe, resumed=run.resumed)
+        drawn = draw_plan(run.spec, cell, load, probe, salt=run.salt)
         with begin_cell(probing, drawn, target, facts) as writer:
             run_cell(probing, drawn.plan, target, writer)
         return run_dir

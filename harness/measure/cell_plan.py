@@ -22,11 +22,11 @@ class Drawn(NamedTuple):
 
 
 def draw_plan(
-    spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec, probe: Probe | None = None, *, resumed: int = 0
+    spec: ExperimentSpec, cell: Cell, load_spec: LoadSpec, probe: Probe | None = None, *, salt: int = 0
 ) -> Drawn:
     """A function of workload, load, repetition and seed, and not of the target, so that every target replays the same plan; different cells
     send different prompts, so that none finds another's in the cache. Of a capacity search: the plan of its first probe.
-    `resumed`: how often the campaign was. A server that goes on may know the prompts of an attempt before: each has words of its own."""
+    `salt`: the run's own, which gives its prompts words that no server has seen. Shares of a plan have one in common, by their start."""
     if load_spec.capacity is not None:
         search = load_spec.capacity
         _, longest_s = search.lengths_s(search.start_rps, spec.attainment)
@@ -35,6 +35,8 @@ def draw_plan(
     requests = load_spec.requests
     if load_spec.requests_per_slot and cell.load.concurrency:
         requests = load_spec.requests_per_slot * cell.load.concurrency
+    if spec.share is not None:
+        salt = 0 if (start_at := spec.share.start_at) is None else int(start_at.timestamp() * 1000)
     key = f"{spec.seed}|{cell.workload}|{cell.load.name}|{cell.repetition}{f'|probe {probe.index}' if probe else ''}"
     plan, notes = draw(
         cell.workload,
@@ -44,13 +46,8 @@ def draw_plan(
         seed=int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1,
         warmup_requests=spec.warmup_requests,
         context_limit_tokens=spec.context_limit_tokens,
-        reworded=resumed,
+        salt=salt,
     )
-    if resumed:
-        notes = (
-            *notes,
-            f"the campaign was resumed (time {resumed}): prompts have the lengths of the plan, and words that none had before",
-        )
     if spec.share is None:
         return Drawn(plan, notes)
     mine, note = share_of(plan, spec.share)

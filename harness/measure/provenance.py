@@ -80,7 +80,7 @@ def manifest_of(run: Run, cell: Cell, target: Mapping[str, Any], drawn: Drawn, f
         config_sha256=_digest(config),
         plan_sha256=drawn.plan.sha256,
         seed=drawn.plan.seed,
-        environment={"plan_notes": list(drawn.notes), **facts},
+        environment={"plan_notes": list(drawn.notes), "prompt_salt": drawn.plan.salt, **facts},
         target=target,
         drive={},
         telemetry={},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,7 +70,9 @@ class Run:
     stop: Stop
     probe: Probe | None = None
     spending: Spending | None = None  # None: nothing is bounded
-    resumed: int = 0  # how often its campaign was: the cell may have been begun before, as often
+    salt: int = field(
+        default_factory=lambda: secrets.randbits(53)
+    )  # of the words of its prompts: no server has seen them
     attempt: Path | None = None  # the newest one before that was broken off, where it was put aside
     used_before: Mapping[str, int] = field(default_factory=dict)  # board's uuid -> bytes, before its server was started
 

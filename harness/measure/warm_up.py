@@ -102,7 +102,7 @@ def _requests(plan: Plan, sent: int, count: int) -> tuple[PlannedRequest, ...]:
     own = plan.warmup[sent : sent + count]
     first = sent + len(own)
     seqs = np.arange(-1 - first, -1 - first - (count - len(own)), -1)
-    seeds = prompt_seeds(plan.seed, seqs).tolist()
+    seeds = prompt_seeds(plan.seed, seqs, plan.salt).tolist()
     step = max(1, len(plan.requests) // max(1, count))
     prefix = plan.warmup[0].prefix  # of a shared system prompt: that of the warm-up, not the measured one
     more = (

@@ -68,8 +68,8 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be sent, and when. `sha256` covers spec, seed, load and every row, measured and warm-up; of
-    a resumed campaign's the rows as they were without the other words."""
+    """What will be sent, and when. `sha256` covers spec, seed, load and every row, measured and warm-up, as they
+    are without a salt. `salt`: what the words of all prompts were changed by, for this run alone; 0: by nothing."""
 
     requests: tuple[PlannedRequest, ...]
     warmup: tuple[PlannedRequest, ...]
@@ -77,6 +77,7 @@ class Plan:
     workload: str
     seed: int
     sha256: str
+    salt: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,9 +147,9 @@ MANIFEST_DOCS = {
     "harness_version": "Version of the harness",
     "config": "The resolved experiment",
     "config_sha256": "Digest of the resolved experiment",
-    "plan_sha256": "Digest of the plan: equal digests, equal lengths at equal times, in a campaign that was not resumed equal words too",
+    "plan_sha256": "Digest of the plan: equal digests, equal lengths at equal times; the words are each run's own",
     "seed": "Seed of the plan",
-    "environment": "Versions, hardware, driver, git state and the like",
+    "environment": "Versions, hardware, driver, git state and the like; prompt_salt: with the seed, what the words of the prompts were drawn from (0: from the seed alone)",
     "target": "What the server really is, read back from it",
     "drive": "Per phase, what the load generator says of itself, clock anchors included",
     "telemetry": "gpu, server, host: ok, or why there is none; gpu_facts: how surely the boards are the target's (`certain`), why "

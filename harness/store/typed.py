@@ -96,6 +96,7 @@ class _Environment(TypedDict, total=False):
     cgroup: dict[str, Any] | None
     variables: dict[str, Any]
     plan_notes: list[str]
+    prompt_salt: int
     calibration: _Calibration | None
     cool_down: dict[str, Any] | None
 

@@ -54,5 +54,5 @@ def test_a_resumed_cell_finds_nothing_of_its_first_attempt_in_the_cache(tmp_path
     assert len({seed for a in attempts for seed in a.plan.prompt_seed}) == sum(len(a.plan) for a in attempts)
     assert "prefix_cache" not in {reason.code for reason in summary.verdict.reasons}
     cached = attempts[-1].requests.cached_prompt_tokens
-    assert cached.max() < (52 if "system" in workload else 3)
-    assert any("was resumed (time 2)" in note for note in attempts[-1].manifest.environment["plan_notes"])
+    assert cached.max() < (56 if "system" in workload else 6)  # a few words by chance
+    assert len({a.manifest.environment["prompt_salt"] for a in attempts}) == 3

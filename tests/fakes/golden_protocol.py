@@ -27,6 +27,7 @@ class Served:
     number: int = 1  # its place among all requests; its token ids are 10,000 times that and on
     connection: int = 1  # which of the server's connections it came on
     cached: int | None = None  # prompt tokens that an earlier prompt began with
+    wait: int = 1  # 0: it is answered at once
     send_ns: list[int] = field(default_factory=list)  # one per token-bearing chunk: just before it was written
     written_ns: list[int] = field(default_factory=list)  # and just after
     chunk_tokens: list[int] = field(default_factory=list)
@@ -143,6 +144,7 @@ class Protocol(asyncio.Protocol):
         name = headers.get("x-request-id") or f"anonymous-{len(server.log)}"
         cached = server.take_cached(prompt)
         served = Served(name, recv_ns, len(prompt), wanted, body, len(server.log) + 1, self.number, cached)
+        served.wait = 0 if server.is_seen(prompt) else 1
         server.log[name] = self.active = served
         server.served += 1
         server.in_flight += 1
@@ -164,7 +166,7 @@ class Protocol(asyncio.Protocol):
             + self.extra.encode()
             + b"\r\n"
         )
-        at = loop.time() + server.ttft_s
+        at = loop.time() + server.ttft_s * served.wait
         self.timer = loop.call_at(at, self._step, served, chat, at)
 
     def _usage(self, served: Served, done: int) -> dict:
@@ -228,7 +230,7 @@ class Protocol(asyncio.Protocol):
             self._over()
         else:
             self.timer = asyncio.get_running_loop().call_at(
-                at + server.itl_s, self._step, served, chat, at + server.itl_s
+                at + server.itl_s * served.wait, self._step, served, chat, at + server.itl_s * served.wait
             )
 
     def _whole(self, served: Served, chat: bool) -> None:

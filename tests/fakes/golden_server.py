@@ -27,7 +27,7 @@ class GoldenServer:
     `api_keys`: others get 401. `reject_above`: more requests in flight get 429 with Retry-After. `close_after`: the
     server closes a connection after so many requests. `tls`: an ssl.SSLContext. `cached_tokens`: reported in usage.
     `caches_by_token`: usage reports how much of each prompt an earlier one began with; `template_tokens` stand before every chat
-    (2 after it). `tokenizes`: /tokenize is there.
+    (2 after it). `tokenizes`: /tokenize is there. `answers_seen`: a prompt that it had before is answered at once, and nothing tells of it.
     `account`: its limits are enforced, and told in every head.
     `unix`: listen on this path instead of a port. `hold`: a reply does not begin while this says true. `done`, `usage`: send `[DONE]`, the usage chunk. `join_chunks`: so many events per HTTP chunk and write.
     """
@@ -48,6 +48,7 @@ class GoldenServer:
         join_chunks: int = 1,
         cached_tokens: int | None = None,
         caches_by_token: bool = False,
+        answers_seen: bool = False,
         template_tokens: int = 0,
         tokenizes: bool = True,
         reasoning_tokens: int | None = None,
@@ -65,6 +66,7 @@ class GoldenServer:
         self.cached_tokens, self.reasoning_tokens = cached_tokens, reasoning_tokens
         self.template = [f"<t{i}>" for i in range(template_tokens)]
         self.tokenizes, self.cache = tokenizes, {} if caches_by_token else None
+        self.seen: set[tuple[str, ...]] | None = set() if answers_seen else None
         self.account = account
         self.done, self.usage, self.version, self.tls = done, usage, version, tls
         self.host, self.port, self.unix, self.hold = host, port, unix, hold
@@ -145,6 +147,14 @@ class GoldenServer:
             words = " ".join(str(message["content"]) for message in prompt).split()
             return [*self.template, *words, *(["<end>", "<reply>"] if self.template else [])]
         return prompt
+
+    def is_seen(self, prompt: list) -> bool:
+        """An answer cache has the prompt; if not, it is kept."""
+        if self.seen is None:
+            return False
+        known = len(self.seen)
+        self.seen.add(tuple(map(str, prompt)))
+        return len(self.seen) == known
 
     def take_cached(self, prompt: list) -> int | None:
         """How many first tokens of the prompt an earlier one had too, all but the last at most; the prompt is kept."""

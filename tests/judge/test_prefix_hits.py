@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from harness.judge.validity.tokens import MAX_UNPLANNED_HITS, by_chance, planned
 from harness.measure.plan.prefixes import beginning
 from harness.measure.plan.prompts import prompts
 from harness.records import Load, PlannedRequest, RunData, ServerSample, Vocabulary
+from harness.store.reader import read_run
 from tests.fakes.golden_server import GoldenServer
 from tests.judge.run_builder import closed_loop, edges, frame, ns, run
 
@@ -136,25 +138,46 @@ def test_sessions_that_go_on_from_replies_are_not_judged():
 @pytest.mark.parametrize(("kind", "tokenizes"), [("hosted", True), ("adopt", True), ("adopt", False)])
 @pytest.mark.parametrize("api", ["chat", "completions"])
 def test_a_server_that_caches_by_token(tmp_path, monkeypatch, api, kind, tokenizes):
-    """From the command line: a template of 30 tokens in short chats is no reason, nor is another seed on the warm server;
-    the same plan again is INVALID, and says so with advice that helps."""
-    monkeypatch.setenv("HARNESS_LOCK_DIR", str(tmp_path / "locks"))
+    """A template of 30 tokens in short chats is no reason, nor is the same plan again on the warm server, since its words are new; the
+    same words again are INVALID."""
     with GoldenServer(0.001, 0.0002, caches_by_token=True, template_tokens=30, tokenizes=tokenizes) as server:
-
-        def codes(name: str, seed: int) -> dict[str, str]:
-            words = ["--url", server.url, "--model", "golden", "--kind", kind, "--api", api, "--workload", "fixed:60x4"]
-            words += ["--concurrency", "2", "--requests", "40", "--seed", str(seed), "--out", str(tmp_path / name)]
-            done = CliRunner().invoke(run_command, [*words, "--json"], standalone_mode=False)
-            (shown,) = json.loads(done.stdout)["runs"]
-            return {reason["code"]: reason["advice"] for reason in shown["reasons"]}
-
-        assert "prefix_cache" not in codes("first", 1)
-        assert "prefix_cache" not in codes("other", 2)
-        assert "--seed" in codes("again", 1)["prefix_cache"]
-        assert max(int(n) for n in _cached_of(tmp_path / "other")) <= 32
+        words = ("--kind", kind, "--api", api, "--workload", "fixed:60x4", "--requests", "40")
+        for name in ("first", "again"):
+            assert "prefix_cache" not in _codes(measured_once(server, tmp_path / name, *words))
+        assert max(read_run(tmp_path / "again").requests.cached_prompt_tokens) <= 32
+        monkeypatch.setattr(
+            secrets, "randbits", lambda _: read_run(tmp_path / "again").manifest.environment["prompt_salt"]
+        )
+        assert "prefix_cache" in _codes(measured_once(server, tmp_path / "same words", *words))
 
 
-def _cached_of(run_dir: Path) -> list:
-    import pandas as pd
+def measured_once(server: GoldenServer, out: Path, *words: str) -> dict:
+    """One run at concurrency 2 from the command line, as --json tells of it."""
+    target = ["--url", server.url, "--model", "golden", "--concurrency", "2", "--out", str(out), "--json"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_LOCK_DIR", str(out.parent / "locks"))
+        done = CliRunner().invoke(run_command, [*target, *words], standalone_mode=False)
+    (shown,) = json.loads(done.stdout)["runs"]
+    return shown
 
-    return pd.read_parquet(run_dir / "requests.parquet")["cached_prompt_tokens"].tolist()
+
+def _codes(shown: dict) -> set[str]:
+    return {reason["code"] for reason in shown["reasons"]}
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("workload", ["fixed:60x20", "fixed:60x20?system=30"])
+def test_a_server_that_tells_nothing_of_its_cache_is_valid_as_it_cannot_know_the_words(tmp_path, monkeypatch, workload):
+    """It answers at once what it had before. The same plan twice gives the figures of the first, both VALID with a note that says why; sent
+    without a salt the second run has another figure or none, and both are UNKNOWN."""
+    words = ("--kind", "adopt", "--workload", workload, "--requests", "250")
+    with GoldenServer(0.02, 0.002, answers_seen=True) as server:
+        runs = [measured_once(server, tmp_path / f"salted-{n}", *words) for n in (1, 2)]
+        monkeypatch.setattr(secrets, "randbits", lambda _: 0)
+        unsalted = [measured_once(server, tmp_path / f"unsalted-{n}", *words) for n in (1, 2)]
+    tps = [run["scalars"]["output_tps"] for run in (*runs, *unsalted)]
+    assert tps[:3] == pytest.approx([tps[0]] * 3, rel=0.2), tps
+    assert tps[3] is None or tps[3] > 1.5 * tps[0]
+    assert [run["verdict"] for run in runs] == ["VALID"] * 2, [run["reasons"] for run in runs]
+    assert all("new to the server" in " ".join(run["notes"]) for run in runs)
+    assert all("prefix_cache_unseen" in _codes(run) for run in unsalted)

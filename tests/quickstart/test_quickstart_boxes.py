@@ -198,10 +198,11 @@ def test_boards_that_cuda_does_not_see(box):
     [
         ([], "run 'quickstart'"),
         (["MODEL=m", "INSTANCE=aws/p5.48xlarge"], "run 'quickstart' --model 'm' --instance 'aws/p5.48xlarge'"),
+        (["URL=http://h:8000/v1"], "run 'quickstart' --url 'http://h:8000/v1'"),
         (["URL=http://h:8000/v1", "SEED=7"], "run 'quickstart' --url 'http://h:8000/v1' --seed '7'"),
         (["CONFIG=my.yaml"], "run 'my.yaml'"),
     ],
-    ids=["plain", "model", "url", "config"],
+    ids=["plain", "model", "url", "seed", "config"],
 )
 def test_make_bench_leaves_the_choice_to_the_harness(given, words):
     """`make bench` names no file but the user's own."""

@@ -1,7 +1,7 @@
 """Did the server do the work that was asked for? Tokens by the plan, by its usage, by its chunks and by its own counters.
 
 A prefix cache holds by right how every prompt of this server begins (its chat template), what the plan lets prompts share, and a word or
-two by chance. What came from it beyond that was prefilled before the run.
+two by chance. What came from it beyond that was prefilled before the run. Words that are a run's own (its salt) cannot have been.
 """
 
 from __future__ import annotations
@@ -191,8 +191,9 @@ def prefix_cache(e: Evidence) -> Reason | None:
         "prefix_cache",
         f"{beyond / of:.1%} of the prompt tokens came from the prefix cache, beyond what the plan lets prompts share and the "
         f"{template} tokens of a prompt that are not its own words",
-        "the server has seen these prompts before: restart it, have its cache emptied before each cell (reset_prefix_cache: true in its target), "
-        "or draw others with another --seed",
+        "the words are this run's own, so that the server cannot have seen them: its cache, or what it reports of it, is not of these prompts alone"
+        if e.run.manifest.environment.get("prompt_salt")
+        else "the server has seen these prompts before: restart it, or have its cache emptied before each cell (reset_prefix_cache: true in its target)",
     )
 
 
@@ -209,9 +210,11 @@ def _beyond(e: Evidence, allowed: FloatArray) -> tuple[float, int]:
 
 
 def _unseen(e: Evidence) -> Reason | None:
-    """UNKNOWN where neither usage nor the counters of a vLLM server tell of hits: 0 of 0 is no pass."""
+    """UNKNOWN where prompts may have been sent before, and neither usage nor the counters of a vLLM server tell of hits: 0 of 0 is no pass."""
     r = e.requests
-    if e.kind not in _COUNTED or not r.ok.any() or (r.ok & r.cached.present).any() or prefix_cache_off(e.run.manifest):
+    if e.kind not in _COUNTED or e.run.manifest.environment.get("prompt_salt") or not r.ok.any():
+        return None
+    if (r.ok & r.cached.present).any() or prefix_cache_off(e.run.manifest):
         return None
     if all(rise_tokens(e.run.server, meaning, e.run.manifest) is not None for meaning in _MEANINGS):
         return None
@@ -224,7 +227,7 @@ def _unseen(e: Evidence) -> Reason | None:
             if lacking
             else "its counters are not at both edges, or in blocks of an unknown size"
         ),
-        "start the server with --enable-prompt-tokens-details, or give metrics_urls; a drawn --seed of its own is not proof",
+        "start the server with --enable-prompt-tokens-details, or give metrics_urls; shares of a plan have new words where they have a --start-at",
     )
 
 

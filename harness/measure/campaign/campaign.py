@@ -109,7 +109,7 @@ class Campaign:
         course, run_dir = self._course, self._course.run_dir(step)
         return Run(
             course.spec, step.cell, step.load, run_dir, course.file.campaign_id, self._display, stop, used_before=self._used_before,
-            spending=self._spending, resumed=course.file.times_resumed, attempt=stock.last_attempt(run_dir),
+            spending=self._spending, attempt=stock.last_attempt(run_dir),
         )  # fmt: skip
 
     def serve(self, run: Run) -> tuple[Target, dict[str, Any]]:  # noqa: ARG002 - the step that `cells` gave last

@@ -71,7 +71,7 @@ def claim(
         if intent.take is not None and not intent.take(path):
             advice = "resume it where it was begun, or send it to another prefix"
             raise StoreError("another campaign has this id where the results go", found.campaign_id, advice)
-        campaign = file.resumed(file.read(path))
+        campaign = file.with_attempt(file.read(path))
         if campaign.state == file.FINISHED and not intent.failed:
             raise ConfigError("the campaign is finished", found.campaign_id, "start a new one without --resume")
         for part in (out / file.FOLDER).glob(f"{found.campaign_id}.json.*.tmp"):  # of a write that was killed

@@ -33,7 +33,7 @@ def record_traceback(run: Run, error: Exception) -> HarnessError:
 
 def record_failure(run: Run, log_path: Path | None, error: HarnessError, more: Mapping[str, Any] | None = None) -> None:
     """A run directory for a cell that could not begin. `more`: of its environment."""
-    drawn = draw_plan(run.spec, run.cell, run.load_spec, resumed=run.resumed)
+    drawn = draw_plan(run.spec, run.cell, run.load_spec, salt=run.salt)
     with begin_run(run, drawn, facts_of_none(run.target_spec, error), log_path, more or {}) as writer:
         writer.update(environment=collect([], writer.manifest.environment))
         writer.finish(RunState.FAILED, one_line(error))

@@ -49,10 +49,6 @@ class Campaign:
     attempts: tuple[Mapping[str, Any], ...] = ()
     summary: Mapping[str, Any] | None = None
 
-    @property
-    def times_resumed(self) -> int:
-        return max(0, len(self.attempts) - 1)
-
 
 def digest(config: Mapping[str, Any]) -> str:
     """SHA-256 of the keys of a resolved config that say what is measured."""
@@ -78,7 +74,7 @@ def create(
     made = Campaign(
         CAMPAIGN_SCHEMA_VERSION, stamp, spec.experiment, now, __version__, config, digest(config), only, order, OPEN
     )
-    made = _with_attempt(made, resumed=False)
+    made = with_attempt(made)
     try:
         (out / FOLDER).mkdir(parents=True, exist_ok=True)
         for number in range(1, 1000):  # two campaigns may begin in one second
@@ -115,15 +111,16 @@ def lock_path(out: Path, campaign_id: str) -> Path:
     return out / FOLDER / f"{campaign_id}.lock"
 
 
-def resumed(campaign: Campaign) -> Campaign:
+def with_attempt(campaign: Campaign) -> Campaign:
     """The campaign with this invocation added."""
-    return _with_attempt(campaign, resumed=True)
-
-
-def _with_attempt(campaign: Campaign, *, resumed: bool) -> Campaign:
     now = clock.utc_now().isoformat(timespec="seconds")
     # of two machines that begin in one second, in containers too, each has its own nonce
-    attempt = {"started_utc": now, "pid": os.getpid(), "resumed": resumed, "nonce": secrets.token_hex(8)}
+    attempt = {
+        "started_utc": now,
+        "pid": os.getpid(),
+        "resumed": bool(campaign.attempts),
+        "nonce": secrets.token_hex(8),
+    }
     return replace(campaign, attempts=(*campaign.attempts, attempt))
 
 

@@ -32,7 +32,7 @@ def draw(
     seed: int,
     warmup_requests: int,
     context_limit_tokens: int | None,
-    reworded: int = 0,
+    salt: int = 0,
 ) -> tuple[Plan, tuple[str, ...]]:
     """Draw a plan, and sentences for the manifest about what the draw had to do.
 
@@ -43,7 +43,7 @@ def draw(
     `context_limit_tokens` is drawn again; in a trace it is dropped or its prompt cut.
     The plan's load holds the mean rate where the arrivals brought their own times. Each of lengths, arrivals, prompts and
     warm-up has its own stream of the seed: another rate leaves the lengths as they are, and a longer plan begins with the
-    shorter one. `reworded`: all prompts have other words for each value, lengths, arrivals, what prompts share and `sha256` are those of 0. Raises ConfigError.
+    shorter one. `salt`: all prompts have other words for each value; lengths, arrivals, what prompts share and `sha256` are those of 0. Raises ConfigError.
     """
     _check(load, requests, duration_s, seed, warmup_requests)
     source = read_workload(workload)
@@ -58,7 +58,7 @@ def draw(
     else:
         raise ConfigError("workload holds nothing to draw from", workload, "give it a shape, tables or sessions")
     rate = load.rate_rps if load.rate_rps is not None else draft.rate_rps
-    plan = _plan(terms, draft, replace(load, rate_rps=rate), reworded)
+    plan = _plan(terms, draft, replace(load, rate_rps=rate), salt)
     return plan, (*draft.measured.notes, *draft.notes, *_remarks(plan, draft))
 
 
@@ -76,15 +76,14 @@ def _process(workload: Workload, load: Load) -> Process:
 # ---------------------------------------------------------------- rows, notes, checks
 
 
-def _plan(terms: Terms, draft: PlanDraft, load: Load, reworded: int) -> Plan:
+def _plan(terms: Terms, draft: PlanDraft, load: Load, salt: int) -> Plan:
     count = len(draft.measured.prompt)
     seqs, warm_seqs = np.arange(count), -1 - np.arange(terms.warmup_requests)
     measured = _rows(terms, draft.measured, seqs, draft.scheduled_ns)
     warmup = _rows(terms, draft.warmup, warm_seqs, None)
     sha256 = digest(draft.values, terms.seed, load, (measured, warmup))
-    if reworded:
-        measured, warmup = measured.reworded(reworded), warmup.reworded(reworded)
-    return Plan(measured.requests(), warmup.requests(), load, terms.workload.text, terms.seed, sha256)
+    rows = (measured.salted(salt).requests(), warmup.salted(salt).requests())
+    return Plan(*rows, load, terms.workload.text, terms.seed, sha256, salt)
 
 
 def _rows(terms: Terms, draft: Draft, seqs: I64, scheduled_ns: I64 | None) -> Rows:
@@ -95,8 +94,8 @@ def _rows(terms: Terms, draft: Draft, seqs: I64, scheduled_ns: I64 | None) -> Ro
         prefix = _with_seeds(draft.pairs, own.tolist())
     elif system := terms.workload.options.system:
         # warm-up gets another one: the measured system prompt must be new to the server, as in a first minute
-        salt = 0 if not len(seqs) or seqs[0] >= 0 else 1
-        seed = (key(terms.seed, Purpose.SYSTEM_PROMPT) + salt) & (2**63 - 1)
+        other = 0 if not len(seqs) or seqs[0] >= 0 else 1
+        seed = (key(terms.seed, Purpose.SYSTEM_PROMPT) + other) & (2**63 - 1)
         prefix = [(seed, min(system, length)) for length in draft.prompt.tolist()]
     think_ns, factor = draft.think_ns, terms.workload.options.think
     if think_ns is not None and factor != 1:

@@ -16,7 +16,7 @@ from harness.records import Load, PlannedRequest
 
 NULL = -(2**63)
 _SEEDS = 2**63 - 1
-_OTHER_WORDS = 0x5851F42D4C957F2D  # an odd step of its own: no rewording meets a seed of another's rows
+_SALT_STEP = 0x5851F42D4C957F2D  # odd, and another than the step of prompt_seeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,13 @@ class Rows:
         values: list[int | None] = column.tolist()
         return [None if value == NULL else value for value in values] if (column == NULL).any() else values
 
-    def reworded(self, number: int) -> Rows:
+    def salted(self, salt: int) -> Rows:
         """The same rows with other words in every prompt; what prompts share, they share still. Changes this one's `prefix` too."""
-        step = number * _OTHER_WORDS
-        if self.prefix is not None:  # in place: two lists for a million requests are hundreds of megabytes
+        step = salt * _SALT_STEP
+        if self.prefix is not None and salt:  # in place: two lists for a million requests are hundreds of megabytes
             for i, pairs in enumerate(self.prefix):
                 self.prefix[i] = tuple([n if k % 2 else (n + step) & _SEEDS for k, n in enumerate(pairs)])
-        seeds: U64 = (self.prompt_seed.astype(np.uint64) + np.uint64(step & _SEEDS)) & np.uint64(_SEEDS)
-        return replace(self, prompt_seed=seeds.astype(np.int64))
+        return replace(self, prompt_seed=_shifted(self.prompt_seed.astype(np.uint64), step))
 
     def canonical(self) -> bytes:
         """Row count, then seq, scheduled_ns, prompt, output, session_id, prompt_seed of each row; 8 bytes each,
@@ -96,7 +95,11 @@ def digest(workload: Mapping[str, Any], seed: int, load: Load, tables: tuple[Row
     return sha.hexdigest()
 
 
-def prompt_seeds(seed: int, seqs: I64) -> I64:
+def prompt_seeds(seed: int, seqs: I64, salt: int = 0) -> I64:
     """Distinct for distinct seq: a Weyl sequence with an odd step modulo 2^63."""
     words: U64 = np.uint64(key(seed, Purpose.PROMPTS)) + seqs.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return (words & np.uint64(_SEEDS)).astype(np.int64)
+    return _shifted(words, salt * _SALT_STEP)
+
+
+def _shifted(seeds: U64, step: int) -> I64:
+    return ((seeds + np.uint64(step & _SEEDS)) & np.uint64(_SEEDS)).astype(np.int64)

@@ -297,6 +297,7 @@ def _run_json(run: RunSummary) -> dict[str, Any]:
         "state": str(run.state),
         "verdict": run.verdict.state,
         "reasons": [asdict(reason) for reason in run.verdict.reasons],
+        "notes": list(run.notes),
         "outcomes": dict(run.outcomes),
         "scalars": {name: formats.finite(value) for name, value in run.scalars.items()},
         "tokens": [asdict(check) for check in run.tokens],

@@ -183,7 +183,7 @@ class FleetCampaign:
         cells = [(step.index, step.name) for step in steps]
         work = Work(
             course.spec.model_dump(mode="json"), course.file.campaign_id, course.file.created_utc, cells,
-            box.facts, course.file.attempts, str(Path.cwd()), self._wait_lock,
+            box.facts, str(Path.cwd()), self._wait_lock,
         )  # fmt: skip
         by_name = {step.name: step for step in steps}
         told = Told(box.name, len(course.steps), by_name, self._say)

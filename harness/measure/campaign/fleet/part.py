@@ -88,7 +88,6 @@ def begin_part(work: Work, voice: Voice) -> Iterator[Part]:
     campaign = file.Campaign(
         file.CAMPAIGN_SCHEMA_VERSION, work.campaign_id, spec.experiment, work.created_utc, __version__,
         config, file.digest(config), (), tuple(indices), file.OPEN,
-        attempts=tuple(work.attempts),
     )  # fmt: skip
     used = {step.cell.target for step in steps}
     names = lock.lock_names([target for target in spec.targets if target.name in used])

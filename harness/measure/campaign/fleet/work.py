@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,14 +11,13 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a box is told. `spec`: the experiment, as plain JSON values. `cells`: (index in the campaign, name), in their order. `box`: facts
-    of it for every run's environment. `attempts`: the campaign's until now. `folder`: where the campaign was started, from which the config's paths are read."""
+    of it for every run's environment. `folder`: where the campaign was started, from which the config's paths are read."""
 
     spec: Mapping[str, Any]
     campaign_id: str
     created_utc: str
     cells: list[tuple[int, str]]
     box: Mapping[str, Any]
-    attempts: Sequence[Mapping[str, Any]]
     folder: str
     wait_lock: bool = False
 
