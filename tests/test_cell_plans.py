@@ -89,6 +89,28 @@ def _seeds(rows) -> set[int]:
     return {seed for row in rows for seed in (row.prompt_seed, *row.prefix[::2])}
 
 
+def test_shares_have_their_salt_from_the_start_that_is_theirs_in_common():
+    """Two machines with salts of their own: one system prompt, another with each start; none without a start."""
+    cell, load = Cell("t", "fixed:64x16?system=20", OPEN, 1), LoadSpec(rate=[4.0], requests=20)
+
+    def system(index: int, salt: int, start_at: str | None) -> tuple[int, int]:
+        spec = ExperimentSpec(
+            experiment="x",
+            targets=[{"name": "t", "kind": "adopt", "model": "m", "url": "http://h/v1"}],
+            workloads=[cell.workload],
+            loads=[load],
+            share={"index": index, "of": 2, "start_at": start_at},
+        )
+        plan = draw_plan(spec, cell, load, salt=salt).plan
+        return plan.requests[0].prefix[0], plan.salt
+
+    one, later = (system(0, 1, f"2026-11-27T01:3{minute}:00Z") for minute in (0, 1))
+    assert one == system(1, 2, "2026-11-27T02:30:00+01:00")
+    assert len({one, later, system(0, 1, None)}) == 3
+    assert system(0, 1, None) == system(1, 2, None)
+    assert system(0, 1, None)[1] == 0
+
+
 @pytest.mark.parametrize("repetition", [1, 2])
 def test_a_search_shows_the_plan_of_its_first_probe(repetition):
     """Drawn for a search's cell: the start rate for the longest probe."""

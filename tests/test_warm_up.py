@@ -17,9 +17,16 @@ JIT = (
 )
 
 
-def draw(load: Load, requests: int = 200, warmup: int = 4, workload: str = "uniform:64-256x16-64"):
+def draw(load: Load, requests: int = 200, warmup: int = 4, workload: str = "uniform:64-256x16-64", salt: int = 0):
     drawn, _ = drawing.draw(
-        workload, load, requests=requests, duration_s=None, seed=3, warmup_requests=warmup, context_limit_tokens=None
+        workload,
+        load,
+        requests=requests,
+        duration_s=None,
+        seed=3,
+        warmup_requests=warmup,
+        context_limit_tokens=None,
+        salt=salt,
     )
     return drawn
 
@@ -117,10 +124,15 @@ def test_an_interrupted_round_is_the_last(tmp_path):
 
 
 def test_no_warm_up_prompt_is_a_measured_one_or_sent_twice(tmp_path):
-    """Over five rounds: every prompt seed and seq is new, so no prefix cache holds what is measured."""
+    """Over five rounds: every prompt seed and seq is new, so no prefix cache holds what is measured; a salt makes all of them others."""
     drawn = draw(Load(concurrency=32))
     server = Server(tmp_path / "log", compiles=9)
     rounds(server, drawn)
+    other = Server(tmp_path / "other", compiles=9)
+    rounds(other, draw(Load(concurrency=32), salt=7))
+    assert not {r.prompt_seed for seen, _ in other.rounds for r in seen} & {
+        r.prompt_seed for seen, _ in server.rounds for r in seen
+    }
     sent = [request for requests, _ in server.rounds for request in requests]
     assert len(sent) == 320
     assert {request.seq for request in sent} == set(range(-320, 0))

@@ -113,13 +113,11 @@ def lock_path(out: Path, campaign_id: str) -> Path:
 
 def with_attempt(campaign: Campaign) -> Campaign:
     """The campaign with this invocation added."""
-    now = clock.utc_now().isoformat(timespec="seconds")
-    # of two machines that begin in one second, in containers too, each has its own nonce
     attempt = {
-        "started_utc": now,
+        "started_utc": clock.utc_now().isoformat(timespec="seconds"),
         "pid": os.getpid(),
         "resumed": bool(campaign.attempts),
-        "nonce": secrets.token_hex(8),
+        "nonce": secrets.token_hex(8),  # of two machines that begin in one second, in containers too, each has its own
     }
     return replace(campaign, attempts=(*campaign.attempts, attempt))
 

@@ -56,11 +56,10 @@ class Rows:
 
     def salted(self, salt: int) -> Rows:
         """The same rows with other words in every prompt; what prompts share, they share still. Changes this one's `prefix` too."""
-        step = salt * _SALT_STEP
         if self.prefix is not None and salt:  # in place: two lists for a million requests are hundreds of megabytes
             for i, pairs in enumerate(self.prefix):
-                self.prefix[i] = tuple([n if k % 2 else (n + step) & _SEEDS for k, n in enumerate(pairs)])
-        return replace(self, prompt_seed=_shifted(self.prompt_seed.astype(np.uint64), step))
+                self.prefix[i] = tuple([n if k % 2 else (n + salt * _SALT_STEP) & _SEEDS for k, n in enumerate(pairs)])
+        return replace(self, prompt_seed=_shifted(self.prompt_seed.astype(np.uint64), salt))
 
     def canonical(self) -> bytes:
         """Row count, then seq, scheduled_ns, prompt, output, session_id, prompt_seed of each row; 8 bytes each,
@@ -98,8 +97,8 @@ def digest(workload: Mapping[str, Any], seed: int, load: Load, tables: tuple[Row
 def prompt_seeds(seed: int, seqs: I64, salt: int = 0) -> I64:
     """Distinct for distinct seq: a Weyl sequence with an odd step modulo 2^63."""
     words: U64 = np.uint64(key(seed, Purpose.PROMPTS)) + seqs.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return _shifted(words, salt * _SALT_STEP)
+    return _shifted(words, salt)
 
 
-def _shifted(seeds: U64, step: int) -> I64:
-    return ((seeds + np.uint64(step & _SEEDS)) & np.uint64(_SEEDS)).astype(np.int64)
+def _shifted(seeds: U64, salt: int) -> I64:
+    return ((seeds + np.uint64(salt * _SALT_STEP & _SEEDS)) & np.uint64(_SEEDS)).astype(np.int64)
