@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from harness.cli.run import run as run_command
 from harness.judge.validity.verdict import MIN_WINDOW_S
 from harness.measure.plan.prompts import prompts
 from harness.records import PlannedRequest
@@ -168,12 +171,28 @@ def test_the_sdk_driver_sees_the_same_tokens(vllm_server, tmp_path):
     assert output["usage"] == output["server_counter"] == 16 * 24
 
 
-def test_the_same_prompts_again_are_caught_in_the_prefix_cache(vllm_server, tmp_path):
-    """The same seed twice on one server: the second run finds its prompts cached and is not VALID."""
-    words = ("--workload", "fixed:256x4", "--concurrency", "2", "--requests", "12", "--seed", "15", "--warmup", "2")
-    run(vllm_server, tmp_path / "first", *words)
-    done = commands.harness(
-        "run", "--url", vllm_server.info.base_url, "--model", vllm_server.info.model, "--out", str(tmp_path / "second"), "--json", *words
-    )  # fmt: skip
-    assert done.returncode == 7
-    assert "prefix_cache" in {reason["code"] for reason in json.loads(done.stdout)["runs"][0]["reasons"]}
+@pytest.mark.parametrize("salted", [True, False])
+def test_only_the_same_words_again_are_found_in_the_prefix_cache(vllm_server, tmp_path, monkeypatch, salted):
+    """The same seed twice on one server: the second run finds none of its prompts cached; without a salt it finds them and is not VALID."""
+    monkeypatch.setenv("HARNESS_LOCK_DIR", str(tmp_path / "locks"))
+    words = (
+        "--workload",
+        "fixed:256x4",
+        "--concurrency",
+        "2",
+        "--requests",
+        "12",
+        "--seed",
+        "15",
+        "--warmup",
+        "2",
+        "--json",
+    )
+    if not salted:
+        monkeypatch.setattr(secrets, "randbits", lambda _: 0)
+    for name in ("first", "second"):
+        target = ("--url", vllm_server.info.base_url, "--model", vllm_server.info.model, "--out", str(tmp_path / name))
+        done = CliRunner().invoke(run_command, [*target, *words], standalone_mode=False)
+    assert (
+        "prefix_cache" in {reason["code"] for reason in json.loads(done.stdout)["runs"][0]["reasons"]}
+    ) is not salted
